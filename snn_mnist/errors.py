@@ -1,0 +1,13 @@
+"""Errors a user is meant to read: one line that says what is wrong (with the value) and the remedy."""
+
+
+class SNNError(Exception):
+    """Something failed. The command line prints `snn_mnist: error: MESSAGE` and exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class UsageError(SNNError):
+    """Wrong flags, configuration or arguments."""
+
+    exit_code = 2
