@@ -1,0 +1,471 @@
+"""The settings of every verb. `Config` is training's; its mathematics is that of the README's equations."""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from snn_mnist import __version__
+from snn_mnist.errors import UsageError
+from snn_mnist.options import (
+    Options,
+    choice,
+    integer,
+    matching,
+    number,
+    option,
+    optional,
+    options_of,
+    path,
+    read_yaml,
+    several,
+    show,
+    switch,
+)
+
+DATASETS = ("mnist", "fashion", "digits")
+BACKENDS = ("auto", "torch", "numba", "cupy")
+MAX_SEED = 2**32 - 1
+MAX_T = 1_000_000
+
+DEVICE = matching(r"auto|cpu|mps|cuda(:\d{1,3})?", "auto, cpu, cuda, cuda:0, cuda:1, …")
+CHECKPOINT = "a checkpoint file or a run directory"
+
+
+def cores() -> int:
+    """The processor cores this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def _surrogates() -> Iterable[str]:
+    from snn_mnist.kernels.formulas import FORMULAS
+
+    return FORMULAS
+
+
+def _data_dir() -> str:
+    return os.environ.get("SNN_MNIST_DATA") or "./data"
+
+
+def _data_dir_option() -> Any:
+    what = "where the data are, as MNIST/raw/… and FashionMNIST/raw/…; missing files are downloaded there"
+    return option(_data_dir, path("DIR"), "Data", what, shown="$SNN_MNIST_DATA, else ./data")
+
+
+def _device_option(group: str = "Machine") -> Any:
+    return option("auto", DEVICE, group, "cpu, cuda, cuda:1, …; auto takes a GPU where there is one")
+
+
+def _backend_option(
+    what: str = "who computes: torch is the reference, numba (CPU) and cupy (CUDA) are fused",
+) -> Any:
+    return option("auto", choice(BACKENDS), "Machine", what)
+
+
+def _j_option() -> Any:
+    return option(None, optional(integer(1)), "Machine", "threads", shown="all cores", saved=False)
+
+
+class _Threads:
+    """For a record with `j`: the threads to use, and a word when they are fewer than was asked for."""
+
+    j: int | None
+
+    @property
+    def threads(self) -> int:
+        return min(self.j or cores(), cores())
+
+    def notes(self) -> list[str]:
+        if self.j and self.j > cores():
+            return [f"-j {self.j} is more than the {cores()} cores here; using {cores()}"]
+        return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(_Threads, Options):
+    """Everything that decides a training run. Checked when made; `given` names what the user set."""
+
+    # Network
+    T: int = option(100, integer(1, MAX_T), "Network", "time steps an image is shown for", fixed=True)
+    neuron: str = option(
+        "lif", choice(("lif", "if")), "Network", "leaky or plain integrate-and-fire", fixed=True
+    )
+    tau: float = option(
+        2.0, number(above=1), "Network", "membrane time constant of the LIF neuron, in time steps", fixed=True
+    )
+    v_threshold: float = option(
+        1.0, number(), "Network", "a neuron fires at or above this potential", fixed=True
+    )
+    v_reset: float | None = option(
+        0.0,
+        optional(number()),
+        "Network",
+        "potential after a spike; none subtracts the threshold (soft reset)",
+        fixed=True,
+    )
+    surrogate: str = option(
+        "atan", choice(_surrogates), "Network", "surrogate gradient of the spike", fixed=True
+    )
+    alpha: float | None = option(
+        None,
+        optional(number(0)),
+        "Network",
+        "width parameter of the surrogate",
+        shown="the surrogate's own",
+        fixed=True,
+    )
+
+    # Training
+    epochs: int = option(
+        100, integer(1), "Training", "passes over the training images, those of a resumed run included"
+    )
+    b: int = option(
+        64, integer(1), "Training", "batch size; the last incomplete batch is dropped", fixed=True
+    )
+    opt: str = option("adam", choice(("adam", "sgd")), "Training", "optimiser", fixed=True)
+    lr: float = option(1e-3, number(above=0), "Training", "learning rate")
+    momentum: float = option(0.9, number(0, below=1), "Training", "momentum of SGD", fixed=True)
+    schedule: str = option(
+        "constant",
+        choice(("constant", "cosine")),
+        "Training",
+        "learning rate over the run; cosine falls to 0 at the last epoch",
+    )
+    ema: float = option(
+        0.0,
+        number(0, below=1),
+        "Training",
+        "decay per step of the averaged weights that are tested and saved; 0 is off",
+        fixed=True,
+    )
+    amp: bool = option(
+        False,
+        switch(),
+        "Training",
+        "mixed precision: float16 with loss scaling on CUDA, bfloat16 without on the CPU",
+        fixed=True,
+    )
+    seed: int = option(
+        0,
+        integer(0, MAX_SEED),
+        "Training",
+        "decides weights, spikes and batch order, the same on every machine",
+        fixed=True,
+    )
+    seeds: int = option(
+        1,
+        integer(1, 10_000),
+        "Training",
+        "repeat the run with this many seeds from -seed up; report mean ± std",
+    )
+
+    # Data
+    dataset: str = option(
+        "mnist", choice(DATASETS), "Data", "what to learn; digits needs no download", fixed=True
+    )
+    data_dir: str = _data_dir_option()
+    val: int = option(
+        0,
+        integer(0),
+        "Data",
+        "training images held out to choose the best checkpoint; with 0 the test images choose it",
+        fixed=True,
+    )
+    limit_batches: int | None = option(
+        None, optional(integer(1)), "Data", "at most this many batches an epoch", shown="all", fixed=True
+    )
+
+    # Files
+    out_dir: str = option(
+        "./logs", path("DIR"), "Files", "the run directory is made in here; nothing is overwritten"
+    )
+    resume: str | None = option(None, optional(path()), "Files", f"go on with {CHECKPOINT}", saved=False)
+    force: bool = option(
+        False, switch(), "Files", "resume although settings that alter the mathematics differ", saved=False
+    )
+    config: str | None = option(
+        None,
+        optional(path("FILE")),
+        "Files",
+        "YAML file of settings (names as the flags'); flags win over it",
+        saved=False,
+    )
+
+    # Machine
+    device: str = _device_option()
+    backend: str = _backend_option()
+    step_mode: str = option(
+        "m",
+        choice(("s", "m")),
+        "Machine",
+        "one time step or all T at once; s needs the least memory, m is fast",
+    )
+    j: int | None = _j_option()
+    eval_every: int = option(1, integer(1), "Machine", "test after every so many epochs, and after the last")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.v_reset is None and self.v_threshold <= 0:
+            raise UsageError(
+                f"v_threshold {self.v_threshold} with soft reset (v_reset none) would let every neuron "
+                "fire for ever; give a v_threshold above 0"
+            )
+        if self.v_reset is not None and self.v_reset >= self.v_threshold:
+            raise UsageError(
+                f"v_reset {self.v_reset} is not below v_threshold {self.v_threshold}, so every neuron "
+                "would fire for ever; lower v_reset or raise v_threshold"
+            )
+        if self.alpha is not None:
+            self._check_alpha(self.alpha)
+        if self.step_mode == "s" and self.backend not in ("auto", "torch"):
+            raise UsageError(
+                f"backend {self.backend} computes all T steps at once; "
+                "use it with step_mode m, or take backend torch"
+            )
+        if self.seed + self.seeds - 1 > MAX_SEED:
+            raise UsageError(
+                f"seed {self.seed} with seeds {self.seeds} goes beyond {MAX_SEED}; lower one of them"
+            )
+
+    def _check_alpha(self, alpha: float) -> None:
+        from snn_mnist.kernels.formulas import FORMULAS
+
+        defaults = FORMULAS[self.surrogate].defaults
+        if "alpha" not in defaults:
+            raise UsageError(
+                f"alpha {alpha}: the surrogate {self.surrogate} has no alpha "
+                f"(it has {', '.join(defaults) or 'no parameter'}); leave alpha out"
+            )
+        least = 1.0 if self.surrogate == "q_pseudo_spike" else 0.0
+        if alpha < least or (alpha == least and self.surrogate != "log_tailed_relu"):
+            raise UsageError(
+                f"alpha {alpha} is too small for the surrogate {self.surrogate}; "
+                f"give a number above {least:g}, such as its default {defaults['alpha']:g}"
+            )
+
+    def check_sizes(self, n_train: int) -> None:
+        """UsageError when `val` and `b` leave no full batch of the data set's n_train training images."""
+        left = n_train - self.val
+        if left < 1:
+            raise UsageError(
+                f"val {self.val} holds out all {n_train} training images of {self.dataset}; "
+                f"give a number below {n_train}"
+            )
+        if self.b > left:
+            raise UsageError(
+                f"b {self.b} is more than the {left} training images of {self.dataset}"
+                f"{' that val leaves' if self.val else ''}; give a number from 1 to {left}"
+            )
+
+    # ------------------------------------------------------------------------ files and resume
+
+    @classmethod
+    def from_yaml(cls, file: str | os.PathLike[str]) -> Self:
+        return cls.from_mapping(read_yaml(file), str(file))
+
+    def to_yaml(self) -> str:
+        """The resolved settings as a file for `-config`."""
+        import yaml
+
+        head = f"# snn_mnist {__version__}; to repeat the run: python -m snn_mnist train -config THIS_FILE\n"
+        return head + yaml.safe_dump(self.to_mapping(), sort_keys=False, allow_unicode=True)
+
+    def on_top_of(self, saved: Mapping[str, Any], source: str = "") -> Self:
+        """What a resumed run uses: its saved settings, and over them the ones the user gave now."""
+        given = {name: getattr(self, name) for name in self.given}
+        if os.environ.get("SNN_MNIST_DATA"):  # says where the data are now, wherever they were then
+            given.setdefault("data_dir", self.data_dir)
+        unsaved = {
+            field.name: getattr(self, field.name)
+            for field, declared in options_of(type(self))
+            if not declared.saved
+        }
+        return replace(self, **{**type(self).check_mapping(saved, source), **unsaved, **given})
+
+    def changed_mathematics(self, saved: Mapping[str, Any]) -> list[str]:
+        """'tau 2.0 → 1.5' for every setting that may not change on resume and differs from the saved one."""
+        before = type(self).from_mapping(saved)
+        return [
+            f"{name} {show(getattr(before, name))} → {show(getattr(self, name))}"
+            for name in MATHEMATICAL
+            if getattr(before, name) != getattr(self, name)
+        ]
+
+
+MATHEMATICAL = tuple(field.name for field, declared in options_of(Config) if declared.fixed)
+"""The settings a resumed run may not change: with another value it is another computation."""
+
+FREE = ("epochs", "lr", "schedule")
+
+
+def _flags(names: Iterable[str]) -> str:
+    return ", ".join("-" + name.replace("_", "-") for name in names)
+
+
+RESUME_RULES = f"""\
+Resuming (-resume FILE_OR_RUN_DIRECTORY):
+  The run goes on in its own directory with its own settings, exactly as if it had never stopped.
+  A flag given now replaces the saved setting: {_flags(FREE)} and the machine's may change.
+  These may not, as the result would be neither the old run's nor a new one's, unless -force is given:
+    {_flags(MATHEMATICAL[:8])},
+    {_flags(MATHEMATICAL[8:])}
+  A finished run has nothing to do; extend it with a larger -epochs.
+"""
+
+
+# ---------------------------------------------------------------------------- the other verbs
+
+
+def _checkpoint_option() -> Any:
+    return option(None, path(), "Files", CHECKPOINT, required=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions(_Threads, Options):
+    """Test a checkpoint. None means: as in the checkpoint."""
+
+    resume: str = _checkpoint_option()
+    repeats: int = option(
+        10, integer(1, 100_000), "Test", "encodings of the test images; gives the ± of the accuracy"
+    )
+    T: int | None = option(None, optional(integer(1, MAX_T)), "Test", "time steps", shown="the checkpoint's")
+    seed: int | None = option(
+        None, optional(integer(0, MAX_SEED)), "Test", "seed of the spikes", shown="the checkpoint's"
+    )
+    b: int = option(1000, integer(1), "Test", "images at a time; changes no result")
+    json: str | None = option(None, optional(path("FILE")), "Files", "write all results there; - is stdout")
+    dataset: str | None = option(
+        None, optional(choice(DATASETS)), "Data", "what to test on", shown="the checkpoint's"
+    )
+    data_dir: str = _data_dir_option()
+    device: str = _device_option()
+    backend: str = _backend_option()
+    j: int | None = _j_option()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TraceOptions(Options):
+    """Follow images through a checkpoint, step by step."""
+
+    resume: str = _checkpoint_option()
+    index: tuple[int, ...] = option((0,), several(integer(0)), "Images", "which test images, counted from 0")
+    misclassified: int = option(
+        0, integer(0), "Images", "instead, the first so many images the network gets wrong"
+    )
+    T: int | None = option(
+        None, optional(integer(1, MAX_T)), "Images", "time steps", shown="the checkpoint's"
+    )
+    seed: int | None = option(
+        None, optional(integer(0, MAX_SEED)), "Images", "seed of the spikes", shown="the checkpoint's"
+    )
+    out: str | None = option(
+        None,
+        optional(path("DIR")),
+        "Files",
+        "where arrays and pictures go",
+        shown="trace/ beside the checkpoint",
+    )
+    dataset: str | None = option(
+        None, optional(choice(DATASETS)), "Data", "what to show", shown="the checkpoint's"
+    )
+    data_dir: str = _data_dir_option()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlotOptions(Options):
+    """Draw the curves of runs."""
+
+    runs: tuple[str, ...] = option(
+        (),
+        several(path("DIR")),
+        "Files",
+        "run directories, such as logs/T100_b64_adam_lr0.001",
+        required=True,
+        positional=True,
+    )
+    out: str | None = option(
+        None, optional(path("FILE")), "Files", "the picture", shown="curves.png in the first run"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions(_Threads, Options):
+    """Measure images per second."""
+
+    backend: tuple[str, ...] = option(
+        ("auto",),
+        several(choice((*BACKENDS, "spikingjelly"))),
+        "Machine",
+        "which to measure",
+        shown="all that are available",
+    )
+    T: tuple[int, ...] = option((100,), several(integer(1, MAX_T)), "Work", "time steps")
+    b: tuple[int, ...] = option((64,), several(integer(1)), "Work", "batch sizes")
+    repeats: int = option(5, integer(1, 10_000), "Work", "measurements of each; the median is reported")
+    seconds: float = option(2.0, number(above=0), "Work", "length of one measurement")
+    dataset: str = option("mnist", choice(DATASETS), "Data", "what to compute with")
+    data_dir: str = _data_dir_option()
+    json: str | None = option(None, optional(path("FILE")), "Files", "write all results there; - is stdout")
+    device: str = _device_option()
+    j: int | None = _j_option()
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfoOptions(Options):
+    """Look at this machine."""
+
+    data_dir: str = _data_dir_option()
+    json: str | None = option(None, optional(path("FILE")), "Files", "write it all there; - is stdout")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(Options):
+    """Write a checkpoint in another format."""
+
+    resume: str = _checkpoint_option()
+    format: str = option(
+        "nir",
+        choice(("nir", "hardware", "html")),
+        "Files",
+        "NIR graph, integer weights with C and Verilog files, or a page to play with",
+    )
+    out: str | None = option(
+        None, optional(path("FILE")), "Files", "where to write", shown="beside the checkpoint"
+    )
+    dt: float = option(1e-4, number(above=0), "NIR", "seconds a time step stands for")
+    discretization: str = option(
+        "euler", choice(("euler", "exact")), "NIR", "how the importer steps: forward Euler or the exponential"
+    )
+    allow_lossy: bool = option(False, switch(), "NIR", "write even what the format cannot say exactly")
+    verify: int = option(
+        0, integer(0), "NIR", "read the file back and compare the spikes of so many test images"
+    )
+    bits: int = option(8, integer(4, 16), "Hardware", "bits of an integer weight")
+    data_dir: str = _data_dir_option()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportOptions(Options):
+    """Make a checkpoint of a file in another format."""
+
+    file: str = option(None, path("FILE"), "Files", "the file to read", required=True, positional=True)
+    out: str | None = option(
+        None, optional(path("FILE")), "Files", "the checkpoint to write", shown="beside the file"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions(Options):
+    """Classify pictures with a checkpoint."""
+
+    images: tuple[str, ...] = option(
+        (), several(path("FILE")), "Files", "picture files", required=True, positional=True
+    )
+    resume: str = _checkpoint_option()
+    T: int | None = option(
+        None, optional(integer(1, MAX_T)), "Images", "time steps", shown="the checkpoint's"
+    )
+    seed: int | None = option(
+        None, optional(integer(0, MAX_SEED)), "Images", "seed of the spikes", shown="the checkpoint's"
+    )
