@@ -92,7 +92,7 @@ def choice(names: Iterable[str] | Callable[[], Iterable[str]]) -> Kind:
                 return name
         raise ValueError
 
-    return Kind("one of", read, "NAME", names)
+    return Kind("one of", read, "NAME", names=names)
 
 
 def matching(pattern: str, wanted: str) -> Kind:
@@ -156,9 +156,8 @@ def several(kind: Kind) -> Kind:
             raise ValueError
         return tuple(kind.read(item.strip() if isinstance(item, str) else item) for item in value)
 
-    return dataclasses.replace(
-        kind, wanted=f"one or several, each {kind.wanted}", read=read, metavar=f"{kind.metavar} …", many=True
-    )
+    wanted = "some of" if kind.words() else f"one or several, each {kind.wanted}"
+    return dataclasses.replace(kind, wanted=wanted, read=read, metavar=f"{kind.metavar} …", many=True)
 
 
 # ---------------------------------------------------------------------------- one setting
@@ -264,7 +263,9 @@ class Options:
             if not declared.required or value != default:
                 object.__setattr__(self, field.name, declared.check(field.name, value, default))
             else:
-                name = declared.kind.metavar if declared.positional else f"-{flag_of(field)}"
+                name = (
+                    declared.kind.metavar.removesuffix(" …") if declared.positional else f"-{flag_of(field)}"
+                )
                 raise UsageError(f"{name} is missing; give {declared.help}")
 
     @classmethod
