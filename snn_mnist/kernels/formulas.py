@@ -1,0 +1,359 @@
+"""Surrogate gradients and their primitives, written once for every backend.
+
+Each formula is one plain function of `x` and its parameters. It uses operators and the free names
+`where, exp, log, log1p, abs, sin, cos, atan, erfc, sqrt, minimum, maximum, pi` only, so the same code runs
+on Python floats as it stands, on torch tensors (`bind` to a torch namespace) and, traced by `expression`,
+as C (CUDA) or numba text: it cannot drift between backends.
+
+Every formula is finite for every finite x (the square wave: |x| < 1e37), in float32 too and in untaken
+branches: exponents are never positive, divisors never zero. Parameters are Python numbers, so a
+Python loop over one unrolls.
+"""
+
+import math
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import atan, cos, erfc, exp, log, log1p, pi, sin, sqrt
+from typing import Any
+
+__all__ = ["FORMULAS", "Formula", "bind", "expression"]
+
+
+def where(condition: Any, a: Any, b: Any) -> Any:
+    return a if condition else b
+
+
+def minimum(a: Any, b: Any) -> Any:
+    return a if a < b else b
+
+
+def maximum(a: Any, b: Any) -> Any:
+    return a if a > b else b
+
+
+# ---- gradients g(x) and primitives, pairwise -------------------------------------------------------------
+
+
+def piecewise_quadratic(x: Any, alpha: float) -> Any:
+    return maximum(alpha - alpha * alpha * abs(x), 0.0)
+
+
+def piecewise_quadratic_primitive(x: Any, alpha: float) -> Any:
+    u = minimum(maximum(alpha * x, -1.0), 1.0)  # 0 and 1 beyond +-1/alpha
+    return 0.5 + u - 0.5 * u * abs(u)
+
+
+def piecewise_exp(x: Any, alpha: float) -> Any:
+    return 0.5 * alpha * exp(-alpha * abs(x))
+
+
+def piecewise_exp_primitive(x: Any, alpha: float) -> Any:
+    e = 0.5 * exp(-alpha * abs(x))
+    return where(x < 0.0, e, 1.0 - e)
+
+
+def sigmoid(x: Any, alpha: float) -> Any:
+    e = exp(-alpha * abs(x))  # sigma (1 - sigma) is even, so |x| keeps the exponent from overflowing
+    return alpha * e / ((1.0 + e) * (1.0 + e))
+
+
+def sigmoid_primitive(x: Any, alpha: float) -> Any:
+    e = exp(-alpha * abs(x))
+    return where(x < 0.0, e, 1.0) / (1.0 + e)
+
+
+def soft_sign(x: Any, alpha: float) -> Any:
+    u = 1.0 + alpha * abs(x)
+    return 0.5 * alpha / (u * u)
+
+
+def soft_sign_primitive(x: Any, alpha: float) -> Any:
+    u = 0.5 / (1.0 + alpha * abs(x))  # alpha x / (1 + |alpha x|) would be inf/inf
+    return where(x < 0.0, u, 1.0 - u)
+
+
+def super_spike(x: Any, alpha: float) -> Any:
+    u = 1.0 + abs(x)
+    return alpha / (u * u)
+
+
+def arctan(x: Any, alpha: float) -> Any:
+    u = (0.5 * pi * alpha) * x
+    return 0.5 * alpha / (1.0 + u * u)
+
+
+def arctan_primitive(x: Any, alpha: float) -> Any:
+    return atan((0.5 * pi * alpha) * x) / pi + 0.5
+
+
+def nonzero_sign_log_abs(x: Any, alpha: float) -> Any:
+    return 1.0 / (1.0 / alpha + abs(x))
+
+
+def nonzero_sign_log_abs_primitive(x: Any, alpha: float) -> Any:
+    u = log1p(alpha * abs(x))
+    return where(x < 0.0, -u, u)
+
+
+def gauss_erf(x: Any, alpha: float) -> Any:
+    return (alpha / sqrt(pi)) * exp(-(alpha * x) * (alpha * x))
+
+
+def gauss_erf_primitive(x: Any, alpha: float) -> Any:
+    return 0.5 * erfc(-alpha * x)
+
+
+def piecewise_leaky_relu(x: Any, w: float, c: float) -> Any:
+    return where(abs(x) < w, 0.5 / w, c)
+
+
+def piecewise_leaky_relu_primitive(x: Any, w: float, c: float) -> Any:
+    u = minimum(maximum(x, -w), w)
+    return (0.5 / w) * u + 0.5 + c * (x - u)
+
+
+def squarewave_fourier_series(x: Any, n: int, T_period: float) -> Any:
+    total = 0.0
+    for i in range(1, int(n)):
+        total = total + cos(((2 * i - 1) * 2 * pi / T_period) * x)
+    return (4.0 / T_period) * total
+
+
+def squarewave_fourier_series_primitive(x: Any, n: int, T_period: float) -> Any:
+    total = 0.0
+    for i in range(1, int(n)):
+        total = total + sin(((2 * i - 1) * 2 * pi / T_period) * x) / (2 * i - 1)
+    return 0.5 + (2.0 / pi) * total
+
+
+def s2nn(x: Any, alpha: float, beta: float) -> Any:
+    e = exp(-alpha * abs(x))
+    return where(x < 0.0, alpha * e / ((1.0 + e) * (1.0 + e)), beta / (1.0 + abs(x)))
+
+
+def s2nn_primitive(x: Any, alpha: float, beta: float) -> Any:
+    e = exp(-alpha * abs(x))
+    return where(x < 0.0, e / (1.0 + e), beta * log1p(abs(x)) + 0.5)
+
+
+def q_pseudo_spike(x: Any, alpha: float) -> Any:
+    return exp(-alpha * log1p((2.0 / (alpha - 1.0)) * abs(x)))
+
+
+def q_pseudo_spike_primitive(x: Any, alpha: float) -> Any:
+    u = 0.5 * exp((1.0 - alpha) * log1p((2.0 / (alpha - 1.0)) * abs(x)))
+    return where(x < 0.0, u, 1.0 - u)
+
+
+def leaky_k_relu(x: Any, leak: float, k: float) -> Any:
+    return where(x < 0.0, leak, k)
+
+
+def leaky_k_relu_primitive(x: Any, leak: float, k: float) -> Any:
+    return where(x < 0.0, leak * x, k * x)
+
+
+def fake_numerical_gradient(x: Any, alpha: float) -> Any:
+    return alpha / maximum(alpha * abs(x), 1.0)  # min(1/|x|, alpha) without dividing by 0
+
+
+def log_tailed_relu(x: Any, alpha: float) -> Any:
+    return where(x <= 0.0, alpha, 1.0 / maximum(x, 1.0))
+
+
+def log_tailed_relu_primitive(x: Any, alpha: float) -> Any:
+    return where(x <= 0.0, alpha * x, minimum(x, 1.0) + log(maximum(x, 1.0)))
+
+
+def rect(x: Any, alpha: float) -> Any:
+    return where(abs(x) < 0.5 / alpha, alpha, 0.0)
+
+
+def rect_primitive(x: Any, alpha: float) -> Any:
+    return minimum(maximum(alpha * x + 0.5, 0.0), 1.0)
+
+
+# ---- the table -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Formula:
+    """One surrogate: its gradient, its primitive (None: there is none), parameter defaults and bounds."""
+
+    name: str
+    gradient: Callable[..., Any]  # g(x, *parameters), for the backward pass
+    primitive: Callable[..., Any] | None  # p(x, *parameters) with p' = g
+    defaults: dict[str, float]
+    above: dict[str, float] = field(default_factory=dict)  # a parameter must exceed its bound; absent: any
+
+    def parameters(self, **given: float) -> dict[str, float]:
+        """The defaults updated by `given`; ValueError for an unknown name or a value out of range."""
+        for name, value in given.items():
+            if name not in self.defaults:
+                raise ValueError(f"{self.name} has no parameter {name!r}; it has {', '.join(self.defaults)}")
+            bound = self.above.get(name, -math.inf)
+            whole = isinstance(self.defaults[name], int)
+            if not bound < value < math.inf or (whole and value != int(value)):
+                kind = "a whole number" if whole else "a finite number"
+                limit = f" above {bound:g}" if bound > -math.inf else ""
+                default = f"the default is {self.defaults[name]:g}"
+                raise ValueError(f"{name}={value!r} of {self.name} must be {kind}{limit}; {default}")
+        return {
+            name: (int if isinstance(default, int) else float)(given.get(name, default))
+            for name, default in self.defaults.items()
+        }
+
+
+def _alpha(
+    name: str, gradient: Callable, primitive: Callable | None, default: float, above: float = 0.0
+) -> Formula:
+    return Formula(name, gradient, primitive, {"alpha": default}, {"alpha": above})
+
+
+FORMULAS: dict[str, Formula] = {
+    formula.name: formula
+    for formula in (
+        _alpha("piecewise_quadratic", piecewise_quadratic, piecewise_quadratic_primitive, 1.0),
+        _alpha("piecewise_exp", piecewise_exp, piecewise_exp_primitive, 1.0),
+        _alpha("sigmoid", sigmoid, sigmoid_primitive, 4.0),
+        _alpha("soft_sign", soft_sign, soft_sign_primitive, 2.0),
+        _alpha("super_spike", super_spike, None, 1.0),
+        _alpha("atan", arctan, arctan_primitive, 2.0),
+        _alpha("nonzero_sign_log_abs", nonzero_sign_log_abs, nonzero_sign_log_abs_primitive, 1.0),
+        _alpha("erf", gauss_erf, gauss_erf_primitive, 2.0),
+        Formula(
+            "piecewise_leaky_relu",
+            piecewise_leaky_relu,
+            piecewise_leaky_relu_primitive,
+            {"w": 1.0, "c": 0.01},
+            {"w": 0.0},
+        ),
+        Formula(
+            "squarewave_fourier_series",
+            squarewave_fourier_series,
+            squarewave_fourier_series_primitive,
+            {"n": 2, "T_period": 8.0},
+            {"n": 1, "T_period": 0.0},
+        ),
+        Formula("s2nn", s2nn, s2nn_primitive, {"alpha": 4.0, "beta": 1.0}, {"alpha": 0.0, "beta": 0.0}),
+        _alpha("q_pseudo_spike", q_pseudo_spike, q_pseudo_spike_primitive, 2.0, above=1.0),
+        Formula("leaky_k_relu", leaky_k_relu, leaky_k_relu_primitive, {"leak": 0.0, "k": 1.0}),
+        _alpha("fake_numerical_gradient", fake_numerical_gradient, None, 0.3),
+        Formula("log_tailed_relu", log_tailed_relu, log_tailed_relu_primitive, {"alpha": 0.0}),
+        _alpha("rect", rect, rect_primitive, 1.0),
+    )
+}
+
+
+# ---- one code, many targets ------------------------------------------------------------------------------
+
+
+def bind(function: Callable[..., Any], namespace: Mapping[str, Any]) -> Callable[..., Any]:
+    """The same code with its free names (`where`, `exp`, …, `pi`) taken from `namespace`."""
+    return types.FunctionType(function.__code__, dict(namespace), function.__name__, function.__defaults__)
+
+
+class Expr:
+    """Records the operators applied to it as the text of one fully parenthesised expression."""
+
+    def __init__(self, text: str, constant: Callable[[float], str]):
+        self.text, self.constant = text, constant
+
+    def _text(self, other: Any) -> str:
+        return other.text if isinstance(other, Expr) else self.constant(other)
+
+    def _infix(self, symbol: str, other: Any, swapped: bool = False) -> "Expr":
+        left, right = (self._text(other), self.text) if swapped else (self.text, self._text(other))
+        return Expr(f"({left} {symbol} {right})", self.constant)
+
+    def __add__(self, other: Any) -> "Expr":
+        return self._infix("+", other)
+
+    def __radd__(self, other: Any) -> "Expr":
+        return self._infix("+", other, swapped=True)
+
+    def __sub__(self, other: Any) -> "Expr":
+        return self._infix("-", other)
+
+    def __rsub__(self, other: Any) -> "Expr":
+        return self._infix("-", other, swapped=True)
+
+    def __mul__(self, other: Any) -> "Expr":
+        return self._infix("*", other)
+
+    def __rmul__(self, other: Any) -> "Expr":
+        return self._infix("*", other, swapped=True)
+
+    def __truediv__(self, other: Any) -> "Expr":
+        return self._infix("/", other)
+
+    def __rtruediv__(self, other: Any) -> "Expr":
+        return self._infix("/", other, swapped=True)
+
+    def __neg__(self) -> "Expr":
+        return Expr(f"(-{self.text})", self.constant)
+
+    def __lt__(self, other: Any) -> "Expr":
+        return self._infix("<", other)
+
+    def __le__(self, other: Any) -> "Expr":
+        return self._infix("<=", other)
+
+    def __gt__(self, other: Any) -> "Expr":
+        return self._infix(">", other)
+
+    def __ge__(self, other: Any) -> "Expr":
+        return self._infix(">=", other)
+
+    def __bool__(self) -> bool:
+        raise TypeError("a formula may not branch on x in Python; write where(condition, a, b)")
+
+
+# name in a formula -> name in C (float32 adds an f: expf); the numba text keeps the formula's name
+_C_NAMES = {name: name for name in ("exp", "log", "log1p", "sin", "cos", "atan", "erfc", "sqrt")} | {
+    "abs": "fabs",
+    "minimum": "fmin",
+    "maximum": "fmax",
+}
+
+
+def expression(
+    function: Callable[..., Any], params: Mapping[str, float], target: str, dtype: str = "float32"
+) -> str:
+    """The formula as the text of one expression in `x`, its parameters inlined as typed constants.
+
+    target 'c': C and CUDA, e.g. `(1.0f / (0.25f + fabsf(x)))`; `where` becomes `?:`.
+    target 'python': for numba, e.g. `(f32(1.0) / (f32(0.25) + abs(x)))`; the caller supplies `f32` (`f64`)
+    and those of `where, exp, …` that occur.
+    dtype is 'float32' or 'float64'.
+    """
+    if target not in ("c", "python") or dtype not in ("float32", "float64"):
+        raise ValueError(f"no target {target!r} with {dtype!r}; targets: c, python; dtypes: float32, float64")
+    single = dtype == "float32"
+
+    def constant(value: float) -> str:
+        text = repr(float(value))
+        if target == "c":
+            return text + "f" * single
+        return f"{'f32' if single else 'f64'}({text})"
+
+    def call(name: str) -> Callable[..., Any]:
+        on_numbers = globals().get(name, abs)
+        called = _C_NAMES[name] + "f" * single if target == "c" else name
+
+        def traced(*args: Any) -> Any:
+            if not any(isinstance(a, Expr) for a in args):
+                return on_numbers(*args)  # a constant such as sqrt(pi) is computed here, in float64
+            texts = (a.text if isinstance(a, Expr) else constant(a) for a in args)
+            return Expr(f"{called}({', '.join(texts)})", constant)
+
+        return traced
+
+    def traced_where(condition: Expr, a: Any, b: Any) -> Expr:
+        c, a, b = (v.text if isinstance(v, Expr) else constant(v) for v in (condition, a, b))
+        return Expr(f"({c} ? {a} : {b})" if target == "c" else f"where({c}, {a}, {b})", constant)
+
+    namespace: dict[str, Any] = {name: call(name) for name in _C_NAMES}
+    namespace |= {"where": traced_where, "pi": pi, "range": range, "int": int}
+    return bind(function, namespace)(Expr("x", constant), **params).text
