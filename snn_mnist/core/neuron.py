@@ -1,0 +1,344 @@
+"""Integrate-and-fire neurons: charge, fire, reset.
+
+    charge  H[t] = f(V[t-1], X[t])                      membrane potential before the spike
+    fire    S[t] = 1 if H[t] >= V_threshold else 0      its derivative is the surrogate's
+    reset   V[t] = (1 - S[t]) H[t] + S[t] V_reset       hard reset
+            V[t] = H[t] - S[t] V_threshold              soft reset (v_reset=None)
+
+V starts at V_reset (0 for the soft reset). A step is [N, *], a sequence [T, N, *]. Each equation is one pure
+function below; the modules keep `v` and call them. The fused kernels are tested against these.
+"""
+
+import importlib
+import math
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from snn_mnist.core.base import MemoryModule, check_sequence, check_step_mode
+from snn_mnist.core.surrogate import Sigmoid, SurrogateFunctionBase
+from snn_mnist.kernels.spec import NeuronSpec
+
+# backend -> the module with why_unavailable(device) and multi_step(x_seq, v, spec, store_v_seq)
+FUSED_BACKENDS = {"numba": "snn_mnist.kernels.neuron_cpu", "cupy": "snn_mnist.kernels.neuron_cuda"}
+
+
+def if_charge(x: Tensor, v: Tensor) -> Tensor:
+    """H = V + X"""
+    return v + x
+
+
+def lif_charge(x: Tensor, v: Tensor, tau: float, decay_input: bool, v_reset: float | None) -> Tensor:
+    """H = V + (X - (V - V_reset)) / tau (decay_input), or V - (V - V_reset) / tau + X; V_reset None is 0"""
+    leak = v - v_reset if v_reset else v
+    return v + (x - leak) / tau if decay_input else v - leak / tau + x
+
+
+def fire(h: Tensor, v_threshold: float, surrogate_function: Callable[[Tensor], Tensor]) -> Tensor:
+    """S = Heaviside(H - V_threshold)"""
+    return surrogate_function(h - v_threshold)
+
+
+def hard_reset(h: Tensor, spike: Tensor, v_reset: float) -> Tensor:
+    """V = (1 - S) H + S V_reset"""
+    v = (1.0 - spike) * h
+    return v + spike * v_reset if v_reset else v
+
+
+def soft_reset(h: Tensor, spike: Tensor, v_threshold: float) -> Tensor:
+    """V = H - S V_threshold"""
+    return h - spike * v_threshold
+
+
+class BaseNode(MemoryModule):
+    """A spiking neuron; a subclass needs a constructor and `neuronal_charge(x)`, which sets `self.v` to H.
+
+    `v_reset=None` is the soft reset. With `detach_reset` no gradient passes through S in the reset. With
+    `store_v_seq` a multi-step forward keeps V[t] of every step as `v_seq` [T, N, *]. `surrogate_function` is
+    any callable with a gradient; default Sigmoid().
+    """
+
+    v: Any  # membrane potential: a number until the first step, then [N, *]
+    v_seq: Any  # [T, N, *] of the last multi-step forward, with store_v_seq only
+    surrogate_function: Any
+
+    def __init__(
+        self,
+        v_threshold: float = 1.0,
+        v_reset: float | None = 0.0,
+        surrogate_function: Callable[[Tensor], Tensor] | None = None,
+        detach_reset: bool = False,
+        step_mode: str = "s",
+        backend: str = "torch",
+        store_v_seq: bool = False,
+    ):
+        super().__init__()
+        self.v_threshold = _finite("v_threshold", v_threshold, "the default is 1.0")
+        self.v_reset = None if v_reset is None else _finite("v_reset", v_reset, "None means the soft reset")
+        self.register_memory("v", 0.0 if self.v_reset is None else self.v_reset)
+        if surrogate_function is None:
+            surrogate_function = Sigmoid()
+        if not callable(surrogate_function) or isinstance(surrogate_function, type):
+            raise TypeError(
+                f"surrogate_function must be callable, e.g. Sigmoid(), not {surrogate_function!r}"
+            )
+        self.surrogate_function = surrogate_function
+        self.detach_reset = detach_reset
+        self._backend = "torch"
+        self._last_spike_node: Any = None  # autograd node of the last spike: shows whether v's graph is freed
+        self._store_v_seq = False
+        self.step_mode = step_mode
+        self.backend = backend
+        self.store_v_seq = store_v_seq
+
+    # ---- the three equations, on self.v ----
+
+    def neuronal_charge(self, x: Tensor) -> None:
+        raise NotImplementedError(f"{type(self).__name__} must define neuronal_charge(x), which sets self.v")
+
+    def neuronal_fire(self) -> Tensor:
+        return fire(self.v, self.v_threshold, self.surrogate_function)
+
+    def neuronal_reset(self, spike: Tensor) -> None:
+        s = spike.detach() if self.detach_reset else spike
+        if self.v_reset is None:
+            self.v = soft_reset(self.v, s, self.v_threshold)
+        else:
+            self.v = hard_reset(self.v, s, self.v_reset)
+
+    # ---- steps ----
+
+    def single_step_forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """x  # [N, *] -> spikes  # [N, *]"""
+        self._prepare(x)
+        self.neuronal_charge(x)
+        spike = self.neuronal_fire()
+        self.neuronal_reset(spike)
+        self._last_spike_node = spike.grad_fn
+        return spike
+
+    def multi_step_forward(self, x_seq: Tensor) -> Tensor:  # type: ignore[override]
+        """x_seq  # [T, N, *] -> spikes  # [T, N, *]"""
+        check_sequence(x_seq)
+        if self.backend != "torch":
+            return self._fused_forward(x_seq)
+        spikes, voltages = [], []
+        for x in x_seq:
+            spikes.append(self.single_step_forward(x))
+            if self.store_v_seq:
+                voltages.append(self.v)
+        if self.store_v_seq:
+            self.v_seq = torch.stack(voltages)
+        return torch.stack(spikes)
+
+    def _fused_forward(self, x_seq: Tensor) -> Tensor:
+        self._prepare(x_seq[0])
+        kernel, why_not = _kernel(self.backend, x_seq.device)
+        if kernel is None:
+            raise RuntimeError(f"backend {self.backend!r} cannot run here: {why_not}; {_USE_TORCH}")
+        spike_seq, self.v, v_seq = kernel.multi_step(x_seq, self.v, self.spec(), self.store_v_seq)
+        if self.store_v_seq:
+            self.v_seq = v_seq
+        self._last_spike_node = spike_seq.grad_fn
+        return spike_seq
+
+    def _prepare(self, x: Tensor) -> None:
+        """Gives v the shape of x at the first step; notices a forgotten reset."""
+        v = self.v
+        if not isinstance(v, Tensor):
+            dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
+            self.v = torch.full_like(x, v, dtype=dtype, requires_grad=False)
+        elif v.shape != x.shape:
+            raise RuntimeError(
+                f"the input of {type(self).__name__} changed from shape {list(v.shape)} to {list(x.shape)} "
+                "while v is kept; call functional.reset_net(net) before a new batch"
+            )
+        elif v.requires_grad and torch.is_grad_enabled() and _is_freed(self._last_spike_node):
+            # Not an error yet: only a backward pass that reaches the old v is.
+            for memory in self.memories():
+                if isinstance(memory, Tensor) and memory.requires_grad:
+                    memory.register_hook(_forgotten_reset)
+
+    # ---- settings ----
+
+    @property
+    def store_v_seq(self) -> bool:
+        return self._store_v_seq
+
+    @store_v_seq.setter
+    def store_v_seq(self, value: bool) -> None:
+        self._store_v_seq = bool(value)
+        if self._store_v_seq and "v_seq" not in self._memories:
+            self.register_memory("v_seq", None)
+
+    @property
+    def step_mode(self) -> str:
+        return self._step_mode
+
+    @step_mode.setter
+    def step_mode(self, value: str) -> None:
+        check_step_mode(value, self.supported_step_mode(), type(self).__name__)
+        if value == "s" and self._backend != "torch":
+            raise ValueError(f"backend {self._backend!r} has no step mode 's'; {_USE_TORCH} first")
+        self._step_mode = value
+
+    @property
+    def supported_backends(self) -> tuple[str, ...]:
+        """The backends of the current step mode."""
+        if self.step_mode == "s" or self.why_not_fused() is not None:
+            return ("torch",)
+        return ("torch", *FUSED_BACKENDS)
+
+    @property
+    def backend(self) -> str:
+        return self._backend
+
+    @backend.setter
+    def backend(self, value: str) -> None:
+        if value not in self.supported_backends:
+            why_not = self._why_unsupported(value)
+            raise ValueError(f"{type(self).__name__} cannot use backend {value!r}: {why_not}")
+        if value in FUSED_BACKENDS:
+            kernel, missing = _kernel(value)
+            if kernel is None:
+                raise RuntimeError(f"backend {value!r} is unavailable: {missing}; {_USE_TORCH}")
+        self._backend = value
+
+    def _why_unsupported(self, backend: str) -> str:
+        if backend not in FUSED_BACKENDS:
+            return f"there is no such backend; use one of {', '.join(map(repr, self.supported_backends))}"
+        if self.step_mode == "s":
+            return (
+                "step mode 's' has the torch backend only; "
+                "set the step mode first: functional.set_step_mode(net, 'm')"
+            )
+        return f"{self.why_not_fused() or 'it does not list it in supported_backends'}; {_USE_TORCH}"
+
+    def why_not_fused(self) -> str | None:
+        """Why the fused kernels cannot stand for this neuron; None: they can."""
+        equations = next((cls for cls in (IFNode, LIFNode) if isinstance(self, cls)), None)
+        if equations is None:
+            return "the fused kernels know the equations of IFNode and LIFNode only"
+        for name in ("neuronal_charge", "neuronal_fire", "neuronal_reset", "single_step_forward"):
+            if getattr(type(self), name) is not getattr(equations, name) or name in self.__dict__:
+                return f"{type(self).__name__} defines its own {name}, which the fused kernels do not know"
+        surrogate = self.surrogate_function
+        if getattr(type(surrogate), "forward", None) is not SurrogateFunctionBase.forward:
+            return f"the fused kernels do not know the surrogate function {surrogate!r}"
+        if not surrogate.spiking:
+            return "the fused kernels fire spikes, and the surrogate function has spiking=False"
+        return None
+
+    def spec(self) -> NeuronSpec:
+        """This neuron as the fused kernels see it; ValueError where they cannot stand for it."""
+        why_not = self.why_not_fused()
+        if why_not is not None:
+            raise ValueError(f"{type(self).__name__} has no kernel specification: {why_not}; {_USE_TORCH}")
+        surrogate = self.surrogate_function
+        return NeuronSpec(
+            tau=getattr(self, "tau", None),
+            decay_input=getattr(self, "decay_input", False),
+            v_threshold=float(self.v_threshold),
+            v_reset=None if self.v_reset is None else float(self.v_reset),
+            detach_reset=bool(self.detach_reset),
+            surrogate=surrogate.formula.name,
+            parameters=tuple(surrogate.parameters_of_formula.items()),
+        )
+
+    def reset(self) -> None:
+        super().reset()
+        self._last_spike_node = None
+
+    def detach(self) -> None:
+        super().detach()
+        self._last_spike_node = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_last_spike_node": None}
+
+    def extra_repr(self) -> str:
+        return (
+            f"v_threshold={self.v_threshold}, v_reset={self.v_reset}, detach_reset={self.detach_reset}, "
+            f"step_mode={self.step_mode!r}, backend={self.backend!r}"
+        )
+
+
+class IFNode(BaseNode):
+    """Integrate-and-fire: H = V + X."""
+
+    def neuronal_charge(self, x: Tensor) -> None:
+        self.v = if_charge(x, self.v)
+
+
+class LIFNode(BaseNode):
+    """Leaky integrate-and-fire: H = V + (X - (V - V_reset)) / tau, or with decay_input=False
+    H = V - (V - V_reset) / tau + X. tau > 1 is in time steps.
+    """
+
+    def __init__(
+        self,
+        tau: float = 2.0,
+        decay_input: bool = True,
+        v_threshold: float = 1.0,
+        v_reset: float | None = 0.0,
+        surrogate_function: Callable[[Tensor], Tensor] | None = None,
+        detach_reset: bool = False,
+        step_mode: str = "s",
+        backend: str = "torch",
+        store_v_seq: bool = False,
+    ):
+        super().__init__(
+            v_threshold, v_reset, surrogate_function, detach_reset, step_mode, backend, store_v_seq
+        )
+        self.tau = _finite("tau", tau, "the default is 2.0")
+        if self.tau <= 1.0:
+            raise ValueError(f"tau={tau!r} must be above 1 (time steps); use e.g. 2.0, or IFNode for no leak")
+        self.decay_input = decay_input
+
+    def neuronal_charge(self, x: Tensor) -> None:
+        self.v = lif_charge(x, self.v, self.tau, self.decay_input, self.v_reset)
+
+    def extra_repr(self) -> str:
+        return f"tau={self.tau}, decay_input={self.decay_input}, {super().extra_repr()}"
+
+
+_USE_TORCH = "use functional.set_backend(net, 'torch')"
+
+
+def _finite(name: str, value: float, hint: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{name}={value!r} must be a finite number; {hint}")
+    return float(value)
+
+
+def _kernel(backend: str, device: torch.device | None = None) -> tuple[ModuleType | None, str | None]:
+    """The kernel module of a fused backend, or None and the reason why it cannot run."""
+    try:
+        module = importlib.import_module(FUSED_BACKENDS[backend])
+    except ImportError as error:
+        return None, f"{type(error).__name__}: {error}"
+    why_not = module.why_unavailable(device)
+    return (module, None) if why_not is None else (None, why_not)
+
+
+def _is_freed(node: Any) -> bool:
+    """Whether a backward pass without retain_graph has run through this autograd node.
+
+    Reading the saved tensors of such a node raises; the raw ones are read so that no unpack hook runs.
+    """
+    try:
+        getattr(node, "_raw_saved_tensors", None)
+    except RuntimeError:
+        return True
+    return False
+
+
+def _forgotten_reset(grad: Tensor) -> None:
+    raise RuntimeError(
+        "backward reached the state that a neuron kept from an earlier forward pass, whose graph is already "
+        "freed; call functional.reset_net(net) after each batch (or functional.detach_net(net) to carry the "
+        "state over without its gradient)"
+    )

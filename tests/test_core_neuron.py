@@ -1,0 +1,478 @@
+"""Neurons against the equations written out in float64 autograd; state, modes and backends."""
+
+import copy
+import io
+import itertools
+import math
+import sys
+import types
+
+import pytest
+import torch
+from torch import nn
+
+from snn_mnist.core import functional, layer, neuron, surrogate
+from snn_mnist.core.base import MemoryModule, StepModule
+
+ALPHA = 2.0
+
+
+class Step(torch.autograd.Function):
+    """The test's own Heaviside with the gradient of ATan written out."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return torch.where(x >= 0, 1.0, 0.0).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        return grad * (ALPHA / 2) / (1 + (math.pi / 2 * ALPHA * x) ** 2)
+
+
+def written_out(x_seq, tau, decay_input, v_threshold, v_reset, detach_reset):
+    """Spikes and voltages [T, N], straight from the equations."""
+    rest = 0.0 if v_reset is None else v_reset
+    v = torch.full_like(x_seq[0], rest)
+    spikes, voltages = [], []
+    for x in x_seq:
+        if tau is None:
+            h = v + x
+        elif decay_input:
+            h = v + (x - (v - rest)) / tau
+        else:
+            h = v - (v - rest) / tau + x
+        s = Step.apply(h - v_threshold)
+        sr = s.detach() if detach_reset else s
+        v = h - sr * v_threshold if v_reset is None else (1 - sr) * h + sr * v_reset
+        spikes.append(s)
+        voltages.append(v)
+    return torch.stack(spikes), torch.stack(voltages)
+
+
+def inputs(T, n, seed=0, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.randn(T, n, generator=generator, dtype=torch.float64) * 1.5 + 0.6).to(dtype)
+
+
+GRID = [
+    (tau, decay, v_reset, detach, v_threshold)
+    for tau, decay, v_reset, detach in itertools.product(
+        (None, 1.1, 2.0, 5.0), (True, False), (0.0, None, -0.3), (False, True)
+    )
+    for v_threshold in ((1.0,) if tau == 5.0 else (0.7,))
+    if not (tau is None and decay)
+]
+
+
+def make(tau, decay, v_reset, detach, v_threshold, **kwargs):
+    kwargs |= {"surrogate_function": surrogate.ATan(ALPHA), "detach_reset": detach}
+    kwargs |= {"v_threshold": v_threshold, "v_reset": v_reset}
+    return neuron.IFNode(**kwargs) if tau is None else neuron.LIFNode(tau, decay, **kwargs)
+
+
+@pytest.mark.parametrize("T, n", [(1, 1), (2, 3), (7, 5), (100, 3), (257, 1)])
+def test_against_equations(T, n):
+    for setting in GRID[:: 1 if T < 10 else 5 if T == 100 else 7]:  # fewer of the long ones: time
+        tau, decay, v_reset, detach, v_threshold = setting
+        x, weight = inputs(T, n) * (tau if decay else 1.0), inputs(T, n, seed=1)
+        x_ref = x.clone().requires_grad_()
+        s_ref, v_ref = written_out(x_ref, tau, decay, v_threshold, v_reset, detach)
+        (s_ref * weight + v_ref * weight.flip(0)).sum().backward()
+        assert T < 7 or 0 < s_ref.mean() < 1
+
+        for mode in "sm":
+            node = make(*setting, step_mode=mode, store_v_seq=True)
+            x_our = x.clone().requires_grad_()
+            if mode == "m":
+                s, v = node(x_our), node.v_seq
+                assert torch.equal(v[-1], node.v)
+            else:
+                steps = [(node(x_t), node.v) for x_t in x_our]
+                s, v = (torch.stack(list(part)) for part in zip(*steps, strict=True))
+            (s * weight + v * weight.flip(0)).sum().backward()
+            assert torch.equal(s, s_ref), setting
+            torch.testing.assert_close(v, v_ref, rtol=1e-12, atol=1e-12)
+            torch.testing.assert_close(x_our.grad, x_ref.grad, rtol=1e-9, atol=1e-12)
+
+
+def test_against_the_backward_recursion_by_hand():
+    """The delta rule that the fused kernels use, without autograd."""
+    T, n, tau = 50, 7, 2.0
+    for decay, v_reset, detach in itertools.product((True, False), (0.0, None, 0.2), (False, True)):
+        x = inputs(T, n).requires_grad_()
+        node = make(tau, decay, v_reset, detach, 1.0, step_mode="m")
+        s = node(x)
+        ds = inputs(T, n, seed=2)
+        s.backward(ds)
+        rest, v, hs = (v_reset or 0.0), torch.full((n,), v_reset or 0.0, dtype=torch.float64), []
+        for x_t in x.detach():
+            h = v + (x_t - (v - rest)) / tau if decay else v - (v - rest) / tau + x_t
+            fired = (h >= 1.0).double()
+            v = h - fired if v_reset is None else torch.where(fired > 0, v_reset, h)
+            hs.append(h)
+        dh, dx = torch.zeros(n, dtype=torch.float64), [torch.empty(0)] * T
+        for t in reversed(range(T)):
+            h, g = hs[t], (ALPHA / 2) / (1 + (math.pi / 2 * ALPHA * (hs[t] - 1.0)) ** 2)
+            fired = (h >= 1.0).double()
+            slope = torch.ones_like(h) if v_reset is None else 1 - fired
+            if not detach:
+                slope = slope + (-1.0 * g if v_reset is None else (rest - h) * g)
+            dh = ds[t] * g + dh * (1 - 1 / tau) * slope
+            dx[t] = dh / tau if decay else dh
+        torch.testing.assert_close(x.grad, torch.stack(dx), rtol=1e-9, atol=1e-12)
+
+
+def test_fires_exactly_at_threshold_and_resets():
+    node = neuron.IFNode(v_reset=0.0)
+    assert node(torch.tensor([1.0, 0.999, 1.2, 1.3])).tolist() == [1.0, 0.0, 1.0, 1.0]
+    torch.testing.assert_close(node.v, torch.tensor([0.0, 0.999, 0.0, 0.0]))
+    node = neuron.IFNode(v_reset=None)
+    node(torch.tensor([1.2, 1.3]))
+    torch.testing.assert_close(node.v, torch.tensor([0.2, 0.3]))
+
+
+def test_integers_are_fine():
+    node = neuron.LIFNode(tau=2, v_threshold=1, v_reset=0)
+    assert isinstance(node.tau, float) and isinstance(node.v_threshold, float)
+    assert node(torch.ones(3, dtype=torch.int64)).dtype == torch.float32
+
+
+class SquareIFNode(neuron.BaseNode):
+    def neuronal_charge(self, x):
+        self.v = self.v + x**2
+
+
+def test_custom_neuron_in_both_modes():
+    x = inputs(9, 4, dtype=torch.float32).requires_grad_()
+    results = []
+    for mode in "sm":
+        node = SquareIFNode(step_mode=mode, surrogate_function=surrogate.Rect())
+        assert node.supported_backends == ("torch",)
+        s = node(x) if mode == "m" else torch.stack([node(x_t) for x_t in x])
+        x.grad = None
+        (s * inputs(9, 4, 3, torch.float32)).sum().backward()
+        results.append((s, x.grad))
+    assert torch.equal(results[0][0], results[1][0]) and results[0][0].sum() > 0
+    torch.testing.assert_close(results[0][1], results[1][1])
+
+
+class Decay(MemoryModule):
+    """A user's own stateful synapse with only a single step."""
+
+    def __init__(self, start):
+        super().__init__()
+        self.register_memory("y", start)
+
+    def single_step_forward(self, x):
+        self.y = 0.5 * self.y + x
+        return self.y
+
+
+def test_memories():
+    m = Decay(torch.tensor([1.0, 2.0]))
+    with pytest.raises(ValueError, match="already has 'y'"):
+        m.register_memory("y", 0)
+    m.step_mode = "m"
+    assert m(torch.ones(3, 2)).tolist() == [[1.5, 2.0], [1.75, 2.0], [1.875, 2.0]]
+    assert m.y.tolist() == [1.875, 2.0] and dict(m.named_memories())["y"] is m.y is next(m.memories())
+    assert m.state_dict() == {} and "y" in dir(m)
+    m.reset()
+    assert m.y.tolist() == [1.0, 2.0]
+    m.y.add_(1)  # what reset() restores is not the tensor handed out
+    m.reset()
+    assert m.y.tolist() == [1.0, 2.0]
+    m.to(torch.float64)
+    assert m.y.dtype == torch.float64
+    m.reset()
+    assert m.y.dtype == torch.float64
+    assert m.to("meta").y.device.type == "meta"
+    del m.y
+    assert not hasattr(m, "y")
+    with pytest.raises(AttributeError):
+        _ = m.y
+
+
+def test_v_exists_from_the_start_and_follows():
+    for v_reset, start in ((0.0, 0.0), (-0.2, -0.2), (None, 0.0)):
+        node = neuron.LIFNode(v_reset=v_reset)
+        assert node.v == start and isinstance(node.v, float)
+        node(torch.zeros(2, 3))
+        assert node.v.shape == (2, 3) and node.state_dict() == {}
+        assert node.double().v.dtype == torch.float64
+        node.reset()
+        assert node.v == start
+
+
+def test_v_seq():
+    node = neuron.IFNode(step_mode="m")
+    node(torch.ones(2, 3))
+    assert not hasattr(node, "v_seq")
+    node.store_v_seq = True
+    node.reset()
+    node(torch.full((2, 3), 0.25))
+    assert node.v_seq.tolist() == [[0.25] * 3, [0.5] * 3]
+    node.reset()
+    assert node.v_seq is None
+
+
+def test_deepcopy_and_pickle_within_a_graph():
+    net = nn.Sequential(layer.Linear(3, 4), neuron.LIFNode(tau=3.0))
+    net(torch.rand(2, 3))
+    v = net[1].v
+    assert v.requires_grad
+    buffer = io.BytesIO()
+    torch.save(net, buffer)
+    buffer.seek(0)
+    for twin in (copy.deepcopy(net), torch.load(buffer, weights_only=False)):
+        assert torch.equal(twin[1].v, v) and twin[1].v is not v and not twin[1].v.requires_grad
+        twin[1].v.zero_()
+        functional.reset_net(twin)
+        assert v.abs().sum() > 0 and twin[1].tau == 3.0
+        x = torch.rand(2, 3)
+        functional.reset_net(net)
+        assert torch.equal(twin(x), net(x))
+    assert list(net.state_dict()) == ["0.weight", "0.bias"]
+
+
+def test_initial_v_by_hand_gets_a_gradient():
+    node = neuron.LIFNode(v_threshold=10.0)
+    v0 = torch.zeros(3, requires_grad=True)
+    node.v = v0
+    node(torch.ones(3))
+    node.v.sum().backward()
+    assert v0.grad is not None and v0.grad.tolist() == pytest.approx([0.5] * 3, abs=0.3)
+
+
+# ---- a forgotten reset -----------------------------------------------------------------------------------
+
+
+def batch(net, x, **kwargs):
+    y = net(x).mean()
+    y.backward(**kwargs)
+    return y.item()
+
+
+def lif_net(mode, detach_reset=False):
+    torch.manual_seed(0)
+    node = neuron.LIFNode(step_mode=mode, detach_reset=detach_reset)
+    net = nn.Sequential(layer.Linear(5, 4, step_mode=mode), node)
+    return net, torch.rand(4, 2, 5) if mode == "m" else torch.rand(2, 5)
+
+
+def test_changed_shape_names_reset_net():
+    net, x = lif_net("s")
+    net(x)
+    with pytest.raises(RuntimeError, match=r"shape \[2, 4\] to \[1, 4\].*functional.reset_net"):
+        net(x[:1])
+    functional.reset_net(net)
+    net(x[:1])
+
+
+@pytest.mark.parametrize("detach_reset", [False, True])
+@pytest.mark.parametrize("mode", ["s", "m"])
+def test_backward_into_a_freed_graph_names_reset_net(mode, detach_reset):
+    net, x = lif_net(mode, detach_reset)
+    batch(net, x)
+    y = net(x).mean()  # the forward pass alone is no error: it may never be differentiated
+    with pytest.raises(RuntimeError, match=r"functional\.reset_net\(net\) after each batch"):
+        y.backward()
+    functional.reset_net(net)
+    batch(net, x)
+
+
+@pytest.mark.parametrize("mode", ["s", "m"])
+def test_right_ways_to_go_on(mode):
+    net, x = lif_net(mode)
+    for _ in range(3):  # one state, one graph for each batch
+        functional.reset_net(net)
+        batch(net, x)
+    for _ in range(3):  # truncated back-propagation through time
+        functional.detach_net(net)
+        v = net[1].v.clone()
+        assert not v.requires_grad and v.abs().sum() > 0
+        batch(net, x)
+    functional.reset_net(net)
+    for _ in range(3):  # the graph is kept
+        batch(net, x, retain_graph=True)
+    with torch.no_grad():  # evaluation goes on with the state of training
+        net(x)
+    batch(net, x)
+
+
+def test_two_forwards_then_one_backward():
+    net, x = lif_net("s")
+    (net(x) + net(x) + net(x)).sum().backward()
+    (net(x)).sum()  # continues the simulation, never differentiated
+    assert net[0].weight.grad.abs().sum() > 0
+
+
+def test_saved_tensor_hooks_are_left_alone():
+    net, x = lif_net("s")
+    unpacked = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: unpacked.append(1) or t):
+        net(x)
+        net(x)
+        assert not unpacked
+
+
+# ---- settings --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "make_node, message",
+    [
+        (lambda: neuron.LIFNode(tau=1.0), r"tau=1.0 must be above 1 .*use e.g. 2.0, or IFNode"),
+        (lambda: neuron.LIFNode(tau=0), "tau=0 must be above 1"),
+        (lambda: neuron.LIFNode(tau="2"), "tau='2' must be a finite number"),
+        (lambda: neuron.LIFNode(tau=math.inf), "tau=inf"),
+        (lambda: neuron.IFNode(v_threshold=None), "v_threshold=None must be a finite number"),
+        (lambda: neuron.IFNode(v_reset=math.nan), "v_reset=nan.*None means the soft reset"),
+        (lambda: neuron.IFNode(step_mode="x"), "step_mode 'x' is not supported by IFNode; use 's' or 'm'"),
+        (lambda: neuron.IFNode(backend="jax"), "no such backend; use one of 'torch'"),
+        (lambda: neuron.IFNode(backend="cupy"), "set the step mode first"),
+    ],
+)
+def test_wrong_settings(make_node, message):
+    with pytest.raises(ValueError, match=message):
+        make_node()
+
+
+def test_a_surrogate_class_is_not_a_function():
+    with pytest.raises(TypeError, match="surrogate_function"):
+        neuron.IFNode(surrogate_function=surrogate.ATan)
+
+
+def test_own_surrogate_callable():
+    node = neuron.IFNode(surrogate_function=lambda x: surrogate.atan.apply(x, 3.0), step_mode="m")
+    x = torch.rand(3, 2, requires_grad=True)
+    node(x).sum().backward()
+    assert x.grad is not None and x.grad.abs().sum() > 0
+    assert node.supported_backends == ("torch",)
+
+
+def test_default_surrogates_are_not_shared():
+    a, b = neuron.IFNode(), neuron.IFNode()
+    assert isinstance(a.surrogate_function, surrogate.Sigmoid)
+    assert a.surrogate_function is not b.surrogate_function
+
+
+def test_step_mode_without_time():
+    node = neuron.IFNode(step_mode="m")
+    with pytest.raises(RuntimeError, match="T >= 1"):
+        node(torch.zeros(0, 3))
+
+
+class MyLIF(neuron.LIFNode):
+    def neuronal_charge(self, x):
+        self.v = self.v + x
+
+
+def test_spec():
+    node = neuron.LIFNode(3, False, 0.5, None, surrogate.S2NN(), True)
+    spec = node.spec()
+    assert (spec.tau, spec.decay_input, spec.v_threshold, spec.v_reset) == (3.0, False, 0.5, None)
+    assert spec.detach_reset and spec.surrogate == "s2nn"
+    assert spec.parameters == (("alpha", 4.0), ("beta", 1.0)) and hash(spec) == hash(node.spec())
+    node.surrogate_function.alpha = 2.0
+    node.tau = 4.0
+    assert node.spec().parameters[0] == ("alpha", 2.0) and node.spec().tau == 4.0
+    assert neuron.IFNode().spec().tau is None
+    for other, reason in [
+        (SquareIFNode(), "IFNode and LIFNode only"),
+        (MyLIF(), "its own neuronal_charge"),
+        (neuron.IFNode(surrogate_function=torch.sigmoid), "do not know the surrogate"),
+        (neuron.IFNode(surrogate_function=surrogate.ATan(spiking=False)), "spiking=False"),
+    ]:
+        with pytest.raises(ValueError, match=reason):
+            other.spec()
+        other.step_mode = "m"
+        assert other.supported_backends == ("torch",)
+        with pytest.raises(ValueError, match=reason):
+            functional.set_backend(other, "numba")
+
+
+@pytest.fixture
+def fake_kernel(monkeypatch):
+    """A 'fused' backend that records what it gets and answers by the torch code."""
+    kernel = types.ModuleType("fake_kernel")
+    kernel.calls, kernel.reason = [], None
+    kernel.why_unavailable = lambda device=None: kernel.reason
+
+    def multi_step(x_seq, v, spec, store_v_seq):
+        kernel.calls.append((tuple(x_seq.shape), tuple(v.shape), spec, store_v_seq))
+        node = neuron.LIFNode(spec.tau, spec.decay_input, step_mode="m", store_v_seq=True)
+        node.v = v
+        s = node(x_seq)
+        return s, node.v, node.v_seq if store_v_seq else None
+
+    kernel.multi_step = multi_step
+    monkeypatch.setitem(sys.modules, "fake_kernel", kernel)
+    monkeypatch.setitem(neuron.FUSED_BACKENDS, "numba", "fake_kernel")
+    return kernel
+
+
+def test_fused_backend_is_called(fake_kernel):
+    x = torch.rand(6, 2, 3) * 2
+    reference = neuron.LIFNode(step_mode="m", store_v_seq=True)
+    node = neuron.LIFNode(step_mode="m", backend="numba", store_v_seq=True)
+    for part in (x[:3], x[3:]):
+        assert torch.equal(node(part), reference(part))
+        assert torch.equal(node.v, reference.v) and torch.equal(node.v_seq, reference.v_seq)
+    assert fake_kernel.calls == [((3, 2, 3), (2, 3), node.spec(), True)] * 2
+    with pytest.raises(ValueError, match=r"has no step mode 's'.*set_backend"):
+        node.step_mode = "s"
+    node.surrogate_function.set_spiking_mode(False)  # changed after the backend was chosen
+    with pytest.raises(ValueError, match="spiking=False"):
+        node(x[:3])
+    node.surrogate_function.set_spiking_mode(True)
+    fake_kernel.reason = "no processor of that kind"
+    with pytest.raises(RuntimeError, match=r"'numba' cannot run here: no processor.*'torch'"):
+        node(x[:3])
+
+
+def test_unavailable_backend_says_why(fake_kernel, monkeypatch):
+    fake_kernel.reason = "it is Monday; wait"
+    with pytest.raises(RuntimeError, match="'numba' is unavailable: it is Monday; wait"):
+        neuron.IFNode(step_mode="m", backend="numba")
+    monkeypatch.setitem(neuron.FUSED_BACKENDS, "numba", "no_such_module_here")
+    with pytest.raises(RuntimeError, match="ModuleNotFoundError: No module named 'no_such_module_here'"):
+        neuron.IFNode(step_mode="m", backend="numba")
+
+
+def test_set_backend_on_a_net(fake_kernel):
+    net = nn.Sequential(layer.Linear(3, 3), neuron.LIFNode(), layer.Linear(3, 3), SquareIFNode())
+    with pytest.raises(ValueError, match=r"module '1'.*set the step mode first"):
+        functional.set_backend(net, "numba")
+    functional.set_step_mode(net, "m")
+    with pytest.raises(ValueError, match=r"module '3'.*SquareIFNode.*pass instance="):
+        functional.set_backend(net, "numba")
+    assert net[1].backend == "torch", "nothing is changed when one module refuses"
+    functional.set_backend(net, "numba", instance=neuron.LIFNode)
+    assert (net[1].backend, net[3].backend) == ("numba", "torch")
+    with pytest.raises(ValueError):
+        functional.set_step_mode(net, "s")
+    assert {m.step_mode for m in net} == {"m"}, "nothing is changed when one module refuses"
+    functional.set_backend(net, "torch")
+    functional.set_step_mode(net, "s")
+
+
+def test_step_module():
+    class Thing(StepModule):
+        def supported_step_mode(self):
+            return ("m",)
+
+    thing = Thing()
+    thing.step_mode = "m"
+    with pytest.raises(ValueError, match="step_mode 's' is not supported by Thing; use 'm'"):
+        thing.step_mode = "s"
+
+
+def test_autocast():
+    net, x = lif_net("m")
+    with torch.autocast("cpu", torch.bfloat16):
+        y = net(x)
+    assert y.dtype == torch.bfloat16
+    y.float().mean().backward()
+    assert net[0].weight.grad.dtype == torch.float32 and torch.isfinite(net[0].weight.grad).all()
