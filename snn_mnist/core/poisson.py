@@ -1,0 +1,53 @@
+"""The program's Poisson encoder and its random orders: pure functions of named coordinates.
+
+Whether pixel p of image n fires at step t of epoch e depends on (seed, stream, e, n, p, t) and nothing else, so the
+same seed gives the same spikes on every backend, device, batch and machine; see kernels/spikes.py for the scheme.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from snn_mnist.kernels import spikes
+from snn_mnist.kernels.philox import philox_torch
+from snn_mnist.kernels.spikes import Draw
+
+__all__ = ["Draw", "Stream", "poisson_encode", "random_order"]
+
+
+class Stream(IntEnum):
+    """Separates the random numbers of different uses."""
+
+    TRAIN = 0
+    TEST = 1  # the test after each epoch of training
+    VALIDATION = 2
+    EVAL = 3  # the verb eval; its repeats are the epochs
+    TRACE = 4
+    ORDER = 5
+    HOLDOUT = 6
+    PREDICT = 7
+    PLAY = 8
+
+
+def poisson_encode(images: Tensor, index: Tensor, start: int, stop: int, draw: Draw) -> Tensor:
+    """Spikes [stop - start, N, P] float32 of time steps start .. stop - 1, fired with probability images / 255.
+
+    images [N, P] uint8; index [N] their places in their split. start must be a multiple of 16. The numba and the
+    torch code give the same bits.
+    """
+    if start % spikes.BLOCK:
+        raise ValueError(f"start={start} must be a multiple of {spikes.BLOCK}")
+    if images.device.type == "cpu":
+        return torch.from_numpy(spikes.encode(images.numpy(), index.numpy(), start, stop, draw))
+    return spikes.encode_torch(images, index, start, stop, draw)
+
+
+def random_order(n: int, seed: int, epoch: int, stream: Stream = Stream.ORDER) -> Tensor:
+    """A permutation of 0 .. n - 1 [n] int64, the same on every machine: the argsort of a 62-bit key an index."""
+    first, second, _, _ = philox_torch((torch.arange(n), 0, 0, epoch), (seed, stream))
+    key = (first >> 2 << 32 | second).numpy()
+    return torch.from_numpy(np.argsort(key, kind="stable"))

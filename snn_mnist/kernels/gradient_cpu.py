@@ -1,0 +1,59 @@
+"""A surrogate's gradient as a compiled C function over an array, made from its formula."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import numba
+import numpy as np
+from numba import types
+
+from snn_mnist.kernels.formulas import FORMULAS, expression
+from snn_mnist.kernels.jit import cached_cfunc
+
+
+@numba.njit
+def where(condition, a, b):  # type: ignore[no-untyped-def]
+    return a if condition else b
+
+
+@numba.njit
+def minimum(a, b):  # type: ignore[no-untyped-def]
+    return a if a < b else b
+
+
+@numba.njit
+def maximum(a, b):  # type: ignore[no-untyped-def]
+    return a if a > b else b
+
+
+_NAMES = {name: getattr(math, name) for name in ("exp", "log", "log1p", "sin", "cos", "atan", "erfc", "sqrt")} | {
+    "where": where,
+    "minimum": minimum,
+    "maximum": maximum,
+    "f32": np.float32,
+    "f64": np.float64,
+    "carray": numba.carray,
+}
+
+_TEMPLATE = """
+def gradient_{name}(source, target, count):
+    points, slopes = carray(source, count), carray(target, count)
+    for i in range(count):
+        x = points[i]
+        slopes[i] = {expression}
+"""
+
+
+@functools.cache
+def gradient_function(surrogate: str, parameters: tuple[tuple[str, float], ...], dtype: str = "float32") -> Any:
+    """The compiled `void f(const real *x, real *g, int64_t count)`; its `.address` goes to a kernel."""
+    text = _TEMPLATE.format(
+        name=surrogate, expression=expression(FORMULAS[surrogate].gradient, dict(parameters), "python", dtype)
+    )
+    namespace = dict(_NAMES)
+    exec(compile(text, f"<gradient of {surrogate}>", "exec"), namespace)
+    real = types.CPointer(getattr(types, dtype))
+    return cached_cfunc(types.void(real, real, types.int64), namespace[f"gradient_{surrogate}"])

@@ -1,0 +1,143 @@
+"""IF and LIF over a whole sequence on the CPU: charge, fire and reset of all T steps in one pass, and back.
+
+The equations are those of core/neuron.py; `keep` and `gain` stand for 1 - 1/tau and 1/tau (1 and 1 for IF):
+    H[t] = keep V[t-1] + gain X[t] + (1 - keep) V_reset,   S[t] = H[t] >= V_threshold
+Neurons are cut into blocks that fit the cache and go to the threads; each neuron is summed by one thread alone, so
+results don't depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from snn_mnist.kernels.gradient_cpu import gradient_function
+from snn_mnist.kernels.jit import kernel
+from snn_mnist.kernels.spec import NeuronSpec
+
+BLOCK = 1024  # neurons a block: v and a row of x stay in the first-level cache
+
+
+def why_unavailable(device: Any = None) -> str | None:
+    """None, or why these kernels can't run on tensors of this device."""
+    if device is not None and torch.device(device).type != "cpu":
+        return f"backend 'numba' runs on the CPU, the tensors are on {device}; use 'cupy' or 'torch' there"
+    return None
+
+
+@kernel(parallel=True)
+def _forward(x_seq, v, keep, gain, rest, threshold, reset, hard, spikes, overshoot, v_seq):  # type: ignore[no-untyped-def]
+    """x_seq [T, M] -> spikes [T, M], overshoot = H - V_threshold [T, M] and v_seq [T, M] (each may have 0 rows);
+    v [M] is updated in place."""
+    steps, size = x_seq.shape
+    for block in numba.prange((size + BLOCK - 1) // BLOCK):
+        start, stop = block * BLOCK, min(size, (block + 1) * BLOCK)
+        for t in range(steps):
+            for m in range(start, stop):
+                h = keep * v[m] + (gain * x_seq[t, m] + rest)
+                fired = h >= threshold
+                spikes[t, m] = fired
+                v[m] = (reset if hard else h - threshold) if fired else h
+                if overshoot.shape[0]:
+                    overshoot[t, m] = h - threshold
+                if v_seq.shape[0]:
+                    v_seq[t, m] = v[m]
+
+
+@kernel(parallel=True)
+def _backward(d_spikes, d_v_seq, d_v, overshoot, slope, keep, gain, threshold, reset, hard, attached):  # type: ignore[no-untyped-def]
+    """slope = g(overshoot) [T, M] becomes dX; d_v [M], the gradient of the last V, becomes that of the first."""
+    steps, size = overshoot.shape
+    one = keep / keep
+    for block in numba.prange((size + BLOCK - 1) // BLOCK):
+        start, stop = block * BLOCK, min(size, (block + 1) * BLOCK)
+        for back in range(steps):
+            t = steps - 1 - back
+            for m in range(start, stop):
+                g, x = slope[t, m], overshoot[t, m]
+                if hard:
+                    through = (reset - threshold - x) * g * attached
+                    passed = through if x >= 0 else through + one
+                else:
+                    passed = one - threshold * g * attached
+                d_after = d_v[m]
+                if d_v_seq.shape[0]:
+                    d_after += d_v_seq[t, m]
+                d_h = d_spikes[t, m] * g + d_after * passed
+                slope[t, m] = d_h * gain
+                d_v[m] = d_h * keep
+
+
+def _constants(spec: NeuronSpec, real: Any) -> dict[str, Any]:
+    keep = 1.0 if spec.tau is None else 1.0 - 1.0 / spec.tau
+    gain = 1.0 / spec.tau if spec.tau is not None and spec.decay_input else 1.0
+    reset = spec.v_reset or 0.0
+    return {
+        "keep": real(keep),
+        "gain": real(gain),
+        "rest": real((1.0 - keep) * reset),
+        "threshold": real(spec.v_threshold),
+        "reset": real(reset),
+        "hard": spec.v_reset is not None,
+        "attached": real(not spec.detach_reset),
+    }
+
+
+class _MultiStep(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x_seq: Tensor, v: Tensor, spec: NeuronSpec, store_v_seq: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        x = x_seq.detach().contiguous().view(len(x_seq), -1).numpy()
+        c = _constants(spec, x.dtype.type)
+        learning = any(ctx.needs_input_grad)
+        nothing = np.empty((0, x.shape[1]), x.dtype)
+        spikes = np.empty_like(x)
+        overshoot = np.empty_like(x) if learning else nothing
+        v_seq = np.empty_like(x) if store_v_seq else nothing
+        v_last = v.detach().clone(memory_format=torch.contiguous_format)
+        _forward(
+            x, v_last.view(-1).numpy(), c["keep"], c["gain"], c["rest"], c["threshold"], c["reset"], c["hard"],
+            spikes, overshoot, v_seq,
+        )  # fmt: skip
+        ctx.spec, ctx.stored = spec, store_v_seq
+        if learning:
+            ctx.save_for_backward(torch.from_numpy(overshoot))
+        shape = x_seq.shape if store_v_seq else (0, *v.shape)
+        return torch.from_numpy(spikes).view(x_seq.shape), v_last, torch.from_numpy(v_seq).view(shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_spikes: Tensor, d_v: Tensor, d_v_seq: Tensor) -> tuple[Tensor | None, ...]:
+        (saved,) = ctx.saved_tensors
+        overshoot = saved.numpy()
+        c = _constants(ctx.spec, overshoot.dtype.type)
+        slope = np.empty_like(overshoot)
+        address = gradient_function(ctx.spec.surrogate, ctx.spec.parameters, str(overshoot.dtype)).ctypes
+        address(*(a.ctypes.data_as(t) for a, t in zip((overshoot, slope), address.argtypes[:2], strict=True)), overshoot.size)
+        d_first = d_v.clone(memory_format=torch.contiguous_format)
+        later = d_v_seq.contiguous().view(len(overshoot), -1).numpy() if ctx.stored else overshoot[:0]
+        _backward(
+            d_spikes.contiguous().view(len(overshoot), -1).numpy(), later, d_first.view(-1).numpy(), overshoot, slope,
+            c["keep"], c["gain"], c["threshold"], c["reset"], c["hard"], c["attached"],
+        )  # fmt: skip
+        return torch.from_numpy(slope).view(d_spikes.shape), d_first, None, None
+
+
+def multi_step(
+    x_seq: Tensor, v: Tensor | float, spec: NeuronSpec, store_v_seq: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """(spikes [T, N, *], the last V [N, *], V of every step or None) for x_seq [T, N, *] on the CPU, differentiable.
+
+    v is a number or [N, *]. Half precision is computed in float32 and returned as it came.
+    """
+    dtype = x_seq.dtype
+    real = dtype if dtype in (torch.float32, torch.float64) else torch.float32
+    start = v.to(real) if isinstance(v, Tensor) else torch.full(x_seq.shape[1:], float(v), dtype=real)
+    spikes, v_last, v_seq = _MultiStep.apply(x_seq.to(real), start, spec, store_v_seq)
+    return spikes.to(dtype), v_last.to(dtype), v_seq.to(dtype) if store_v_seq else None

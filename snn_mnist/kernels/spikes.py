@@ -1,0 +1,228 @@
+"""Poisson spikes as a pure function of their coordinates.
+
+Pixel p of image n, a byte k, fires at step t of epoch e iff U < k/255, where U in [0, 1) is given by its base-256
+digits. k/255 in base 256 is the digit k for ever, so comparing digit by digit until they differ is exact; 255 of
+256 draws end at the first digit, and k = 0 and k = 255 need none.
+
+- digit 0: byte t % 16 of the 16 bytes of Philox, counter (t // 16, p, n, e), key (seed, stream): sixteen steps a call;
+- tie: the four words of Philox, counter (2**31 | t, p | attempt << 16, n, e), each compared with the digit k four
+  times over; four ties more, and the next attempt follows.
+
+`encode` (numba, CPU) and `encode_torch` (any device) give the same bits. Comparing bit planes instead of bytes
+needed 8 calls for 128 steps whatever T is (bytes: ceil(T / 16)), and could not be packed tightly for T = 100.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from snn_mnist.kernels import simd
+from snn_mnist.kernels.jit import kernel
+from snn_mnist.kernels.philox import philox_scalar, philox_torch
+
+STRIPS = 8  # parts of an image, see LivePixels
+BLOCK = 16  # steps of one Philox call
+SPAN = 128  # steps worked on at once: two 64-bit words of spikes a pixel
+TIE = 0x80000000  # marks the counters of ties
+TIME = 0x7FFFFFFF
+DIGITS = 0x01010101  # a byte times this is the byte four times over
+_TIE_ROOM = 1024  # ties are drawn in groups
+
+
+class Draw(NamedTuple):
+    """The coordinates that all spikes of one pass over a data set share, each 0 .. 2**32 - 1."""
+
+    seed: int
+    stream: int
+    epoch: int
+
+
+class LivePixels(NamedTuple):
+    """The non-zero pixels of a data set, image after image, in ascending order, made once for all epochs.
+
+    offsets[n, s] is where strip s of image n begins, offsets[n, -1] where the image ends; a strip is an eighth of
+    the pixels, so that threads can share the sum over a batch without changing its order.
+    """
+
+    offsets: np.ndarray  # [N, STRIPS + 1] int64
+    pixels: np.ndarray  # [offsets[-1, -1]] uint16
+    values: np.ndarray  # [offsets[-1, -1]] uint8
+
+
+@kernel()
+def _list_live(images, offsets, pixels, values):  # type: ignore[no-untyped-def]
+    strips = offsets.shape[1] - 1
+    width = (images.shape[1] + strips - 1) // strips
+    j = 0
+    for n in range(images.shape[0]):
+        for s in range(strips):
+            offsets[n, s] = j
+            for p in range(s * width, min((s + 1) * width, images.shape[1])):
+                if images[n, p] != 0:
+                    pixels[j], values[j] = p, images[n, p]
+                    j += 1
+        offsets[n, strips] = j
+
+
+def live_pixels(images: np.ndarray) -> LivePixels:
+    """Lists the non-zero pixels of images [N, P] uint8, P <= 65536."""
+    count = np.count_nonzero(images)
+    offsets = np.empty((len(images), STRIPS + 1), np.int64)
+    live = LivePixels(offsets, np.empty(count, np.uint16), np.empty(count, np.uint8))
+    _list_live(np.ascontiguousarray(images), *live)
+    return live
+
+
+@numba.njit
+def scratch(pixels):  # type: ignore[no-untyped-def]
+    """Work space of `spike_masks` for images with at most this many live pixels."""
+    lanes = pixels * (SPAN // BLOCK) + 8
+    steps = np.empty(lanes, np.uint32)
+    sites = np.empty(lanes, np.uint32)
+    random = np.empty(lanes * 16 + SPAN, np.uint8)
+    ties = np.empty((3, _TIE_ROOM + SPAN + 8), np.uint32)
+    words = np.empty((_TIE_ROOM + SPAN + 8) * 4, np.uint32)
+    return steps, sites, random, ties, words
+
+
+@numba.njit
+def _tie_fires(words, first, counter, key, value):  # type: ignore[no-untyped-def]
+    """Compares the digits after the first; draws further attempts in the 2**-128 case that four words tie."""
+    digits = np.uint64(value) * np.uint64(DIGITS)
+    for w in range(4):
+        word = np.uint64(words[first + w])
+        if word != digits:
+            return word < digits
+    step, pixel, image, epoch = counter
+    attempt = np.uint64(1)
+    while True:
+        drawn = philox_scalar((step, pixel | (attempt << np.uint64(16)), image, epoch), key)
+        for word in drawn:
+            if word != digits:
+                return word < digits
+        attempt += np.uint64(1)
+
+
+@numba.njit
+def _resolve_ties(count, ties, words, image, epoch, seed, stream, pixels, values, masks, start):  # type: ignore[no-untyped-def]
+    for i in range(count, (count + 7) // 8 * 8):
+        ties[0, i], ties[1, i] = 0, 0
+    for i in range(0, count, 8):
+        simd.philox8(words, 4 * i, ties[0], ties[1], i, image, epoch, seed, stream)
+    for i in range(count):
+        j = np.int64(ties[2, i])
+        counter = np.uint64(ties[0, i]), np.uint64(ties[1, i]), np.uint64(image), np.uint64(epoch)
+        if _tie_fires(words, 4 * i, counter, (np.uint64(seed), np.uint64(stream)), values[j]):
+            t = np.int64(ties[0, i] & TIME) - start
+            masks[j, t >> 6] |= np.uint64(1) << np.uint64(t & 63)
+
+
+@numba.njit
+def spike_masks(pixels, values, image, epoch, seed, stream, start, steps, masks, work):  # type: ignore[no-untyped-def]
+    """Spikes of one image's live pixels for steps start .. start + steps - 1 as bits: masks [live, >= 2] uint64.
+
+    start is a multiple of 16, steps at most 128; image, epoch, seed and stream are uint32.
+    """
+    lane_step, lane_pixel, random, ties, words = work
+    blocks = (steps + BLOCK - 1) // BLOCK
+    lanes = 0
+    for j in range(pixels.shape[0]):
+        if values[j] != 255:
+            for b in range(blocks):
+                lane_step[lanes + b] = np.uint32(start // BLOCK + b)
+                lane_pixel[lanes + b] = np.uint32(pixels[j])
+            lanes += blocks
+    for lane in range(lanes, (lanes + 7) // 8 * 8):
+        lane_step[lane], lane_pixel[lane] = 0, 0
+    for lane in range(0, lanes, 8):
+        simd.philox8(random, 16 * lane, lane_step, lane_pixel, lane, image, epoch, seed, stream)
+
+    all_steps = ~np.uint64(0)
+    valid_0 = all_steps if steps >= 64 else (np.uint64(1) << np.uint64(steps)) - np.uint64(1)
+    valid_1 = np.uint64(0)
+    if steps > 64:
+        valid_1 = all_steps if steps == SPAN else (np.uint64(1) << np.uint64(steps - 64)) - np.uint64(1)
+    position = 0
+    tied = 0
+    for j in range(pixels.shape[0]):
+        if values[j] == 255:
+            masks[j, 0], masks[j, 1] = valid_0, valid_1
+            continue
+        for w in range(2):
+            less, equal = simd.byte_masks(random, position + 64 * w, values[j])
+            valid = valid_1 if w else valid_0
+            masks[j, w] = less & valid
+            equal &= valid
+            while equal != 0:
+                t = start + 64 * w + simd.trailing_zeros(equal)
+                ties[0, tied], ties[1, tied], ties[2, tied] = np.uint32(TIE | t), np.uint32(pixels[j]), np.uint32(j)
+                tied += 1
+                equal &= equal - np.uint64(1)
+        position += 16 * blocks
+        if tied >= _TIE_ROOM:
+            _resolve_ties(tied, ties, words, image, epoch, seed, stream, pixels, values, masks, start)
+            tied = 0
+    _resolve_ties(tied, ties, words, image, epoch, seed, stream, pixels, values, masks, start)
+
+
+@kernel(parallel=True)
+def _encode(images, index, start, epoch, seed, stream, out):  # type: ignore[no-untyped-def]
+    steps, batch, size = out.shape
+    for i in numba.prange(batch):
+        pixels = np.flatnonzero(images[i]).astype(np.uint16)
+        values = images[i][pixels]
+        masks = np.empty((pixels.shape[0], 2), np.uint64)
+        work = scratch(pixels.shape[0])
+        for first in range(0, steps, SPAN):
+            count = min(SPAN, steps - first)
+            spike_masks(
+                pixels, values, np.uint32(index[i]), epoch, seed, stream, start + first, count, masks, work
+            )
+            for t in range(count):
+                row = out[first + t, i]
+                row[:] = 0
+                for j in range(pixels.shape[0]):
+                    row[pixels[j]] = np.float32((masks[j, t >> 6] >> np.uint64(t & 63)) & np.uint64(1))
+
+
+def encode(
+    images: np.ndarray, index: np.ndarray, start: int, stop: int, draw: Draw
+) -> np.ndarray:
+    """Spikes [stop - start, N, P] float32 of images [N, P] uint8 that have these indices [N] in their split.
+
+    start must be a multiple of 16.
+    """
+    out = np.empty((stop - start, *images.shape), np.float32)
+    words = (np.uint32(w) for w in (draw.epoch, draw.seed, draw.stream))
+    _encode(np.ascontiguousarray(images), index.astype(np.int64), start, *words, out)
+    return out
+
+
+def encode_torch(images: Tensor, index: Tensor, start: int, stop: int, draw: Draw) -> Tensor:
+    """The same spikes as `encode`, bit for bit, on the images' device."""
+    device, epoch, key = images.device, draw.epoch, (draw.seed, draw.stream)
+    k = images.long()[None]  # [1, N, P]
+    pixel = torch.arange(images.shape[1], device=device)
+    n = index.to(device).long()[:, None]
+    block = torch.arange(start // BLOCK, (stop + BLOCK - 1) // BLOCK, device=device)[:, None, None]
+    words = philox_torch((block, pixel, n, epoch), key)
+    digits = torch.stack([(w >> shift) & 255 for w in words for shift in (0, 8, 16, 24)], 1)  # [blocks, 16, N, P]
+    digits = digits.flatten(0, 1)[: stop - start]
+    spikes = (digits < k) & (k > 0) | (k == 255)
+    t, i, p = ((digits == k) & (k > 0) & (k < 255)).nonzero(as_tuple=True)
+    attempt = 0
+    while t.numel():  # ties: U is not decided yet
+        target = k[0, i, p] * DIGITS
+        words = philox_torch((TIE | (start + t), p | (attempt << 16), n[i, 0], epoch), key)
+        undecided = torch.ones_like(t, dtype=torch.bool)
+        for word in words:
+            spikes[t, i, p] |= undecided & (word < target)
+            undecided &= word == target
+        t, i, p = t[undecided], i[undecided], p[undecided]
+        attempt += 1
+    return spikes.float()

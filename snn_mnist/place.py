@@ -1,0 +1,69 @@
+"""Where the work is done: device, threads and backend, chosen once and said aloud."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from snn_mnist.errors import SNNError, UsageError
+from snn_mnist.kernels import backends
+from snn_mnist.model import ENGINES, SNN, Engine
+
+
+@dataclass(frozen=True)
+class Place:
+    device: torch.device
+    backend: str
+    reason: str  # why this backend
+    threads: int
+
+    @property
+    def test_batch(self) -> int:
+        """Images of a forward pass without gradient: the torch backend keeps its spikes as floats."""
+        return 500 if self.backend == "torch" else 10_000
+
+    def engine(self, net: SNN, images: Tensor) -> Engine:
+        """The network and the images [N, 784] of a split on this backend; images are moved once."""
+        return ENGINES[self.backend](net, images.to(self.device))
+
+    def __str__(self) -> str:
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "the CPU"
+        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
+        return f"backend {self.backend} on {name}, {threads} ({self.reason})"
+
+
+def choose_place(device_name: str, backend: str, threads: int, step_mode: str = "m") -> Place:
+    """Resolves `auto`; an explicit device or backend that can't be used is an error with the remedy."""
+    device = choose_device(device_name)
+    if backend == "auto" and step_mode == "s":
+        backend, reason = "torch", "the one that goes step by step"
+    else:
+        try:
+            backend, reason = backends.choose(backend, device)
+        except ValueError as fault:
+            raise SNNError(str(fault)) from fault
+    if backend == "numba":
+        from snn_mnist.kernels import jit
+
+        jit.announce_to_stderr()
+        torch.set_num_threads(1)  # torch has only small tensors left to do; two pools would fight for the cores
+        threads = jit.set_threads(threads)
+    else:
+        torch.set_num_threads(threads)
+    return Place(device, backend, reason, threads)
+
+
+def choose_device(name: str) -> torch.device:
+    """'auto' takes the first GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise UsageError(f"-device {name}: torch {torch.__version__} sees no CUDA device here; use -device cpu")
+        count = torch.cuda.device_count()
+        if device.index is not None and device.index >= count:
+            raise UsageError(f"-device {name}: there are {count} CUDA devices; give cuda:0 to cuda:{count - 1}")
+    return device

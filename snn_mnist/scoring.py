@@ -1,0 +1,52 @@
+"""How good a network is on a split: loss, accuracy and counts from one forward pass of an engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from snn_mnist.core.poisson import Draw
+from snn_mnist.model import CLASSES, Engine
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one encoding of a split gave. `counts` are output spikes at each of `marks` steps."""
+
+    marks: list[int]
+    counts: Tensor  # [N, M, 10] float32 on the CPU
+    input_spikes: Tensor  # [N] int64
+    labels: Tensor  # [N] int64
+
+    def rates(self, mark: int = -1) -> Tensor:
+        """Firing rates [N, 10] over the first marks[mark] steps."""
+        return self.counts[:, mark] / self.marks[mark]
+
+    def accuracy(self, mark: int = -1) -> float:
+        """Share of images whose highest rate is their label's; the lower class wins a tie."""
+        return (self.counts[:, mark].argmax(1) == self.labels).double().mean().item()
+
+    def loss(self) -> float:
+        """Mean squared error between rates and one-hot labels, as in training."""
+        return mean_squared_error(self.rates(), self.labels)
+
+    def confusion(self) -> Tensor:
+        """[10, 10] int64: row the label, column the verdict."""
+        cells = self.labels * CLASSES + self.counts[:, -1].argmax(1)
+        return torch.bincount(cells, minlength=CLASSES * CLASSES).view(CLASSES, CLASSES)
+
+
+def mean_squared_error(rates: Tensor, labels: Tensor) -> float:
+    target = torch.nn.functional.one_hot(labels, CLASSES).double()
+    return (rates.double() - target).square().mean().item()
+
+
+def score(
+    engine: Engine, index: Tensor, labels: Tensor, marks: list[int], draw: Draw, batch: int = 10_000
+) -> Score:
+    """Runs the images `index` [N] with their labels [N] through the engine, `batch` at a time."""
+    parts = [engine.firing_counts(part, marks, draw) for part in index.split(batch)]
+    counts, inputs = (torch.cat([part[i] for part in parts]).cpu() for i in (0, 1))
+    return Score(marks, counts, inputs, labels.cpu())
