@@ -330,6 +330,13 @@ class EvalOptions(_Threads, Options):
         10, integer(1, 100_000), "Test", "encodings of the test images; gives the ± of the accuracy"
     )
     T: int | None = option(None, optional(integer(1, MAX_T)), "Test", "time steps", shown="the checkpoint's")
+    tau: float | None = option(
+        None,
+        optional(number(above=1)),
+        "Test",
+        "membrane time constant",
+        shown="the checkpoint's, 2.0 for one that has none",
+    )
     seed: int | None = option(
         None, optional(integer(0, MAX_SEED)), "Test", "seed of the spikes", shown="the checkpoint's"
     )

@@ -1,0 +1,157 @@
+"""Verb `eval`: how good a checkpoint is, with the spread over encodings and the error of a finite test set.
+
+    python -m snn_mnist eval -resume logs/T100_b64_adam_lr0.001
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from snn_mnist import checkpoint, report
+from snn_mnist.config import Config, EvalOptions
+from snn_mnist.core.poisson import Draw, Stream
+from snn_mnist.data import Dataset, load_dataset
+from snn_mnist.model import CLASSES, PIXELS, SNN
+from snn_mnist.place import choose_place
+from snn_mnist.scoring import Score, score
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checkpoint as a network, with the settings it was trained with."""
+
+    path: Path
+    config: Config
+    net: SNN
+    known: bool  # False: a checkpoint of another program, its settings are the tutorial's
+    epoch: int
+
+
+def load_network(place: str, **changes: Any) -> Loaded:
+    """The network of a checkpoint; `changes` that are not None replace its settings."""
+    path = checkpoint.find(place)
+    state = checkpoint.load(path)
+    settings = dict(state.get("config", {})) | {name: value for name, value in changes.items() if value is not None}
+    config = Config.from_mapping(settings, str(path))
+    net = SNN.from_config(config)
+    net.load_state_dict(state["net"])
+    return Loaded(path, config, net, "config" in state, state.get("epoch", -1))
+
+
+def time_marks(steps: int) -> list[int]:
+    """1, 2, 3, 5, 7, 10, 15, 20, … up to and with T."""
+    decades = [m * 10**e for e in range(len(str(steps))) for m in (1, 1.5, 2, 3, 5, 7)]
+    return sorted({int(mark) for mark in decades if mark < steps and mark == int(mark)} | {steps})
+
+
+def run(options: EvalOptions) -> int:
+    for note in options.notes():
+        print(note, file=sys.stderr)
+    loaded = load_network(
+        options.resume, T=options.T, tau=options.tau, seed=options.seed, dataset=options.dataset
+    )
+    config = loaded.config
+    place = choose_place(options.device, options.backend, options.threads)
+    data = load_dataset(config.dataset, options.data_dir)
+    loaded.net.to(place.device)
+    loaded.net.spiking.step_mode = "m"
+    engine = place.engine(loaded.net, data.test.images)
+    everything, marks = torch.arange(len(data.test)), time_marks(config.T)
+    score(engine, everything[:1], data.test.labels[:1], marks, Draw(config.seed, Stream.EVAL, 0))  # compiles
+    started = time.perf_counter()
+    scores = [
+        score(engine, everything, data.test.labels, marks, Draw(config.seed, Stream.EVAL, repeat), options.b)
+        for repeat in range(options.repeats)
+    ]
+    seconds = time.perf_counter() - started
+    result = summarise(scores, data) | {
+        "checkpoint": str(loaded.path), "epoch": loaded.epoch, "dataset": data.name, "seed": config.seed,
+        "backend": place.backend, "device": str(place.device),
+        "images_per_s": len(everything) * options.repeats / seconds,
+    }  # fmt: skip
+    if not loaded.known:
+        result["assumed"] = {"tau": config.tau, "T": config.T}
+    if options.json == "-":
+        print(json.dumps(result, indent=2))
+        return 0
+    print(describe(result, place))
+    if options.json:
+        report.write_text(Path(options.json), json.dumps(result, indent=2) + "\n")
+    return 0
+
+
+def summarise(scores: list[Score], data: Dataset) -> dict[str, Any]:
+    """Everything that the encodings of one split say, as plain numbers. Accuracies are shares of 1."""
+    marks, labels = scores[0].marks, scores[0].labels
+    n, steps = len(labels), marks[-1]
+    confusion = sum((each.confusion() for each in scores), torch.zeros(CLASSES, CLASSES, dtype=torch.int64))
+    accuracy = _spread([each.accuracy() for each in scores])
+    spikes = torch.tensor([each.counts[:, -1].double().mean().item() for each in scores])
+    inputs = torch.tensor([each.input_spikes.double().mean().item() for each in scores])
+    per_class = confusion.diagonal() / confusion.sum(1).clamp(min=1)
+    return {
+        "images": n,
+        "encodings": len(scores),
+        "T": steps,
+        "accuracy": accuracy,
+        "standard_error": math.sqrt(accuracy["mean"] * (1 - accuracy["mean"]) / n),
+        "loss": _spread([each.loss() for each in scores]),
+        "class_names": list(data.class_names),
+        "class_accuracy": per_class.tolist(),
+        "confusion": confusion.tolist(),
+        "accuracy_against_T": {
+            str(mark): _spread([each.accuracy(m) for each in scores]) for m, mark in enumerate(marks)
+        },
+        "spikes_per_neuron_and_image": spikes.mean().item(),
+        "input_spikes_per_image": inputs.mean().item(),
+        "synaptic_operations_per_image": inputs.mean().item() * CLASSES,
+        "dense_multiply_accumulates_per_image": PIXELS * CLASSES,
+    }
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    """Mean and standard deviation (n - 1; 0 for a single value)."""
+    numbers: Tensor = torch.tensor(values, dtype=torch.float64)
+    return {"mean": numbers.mean().item(), "std": numbers.std().item() if len(values) > 1 else 0.0}
+
+
+def describe(result: dict[str, Any], place: Any) -> str:
+    """The report for a person."""
+    accuracy, loss, steps = result["accuracy"], result["loss"], result["T"]
+    width = max(len(name) for name in result["class_names"])
+    lines = [
+        f"{result['checkpoint']} (epoch {result['epoch'] + 1}) on {result['images']:,} test images of "
+        f"{result['dataset']}, T {steps}, {place}",
+    ]
+    if "assumed" in result:
+        lines.append(f"the checkpoint does not say tau and T: using {result['assumed']}; -tau and -T change them")
+    lines += [
+        f"accuracy  {accuracy['mean']:.2%} ± {100 * accuracy['std']:.2f} % (mean ± std of {result['encodings']} "
+        f"encodings); ± {100 * result['standard_error']:.2f} % standard error of a test set of this size",
+        f"loss      {loss['mean']:.5f} ± {loss['std']:.5f}",
+        "",
+        f"spikes a neuron and image   {result['spikes_per_neuron_and_image']:.2f} in {steps} steps",
+        f"input spikes an image       {result['input_spikes_per_image']:,.0f}",
+        f"synaptic operations         {result['synaptic_operations_per_image']:,.0f} additions an image "
+        f"(a dense layer: {result['dense_multiply_accumulates_per_image']:,} multiply-accumulates)",
+        "",
+        "accuracy against T  " + "  ".join(
+            f"{mark}: {spread['mean']:.2%}" for mark, spread in result["accuracy_against_T"].items()
+        ),
+        "",
+        f"{'class':>{width}}  accuracy   verdicts (row: label, column: verdict, summed over encodings)",
+    ]  # fmt: skip
+    largest = max(len(str(value)) for row in result["confusion"] for value in row)
+    for name, share, row in zip(result["class_names"], result["class_accuracy"], result["confusion"], strict=True):
+        lines.append(f"{name:>{width}}   {share:7.2%}   " + " ".join(f"{value:>{largest}}" for value in row))
+    lines += ["", f"{result['images_per_s']:,.0f} images/s"]
+    return "\n".join(lines)
