@@ -1,0 +1,165 @@
+"""Monitors: record what passes through chosen layers of a net, in call order.
+
+    with monitor.OutputMonitor(net, neuron.IFNode) as spikes:
+        net(x)
+    spikes.records      # every record, in call order
+    spikes[0]           # the first one
+    spikes['1']         # all records of the layer named '1'
+
+`instance` is a type or a tuple of types; None means the net itself. A function given to a monitor is applied
+to each record before it is kept, e.g. to store a norm instead of a tensor. Records are kept as they are, with
+their autograd graph: run under torch.no_grad(), or pass `function=lambda y: y.detach()`, to save memory.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+
+def _identity(data: Any) -> Any:
+    return data
+
+
+def _only(data: Any) -> Any:
+    """The single element of a tuple of one."""
+    return data[0] if isinstance(data, tuple) and len(data) == 1 else data
+
+
+class BaseMonitor:
+    """A list of records and the hooks that fill it; a subclass hooks one layer in `_hook`."""
+
+    def __init__(
+        self, net: nn.Module, instance: type | tuple[type, ...] | None, function: Callable[[Any], Any]
+    ):
+        self.records: list[Any] = []
+        self.name_records_index: dict[str, list[int]] = {}  # layer name -> places of its records
+        self._function = function
+        self._enabled = True
+        self._handles: list[RemovableHandle] = []
+        for name, module in net.named_modules():
+            if module is net if instance is None else isinstance(module, instance):
+                self.name_records_index[name] = []
+                self._handles.append(self._hook(name, module))
+
+    def _hook(self, name: str, module: nn.Module) -> RemovableHandle:
+        raise NotImplementedError
+
+    def _record(self, name: str, data: Any) -> None:
+        if self._enabled:
+            self.name_records_index[name].append(len(self.records))
+            self.records.append(self._function(data))
+
+    @property
+    def monitored_layers(self) -> list[str]:
+        """Names of the layers, as in net.named_modules()."""
+        return list(self.name_records_index)
+
+    def __getitem__(self, key: int | slice | str) -> Any:
+        """A record by number, or the list of a layer's records by name."""
+        if not isinstance(key, str):
+            return self.records[key]
+        if key not in self.name_records_index:
+            raise KeyError(f"no monitored layer {key!r}; there are {self.monitored_layers}")
+        return [self.records[i] for i in self.name_records_index[key]]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def enable(self) -> None:
+        self._enabled = True
+
+    def disable(self) -> None:
+        """Pauses recording; the records stay."""
+        self._enabled = False
+
+    def is_enable(self) -> bool:
+        return self._enabled
+
+    def clear_recorded_data(self) -> None:
+        self.records.clear()
+        for places in self.name_records_index.values():
+            places.clear()
+
+    def remove_hooks(self) -> None:
+        """Detaches the monitor from the net for good; the records stay."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def __enter__(self) -> "BaseMonitor":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove_hooks()
+
+
+class OutputMonitor(BaseMonitor):
+    """Records each layer's output y = layer(x)."""
+
+    def __init__(self, net: nn.Module, instance: Any = None, function_on_output: Callable = _identity):
+        super().__init__(net, instance, function_on_output)
+
+    def _hook(self, name: str, module: nn.Module) -> RemovableHandle:
+        return module.register_forward_hook(lambda m, x, y: self._record(name, y))
+
+
+class InputMonitor(BaseMonitor):
+    """Records each layer's input; a tuple where it has several."""
+
+    def __init__(self, net: nn.Module, instance: Any = None, function_on_input: Callable = _identity):
+        super().__init__(net, instance, function_on_input)
+
+    def _hook(self, name: str, module: nn.Module) -> RemovableHandle:
+        return module.register_forward_pre_hook(lambda m, x: self._record(name, _only(x)))
+
+
+class AttributeMonitor(BaseMonitor):
+    """Records an attribute of each layer, e.g. 'v', before (`pre_forward`) or after each forward pass."""
+
+    def __init__(
+        self,
+        attribute_name: str,
+        pre_forward: bool,
+        net: nn.Module,
+        instance: Any = None,
+        function_on_attribute: Callable = _identity,
+    ):
+        self.attribute_name, self.pre_forward = attribute_name, pre_forward
+        super().__init__(net, instance, function_on_attribute)
+
+    def _hook(self, name: str, module: nn.Module) -> RemovableHandle:
+        def record(module: nn.Module, *_: Any) -> None:
+            if self._enabled:
+                self._record(name, getattr(module, self.attribute_name))
+
+        return (
+            module.register_forward_pre_hook(record)
+            if self.pre_forward
+            else module.register_forward_hook(record)
+        )
+
+
+class GradInputMonitor(BaseMonitor):
+    """Records dL/d(input) of each layer, last layer first; None where the input needs no gradient."""
+
+    def __init__(self, net: nn.Module, instance: Any = None, function_on_grad_input: Callable = _identity):
+        super().__init__(net, instance, function_on_grad_input)
+
+    def _hook(self, name: str, module: nn.Module) -> RemovableHandle:
+        return module.register_full_backward_hook(
+            lambda m, grad_in, grad_out: self._record(name, _only(grad_in))
+        )
+
+
+class GradOutputMonitor(BaseMonitor):
+    """Records dL/d(output) of each layer, last layer first."""
+
+    def __init__(self, net: nn.Module, instance: Any = None, function_on_grad_output: Callable = _identity):
+        super().__init__(net, instance, function_on_grad_output)
+
+    def _hook(self, name: str, module: nn.Module) -> RemovableHandle:
+        return module.register_full_backward_hook(
+            lambda m, grad_in, grad_out: self._record(name, _only(grad_out))
+        )

@@ -1,0 +1,142 @@
+"""Whole nets: equal losses in both step modes, train steps included; the tutorial names import."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from snn_mnist.core import base, encoding, functional, layer, monitor, neuron, surrogate
+
+
+class SquareIFNode(neuron.BaseNode):
+    def neuronal_charge(self, x):
+        self.v = self.v + x**2
+
+
+def ten_linear_if():
+    parts = []
+    for _ in range(10):
+        parts += [layer.Linear(12, 12), neuron.IFNode(surrogate_function=surrogate.ATan())]
+    return nn.Sequential(*parts), (12,)
+
+
+def conv_bn_lif():
+    return nn.Sequential(
+        layer.Conv2d(1, 4, 3, padding=1, bias=False),
+        layer.BatchNorm2d(4),
+        neuron.LIFNode(surrogate_function=surrogate.Sigmoid()),
+        layer.MaxPool2d(2),
+        layer.Flatten(),
+        layer.Linear(4 * 9, 5),
+        neuron.LIFNode(tau=3.0, decay_input=False, v_reset=None, detach_reset=True),
+    ), (1, 6, 6)
+
+
+def square_if():
+    return nn.Sequential(
+        layer.Linear(12, 8), SquareIFNode(), layer.Linear(8, 4), SquareIFNode(v_reset=None)
+    ), (12,)
+
+
+@pytest.mark.parametrize("make", [ten_linear_if, conv_bn_lif, square_if])
+def test_equal_losses_in_both_step_modes(make):
+    torch.manual_seed(0)
+    net, shape = make()
+    for p in net.parameters():
+        if p.dim() > 1:
+            p.data = (p.data + 0.25 * p.data.std()) * 2.5  # every layer fires
+    if make is conv_bn_lif:
+        # batch statistics over one step are not those over the sequence, in any framework
+        net(torch.randn(64, *shape))
+        functional.reset_net(net)
+        net.eval()
+    net.double()
+    twin = copy.deepcopy(net)
+    functional.set_step_mode(twin, "m")
+    optimizers = [torch.optim.SGD(n.parameters(), lr=0.1) for n in (net, twin)]
+    generator = torch.Generator().manual_seed(1)
+    losses = []
+    for _ in range(4):
+        x = torch.rand(6, 5, *shape, generator=generator, dtype=torch.float64) * 3
+        pair = []
+        for one, optimizer in zip((net, twin), optimizers, strict=True):
+            if one is net:
+                rate = sum(one(x_t) for x_t in x) / len(x)
+            else:
+                rate = one(x).mean(0)
+            loss = ((rate - torch.eye(5, rate.shape[1], dtype=torch.float64)) ** 2).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            functional.reset_net(one)
+            pair.append(loss.item())
+        losses.append(pair)
+    for single, multi in losses:
+        assert single == pytest.approx(multi, rel=1e-9)
+    assert len({round(single, 9) for single, _ in losses}) == 4, "the net learns"
+    for p, q in zip(net.parameters(), twin.parameters(), strict=True):
+        assert p.grad is not None and p.grad.abs().sum() > 0
+        torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-12)
+
+
+def test_conv_bn_lif_trains_with_batch_statistics():
+    torch.manual_seed(0)
+    net, shape = conv_bn_lif()
+    functional.set_step_mode(net, "m")
+    by_hand = copy.deepcopy(net)
+    x = torch.rand(4, 3, *shape)
+    y = net(x)
+    # by hand: what is stateless folded, the neurons stepped
+    z = by_hand[0](x)
+    flat = z.flatten(0, 1)
+    mean, var = flat.mean((0, 2, 3), keepdim=True), flat.var((0, 2, 3), unbiased=False, keepdim=True)
+    z = ((flat - mean) / (var + 1e-5).sqrt()).reshape(z.shape)
+    torch.testing.assert_close(net[1](net[0](x)), z, rtol=1e-4, atol=1e-5)
+    y.sum().backward()
+    assert net[1].weight.grad.abs().sum() > 0
+
+
+def test_state_dict_of_a_net_loads_into_plain_torch():
+    net, _ = conv_bn_lif()
+    plain = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1, bias=False),
+        nn.BatchNorm2d(4),
+        nn.Identity(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(4 * 9, 5),
+    )
+    net(torch.rand(2, 1, 6, 6))
+    plain.load_state_dict(net.state_dict())
+    net.load_state_dict(plain.state_dict())
+
+
+def test_gradient_check_through_time():
+    """With primitives instead of spikes the whole net is smooth, so finite differences must agree."""
+    torch.manual_seed(3)
+    net = nn.Sequential(
+        layer.Linear(3, 4, step_mode="m"),
+        neuron.LIFNode(surrogate_function=surrogate.Sigmoid(spiking=False), step_mode="m"),
+        layer.Linear(4, 2, step_mode="m"),
+        neuron.IFNode(v_reset=None, surrogate_function=surrogate.ATan(spiking=False), step_mode="m"),
+    ).double()
+
+    def run(x):
+        functional.reset_net(net)
+        return net(x)
+
+    x = torch.rand(4, 2, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(run, (x,))
+
+
+def test_names():
+    from snn_mnist import core
+    from snn_mnist.core.neuron import LIFNode
+
+    assert core.neuron.LIFNode is LIFNode
+    assert all(hasattr(base, n) for n in ("StepModule", "MemoryModule"))
+    for n in ("PoissonEncoder", "PeriodicEncoder", "LatencyEncoder", "WeightedPhaseEncoder"):
+        assert hasattr(encoding, n)
+    for n in ("Output", "Input", "Attribute", "GradInput", "GradOutput"):
+        assert hasattr(monitor, f"{n}Monitor")

@@ -1,0 +1,161 @@
+"""Monitors against hooks written by hand."""
+
+import pytest
+import torch
+from torch import nn
+
+from snn_mnist.core import functional, layer, monitor, neuron
+
+
+def make_net(mode="m"):
+    torch.manual_seed(1)
+    net = nn.Sequential(layer.Linear(8, 4), neuron.IFNode(), layer.Linear(4, 2), neuron.LIFNode())
+    for i in (0, 2):
+        net[i].weight.data.abs_()
+    functional.set_step_mode(net, mode)
+    return net
+
+
+def batches(n=3, T=5):
+    generator = torch.Generator().manual_seed(2)
+    return [torch.rand(T, 3, 8, generator=generator) * 2 for _ in range(n)]
+
+
+def by_hand(net, register, names=("1", "3")):
+    """(layer name, data) in call order, by hooks of the test's own."""
+    log = []
+    for name in names:
+        register(net.get_submodule(name), lambda data, name=name: log.append((name, data)))
+    return log
+
+
+def same(mon, log):
+    assert len(mon.records) == len(log) == len(mon) > 0
+    for i, (record, (_, expected)) in enumerate(zip(mon.records, log, strict=True)):
+        assert torch.equal(record, expected) and torch.equal(mon[i], expected)
+    for name in mon.monitored_layers:
+        expected = [data for n, data in log if n == name]
+        assert len(mon[name]) == len(expected)
+        assert all(torch.equal(a, b) for a, b in zip(mon[name], expected, strict=True))
+
+
+NODES = (neuron.IFNode, neuron.LIFNode)
+FORWARD = {
+    "output": (
+        lambda net: monitor.OutputMonitor(net, NODES),
+        lambda m, log: m.register_forward_hook(lambda m, x, y: log(y)),
+    ),
+    "input": (
+        lambda net: monitor.InputMonitor(net, NODES),
+        lambda m, log: m.register_forward_pre_hook(lambda m, x: log(x[0])),
+    ),
+    "v before": (
+        lambda net: monitor.AttributeMonitor("v", True, net, NODES),
+        lambda m, log: m.register_forward_pre_hook(lambda m, x: log(torch.as_tensor(m.v))),
+    ),
+    "v after": (
+        lambda net: monitor.AttributeMonitor("v", pre_forward=False, net=net, instance=NODES),
+        lambda m, log: m.register_forward_hook(lambda m, x, y: log(m.v)),
+    ),
+}
+BACKWARD = {
+    "grad input": (
+        lambda net: monitor.GradInputMonitor(net, NODES),
+        lambda m, log: m.register_full_backward_hook(lambda m, gi, go: log(gi[0])),
+    ),
+    "grad output": (
+        lambda net: monitor.GradOutputMonitor(net, NODES),
+        lambda m, log: m.register_full_backward_hook(lambda m, gi, go: log(go[0])),
+    ),
+}
+
+
+def run(net, x_seq, mode, backward):
+    if mode == "m":
+        y = net(x_seq).mean()
+    else:
+        y = torch.stack([net(x) for x in x_seq]).mean()
+    if backward:
+        y.backward()
+    functional.reset_net(net)
+
+
+@pytest.mark.parametrize("mode", ["s", "m"])
+@pytest.mark.parametrize("kind", [*FORWARD, *BACKWARD])
+def test_records_what_hooks_record(kind, mode):
+    net = make_net(mode)
+    make, register = (FORWARD | BACKWARD)[kind]
+    log = by_hand(net, register)
+    mon = make(net)
+    if kind == "v before":
+        mon._function = torch.as_tensor  # v is a number before the first step
+    assert mon.monitored_layers == ["1", "3"]
+    for x in batches():
+        run(net, x, mode, kind in BACKWARD)
+    assert len(log) == 3 * 2 * (1 if mode == "m" else 5)
+    same(mon, log)
+    if kind in ("v after", "v before"):
+        return
+    assert any(record.abs().sum() > 0 for record in mon.records)
+
+
+def test_switching_clearing_removing():
+    net = make_net()
+    x = batches(1)[0]
+    mon = monitor.OutputMonitor(net, NODES, lambda y: y.mean().item())
+    run(net, x, "m", False)
+    assert len(mon.records) == 2 and all(isinstance(r, float) for r in mon.records)
+    mon.disable()
+    assert not mon.is_enable()
+    run(net, x, "m", False)
+    assert len(mon.records) == 2
+    mon.enable()
+    run(net, x, "m", False)
+    assert mon.records[2:] == mon.records[:2] == mon[0:2] and len(mon["3"]) == 2
+    mon.clear_recorded_data()
+    assert mon.records == [] and mon["1"] == []
+    run(net, x, "m", False)
+    assert mon["1"] == [mon[0]] and mon["3"] == [mon[1]]
+    mon.remove_hooks()
+    run(net, x, "m", False)
+    assert len(mon.records) == 2 and not any(m._forward_hooks for m in net.modules())
+
+
+def test_context_manager():
+    net = make_net()
+    x = batches(1)[0]
+    with monitor.GradOutputMonitor(net, neuron.IFNode, torch.norm) as mon:
+        run(net, x, "m", True)
+    run(net, x, "m", True)
+    assert len(mon.records) == 1 and mon["1"][0] > 0
+    with pytest.raises(ZeroDivisionError), monitor.InputMonitor(net, neuron.IFNode) as mon:
+        _ = 1 / 0
+    run(net, x, "m", True)
+    assert mon.records == []
+
+
+def test_which_layers():
+    net = make_net()
+    assert monitor.OutputMonitor(net).monitored_layers == [""]
+    assert monitor.OutputMonitor(net, neuron.BaseNode).monitored_layers == ["1", "3"]
+    assert monitor.OutputMonitor(net, (layer.Linear, neuron.LIFNode)).monitored_layers == ["0", "2", "3"]
+    with pytest.raises(KeyError, match="no monitored layer '7'"):
+        _ = monitor.OutputMonitor(net, neuron.IFNode)["7"]
+
+
+def test_v_seq():
+    net = make_net()
+    for node in (net[1], net[3]):
+        node.store_v_seq = True
+    mon = monitor.AttributeMonitor("v_seq", False, net, NODES)
+    run(net, batches(1)[0], "m", False)
+    assert [tuple(r.shape) for r in mon.records] == [(5, 3, 4), (5, 3, 2)]
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")
+def test_first_layer_has_no_gradient_of_its_input():
+    net = nn.Sequential(neuron.IFNode(step_mode="m"), layer.Linear(8, 1, step_mode="m"))
+    mon = monitor.GradInputMonitor(net, layer.Linear)
+    x = torch.rand(3, 2, 8)
+    net(x).sum().backward()
+    assert mon.records == [None]
