@@ -221,7 +221,7 @@ def _fetch(file: File, mirrors: list[str], folder: Path) -> str:
 
 @contextlib.contextmanager
 def _patience(seconds: float) -> Iterator[None]:
-    """torchvision opens URLs without a timeout; a network that swallows packets would hang it."""
+    """torchvision opens URLs without a timeout; a network that loses packets would hang it."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:
