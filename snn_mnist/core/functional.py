@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from snn_mnist.core.base import MemoryModule, StepModule, check_sequence, check_step_mode
+from snn_mnist.core.base import MemoryModule, check_sequence, check_step_mode
 
 Modules = nn.Module | Callable[[Tensor], Tensor] | Sequence[Callable[[Tensor], Tensor]]
 
@@ -102,7 +102,6 @@ def seq_to_ann_forward(x_seq: Tensor, stateless_module: Modules) -> Tensor:
 
 
 __all__ = [
-    "StepModule",
     "detach_net",
     "multi_step_forward",
     "reset_net",

@@ -21,7 +21,7 @@ from snn_mnist.kernels.formulas import FORMULAS, Formula, bind
 
 def heaviside(x: Tensor) -> Tensor:
     """1 where x >= 0, else 0, in the type of x."""
-    return (x >= 0).to(x)
+    return (x >= 0).to(x.dtype)
 
 
 def _torch_or_number(on_tensors: Callable[..., Any], on_numbers: Callable[..., Any]) -> Callable[..., Any]:
@@ -142,6 +142,8 @@ class SurrogateFunctionBase(nn.Module):
         return _on_tensors(self.formula.primitive, x.dtype)(x, **self.parameters_of_formula)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.spiking and not (x.requires_grad and torch.is_grad_enabled()):
+            return heaviside(x)  # without the cost of an autograd function
         function = _Spike if self.spiking else _Primitive
         return function.apply(x, self.formula, tuple(self.parameters_of_formula.values()))
 
