@@ -1,0 +1,191 @@
+"""Verb `info`: what this machine offers, and why something is missing.
+
+    python -m snn_mnist info [-json FILE]
+
+A part that is broken is reported as such, never raised: this is the verb people run when nothing else works.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from snn_mnist import __version__, idx
+from snn_mnist.config import InfoOptions, cores
+from snn_mnist.errors import SNNError
+
+REQUIRED = (
+    "torch",
+    "torchvision",
+    "numba",
+    "numpy",
+    "tensorboard",
+    "tqdm",
+    "pyyaml",
+    "matplotlib",
+    "scikit-learn",
+)
+EXTRAS = {"cupy-cuda13x": "cuda13", "cupy-cuda12x": "cuda12", "nir": "nir"}
+
+
+def run(options: InfoOptions) -> int:
+    found = collect(options.data_dir)
+    text = json.dumps(found, indent=2)
+    if options.json == "-":
+        print(text)
+        return 0
+    if options.json:
+        try:
+            Path(options.json).write_text(text + "\n", encoding="utf-8")
+        except OSError as fault:
+            raise SNNError(
+                f"{options.json} can't be written ({fault.strerror}); name another file"
+            ) from fault
+    print(as_text(found))
+    return 0
+
+
+def collect(data_dir: str) -> dict[str, Any]:
+    """Everything, as plain types."""
+    return {
+        "version": __version__,
+        "python": f"{platform.python_version()} ({sys.executable})",
+        "machine": machine(),
+        "packages": packages(),
+        "devices": _guarded(devices),
+        "backends": _guarded(backends),
+        "data_dir": os.path.abspath(data_dir),
+        "data": {name: data_files(name, data_dir) for name in idx.FILE_SETS},
+        "kernel_cache": _guarded(kernel_cache),
+    }
+
+
+def machine() -> str:
+    return f"{_processor()}, {cores()} cores, {platform.platform()}"
+
+
+def packages() -> dict[str, str]:
+    """Versions of what is installed; the install line of what is not."""
+    found = {name: _version(name) or f"missing; pip install {name}" for name in REQUIRED}
+    installed = {name: version for name in EXTRAS if (version := _version(name))}
+    absent = {
+        name: f"not installed (optional: pip install 'snn_mnist[{extra}]')" for name, extra in EXTRAS.items()
+    }
+    return found | {name: installed.get(name, absent[name]) for name in EXTRAS}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def devices() -> dict[str, str]:
+    import torch
+
+    listed = {"cpu": f"{cores()} cores"}
+    for i in range(torch.cuda.device_count()):
+        about = torch.cuda.get_device_properties(i)
+        memory = about.total_memory / 2**30
+        listed[f"cuda:{i}"] = (
+            f"{about.name}, {memory:.0f} GiB, compute capability {about.major}.{about.minor}"
+        )
+    if not torch.cuda.is_available():
+        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+        listed["cuda"] = f"not available to torch {torch.__version__} ({built})"
+    return listed
+
+
+def backends() -> dict[str, dict[str, str]]:
+    """For each backend and each kind of device, 'available' or the reason why not."""
+    import torch
+
+    from snn_mnist.kernels.backends import NAMES, why_unavailable
+
+    kinds = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+    listed = {name: {kind: why_unavailable(name, kind) or "available" for kind in kinds} for name in NAMES}
+    if "cuda" not in kinds:
+        listed["cupy"] = {"cuda": why_unavailable("cupy", "cuda") or "available"}
+    return listed
+
+
+def data_files(name: str, data_dir: str) -> dict[str, str]:
+    """Each file of a data set with its state: 'ok', the damage, or 'missing'."""
+    raw = idx.raw_directory(name, data_dir)
+    states = {}
+    for file in idx.FILE_SETS[name].files:
+        path = idx.find(file, raw)
+        if path is None:
+            states[str(raw / file.name)] = "missing"
+            continue
+        try:
+            idx.read(file, path)
+            states[str(path)] = (
+                "ok, md5 as published" if file.md5 or path.suffix == ".gz" else "ok, structure checked"
+            )
+        except SNNError as fault:
+            states[str(path)] = str(fault).removeprefix(f"{path} ").removeprefix(f"{path}: ")
+    return states
+
+
+def kernel_cache() -> str:
+    from snn_mnist.kernels.jit import cache_directory
+
+    folder = cache_directory()
+    if folder is None:
+        return "not writable: kernels are compiled anew in each process (SNN_MNIST_CACHE names another place)"
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    return f"{folder} ({size / 1e6:.1f} MB)"
+
+
+def _processor() -> str:
+    """The processor's model; platform.processor() is empty on Linux."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or "processor unknown"
+
+
+def _guarded(part: Callable[[], Any]) -> Any:
+    try:
+        return part()
+    except Exception as fault:  # such as a torch that does not import: the very thing to report
+        lines = str(fault).strip().splitlines() or [""]
+        return f"broken: {type(fault).__name__}: {lines[0]}"
+
+
+def as_text(found: dict[str, Any]) -> str:
+    inner = {"backends": _backend_line, "data": _data_line}
+    lines = []
+    for name, value in found.items():
+        if not isinstance(value, dict):
+            lines.append(f"{name.replace('_', ' ')}: {value}")
+            continue
+        lines.append(f"{name}:")
+        width = max(map(len, value))
+        line = inner.get(name, str)
+        lines += [f"  {key:{width}}  {line(item)}" for key, item in value.items()]
+    return "\n".join(lines)
+
+
+def _backend_line(states: dict[str, str]) -> str:
+    parts = [f"{state} on {kind}" if state == "available" else state for kind, state in states.items()]
+    return "; ".join(parts)
+
+
+def _data_line(states: dict[str, str]) -> str:
+    """One line for the four files when they are in the same state, else the faulty ones."""
+    if len(set(states.values())) == 1:
+        path, state = next(iter(states.items()))
+        return f"{state} ({len(states)} files in {Path(path).parent})"
+    return "; ".join(f"{path}: {state}" for path, state in states.items() if not state.startswith("ok"))
