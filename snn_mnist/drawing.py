@@ -1,0 +1,182 @@
+"""Parts of a picture: colours, text sizes, legends, rasters. `visualizing` and the program share them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK = COLOURS = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000",
+)  # fmt: skip
+GREY = "#777777"
+SIZE, DPI = (8.0, 5.0), 150
+
+
+# ---------------------------------------------------------------------------- how they look
+
+
+def own_figure(figsize: tuple[float, float] = SIZE, dpi: int = DPI) -> Figure:
+    """A figure without pyplot: it needs no display and is freed like any object."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=figsize, dpi=dpi, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def text_size(figure: Figure) -> float:
+    """Points: 13 for 8 × 5 inches, and in proportion."""
+    width, height = figure.get_size_inches()
+    return max(7.0, 1.65 * min(width, 1.6 * height))
+
+
+def style(
+    axes: Axes, title: str, xlabel: str, ylabel: str, int_x_ticks: bool = False, int_y_ticks: bool = False
+) -> None:
+    """Title, labels and sizes, set on the axes: ticks are made later and would not see rcParams of now."""
+    size = text_size(axes.figure)  # type: ignore[arg-type]
+    if title:
+        axes.set_title(title, fontsize=1.08 * size, loc="left", pad=0.6 * size)
+    axes.set_xlabel(xlabel, fontsize=size)
+    axes.set_ylabel(ylabel, fontsize=size)
+    axes.tick_params(labelsize=0.9 * size)
+    for side in ("top", "right"):
+        if side in axes.spines:
+            axes.spines[side].set_visible(False)
+    if int_x_ticks:
+        whole_ticks(axes.xaxis)
+    if int_y_ticks:
+        whole_ticks(axes.yaxis)
+
+
+def heading(figure: Figure, text: str) -> None:
+    """A title over all axes of the figure, flush left."""
+    figure.suptitle(text, fontsize=1.08 * text_size(figure), x=0.01, horizontalalignment="left")
+
+
+def legend_below(
+    figure: Figure, handles: Sequence[Any], labels: Sequence[str], columns: int | None = None
+) -> None:
+    """Under the axes, where it can cover nothing."""
+    size, width = text_size(figure), figure.get_size_inches()[0]
+    widest = (max(map(len, labels)) * 0.6 + 4) * 0.9 * size / 72  # inches, about
+    fitting = max(1, min(len(labels), int(width / widest)))
+    figure.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=columns or fitting,
+        fontsize=0.9 * size,
+        frameon=False,
+    )
+
+
+def add_colorbar(axes: Any, image: Any, label: str, **options: Any) -> Any:
+    """axes: one, or an array of those that share the colours."""
+    first = np.ravel(axes)[0]
+    figure = first.get_figure()
+    bar = figure.colorbar(image, ax=axes, pad=0.02, **options)
+    size = text_size(figure)
+    bar.set_label(label, fontsize=size)
+    bar.ax.tick_params(labelsize=0.9 * size)
+    return bar
+
+
+def colour_map(name: str) -> Any:
+    from matplotlib import colormaps
+
+    return colormaps[name]
+
+
+def whole_ticks(axis: Any) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    low, high = sorted(axis.get_view_interval())
+    every = {"nbins": 12} if high - low <= 12 else {}  # every neuron of ten gets its number
+    axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, **every))
+
+
+def few_ticks(count: int) -> tuple[np.ndarray]:
+    return (np.arange(0, count, max(1, -(-count // 10))),)
+
+
+def look(place: int, count: int, ordered: bool = False) -> tuple[Any, str]:
+    """Colour and line style of curve `place` of `count`; after seven colours the style changes as well."""
+    if ordered:
+        return colour_map("viridis")(0.92 * place / max(count - 1, 1)), "-"
+    return COLOURS[place % len(COLOURS)], ("-", "--", ":", "-.")[place // len(COLOURS) % 4]
+
+
+# ---------------------------------------------------------------------------- parts of a picture
+
+
+def draw_heatmap(axes: Axes, values: np.ndarray, x_max: float | None = None, **options: Any) -> Any:
+    """values [T, N]"""
+    steps, neurons = values.shape
+    right = steps - 0.5 if x_max is None else x_max
+    left = -0.5 if x_max is None else -0.5 * x_max / steps
+    return axes.imshow(
+        values.T,
+        extent=(left, right, -0.5, neurons - 0.5),
+        **{"aspect": "auto", "origin": "lower", "interpolation": "nearest", "cmap": "viridis"} | options,
+    )
+
+
+def draw_raster(axes: Axes, fired: np.ndarray, colours: Sequence[Any] | None = None) -> None:
+    """fired [T, N] bool; colours [N] of the neurons, black where there are none."""
+    steps, neurons = fired.shape
+    width = float(np.clip(300 / steps, 0.5, 3))
+    for neuron in range(neurons):
+        at = np.flatnonzero(fired[:, neuron])
+        colour = BLACK if colours is None else colours[neuron]
+        axes.vlines(at, neuron - 0.4, neuron + 0.4, colors=colour, linewidth=width)
+    axes.set_xlim(-0.5, steps - 0.5)
+    axes.set_ylim(-0.5, neurons - 0.5)
+
+
+def draw_rates(axes: Axes, rates: np.ndarray, colours: Sequence[Any] | None = None) -> None:
+    """Bars of rates [N] to the right, each with its number where there is room for it."""
+    from matplotlib.ticker import FixedLocator
+
+    axes.barh(np.arange(len(rates)), rates, height=0.8, color=BLUE if colours is None else colours)
+    axes.set_xlim(0, 1)
+    axes.xaxis.set_major_locator(FixedLocator([0, 0.5, 1]))
+    axes.tick_params(labelleft=False)
+    if len(rates) <= 16:
+        size = 0.8 * text_size(axes.figure)  # type: ignore[arg-type]
+        for neuron, rate in enumerate(rates):
+            inside = rate > 0.55
+            axes.text(
+                rate - 0.03 if inside else rate + 0.03, neuron, f"{rate:.2f}", va="center", fontsize=size,
+                ha="right" if inside else "left", color="white" if inside else "black",
+            )  # fmt: skip
+
+
+def draw_spike_train(axes: Axes, fired: np.ndarray) -> None:
+    """fired [T] bool: one tick a spike."""
+    axes.vlines(np.flatnonzero(fired), 0, 1, colors=VERMILLION, linewidth=2 if len(fired) <= 200 else 1)
+    axes.set_ylim(0, 1.1)
+    axes.set_yticks([0, 1])
+    margin = 0.02 * len(fired)
+    axes.set_xlim(-0.5 - margin, len(fired) - 0.5 + margin)
+
+
+def mark_levels(axes: Axes, v_threshold: float, v_reset: float | None) -> None:
+    """Dashed lines at threshold and reset, named at the right edge."""
+    size = 0.9 * text_size(axes.figure)  # type: ignore[arg-type]
+    levels = [(v_threshold, "threshold", VERMILLION, "--")]
+    if v_reset is not None:
+        levels.append((v_reset, "reset", GREEN, ":"))
+    for height, name, colour, line in levels:
+        axes.axhline(height, color=colour, linestyle=line, linewidth=1.8)
+        axes.annotate(
+            f"{name}\n{height:g}", (1, height), xycoords=("axes fraction", "data"), xytext=(5, 0),
+            textcoords="offset points", va="center", color=colour, fontsize=size,
+        )  # fmt: skip

@@ -1,0 +1,276 @@
+"""The figures of a run: learning curves, receptive fields, confusion matrix, accuracy against T.
+
+`train` writes them at the end of a run and shows some in TensorBoard on the way; `plot` draws them again from
+the files of a run. matplotlib is imported when the first one is drawn.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from snn_mnist import drawing, report
+from snn_mnist.drawing import BLUE, GREEN, GREY, VERMILLION
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from snn_mnist.scoring import Score
+
+CURVES, WEIGHTS, CONFUSION, AGAINST_T = "curves.png", "weights.png", "confusion.png", "accuracy_against_T.png"
+
+
+# ---------------------------------------------------------------------------- for train and plot
+
+
+def write_run_figures(folder: Path, weight: Tensor, test: Score, class_names: Sequence[str]) -> list[Path]:
+    """The four figures of a finished run into its directory; returns their files.
+
+    weight [10, 784]; test: the test split at several marks up to T; the curves come from folder/metrics.csv.
+    """
+    return [
+        write(folder / CURVES, learning_curves({folder.name: report.read_metrics(folder / "metrics.csv")})),
+        *write_network_figures(folder, weight, test, class_names),
+    ]
+
+
+def write_network_figures(
+    folder: Path, weight: Tensor, test: Score, class_names: Sequence[str]
+) -> list[Path]:
+    """Receptive fields, confusion matrix and accuracy against T."""
+    return [
+        write(folder / WEIGHTS, receptive_fields(weight, class_names)),
+        write(folder / CONFUSION, confusion_matrix(test.confusion(), class_names)),
+        write(folder / AGAINST_T, accuracy_against_T(test.marks, _accuracies(test))),
+    ]
+
+
+def _accuracies(test: Score) -> list[float]:
+    return [test.accuracy(mark) for mark in range(len(test.marks))]
+
+
+def due(epoch: int, epochs: int) -> bool:
+    """Whether to call `to_tensorboard`, which takes half a second, after this epoch (from 0): ten times a run."""
+    return epoch in (0, epochs - 1) or (epoch + 1) % max(1, epochs // 10) == 0
+
+
+def to_tensorboard(writer: Any, epoch: int, weight: Tensor, test: Score, class_names: Sequence[str]) -> None:
+    """Receptive fields and confusion matrix as images, firing rates of the test split as histograms.
+
+    writer: torch's SummaryWriter.
+    """
+    writer.add_image(
+        "receptive_fields", pixels(receptive_fields(weight, class_names)), epoch, dataformats="HWC"
+    )
+    confusion = confusion_matrix(test.confusion(), class_names)
+    writer.add_image("confusion_matrix", pixels(confusion), epoch, dataformats="HWC")
+    rates, labels = test.rates().numpy(), test.labels.numpy()
+    own = np.arange(rates.shape[1]) == labels[:, None]
+    edges = np.linspace(0, 1, 51)
+    writer.add_histogram("firing_rate/neuron_of_the_label", rates[own], epoch, bins=edges)
+    writer.add_histogram("firing_rate/the_other_neurons", rates[~own], epoch, bins=edges)
+
+
+def settings_to_tensorboard(writer: Any, settings: Mapping[str, Any], row: Mapping[str, Any]) -> None:
+    """The run as a line of TensorBoard's HParams: its settings, and the metrics of its last epoch.
+
+    In the run's own event file and under the scalars' own names: `SummaryWriter.add_hparams` would open a
+    second writer in a directory of its own, which TensorBoard shows as one more run.
+    """
+    from torch.utils.tensorboard.summary import hparams
+
+    metrics = {
+        name: row[name] for name in ("test_acc", "max_test_acc", "test_loss", "train_loss") if name in row
+    }
+    plain = {
+        name: value if isinstance(value, bool | int | float) else str(value)
+        for name, value in settings.items()
+    }
+    for summary in hparams(plain, metrics):
+        writer._get_file_writer().add_summary(summary, row["epoch"])
+
+
+# ---------------------------------------------------------------------------- files
+
+
+def write(path: Path, figure: Figure) -> Path:
+    """The figure as a PNG, whole or not at all."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(buffer.getvalue())
+        os.replace(temporary, path)
+    except OSError as fault:
+        temporary.unlink(missing_ok=True)
+        raise report.cant_write(path, fault) from fault
+    return path
+
+
+def pixels(figure: Figure) -> np.ndarray:
+    """The figure [H, W, 3] uint8, at two thirds of a file's resolution."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure.set_dpi(drawing.DPI * 2 / 3)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
+
+
+# ---------------------------------------------------------------------------- the figures
+
+
+def learning_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """Accuracy and loss against epochs; runs: name → rows of metrics.csv. Of several, each has its colour."""
+    figure = drawing.own_figure((10.0, 5.2))
+    left, right = figure.subplots(1, 2)
+    shown = [part for part in PARTS if any(f"{part}_acc" in row for rows in runs.values() for row in rows)]
+    lines: dict[str, Any] = {}
+    for number, (name, rows) in enumerate(runs.items()):
+        for part in shown:
+            colour, style, label = PARTS[part]
+            if len(runs) > 1:
+                colour = drawing.look(number, len(runs), ordered=len(runs) > len(drawing.COLOURS))[0]
+            for axes, unit, factor in ((left, "acc", 100), (right, "loss", 1)):
+                points = [
+                    (row["epoch"] + 1, factor * row[f"{part}_{unit}"])
+                    for row in rows
+                    if f"{part}_{unit}" in row
+                ]
+                marker = "o" if len(points) <= 30 else ""
+                line = axes.plot(
+                    *np.array(points).reshape(-1, 2).T,
+                    color=colour,
+                    linestyle=style,
+                    linewidth=2,
+                    marker=marker,
+                )[0]
+            if len(runs) == 1:
+                lines[label] = line
+            elif part == shown[-1]:
+                lines[name] = line
+    if len(runs) > 1:
+        lines |= {PARTS[part][2]: _sample_line(PARTS[part][1]) for part in shown}
+    drawing.style(left, "", "epochs", "accuracy in %", int_x_ticks=True)
+    drawing.style(right, "", "epochs", "loss (mean squared error)", int_x_ticks=True)
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    drawing.legend_below(figure, list(lines.values()), list(lines))
+    drawing.heading(figure, _curves_title(runs))
+    return figure
+
+
+PARTS = {
+    "train": (VERMILLION, "--", "training images"),
+    "val": (GREEN, ":", "held-out images"),
+    "test": (BLUE, "-", "test images"),
+}
+
+
+def _sample_line(style: str) -> Any:
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color=GREY, linestyle=style, linewidth=2)  # type: ignore[arg-type]
+
+
+def _curves_title(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    finals = {}  # name → epochs and test accuracy of the last test
+    for name, rows in runs.items():
+        tested = [row for row in rows if "test_acc" in row]
+        if tested:
+            finals[name] = (tested[-1]["epoch"] + 1, 100 * tested[-1]["test_acc"])
+    if not finals:
+        return "Not tested yet"
+    best = max(finals, key=lambda name: finals[name][1])
+    epochs, accuracy = finals[best]
+    if len(runs) == 1:
+        return f"{accuracy:.2f} % of the test images right after {epochs} epoch{'s' if epochs > 1 else ''}"
+    return f"Highest at the end: {best}, {accuracy:.2f} % of the test images"
+
+
+def receptive_fields(weight: Tensor, class_names: Sequence[str]) -> Figure:
+    """weight [10, 784]: what each neuron looks for, as an image, all on one scale symmetric about 0."""
+    images = weight.detach().cpu().float().numpy().reshape(-1, 28, 28)
+    limit = float(np.quantile(np.abs(images), 0.995)) or 1.0  # a few far weights would pale all others
+    figure = drawing.own_figure((9.0, 4.4))
+    grid = figure.subplots(2, 5)
+    for axes, one, name in zip(grid.flat, images, class_names, strict=True):
+        shown = axes.imshow(one, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+        axes.set_title(name, fontsize=drawing.text_size(figure))
+        axes.set_xticks([])
+        axes.set_yticks([])
+    drawing.add_colorbar(grid, shown, "weight", extend="both")
+    drawing.heading(
+        figure, "A pixel's spike excites the neuron where its weight is red, inhibits it where blue"
+    )
+    return figure
+
+
+def confusion_matrix(confusion: Tensor, class_names: Sequence[str]) -> Figure:
+    """confusion [10, 10]: images by label (row) and verdict (column); colour: share of the label's images."""
+    from matplotlib.colors import PowerNorm
+
+    counts = confusion.cpu().numpy()
+    shares = 100 * counts / counts.sum(1, keepdims=True).clip(min=1)
+    figure = drawing.own_figure((8.6, 7.4))
+    axes = figure.add_subplot()
+    # errors are a few percent: a linear scale would show the diagonal only
+    image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.4, vmin=0, vmax=100))
+    size = drawing.text_size(figure)
+    for (row, column), count in np.ndenumerate(counts):
+        if count:
+            colour = "white" if shares[row, column] > 20 else "black"
+            axes.text(column, row, f"{count}", ha="center", va="center", color=colour, fontsize=0.75 * size)
+    drawing.style(axes, _confusion_title(counts, class_names), "verdict of the network", "label")
+    long = max(map(len, class_names)) > 2
+    axes.set_xticks(
+        range(len(class_names)), class_names, rotation=45 if long else 0, ha="right" if long else "center"
+    )
+    axes.set_yticks(range(len(class_names)), class_names)
+    bar = drawing.add_colorbar(axes, image, "% of the label's images")
+    bar.set_ticks([0, 1, 5, 20, 50, 100])
+    return figure
+
+
+def _confusion_title(counts: np.ndarray, class_names: Sequence[str]) -> str:
+    right = 100 * np.trace(counts) / max(counts.sum(), 1)
+    wrong = counts - np.diag(np.diag(counts))
+    if not wrong.any():
+        return f"{right:.2f} % right"
+    label, verdict = np.unravel_index(wrong.argmax(), wrong.shape)
+    often = f"{class_names[label]} taken for {class_names[verdict]} ({wrong.max()}×)"
+    return f"{right:.2f} % right; most frequent error: {often}"
+
+
+def accuracy_against_T(marks: Sequence[int], accuracies: Iterable[float]) -> Figure:
+    """Accuracy (share of 1) when the network is stopped after marks[m] time steps."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    percent = 100 * np.array(list(accuracies))
+    figure = drawing.own_figure()
+    axes = figure.add_subplot()
+    axes.plot(marks, percent, color=BLUE, linewidth=2, marker="o", markersize=6)
+    axes.set_xscale("log")
+    ticks = [m * 10**e for e in range(len(str(marks[-1]))) for m in (1, 2, 5) if m * 10**e <= marks[-1]]
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(lambda tick, _: f"{tick:g}")
+    early = min(range(len(marks)), key=lambda m: abs(marks[m] - marks[-1] / 10))
+    title = f"{_steps(marks[-1])}: {percent[-1]:.2f} % right"
+    if early < len(marks) - 1:
+        title = (
+            f"{_steps(marks[early])}: {percent[early]:.1f} % right; {marks[-1]} steps: {percent[-1]:.1f} %"
+        )
+    drawing.style(axes, title, "time steps T", "test accuracy in %")
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def _steps(count: int) -> str:
+    return "1 step" if count == 1 else f"{count} steps"
