@@ -99,8 +99,8 @@ def whole_ticks(axis: Any) -> None:
     from matplotlib.ticker import MaxNLocator
 
     low, high = sorted(axis.get_view_interval())
-    every = {"nbins": 12} if high - low <= 12 else {}  # every neuron of ten gets its number
-    axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, **every))
+    every: Any = {"nbins": 12} if high - low <= 12 else {}  # every neuron of ten gets its number
+    axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10], **every))
 
 
 def few_ticks(count: int) -> tuple[np.ndarray]:

@@ -56,7 +56,7 @@ def _accuracies(test: Score) -> list[float]:
 
 
 def due(epoch: int, epochs: int) -> bool:
-    """Whether to call `to_tensorboard`, which takes half a second, after this epoch (from 0): ten times a run."""
+    """Whether to call `to_tensorboard`, which takes half a second, after this epoch (from 0): ten a run."""
     return epoch in (0, epochs - 1) or (epoch + 1) % max(1, epochs // 10) == 0
 
 
@@ -100,12 +100,17 @@ def settings_to_tensorboard(writer: Any, settings: Mapping[str, Any], row: Mappi
 
 
 def write(path: Path, figure: Figure) -> Path:
-    """The figure as a PNG, whole or not at all."""
+    """The figure as a PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
+    return write_bytes(path, buffer.getvalue())
+
+
+def write_bytes(path: Path, content: bytes) -> Path:
+    """A file, whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_bytes(buffer.getvalue())
+        temporary.write_bytes(content)
         os.replace(temporary, path)
     except OSError as fault:
         temporary.unlink(missing_ok=True)
@@ -131,6 +136,8 @@ def learning_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     figure = drawing.own_figure((10.0, 5.2))
     left, right = figure.subplots(1, 2)
     shown = [part for part in PARTS if any(f"{part}_acc" in row for rows in runs.values() for row in rows)]
+    if len(runs) > 1:
+        shown = [part for part in shown if part != "val"]  # two lines a run are enough to tell apart
     lines: dict[str, Any] = {}
     for number, (name, rows) in enumerate(runs.items()):
         for part in shown:

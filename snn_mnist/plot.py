@@ -1,0 +1,84 @@
+"""Verb `plot`: the figures of runs, from the files in their directories.
+
+    python -m snn_mnist plot logs/T100_b64_adam_lr0.001 logs/T100_b64_adam_lr0.001-2
+
+The learning curves of all runs in one figure; and into each run's directory the receptive fields, confusion
+matrix and accuracy against T of its latest checkpoint, tested with the spikes of that epoch's test.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from snn_mnist import figures
+from snn_mnist.checkpoint import LATEST
+from snn_mnist.config import PlotOptions, cores
+from snn_mnist.core.poisson import Draw, Stream
+from snn_mnist.data import load_dataset
+from snn_mnist.errors import SNNError
+from snn_mnist.evaluate import load_network, time_marks
+from snn_mnist.place import choose_place
+from snn_mnist.report import read_metrics
+from snn_mnist.scoring import score
+
+COMPARED = "curves_compared.png"  # of several runs; curves.png is the run's own
+
+
+def run(options: PlotOptions) -> int:
+    runs = list(dict.fromkeys(Path(name) for name in options.runs))
+    curves = dict(zip(short_names(runs), map(_metrics, runs), strict=True))
+    target = Path(options.out or runs[0] / (figures.CURVES if len(runs) == 1 else COMPARED))
+    if target.suffix.lower() != ".png":
+        raise SNNError(f"-out {target} is no PNG file; give a name that ends in .png")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        raise SNNError(f"{target.parent} can't be made ({fault.strerror}); choose another -out") from fault
+    print(figures.write(target, figures.learning_curves(curves)))
+    for folder in runs:
+        if (folder / LATEST).is_file():
+            for file in plot_network(folder):
+                print(file, flush=True)
+        else:
+            print(f"{folder} has no {LATEST}: learning curves only")
+    return 0
+
+
+def _metrics(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "metrics.csv"
+    if not path.is_file():
+        what = "has no metrics.csv" if folder.is_dir() else "is no directory"
+        raise SNNError(f"{folder} {what}; give run directories, such as logs/T100_b64_adam_lr0.001")
+    rows = read_metrics(path)
+    if not rows:
+        raise SNNError(f"{path} has no finished epoch yet; train on with -resume {folder}")
+    return rows
+
+
+def short_names(folders: Sequence[Path]) -> list[str]:
+    """The last part of each path, and as many before it as it takes to tell them apart."""
+    parts = [folder.resolve().parts for folder in folders]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(one[-length:]) for one in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [str(folder) for folder in folders]
+
+
+def plot_network(folder: Path) -> list[Path]:
+    """The three figures of a run's latest checkpoint."""
+    loaded = load_network(str(folder))
+    config = loaded.config
+    data = load_dataset(config.dataset, os.environ.get("SNN_MNIST_DATA") or config.data_dir)
+    place = choose_place("auto", "auto", cores())
+    loaded.net.spiking.step_mode = "m"
+    engine = place.engine(loaded.net.to(place.device), data.test.images)
+    draw = Draw(config.seed, Stream.TEST, max(loaded.epoch, 0))
+    index, marks = torch.arange(len(data.test)), time_marks(config.T)
+    tested = score(engine, index, data.test.labels, marks, draw, place.test_batch)
+    return figures.write_network_figures(folder, loaded.net.weight, tested, data.class_names)
