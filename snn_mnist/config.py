@@ -426,39 +426,99 @@ class InfoOptions(Options):
     json: str | None = option(None, optional(path("FILE")), "Files", "write it all there; - is stdout")
 
 
+DISCRETIZATIONS = ("euler", "exact")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions(Options):
-    """Write a checkpoint in another format."""
+    """Write a checkpoint in another format. None means: as in the checkpoint."""
 
     resume: str = _checkpoint_option()
     format: str = option(
         "nir",
         choice(("nir", "hardware", "html")),
         "Files",
-        "NIR graph, integer weights with C and Verilog files, or a page to play with",
+        "a NIR graph, integer weights with C and Verilog files, or a page to play with",
     )
     out: str | None = option(
-        None, optional(path("FILE")), "Files", "where to write", shown="beside the checkpoint"
+        None,
+        optional(path()),
+        "Files",
+        "the file (hardware: directory) to write",
+        shown="beside the checkpoint",
+    )
+    T: int | None = option(
+        None, optional(integer(1, MAX_T)), "Network", "time steps", shown="the checkpoint's"
+    )
+    tau: float | None = option(
+        None, optional(number(above=1)), "Network", "time constant in time steps", shown="the checkpoint's"
     )
     dt: float = option(1e-4, number(above=0), "NIR", "seconds a time step stands for")
     discretization: str = option(
-        "euler", choice(("euler", "exact")), "NIR", "how the importer steps: forward Euler or the exponential"
+        "euler",
+        choice(DISCRETIZATIONS),
+        "NIR",
+        "how the importer steps: forward Euler, or exact for one that uses the exponential",
     )
-    allow_lossy: bool = option(False, switch(), "NIR", "write even what the format cannot say exactly")
-    verify: int = option(
-        0, integer(0), "NIR", "read the file back and compare the spikes of so many test images"
+    threshold: str = option(
+        "below",
+        choice(("below", "same")),
+        "NIR",
+        "NIR fires above its threshold, we at ours: write the next float32 below, or the same number",
     )
+    allow_lossy: bool = option(False, switch(), "NIR", "write even what the format cannot say: soft reset")
+    verify: bool = option(
+        False, switch(), "NIR", "read the file back and compare its spikes, also in the simulators found here"
+    )
+    verify_images: int = option(100, integer(1), "NIR", "how many test images -verify compares")
     bits: int = option(8, integer(4, 16), "Hardware", "bits of an integer weight")
+    scale: str = option(
+        "tensor", choice(("tensor", "neuron")), "Hardware", "one scale for all weights or one for each neuron"
+    )
+    fraction: int | None = option(
+        None,
+        optional(integer(0, 16)),
+        "Hardware",
+        "fraction bits of a membrane potential",
+        shown="as many as give the threshold 12 bits",
+    )
+    report: bool = option(
+        True, switch(), "Hardware", "measure the accuracy at 16, 8, 6 and 4 bits on the whole test set"
+    )
+    seed: int | None = option(
+        None, optional(integer(0, MAX_SEED)), "Data", "seed of the spikes", shown="the checkpoint's"
+    )
     data_dir: str = _data_dir_option()
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImportOptions(Options):
-    """Make a checkpoint of a file in another format."""
+    """Make a checkpoint of a file in another format. None means: as the file says."""
 
-    file: str = option(None, path("FILE"), "Files", "the file to read", required=True, positional=True)
+    file: str = option(None, path("FILE"), "Files", "the NIR file to read", required=True, positional=True)
     out: str | None = option(
-        None, optional(path("FILE")), "Files", "the checkpoint to write", shown="beside the file"
+        None,
+        optional(path("FILE")),
+        "Files",
+        "the checkpoint to write",
+        shown="the file with the ending .pth",
+    )
+    T: int | None = option(
+        None, optional(integer(1, MAX_T)), "NIR", "time steps", shown="the file's, else 100"
+    )
+    dt: float | None = option(
+        None,
+        optional(number(above=0)),
+        "NIR",
+        "seconds a time step stands for",
+        shown="the file's, else 1e-4",
+    )
+    discretization: str | None = option(
+        None,
+        optional(choice(DISCRETIZATIONS)),
+        "NIR",
+        "how the file is meant to be stepped",
+        shown="the file's, else euler",
     )
 
 
@@ -473,6 +533,11 @@ class PredictOptions(Options):
     T: int | None = option(
         None, optional(integer(1, MAX_T)), "Images", "time steps", shown="the checkpoint's"
     )
+    tau: float | None = option(
+        None, optional(number(above=1)), "Images", "time constant in time steps", shown="the checkpoint's"
+    )
     seed: int | None = option(
         None, optional(integer(0, MAX_SEED)), "Images", "seed of the spikes", shown="the checkpoint's"
     )
+    show: bool = option(True, switch(), "Images", "draw the prepared picture and the rates in the terminal")
+    json: str | None = option(None, optional(path("FILE")), "Files", "write all results there; - is stdout")

@@ -1,0 +1,367 @@
+"""NIR, the neuromorphic intermediate representation (Pedersen et al. 2024), both ways.
+
+NIR's neuron is an equation in seconds, ours a step:
+
+    NIR LIF   tau dv/dt = (v_leak - v) + r I,  fires at v > v_threshold, then v = v_reset
+    Euler     v += dt / tau ((v_leak - v) + r I)
+    ours      V += (X - (V - V_reset)) / τ,    fires at V >= V_threshold, then V = V_reset
+
+With v = V - V_reset, v_leak = v_reset = 0, r = 1 and tau = τ dt both are the same numbers. Importers that
+step by the exponential, v += (1 - e^(-dt/tau)) (r I - v), need tau = -dt / ln(1 - 1/τ) instead
+(`-discretization exact`). IF is dv/dt = r I, so r = 1/dt. NIR fires above its threshold, we at ours: the
+next float32 below is written. NIR knows no soft reset.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from snn_mnist import __version__, checkpoint
+from snn_mnist.config import DATASETS, Config, ExportOptions, ImportOptions
+from snn_mnist.errors import SNNError, UsageError
+from snn_mnist.evaluate import Loaded
+from snn_mnist.export.files import replacing
+from snn_mnist.model import CLASSES, PIXELS
+from snn_mnist.options import show
+
+MAX_BYTES = 64 << 20  # of a file and of what it unpacks to; this network needs 63 kB
+DEFAULT_DT = 1e-4
+ENCODER = "Poisson: at every step pixel k of 0..255 fires with probability k/255"
+READOUT = "argmax over the neurons of the spike count in T steps; the lower neuron wins a tie"
+
+
+def package() -> Any:
+    """The module `nir`, or an error that names the extra."""
+    try:
+        import nir
+    except ImportError as fault:
+        raise SNNError(
+            f"the package nir can't be imported ({fault}); pip install 'snn_mnist[nir]'"
+        ) from fault
+    return nir
+
+
+# ---------------------------------------------------------------------------- export
+
+
+def export(loaded: Loaded, out: Path, options: ExportOptions) -> None:
+    nir = package()
+    graph = build(loaded, options.dt, options.discretization, options.threshold, options.allow_lossy)
+    if out.is_dir():
+        raise UsageError(f"-out {out} is a directory; name a file")
+    with replacing(out) as temporary:
+        nir.write(str(temporary), graph)
+    config = loaded.config
+    print(
+        f"{out}: Input({PIXELS}) → Affine → {type(graph.nodes['neurons']).__name__}({CLASSES}) → Output, "
+        f"dt {options.dt:g} s, {options.discretization}, tau {config.tau:g} steps, "
+        f"threshold {float(graph.nodes['neurons'].v_threshold[0])!r} ({options.threshold})"
+    )
+    if options.verify:
+        from snn_mnist.export import verify
+
+        verify.run(out, loaded, options)
+
+
+def build(
+    loaded: Loaded, dt: float = DEFAULT_DT, discretization: str = "euler", threshold: str = "below",
+    allow_lossy: bool = False,
+) -> Any:  # fmt: skip
+    """The network as a nir.NIRGraph. UsageError for what NIR can't say, unless allow_lossy."""
+    nir, config = package(), loaded.config
+    if config.v_reset is None and not allow_lossy:
+        raise UsageError(
+            "NIR has no soft reset (v_reset none): its neurons go to 0 instead of losing the threshold; "
+            "train with -v-reset 0, or accept other spikes with -allow-lossy"
+        )
+    weight = loaded.net.weight.detach().cpu().float().numpy()
+    reset = np.zeros(CLASSES)
+    each = np.ones(CLASSES)
+    level = firing_level(config, threshold) * each
+    if config.neuron == "if":
+        neurons = nir.IF(r=each / dt, v_threshold=level, v_reset=reset)
+    else:
+        tau = nir_tau(config.tau, dt, discretization) * each
+        neurons = nir.LIF(tau=tau, r=each, v_leak=np.zeros(CLASSES), v_threshold=level, v_reset=reset)
+    return nir.NIRGraph(
+        nodes={
+            "input": nir.Input(input_type={"input": np.array([PIXELS])}),
+            "affine": nir.Affine(weight=weight, bias=np.zeros(CLASSES, np.float32)),
+            "neurons": neurons,
+            "output": nir.Output(output_type={"output": np.array([CLASSES])}),
+        },
+        edges=[("input", "affine"), ("affine", "neurons"), ("neurons", "output")],
+        metadata={
+            "program": f"snn_mnist {__version__}",
+            "nir_version": str(nir.__version__),
+            "T": config.T,
+            "dt": dt,
+            "discretization": discretization,
+            "threshold": threshold,
+            "neuron": config.neuron,
+            "tau": config.tau,
+            "v_threshold": config.v_threshold,
+            "v_reset": "none" if config.v_reset is None else config.v_reset,
+            "encoder": ENCODER,
+            "readout": READOUT,
+            "dataset": config.dataset,
+            "seed": config.seed,
+            "epoch": loaded.epoch,
+            "weight_sha256": checksum(weight),
+        },
+    )
+
+
+def checksum(weight: np.ndarray) -> str:
+    """SHA-256 of the weights [10, 784] as little-endian float32, row after row."""
+    return hashlib.sha256(np.ascontiguousarray(weight, "<f4").tobytes()).hexdigest()
+
+
+def nir_tau(tau: float, dt: float, discretization: str) -> float:
+    """The time constant in seconds with which one step of `dt` decays by 1 - 1/tau."""
+    return tau * dt if discretization == "euler" else -dt / math.log1p(-1 / tau)
+
+
+def steps_tau(seconds: float, dt: float, discretization: str) -> float:
+    """The inverse of `nir_tau`, to the 15 digits that survive it."""
+    ratio = dt / seconds
+    tau = 1 / (ratio if discretization == "euler" else -math.expm1(-ratio))
+    return float(f"{tau:.15g}")
+
+
+def firing_level(config: Config, threshold: str = "below") -> float:
+    """V_threshold - V_reset as a float32, or the next float32 below: for every float32 v,
+    v > firing_level(…) exactly when v >= V_threshold - V_reset."""
+    threshold_32, reset_32 = np.float32(config.v_threshold), np.float32(config.v_reset or 0.0)
+    exact = Fraction(float(threshold_32)) - Fraction(float(reset_32))
+    level = np.float32(float(exact))
+    if threshold == "same":
+        return float(level)
+    if Fraction(float(level)) < exact:
+        level = np.nextafter(level, np.float32(np.inf))
+    return float(np.nextafter(level, np.float32(-np.inf)))
+
+
+# ---------------------------------------------------------------------------- reading and simulating
+
+
+def read(path: Path) -> Any:
+    """The graph of a file; SNNError names the file and what is wrong."""
+    nir = package()
+    import h5py
+
+    def refuse(what: str) -> SNNError:
+        return SNNError(f"{path} {what}; name a NIR file")
+
+    if not path.is_file():
+        raise SNNError(f"there is no file {path}; name a NIR file")
+    if path.stat().st_size > MAX_BYTES:
+        raise refuse(f"has {path.stat().st_size} bytes, too many for this network")
+    try:
+        with h5py.File(path, "r") as file:
+            if sum(size for size in _sizes(file)) > MAX_BYTES:
+                raise refuse("unpacks to more than this network holds")
+        return nir.read(str(path))
+    except SNNError:
+        raise
+    except Exception as fault:  # h5py and nir raise almost anything for a damaged or foreign file
+        reason = " ".join(str(fault).split())[:100]
+        raise refuse(f"can't be read as NIR ({type(fault).__name__}: {reason})") from fault
+
+
+def _sizes(group: Any) -> Iterator[int]:
+    for key in group:
+        item = group[key]
+        if hasattr(item, "nbytes"):
+            yield int(item.nbytes)
+        else:
+            yield from _sizes(item)
+
+
+def parts(graph: Any, source: Any = "the graph") -> tuple[np.ndarray, np.ndarray, Any]:
+    """Weights [10, 784], bias [10] and the neurons of Input → [Flatten →] Affine|Linear → LIF|IF → Output."""
+    nir = package()
+    nodes = dict(getattr(graph, "nodes", {}))
+    following = dict(graph.edges) if nodes else {}
+    chain = [name for name, node in nodes.items() if isinstance(node, nir.Input)][:1]
+    while chain and chain[-1] in following and len(chain) <= len(nodes):
+        chain.append(following[chain[-1]])
+    kinds = [type(nodes[name]).__name__ for name in chain if name in nodes]
+    essential = [kind for kind in kinds if kind != "Flatten"]
+    shapes = [["Input", first, then, "Output"] for first in ("Affine", "Linear") for then in ("LIF", "IF")]
+    if essential not in shapes or len(chain) != len(nodes) or len(graph.edges) != len(nodes) - 1:
+        found = " → ".join(kinds) or "no chain of nodes"
+        raise SNNError(f"{source} holds {found}, not Input → Affine → LIF → Output; import such a network")
+    by_kind = {type(nodes[name]).__name__: nodes[name] for name in chain}
+    linear, neurons = by_kind.get("Affine") or by_kind["Linear"], by_kind.get("LIF") or by_kind["IF"]
+    weight = np.asarray(linear.weight)
+    bias = np.asarray(getattr(linear, "bias", np.zeros(CLASSES)))
+    if weight.shape != (CLASSES, PIXELS) or bias.shape != (CLASSES,):
+        raise SNNError(
+            f"{source} has weights {list(weight.shape)} and biases {list(bias.shape)}, "
+            "not [10, 784] and [10]; import a network of this size"
+        )
+    for name in ("r", "v_threshold", "v_reset", *(("tau", "v_leak") if hasattr(neurons, "tau") else ())):
+        values = np.asarray(getattr(neurons, name), np.float64)
+        if values.shape not in ((CLASSES,), (1,), ()) or not np.isfinite(values).all():
+            raise SNNError(f"{source} has {name} of shape {list(values.shape)}, not ten finite numbers")
+        setattr(neurons, name, np.broadcast_to(values, (CLASSES,)))
+    return weight, bias, neurons
+
+
+def simulate(
+    graph: Any, spikes: np.ndarray, dt: float, discretization: str = "euler", dtype: Any = np.float64
+) -> tuple[np.ndarray, np.ndarray]:
+    """The graph by its equations in plain numpy: spikes [T, N, 784] to output spikes and v before the reset,
+    both [T, N, 10].
+
+    Nothing of our own neurons is used. The weighted sums are float64, rounded to `dtype`, in which v is kept.
+    """
+    weight, bias, neurons = parts(graph)
+    leaky = hasattr(neurons, "tau")
+    r, level, reset = (np.asarray(x).astype(dtype) for x in (neurons.r, neurons.v_threshold, neurons.v_reset))
+    leak = neurons.v_leak.astype(dtype) if leaky else None
+    ratio = dt / neurons.tau if leaky else dt
+    gain = np.asarray(ratio if discretization == "euler" or not leaky else -np.expm1(-ratio)).astype(dtype)
+    if not leaky:  # dv/dt = r I has the same step either way
+        gain = (neurons.r * dt).astype(dtype)
+    v = np.broadcast_to(reset, (spikes.shape[1], CLASSES))
+    fired, potential = [], []
+    for step in spikes:
+        current = (step.astype(np.float64) @ weight.T.astype(np.float64) + bias).astype(dtype)
+        v = v + gain * ((leak - v) + r * current) if leaky else v + gain * current
+        spike = v > level
+        fired.append(spike)
+        potential.append(v)
+        v = np.where(spike, reset, v)
+    return np.stack(fired), np.stack(potential)
+
+
+# ---------------------------------------------------------------------------- import
+
+
+def import_file(options: ImportOptions) -> None:
+    """Verb `import`: a NIR file of this network's shape becomes a checkpoint."""
+    source = Path(options.file)
+    config, weight, notes = network(read(source), source, options.dt, options.discretization, options.T)
+    out = Path(options.out) if options.out else source.with_suffix(".pth")
+    if out.is_dir():
+        raise UsageError(f"-out {out} is a directory; name a file")
+    import torch
+
+    state = {
+        "net": {checkpoint.WEIGHT: torch.from_numpy(weight)},
+        "epoch": -1,
+        "max_test_acc": 0.0,
+        "config": config.to_mapping(),
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.save(out, state)
+    for note in notes:
+        print(note)
+    print(
+        f"{out}: {config.neuron} neurons, tau {config.tau:g} steps, v_threshold {config.v_threshold:g}, "
+        f"v_reset {show(config.v_reset)}, T {config.T}"
+    )
+
+
+def network(
+    graph: Any, source: Any = "the graph", dt: float | None = None, discretization: str | None = None,
+    steps: int | None = None,
+) -> tuple[Config, np.ndarray, list[str]]:  # fmt: skip
+    """Settings and weights [10, 784] float32 of the network a graph describes, and notes for the user."""
+    weight, bias, neurons = parts(graph, source)
+    said = graph.metadata if isinstance(graph.metadata, dict) else {}
+    dt = dt or _number(said, "dt", DEFAULT_DT)
+    discretization = discretization or _word(said, "discretization", "euler")
+    steps = steps or int(_number(said, "T", 100))
+    notes = [] if "dt" in said else [f"{source} does not say its time step: using dt {dt:g} s and T {steps}"]
+    if np.any(bias):
+        raise SNNError(f"{source} has biases, which this network has not; import a network without")
+    leaky = hasattr(neurons, "tau")
+    reset = _same(neurons.v_reset, "v_reset", source)
+    if leaky and _same(neurons.v_leak, "v_leak", source) != reset:
+        raise SNNError(
+            f"{source} has v_leak {neurons.v_leak[0]:g} but v_reset {reset:g}; import one with both equal"
+        )
+    tau = steps_tau(_same(neurons.tau, "tau", source), dt, discretization) if leaky else 2.0
+    if leaky and not (math.isfinite(tau) and tau > 1):
+        raise SNNError(
+            f"{source} has tau {neurons.tau[0]:g} s, which is {tau:g} steps of dt {dt:g} s, not above 1; "
+            "give the -dt it was made for"
+        )
+    # r I = (r W) S: r goes into the weights. With r = τ the input does not decay: H = V - V / τ + X.
+    gain = neurons.r if leaky else neurons.r * dt
+    if leaky and np.allclose(gain, tau, rtol=1e-6):
+        gain = np.full(CLASSES, tau)
+    elif np.allclose(gain, 1, rtol=1e-6):
+        gain = np.ones(CLASSES)
+    level = neurons.v_threshold.astype(np.float32)
+    if _word(said, "threshold", "below") == "below":  # v > level is v >= the next float32
+        level = np.nextafter(level, np.float32(np.inf))
+    level = level.astype(np.float64)
+    if np.any(level <= reset):
+        raise SNNError(
+            f"{source} has a v_threshold that is not above its v_reset {reset:g}; import another network"
+        )
+    if np.ptp(level):  # ten thresholds: v - v_reset is scaled neuron by neuron so that they become one
+        gain = gain / (level - reset)
+        level = np.full(CLASSES, 1.0 + reset)
+        notes.append("its neurons have different thresholds: their weights are scaled so that all have one")
+    scaled = (weight.astype(np.float64) * gain[:, None]).astype(np.float32)
+    if not np.isfinite(scaled).all():
+        raise SNNError(f"{source} has weights that are not finite numbers; import another network")
+    if "weight_sha256" in said and _word(said, "weight_sha256", "") != checksum(weight):
+        notes.append(f"{source}: the weights are not those that were exported (their checksum differs)")
+    v_threshold: float = float(f"{level[0]:.9g}")
+    v_reset: float | None = reset
+    original = _original(said)
+    if original and firing_level(Config(v_threshold=v_threshold, v_reset=reset)) == firing_level(original):
+        v_threshold, v_reset = original.v_threshold, original.v_reset  # before the shift, soft reset included
+    dataset = _word(said, "dataset", "mnist")
+    config = Config.from_mapping(
+        {"T": steps, "neuron": "lif" if leaky else "if", "tau": tau}
+        | {"v_threshold": v_threshold, "v_reset": v_reset}
+        | ({"dataset": dataset} if dataset in DATASETS else {}),
+        str(source),
+    )
+    return config, scaled, notes
+
+
+def _original(said: dict[str, Any]) -> Config | None:
+    """Threshold and reset of the network that the metadata says was exported."""
+    if "v_threshold" not in said or "v_reset" not in said:
+        return None
+    v_reset = None if _word(said, "v_reset", "") == "none" else _number(said, "v_reset", 0.0)
+    try:
+        return Config(v_threshold=_number(said, "v_threshold", 1.0), v_reset=v_reset)
+    except SNNError:
+        return None
+
+
+def _same(values: np.ndarray, name: str, source: Any) -> float:
+    if not np.allclose(values, values[0], rtol=1e-6, atol=0):
+        raise SNNError(
+            f"{source} has a different {name} in each neuron; import a network where it is one number"
+        )
+    return float(values[0])
+
+
+def _number(said: dict[str, Any], name: str, default: float) -> float:
+    try:
+        value = float(np.asarray(said.get(name, default)).item())
+    except (TypeError, ValueError):
+        return default
+    return value if math.isfinite(value) else default
+
+
+def _word(said: dict[str, Any], name: str, default: str) -> str:
+    value = said.get(name, default)
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
