@@ -110,7 +110,15 @@ class Run:
         scaled = config.amp and device.type == "cuda"  # bfloat16 on the CPU has float32's range: nothing to scale
         self.scaler = torch.amp.GradScaler(device.type, enabled=scaled)
         self.rates = torch.zeros(self.steps * config.b, CLASSES, device=device)  # of the epoch, for its figures
+        self._warm_up()
         self.epoch, self.step, self.spent, self.best, self.max_test_acc = 0, 0, 0.0, Best(), 0.0
+
+    def _warm_up(self) -> None:
+        """One image forward and back, so that no compilation falls into the measured time."""
+        with self._autocast():
+            one = torch.zeros(1, dtype=torch.int64)
+            rate = self.train_engine.firing_rate(one, self.config.T, Draw(0, Stream.TRAIN, 0))
+        torch.autograd.grad(rate.sum(), self.net.weight)
 
     def _restore(self) -> None:
         state = self.resumed

@@ -53,7 +53,7 @@ def gradient_function(surrogate: str, parameters: tuple[tuple[str, float], ...],
     text = _TEMPLATE.format(
         name=surrogate, expression=expression(FORMULAS[surrogate].gradient, dict(parameters), "python", dtype)
     )
-    namespace = dict(_NAMES)
+    namespace = _NAMES | {"__name__": __name__}  # numba's cache finds a function by its module
     exec(compile(text, f"<gradient of {surrogate}>", "exec"), namespace)
     real = types.CPointer(getattr(types, dtype))
     return cached_cfunc(types.void(real, real, types.int64), namespace[f"gradient_{surrogate}"])

@@ -122,7 +122,7 @@ def kernel(*signature: Any, parallel: bool = False) -> Callable[[Callable], Any]
 
 def cached_cfunc(signature: Any, function: Callable) -> Any:
     """A C function with this numba signature, compiled with the disk cache; it has `.address`."""
-    library = numba.core.ccallback.CFunc(function, numba.core.sigutils.normalize_signature(signature), {}, {})
+    library = numba.core.ccallback.CFunc(function, numba.core.sigutils.normalize_signature(signature), {}, {"error_model": "numpy"})
     library._cache = _KernelCache(function)
     library.compile()
     return library

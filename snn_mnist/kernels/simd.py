@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numba
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, models, register_model
@@ -47,6 +49,15 @@ def _constant(value: int, lanes: int, bits: int = 64) -> Any:
 def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any, vector: Any) -> Any:
     data = context.make_array(array_type)(context, builder, array).data
     return builder.bitcast(builder.gep(data, [index]), vector.as_pointer())
+
+
+@numba.njit
+def aligned(count, dtype):  # type: ignore[no-untyped-def]
+    """An empty array that begins at a cache line. Vectors across two lines cost twice and stall what reads a store."""
+    size = np.empty(1, dtype).itemsize
+    room = np.empty(count + 64 // size, dtype)
+    skip = (-room.ctypes.data) % 64 // size
+    return room[skip : skip + count]
 
 
 @intrinsic
@@ -131,20 +142,25 @@ def select(_typing: Any, mask: Any, a: Any, b: Any) -> Any:
 
 
 @intrinsic
-def byte_masks(_typing: Any, array: Any, index: Any, value: Any) -> Any:
-    """(less, equal): bit i tells whether array[index + i] < value, == value, for 64 unsigned bytes."""
+def compare_bytes(_typing: Any, array: Any, index: Any, value: Any, flags: Any, place: Any, flag: Any) -> Any:
+    """(less, equal): bit i tells whether array[index + i] < value, == value, for 64 unsigned bytes;
+    where it is less, flags[place + i] |= flag."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array, index, value = arguments
+        array, index, value, flags, place, flag = arguments
         vector = ir.VectorType(_I8, 64)
         data = builder.load(_address(context, builder, signature.args[0], array, index, vector), align=1)
         value = _splat(builder, value, 64)
-        less = builder.bitcast(builder.icmp_unsigned("<", data, value), _I64)
-        equal = builder.bitcast(builder.icmp_unsigned("==", data, value), _I64)
-        return context.make_tuple(builder, signature.return_type, (less, equal))
+        less = builder.icmp_unsigned("<", data, value)
+        equal = builder.icmp_unsigned("==", data, value)
+        address = _address(context, builder, signature.args[3], flags, place, vector)
+        raised = builder.select(less, _splat(builder, flag, 64), _constant(0, 64, bits=8))
+        builder.store(builder.or_(builder.load(address, align=1), raised), address, align=1)
+        bits = builder.bitcast(less, _I64), builder.bitcast(equal, _I64)
+        return context.make_tuple(builder, signature.return_type, bits)
 
-    pair = types.UniTuple(types.uint64, 2)
-    return pair(array, types.int64, types.uint8), generate
+    pair, byte = types.UniTuple(types.uint64, 2), types.uint8
+    return pair(array, types.int64, byte, flags, types.int64, byte), generate
 
 
 @intrinsic
@@ -187,19 +203,34 @@ def call_elementwise(_typing: Any, address: Any, source: Any, target: Any, count
 
 
 @intrinsic
+def store_lanes(_typing: Any, array: Any, index: Any, first: Any, stride: Any) -> Any:
+    """array[index + i] = first + i * stride for i = 0 .. 7, of a contiguous uint32 array."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array, index, first, stride = arguments
+        words = ir.VectorType(_I32, 8)
+        steps = builder.mul(_splat(builder, stride, 8), ir.Constant(words, list(range(8))))
+        address = _address(context, builder, signature.args[0], array, index, words)
+        builder.store(builder.add(_splat(builder, first, 8), steps), address, align=4)
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, types.uint32, types.uint32), generate
+
+
+@intrinsic
 def philox8(
     _typing: Any, out: Any, position: Any, steps: Any, pixels: Any, lane: Any, image: Any, epoch: Any, k0: Any, k1: Any
 ) -> Any:
     """Eight Philox4x32-10 calls with counters (steps[lane + i], pixels[lane + i], image, epoch), key (k0, k1);
-    call i writes its 16 bytes to out[position + 16 * i :].
+    call i writes its 16 bytes to out[position + 16 * i :] (position counts elements of out).
 
-    Words live in 64-bit lanes whose upper halves are ignored, since one vpmuludq then needs no conversion:
-    a round is two multiplications, two shifts and two three-way exclusive ors for eight calls.
+    Words live in 64-bit lanes whose upper halves are ignored, since one vpmuludq then needs no conversion. The upper
+    half of a product comes down by a shuffle, not a shift: AVX-512 shifts and multiplies on the same one port.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         out, position, steps, pixels, lane, image, epoch, k0, k1 = arguments
-        words, wide = ir.VectorType(_I32, 8), ir.VectorType(_I64, 8)
+        words, wide, halves = ir.VectorType(_I32, 8), ir.VectorType(_I64, 8), ir.VectorType(_I32, 16)
 
         def lanes_of(array: Any, array_type: Any) -> Any:
             address = _address(context, builder, array_type, array, lane, words)
@@ -208,6 +239,12 @@ def philox8(
         def everywhere(scalar: Any) -> Any:
             return _splat(builder, builder.zext(scalar, _I64), 8)
 
+        odd = ir.Constant(halves, [i | 1 for i in range(16)])
+
+        def upper_half(product: Any) -> Any:
+            as_words = builder.bitcast(product, halves)
+            return builder.bitcast(builder.shuffle_vector(as_words, as_words, odd), wide)
+
         c0, c1 = lanes_of(steps, signature.args[2]), lanes_of(pixels, signature.args[3])
         c2, c3 = everywhere(image), everywhere(epoch)
         low, thirty_two = _constant(0xFFFFFFFF, 8), _constant(32, 8)
@@ -215,15 +252,15 @@ def philox8(
         for _ in range(10):
             p0 = builder.mul(builder.and_(c0, low), m0)
             p1 = builder.mul(builder.and_(c2, low), m1)
-            c0 = builder.xor(builder.xor(builder.lshr(p1, thirty_two), c1), everywhere(k0))
-            c2 = builder.xor(builder.xor(builder.lshr(p0, thirty_two), c3), everywhere(k1))
+            c0 = builder.xor(builder.xor(upper_half(p1), c1), everywhere(k0))
+            c2 = builder.xor(builder.xor(upper_half(p0), c3), everywhere(k1))
             c1, c3 = p1, p0
             k0 = builder.add(k0, ir.Constant(_I32, 0x9E3779B9))
             k1 = builder.add(k1, ir.Constant(_I32, 0xBB67AE85))
         first = builder.or_(builder.and_(c0, low), builder.shl(c1, thirty_two))
         second = builder.or_(builder.and_(c2, low), builder.shl(c3, thirty_two))
         order = [half * 8 + i for i in range(8) for half in (0, 1)]
-        result = builder.shuffle_vector(first, second, ir.Constant(ir.VectorType(_I32, 16), order))
+        result = builder.shuffle_vector(first, second, ir.Constant(halves, order))
         address = _address(context, builder, signature.args[0], out, position, ir.VectorType(_I64, 16))
         builder.store(result, address, align=1)
         return context.get_dummy_value()

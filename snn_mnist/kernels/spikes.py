@@ -81,10 +81,10 @@ def live_pixels(images: np.ndarray) -> LivePixels:
 @numba.njit
 def scratch(pixels):  # type: ignore[no-untyped-def]
     """Work space of `spike_masks` for images with at most this many live pixels."""
-    lanes = pixels * (SPAN // BLOCK) + 8
-    steps = np.empty(lanes, np.uint32)
-    sites = np.empty(lanes, np.uint32)
-    random = np.empty(lanes * 16 + SPAN, np.uint8)
+    lanes = pixels * (SPAN // BLOCK) + 16
+    steps = simd.aligned(lanes, np.uint32)
+    sites = simd.aligned(lanes, np.uint32)
+    random = simd.aligned(lanes * 16 + SPAN, np.uint8)
     ties = np.empty((3, _TIE_ROOM + SPAN + 8), np.uint32)
     words = np.empty((_TIE_ROOM + SPAN + 8) * 4, np.uint32)
     return steps, sites, random, ties, words
@@ -109,7 +109,8 @@ def _tie_fires(words, first, counter, key, value):  # type: ignore[no-untyped-de
 
 
 @numba.njit
-def _resolve_ties(count, ties, words, image, epoch, seed, stream, pixels, values, masks, start):  # type: ignore[no-untyped-def]
+def _resolve_ties(count, work, image, epoch, seed, stream, values, start, masks, nibbles):  # type: ignore[no-untyped-def]
+    _, _, _, ties, words = work
     for i in range(count, (count + 7) // 8 * 8):
         ties[0, i], ties[1, i] = 0, 0
     for i in range(0, count, 8):
@@ -120,42 +121,61 @@ def _resolve_ties(count, ties, words, image, epoch, seed, stream, pixels, values
         if _tie_fires(words, 4 * i, counter, (np.uint64(seed), np.uint64(stream)), values[j]):
             t = np.int64(ties[0, i] & TIME) - start
             masks[j, t >> 6] |= np.uint64(1) << np.uint64(t & 63)
+            nibbles[(j >> 2) * SPAN + t] |= np.uint8(16 << (j & 3))
 
 
 @numba.njit
-def spike_masks(pixels, values, image, epoch, seed, stream, start, steps, masks, work):  # type: ignore[no-untyped-def]
-    """Spikes of one image's live pixels for steps start .. start + steps - 1 as bits: masks [live, >= 2] uint64.
+def padded_nibbles(live):  # type: ignore[no-untyped-def]
+    """Bytes of the nibbles of this many pixels: by eights of groups of four, the last ones silent."""
+    return (live + 31) // 32 * 8 * SPAN
 
-    start is a multiple of 16, steps at most 128; image, epoch, seed and stream are uint32.
+
+@numba.njit
+def first_bits(count):  # type: ignore[no-untyped-def]
+    """A word with the lowest `count` bits set, none for a negative count, all from 64 on."""
+    if count <= 0:
+        return np.uint64(0)
+    return ~np.uint64(0) >> np.uint64(64 - min(count, 64))
+
+
+@numba.njit
+def spike_masks(pixels, values, image, epoch, seed, stream, start, steps, masks, nibbles, work):  # type: ignore[no-untyped-def]
+    """Spikes of one image's live pixels for steps start .. start + steps - 1, in two forms:
+
+    masks [live, 2] uint64     bit t of pixel j in masks[j, t // 64]
+    nibbles [padded_nibbles]   uint8: pixels 4g .. 4g + 3 at step t are bits 4 .. 7 of nibbles[128 g + t]
+
+    start is a multiple of 16, steps at most 128 (later nibbles are rubbish); image, epoch, seed, stream are uint32.
     """
-    lane_step, lane_pixel, random, ties, words = work
+    lane_step, lane_pixel, random, ties, _ = work
+    live = pixels.shape[0]
     blocks = (steps + BLOCK - 1) // BLOCK
     lanes = 0
-    for j in range(pixels.shape[0]):
+    for j in range(live):
         if values[j] != 255:
-            for b in range(blocks):
-                lane_step[lanes + b] = np.uint32(start // BLOCK + b)
-                lane_pixel[lanes + b] = np.uint32(pixels[j])
-            lanes += blocks
+            simd.store_lanes(lane_step, lanes, np.uint32(start // BLOCK), np.uint32(1))
+            simd.store_lanes(lane_pixel, lanes, np.uint32(pixels[j]), np.uint32(0))
+            lanes += blocks  # at most 8; what was written beyond is overwritten
     for lane in range(lanes, (lanes + 7) // 8 * 8):
         lane_step[lane], lane_pixel[lane] = 0, 0
     for lane in range(0, lanes, 8):
         simd.philox8(random, 16 * lane, lane_step, lane_pixel, lane, image, epoch, seed, stream)
 
-    all_steps = ~np.uint64(0)
-    valid_0 = all_steps if steps >= 64 else (np.uint64(1) << np.uint64(steps)) - np.uint64(1)
-    valid_1 = np.uint64(0)
-    if steps > 64:
-        valid_1 = all_steps if steps == SPAN else (np.uint64(1) << np.uint64(steps - 64)) - np.uint64(1)
-    position = 0
-    tied = 0
-    for j in range(pixels.shape[0]):
+    valid_0, valid_1 = first_bits(steps), first_bits(steps - 64)
+    nibbles[: padded_nibbles(live)] = 0
+    position, tied = 0, 0
+    for j in range(live):
+        place, flag = (j >> 2) * SPAN, np.uint8(16 << (j & 3))
         if values[j] == 255:
             masks[j, 0], masks[j, 1] = valid_0, valid_1
+            for t in range(steps):
+                nibbles[place + t] |= flag
             continue
         for w in range(2):
-            less, equal = simd.byte_masks(random, position + 64 * w, values[j])
             valid = valid_1 if w else valid_0
+            less, equal = simd.compare_bytes(
+                random, position + 64 * w, values[j], nibbles, place + 64 * w, flag
+            )
             masks[j, w] = less & valid
             equal &= valid
             while equal != 0:
@@ -165,9 +185,9 @@ def spike_masks(pixels, values, image, epoch, seed, stream, start, steps, masks,
                 equal &= equal - np.uint64(1)
         position += 16 * blocks
         if tied >= _TIE_ROOM:
-            _resolve_ties(tied, ties, words, image, epoch, seed, stream, pixels, values, masks, start)
+            _resolve_ties(tied, work, image, epoch, seed, stream, values, start, masks, nibbles)
             tied = 0
-    _resolve_ties(tied, ties, words, image, epoch, seed, stream, pixels, values, masks, start)
+    _resolve_ties(tied, work, image, epoch, seed, stream, values, start, masks, nibbles)
 
 
 @kernel(parallel=True)
@@ -176,17 +196,18 @@ def _encode(images, index, start, epoch, seed, stream, out):  # type: ignore[no-
     for i in numba.prange(batch):
         pixels = np.flatnonzero(images[i]).astype(np.uint16)
         values = images[i][pixels]
-        masks = np.empty((pixels.shape[0], 2), np.uint64)
-        work = scratch(pixels.shape[0])
+        live = pixels.shape[0]
+        masks = np.empty((live, 2), np.uint64)
+        nibbles = simd.aligned(padded_nibbles(live), np.uint8)
+        work = scratch(live)
         for first in range(0, steps, SPAN):
             count = min(SPAN, steps - first)
-            spike_masks(
-                pixels, values, np.uint32(index[i]), epoch, seed, stream, start + first, count, masks, work
-            )
+            n = np.uint32(index[i])
+            spike_masks(pixels, values, n, epoch, seed, stream, start + first, count, masks, nibbles, work)
             for t in range(count):
                 row = out[first + t, i]
                 row[:] = 0
-                for j in range(pixels.shape[0]):
+                for j in range(live):
                     row[pixels[j]] = np.float32((masks[j, t >> 6] >> np.uint64(t & 63)) & np.uint64(1))
 
 
