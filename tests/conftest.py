@@ -1,0 +1,61 @@
+"""What all tests share: real MNIST where it lies, the program as a process, quiet property tests."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+Done = subprocess.CompletedProcess[str]
+Program = Callable[..., Done]
+ROOT = Path(__file__).resolve().parents[1]
+
+hypothesis.settings.register_profile("snn_mnist", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("snn_mnist")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if not gpu:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in gpu:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device here"))
+
+
+@pytest.fixture(scope="session")
+def mnist_dir() -> Path:
+    """The data directory with the four real MNIST files."""
+    folder = os.environ.get("SNN_MNIST_DATA", "")
+    if not folder or not (Path(folder) / "MNIST" / "raw").is_dir():
+        pytest.skip("SNN_MNIST_DATA names no directory with MNIST/raw")
+    return Path(folder)
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Program:
+    """Runs `python -m snn_mnist …` in an empty directory, without a network.
+
+    `env` adds variables, or removes them with None; `extra` goes to subprocess.run.
+    """
+
+    def run(*arguments: str, env: dict[str, str | None] | None = None, **extra: Any) -> Done:
+        variables = os.environ | {"PYTHONPATH": str(ROOT)} | no_network() | (env or {})
+        command = [sys.executable, "-m", "snn_mnist", *arguments]
+        settings = {"cwd": tmp_path, "capture_output": True, "encoding": "utf-8", "timeout": 120} | extra
+        return subprocess.run(command, env={k: v for k, v in variables.items() if v is not None}, **settings)
+
+    return run
+
+
+def no_network() -> dict[str, str]:
+    """Variables that send every download to a closed port."""
+    closed = "http://127.0.0.1:9"
+    return {name: closed for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")} | {
+        "no_proxy": ""
+    }
