@@ -1,4 +1,4 @@
-"""A network and data for the tests of export: ridge regression on the bundled digits, no training, no download."""
+"""A network for the tests of export: ridge regression on the bundled digits, no training, no download."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""NIR files: the mathematics against exact arithmetic, the spikes against our own neurons, both directions."""
+"""NIR files: the mathematics against exact arithmetic, the spikes against our own neurons, both ways."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import sys
 from fractions import Fraction
 
@@ -230,7 +231,7 @@ def foreign(tmp_path, *nodes, edges=None):
     names = [f"n{i}" for i in range(len(nodes))]
     graph = nir.NIRGraph(
         dict(zip(names, nodes, strict=True)),
-        edges or list(zip(names, names[1:], strict=False)),
+        edges or list(itertools.pairwise(names)),
         type_check=False,
     )
     path = tmp_path / "foreign.nir"
