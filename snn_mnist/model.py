@@ -130,6 +130,7 @@ class NumbaEngine:
         from snn_mnist.kernels import fused_cpu, spikes
 
         self.kernels, self.net, self.live = fused_cpu, net, spikes.live_pixels(images.numpy())
+        self.spec = net.spiking.spec()
 
     def _weight(self) -> Tensor:
         """Under autocast rounded to its type, as a linear layer's would be; sums and v stay in float32."""
@@ -138,11 +139,11 @@ class NumbaEngine:
         return self.net.weight
 
     def firing_rate(self, index: Tensor, steps: int, draw: Draw) -> Tensor:
-        return self.kernels.firing_rate(self._weight(), self.live, index, steps, draw, self.net.spiking.spec())
+        return self.kernels.firing_rate(self._weight(), self.live, index, steps, draw, self.spec)
 
     @torch.no_grad()
     def firing_counts(self, index: Tensor, marks: list[int], draw: Draw) -> tuple[Tensor, Tensor]:
-        return self.kernels.firing_counts(self._weight(), self.live, index, marks, draw, self.net.spiking.spec())
+        return self.kernels.firing_counts(self._weight(), self.live, index, marks, draw, self.spec)
 
 
 ENGINES: dict[str, type[TorchEngine] | type[NumbaEngine]] = {"torch": TorchEngine, "numba": NumbaEngine}

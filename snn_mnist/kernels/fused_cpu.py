@@ -17,6 +17,7 @@ the end of each pixel's bits was mispredicted: 4.3 and 4.2 us an image on one co
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numba
@@ -199,15 +200,20 @@ def _unscan(x_over_t, factor, steps, neuron):  # type: ignore[no-untyped-def]
 
 @kernel(parallel=True)
 def _fused(offsets, all_pixels, all_values, index, weight, steps, epoch, seed, stream, neuron, gradient, marks,
-           workers, counts, places, table, input_spikes):  # type: ignore[no-untyped-def]  # fmt: skip
-    """counts [B, M, 16]; gradient: address of g over an array, or 0 for the forward pass alone; then places [B]
-    and table [rows, 16] receive E; input_spikes [B] the number of input spikes of each sample."""
+           workers, counts, input_spikes, table, places):  # type: ignore[no-untyped-def]  # fmt: skip
+    """counts [B, M, C]; input_spikes [B]: how many each sample had. gradient: address of g over an array, or 0 for
+    the forward pass alone; else table [rows, 16] receives E of each sample from row places[i] on."""
     size = weight.shape[1]
     rows = simd.aligned((size + 1) * ROW, np.float32)  # the last row stays 0, for the silent pixels of a last group
     rows[:] = 0
     _pack(weight, rows)
     spans, padded = (steps + SPAN - 1) // SPAN, (steps + 15) // 16 * 16
     learning = gradient != 0
+    if learning:
+        row = 0
+        for i in range(index.shape[0]):
+            places[i] = row
+            row += offsets[index[i], -1] - offsets[index[i], 0]
     for worker in numba.prange(workers):
         work = scratch(size)
         current = simd.aligned(padded * ROW, np.float32)
@@ -216,6 +222,7 @@ def _fused(offsets, all_pixels, all_values, index, weight, steps, epoch, seed, s
         nibbles = simd.aligned(padded_nibbles(size), np.uint8)
         words = nibbles.view(np.uint64)
         sums = simd.aligned(max(8, padded // 4) * TABLE, np.float32)
+        fired = simd.aligned(marks.shape[0] * ROW, np.float32)
         for i in range(worker, index.shape[0], workers):
             n = index[i]
             start, stop = offsets[n, 0], offsets[n, -1]
@@ -233,7 +240,10 @@ def _fused(offsets, all_pixels, all_values, index, weight, steps, epoch, seed, s
                     spikes += simd.population_count(bits[j, 0]) + simd.population_count(bits[j, 1])
                 _currents(pixels, rows, words, sums, count, current[first * ROW :])
             input_spikes[i] = spikes
-            _scan(current, steps, neuron, marks, counts[i])
+            _scan(current, steps, neuron, marks, fired)
+            for m in range(marks.shape[0]):
+                for c in range(weight.shape[0]):
+                    counts[i, m, c] = fired[m * ROW + c]
             if learning:
                 simd.call_elementwise(gradient, current, factor, steps * ROW)
                 _unscan(current, factor, steps, neuron)
@@ -265,6 +275,7 @@ def _contract(offsets, all_pixels, index, places, table, upstream, gradient):  #
                 gradient[c, p] = rows[(p - s * width) * ROW + c]
 
 
+@functools.cache
 def neuron_record(spec: NeuronSpec) -> tuple[np.float32, ...]:
     """(keep, gain, threshold, reset, hard, attached): H = keep V + gain X + (1 - keep) reset, with reset 0 if soft."""
     keep = 1.0 if spec.tau is None else 1.0 - 1.0 / spec.tau
@@ -276,19 +287,19 @@ def neuron_record(spec: NeuronSpec) -> tuple[np.float32, ...]:
 
 def _launch(
     weight: Tensor, live: LivePixels, index: np.ndarray, marks: list[int], draw: Draw, spec: NeuronSpec,
-    gradient: int, places: np.ndarray, table: np.ndarray,
+    gradient: int, table: np.ndarray, places: np.ndarray,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     if weight.shape[0] > ROW:
         raise ValueError(f"the fused CPU kernel takes at most {ROW} neurons, not {weight.shape[0]}; use -backend torch")
-    counts = np.empty((len(index), len(marks), ROW), np.float32)
-    input_spikes = np.empty(len(index), np.int64)
+    counts = torch.empty(len(index), len(marks), len(weight))
+    input_spikes = torch.empty(len(index), dtype=torch.int64)
     _fused(
-        *live, index, weight.detach().float().contiguous().numpy(), marks[-1],
+        live.offsets, live.pixels, live.values, index, weight.detach().to(torch.float32).contiguous().numpy(), marks[-1],
         np.uint32(draw.epoch), np.uint32(draw.seed), np.uint32(draw.stream),
         neuron_record(spec), gradient, np.asarray(marks, np.int64), min(numba.get_num_threads(), len(index)),
-        counts, places, table, input_spikes,
+        counts.numpy(), input_spikes.numpy(), table, places,
     )  # fmt: skip
-    return torch.from_numpy(counts)[..., : weight.shape[0]], torch.from_numpy(input_spikes)
+    return counts, input_spikes
 
 
 def firing_counts(
@@ -296,8 +307,7 @@ def firing_counts(
 ) -> tuple[Tensor, Tensor]:
     """Forward pass alone, memory independent of the batch: output spikes in the first marks[m] steps
     [N, M, C] float32 (marks ascending) and the number of input spikes [N] int64."""
-    nothing = np.empty(0, np.int64)
-    return _launch(weight, live, index.numpy(), marks, draw, spec, 0, nothing, np.empty(0, np.float32))
+    return _launch(weight, live, index.numpy(), marks, draw, spec, 0, np.empty(0, np.float32), np.empty(0, np.int64))
 
 
 _tables: list[np.ndarray] = []  # tables whose backward pass is done; a fresh 0.6 MB would be page-faulted in each step
@@ -305,7 +315,7 @@ _tables: list[np.ndarray] = []  # tables whose backward pass is done; a fresh 0.
 
 def _table(rows: int) -> np.ndarray:
     table = _tables.pop() if _tables else np.empty(0, np.float32)
-    return table if len(table) >= rows * ROW else simd.aligned(rows * ROW * 5 // 4, np.float32)
+    return table if len(table) >= rows * ROW else simd.aligned(rows * ROW, np.float32)
 
 
 class _FiringRate(torch.autograd.Function):
@@ -314,14 +324,12 @@ class _FiringRate(torch.autograd.Function):
         ctx: Any, weight: Tensor, live: LivePixels, index: Tensor, steps: int, draw: Draw, spec: NeuronSpec
     ) -> Tensor:
         samples = index.numpy()
-        ends = np.cumsum(live.offsets[samples, -1] - live.offsets[samples, 0])
-        places = np.concatenate([[0], ends[:-1]]).astype(np.int64)
-        table = _table(int(ends[-1]))
+        table, places = _table(len(samples) * live.most), np.empty(len(samples), np.int64)
         gradient = gradient_function(spec.surrogate, spec.parameters).address
-        counts, _ = _launch(weight, live, samples, [steps], draw, spec, gradient, places, table)
+        counts, _ = _launch(weight, live, samples, [steps], draw, spec, gradient, table, places)
         ctx.pass_data = live, samples, places, table
         ctx.shape, ctx.dtype = weight.shape, weight.dtype
-        return counts[:, 0] / steps
+        return counts.div_(steps).squeeze(1)
 
     @staticmethod
     @once_differentiable
@@ -329,13 +337,12 @@ class _FiringRate(torch.autograd.Function):
         if ctx.pass_data is None:
             raise RuntimeError("the fused pass was already differentiated; run the forward pass again")
         live, samples, places, table = ctx.pass_data
-        gradient = np.empty(ctx.shape, np.float32)
-        _contract(
-            live.offsets, live.pixels, samples, places, table, upstream.float().contiguous().numpy(), gradient
-        )
+        gradient = torch.empty(ctx.shape)
+        upstream = upstream.to(torch.float32).contiguous()
+        _contract(live.offsets, live.pixels, samples, places, table, upstream.numpy(), gradient.numpy())
         ctx.pass_data = None
         _tables.append(table)
-        return torch.from_numpy(gradient).to(ctx.dtype), None, None, None, None, None
+        return gradient.to(ctx.dtype), None, None, None, None, None
 
 
 def firing_rate(

@@ -52,6 +52,7 @@ class LivePixels(NamedTuple):
     offsets: np.ndarray  # [N, STRIPS + 1] int64
     pixels: np.ndarray  # [offsets[-1, -1]] uint16
     values: np.ndarray  # [offsets[-1, -1]] uint8
+    most: int  # of any one image
 
 
 @kernel()
@@ -73,9 +74,9 @@ def live_pixels(images: np.ndarray) -> LivePixels:
     """Lists the non-zero pixels of images [N, P] uint8, P <= 65536."""
     count = np.count_nonzero(images)
     offsets = np.empty((len(images), STRIPS + 1), np.int64)
-    live = LivePixels(offsets, np.empty(count, np.uint16), np.empty(count, np.uint8))
-    _list_live(np.ascontiguousarray(images), *live)
-    return live
+    pixels, values = np.empty(count, np.uint16), np.empty(count, np.uint8)
+    _list_live(np.ascontiguousarray(images), offsets, pixels, values)
+    return LivePixels(offsets, pixels, values, int((offsets[:, -1] - offsets[:, 0]).max(initial=0)))
 
 
 @numba.njit
