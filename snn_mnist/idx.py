@@ -178,8 +178,8 @@ def ensure(name: str, data_dir: str | os.PathLike[str], download: bool = True) -
         if reason:
             raise DataMissing(
                 f"{files.title} is not in {raw} (no {', '.join(file.name for file in missing)}) and can't be "
-                f"downloaded ({reason}); put the files there (.gz or not), or set SNN_MNIST_DATA or -data-dir "
-                f"to the directory above {files.folder}/raw, or take the bundled digits with -dataset digits"
+                f"downloaded ({reason}); put the files there (.gz or not), or set SNN_MNIST_DATA or "
+                f"-data-dir to the directory above {files.folder}/raw, or take the bundled digits with -dataset digits"
             )
     return [path for file in files.files if (path := find(file, raw))]
 
@@ -204,6 +204,8 @@ def _download(files: FileSet, missing: list[File], raw: Path) -> str:
 
 def _fetch(file: File, mirrors: list[str], folder: Path) -> str:
     """One .gz from the first mirror that has it whole; '' or why the last one failed."""
+    from urllib.error import HTTPError
+
     from torchvision.datasets.utils import download_url
 
     reason = "no mirror"
@@ -213,7 +215,8 @@ def _fetch(file: File, mirrors: list[str], folder: Path) -> str:
                 download_url(f"{mirror}{file.name}.gz", str(folder), f"{file.name}.gz", file.gz_md5)
             return ""
         except (OSError, HTTPException, RuntimeError) as fault:  # URLError and timeouts are OSErrors
-            lines = str(getattr(fault, "reason", fault)).strip().splitlines()
+            inner = fault if isinstance(fault, HTTPError) else getattr(fault, "reason", fault)
+            lines = str(inner).strip().splitlines()
             reason = f"{mirror}: {lines[0] if lines else type(fault).__name__}"
             (folder / f"{file.name}.gz").unlink(missing_ok=True)
     return reason
