@@ -179,7 +179,8 @@ def ensure(name: str, data_dir: str | os.PathLike[str], download: bool = True) -
             raise DataMissing(
                 f"{files.title} is not in {raw} (no {', '.join(file.name for file in missing)}) and can't be "
                 f"downloaded ({reason}); put the files there (.gz or not), or set SNN_MNIST_DATA or "
-                f"-data-dir to the directory above {files.folder}/raw, or take the bundled digits with -dataset digits"
+                f"-data-dir to the directory above {files.folder}/raw, or take the bundled digits with "
+                "-dataset digits"
             )
     return [path for file in files.files if (path := find(file, raw))]
 
