@@ -51,9 +51,7 @@ def cell(result: object) -> str:
 def main(place: str, count: int) -> None:
     loaded = load_network(place)
     images = load_dataset(loaded.config.dataset, _data_dir()).test.images[:count]
-    print(
-        f"{len(images):,} test images, T {loaded.config.T}. A cell: images with identical output spikes;"
-    )
+    print(f"{len(images):,} test images, T {loaded.config.T}. A cell: images with identical output spikes;")
     print("output spikes that differ, of all of ours.\n")
     header: list[str] = []
     for name, network, file in VARIANTS:

@@ -1,0 +1,291 @@
+"""`export -format hardware`: integer weights for Verilog and C, golden vectors for a test bench, a C99
+reference and a report. fixed_point.py holds the arithmetic.
+
+    weights.mem            784 lines for $readmemh, one a pixel: weights of neurons 9 … 0, `bits` bits each
+    snn_weights.h          the same for C, with thresholds and constants
+    weights.npz            the same for numpy, with the scales
+    snn_infer.c            the C99 reference; it needs only snn_weights.h
+    golden_input.mem       16 test images x T lines: 784 input spikes, pixel 0 the lowest bit
+    golden_spikes.mem      as many lines: 10 output spikes, neuron 0 the lowest bit
+    golden_v.mem           as many lines: potentials after the reset of neurons 9 … 0, 32 bits each
+    golden.npz             the same as arrays, with labels and verdicts
+    report.md, report.json widths, memory, operations, accuracy against bits
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from snn_mnist import __version__
+from snn_mnist.config import ExportOptions, cores
+from snn_mnist.core.poisson import Draw, Stream, poisson_encode
+from snn_mnist.data import Dataset, load_dataset
+from snn_mnist.errors import UsageError
+from snn_mnist.evaluate import Loaded
+from snn_mnist.export import files
+from snn_mnist.export.fixed_point import PRODUCT, FixedPoint, quantise, signed_bits, spike_counts
+from snn_mnist.model import CLASSES, PIXELS
+from snn_mnist.place import choose_place
+from snn_mnist.scoring import score
+
+GOLDEN_IMAGES = 16
+REPORTED_BITS = (16, 8, 6, 4)
+
+
+def export(loaded: Loaded, out: Path, options: ExportOptions) -> None:
+    if out.is_file():
+        raise UsageError(f"-out {out} is a file; name a directory")
+    per_neuron = options.scale == "neuron"
+    fixed = quantise(loaded.net, loaded.config, options.bits, per_neuron, options.fraction)
+    data = load_dataset(loaded.config.dataset, options.data_dir)
+    draw = Draw(loaded.config.seed, Stream.EVAL, 0)
+    files.directory(out)
+    files.write(out / "weights.mem", weights_mem(fixed))
+    files.write(out / "snn_weights.h", header(fixed, loaded))
+    files.write(out / "weights.npz", weights_npz(fixed))
+    files.write(out / "snn_infer.c", resources.files("snn_mnist.export").joinpath("snn_infer.c").read_bytes())
+    for name, content in golden(fixed, data, draw).items():
+        files.write(out / name, content)
+    report = describe(fixed, options.scale, draw)
+    if options.report:
+        report |= measure(loaded, fixed, data, draw, per_neuron)
+    text = as_markdown(report)
+    files.write(out / "report.json", json.dumps(report, indent=2) + "\n")
+    files.write(out / "report.md", text)
+    print(text.rstrip())
+    print(f"\nwritten to {out}; the C reference: cc -std=c99 -O2 -o snn_infer snn_infer.c")
+
+
+# ---------------------------------------------------------------------------- weights
+
+
+def hex_fields(values: np.ndarray, bits: int) -> str:
+    """Values [n] as one number in hex, value 0 in the lowest bits, `bits` bits each, two's complement."""
+    word = sum((int(value) & ((1 << bits) - 1)) << (bits * i) for i, value in enumerate(values))
+    return f"{word:0{-(-bits * len(values) // 4)}x}"
+
+
+def weights_mem(fixed: FixedPoint) -> str:
+    """For `reg [10*BITS-1:0] weight [0:783]; initial $readmemh("weights.mem", weight);`"""
+    lines = (hex_fields(column, fixed.bits) for column in fixed.weight.T)
+    return (
+        f"// {fixed.bits}-bit weights, a line a pixel, neuron 0 in the lowest bits\n"
+        + "\n".join(lines)
+        + "\n"
+    )
+
+
+def header(fixed: FixedPoint, loaded: Loaded) -> str:
+    config, storage = loaded.config, "int8_t" if fixed.bits <= 8 else "int16_t"
+    rows = ",\n".join("    {" + ", ".join(f"{w:d}" for w in column) + "}" for column in fixed.weight.T)
+    ranges = "\n".join(
+        f" *   {name}: {low} .. {high}, {signed_bits(low, high)} bits"
+        for name, (low, high) in fixed.ranges().items()
+    )
+    return f"""\
+/* Weights of a spiking network for snn_infer.c, written by snn_mnist {__version__}.
+ *
+ * {config.neuron.upper()} neurons, tau {config.tau:g} steps, V_threshold {config.v_threshold:g}, \
+{"soft reset" if fixed.soft else f"V_reset {config.v_reset:g}"}, T {fixed.steps}
+ * Ranges that no input exceeds:
+{ranges}
+ */
+#ifndef SNN_WEIGHTS_H
+#define SNN_WEIGHTS_H
+
+#include <stdint.h>
+
+#define SNN_INPUTS {PIXELS}
+#define SNN_NEURONS {CLASSES}
+#define SNN_T {fixed.steps} /* time steps an image is shown for */
+#define SNN_BITS {fixed.bits} /* of a weight */
+#define SNN_FRACTION {fixed.fraction} /* fraction bits of a potential */
+#define SNN_LEAKY {int(fixed.leaky)} /* 0: the neurons integrate and fire without a leak */
+#define SNN_MULTIPLIER {fixed.multiplier} /* 1 / tau = SNN_MULTIPLIER / 2^SNN_SHIFT */
+#define SNN_SHIFT {fixed.shift}
+#define SNN_SOFT_RESET {int(fixed.soft)} /* 1: the threshold is taken off; 0: v becomes 0 */
+
+/* In units of a weight / 2^SNN_FRACTION; a neuron fires at or above it. */
+static const int32_t snn_threshold[SNN_NEURONS] = {{{", ".join(str(int(x)) for x in fixed.threshold)}}};
+
+static const {storage} snn_weight[SNN_INPUTS][SNN_NEURONS] = {{
+{rows}
+}};
+
+#endif
+"""
+
+
+def npz(**arrays: Any) -> bytes:
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()
+
+
+def weights_npz(fixed: FixedPoint) -> bytes:
+    return npz(
+        weight=fixed.weight.astype(np.int16),
+        scale=fixed.scale,
+        threshold=fixed.threshold,
+        **{
+            name: getattr(fixed, name)
+            for name in ("bits", "fraction", "multiplier", "shift", "soft", "steps")
+        },
+    )
+
+
+# ---------------------------------------------------------------------------- golden vectors
+
+
+def golden(fixed: FixedPoint, data: Dataset, draw: Draw) -> dict[str, str | bytes]:
+    """What a test bench feeds in and expects, for the first 16 test images."""
+    images, labels = data.test.images[:GOLDEN_IMAGES], data.test.labels[:GOLDEN_IMAGES].numpy()
+    index = torch.arange(len(images))
+    spikes = poisson_encode(images, index, 0, fixed.steps, draw).numpy().astype(np.uint8)  # [T, 16, 784]
+    fired, potential = fixed.run(np.einsum("tnp,cp->tnc", spikes, fixed.weight, optimize=True))
+    by_image = {
+        name: values.swapaxes(0, 1)
+        for name, values in (("input", spikes), ("spikes", fired.astype(np.uint8)), ("v", potential))
+    }
+    note = f"// {len(images)} images x {fixed.steps} steps, a line a step, "
+    mem = {
+        "golden_input.mem": ("784 input spikes, pixel 0 the lowest bit", "input", 1),
+        "golden_spikes.mem": ("10 output spikes, neuron 0 the lowest bit", "spikes", 1),
+        "golden_v.mem": ("potentials after the reset, neuron 0 in the lowest 32 bits", "v", 32),
+    }
+    contents: dict[str, str | bytes] = {}
+    for file, (what, name, bits) in mem.items():
+        rows = by_image[name].reshape(-1, by_image[name].shape[-1])
+        lines = packed_lines(rows) if bits == 1 else [hex_fields(row, bits) for row in rows]
+        contents[file] = note + what + "\n" + "\n".join(lines) + "\n"
+    counts = by_image["spikes"].sum(1, dtype=np.int64)
+    contents["golden.npz"] = npz(
+        **{**by_image, "v": by_image["v"].astype(np.int32)}, index=index.numpy(), labels=labels,
+        counts=counts, verdicts=counts.argmax(1), seed=draw.seed, stream=int(draw.stream), epoch=draw.epoch,
+    )  # fmt: skip
+    return contents
+
+
+def packed_lines(rows: np.ndarray) -> list[str]:
+    """Rows of bits [n, width] in hex, column 0 the lowest bit."""
+    width = rows.shape[1]
+    digits = -(-width // 4)
+    packed = np.packbits(rows[:, ::-1], axis=1, bitorder="big")  # the spare bits are the lowest ones
+    return [f"{int.from_bytes(row.tobytes(), 'big') >> (-width % 8):0{digits}x}" for row in packed]
+
+
+# ---------------------------------------------------------------------------- report
+
+
+def describe(fixed: FixedPoint, scale: str, draw: Draw) -> dict[str, Any]:
+    """What is known without looking at data."""
+    widths = fixed.widths()
+    state = widths["potential h"]
+    memory = {
+        "weights": PIXELS * CLASSES * fixed.bits,
+        "thresholds": (CLASSES if scale == "neuron" else 1) * signed_bits(0, int(fixed.threshold.max())),
+        "potentials": CLASSES * state,
+        "input sums": CLASSES * widths["input sum x"],
+    }
+    each = 6 + (fixed.multiplier > 1) if fixed.leaky else 3
+    return {
+        "program": f"snn_mnist {__version__}",
+        "bits": fixed.bits,
+        "scale": scale,
+        "fraction_bits": fixed.fraction,
+        "threshold": [int(x) for x in fixed.threshold],
+        "one_over_tau": f"{fixed.multiplier} / 2^{fixed.shift}" if fixed.leaky else "no leak",
+        "reset": "soft" if fixed.soft else "hard",
+        "T": fixed.steps,
+        "seed": draw.seed,
+        "ranges": {name: list(limits) for name, limits in fixed.ranges().items()},
+        "widths_bits": widths,
+        "memory_bits": memory | {"total": sum(memory.values())},
+        "neuron_operations_per_image": each * CLASSES * fixed.steps,
+        "dense_multiply_accumulates_per_image": PIXELS * CLASSES * fixed.steps,
+    }
+
+
+def measure(loaded: Loaded, fixed: FixedPoint, data: Dataset, draw: Draw, per_neuron: bool) -> dict[str, Any]:
+    """Accuracy of the float network and of several weight widths on the same spikes of the whole test set."""
+    images, labels = data.test.images, data.test.labels
+    place = choose_place("cpu", "auto", cores())
+    loaded.net.spiking.step_mode = "m"
+    engine = place.engine(loaded.net, images)
+    exact = score(engine, torch.arange(len(images)), labels, [fixed.steps], draw, place.test_batch)
+    verdicts = exact.counts[:, -1].argmax(1).numpy()
+    variants = [fixed] + [
+        quantise(loaded.net, loaded.config, bits, per_neuron) for bits in REPORTED_BITS if bits != fixed.bits
+    ]
+    counts, inputs, reached = spike_counts(variants, images, draw)
+    rows = [
+        {
+            "bits": each.bits,
+            "fraction_bits": each.fraction,
+            "accuracy": float((counts[i].argmax(1) == labels.numpy()).mean()),
+            "verdicts_as_float": float((counts[i].argmax(1) == verdicts).mean()),
+            "input_sum_bits": each.widths()["input sum x"],
+            "accumulator_bits": each.widths()["potential h"],
+            "accumulator_bits_used": signed_bits(*reached[i]),
+            "weight_bytes": PIXELS * CLASSES * each.bits / 8,
+        }
+        for i, each in sorted(enumerate(variants), key=lambda item: -item[1].bits)
+    ]
+    return {
+        "dataset": data.name,
+        "images": len(images),
+        "float_accuracy": exact.accuracy(),
+        "accuracy_against_bits": rows,
+        "input_spikes_per_image": inputs,
+        "synaptic_additions_per_image": inputs * CLASSES,
+    }
+
+
+def as_markdown(report: dict[str, Any]) -> str:
+    lines = [
+        f"# {report['bits']}-bit network, written by {report['program']}",
+        "",
+        f"One scale for {'each neuron' if report['scale'] == 'neuron' else 'all weights'}, "
+        f"{report['fraction_bits']} fraction bits, threshold {_span(report['threshold'])}, "
+        f"1/τ {report['one_over_tau']}, {report['reset']} reset, T {report['T']}.",
+        "",
+        "| register | least | greatest | bits |",
+        "|---|---|---|---|",
+    ]
+    for name, (low, high) in report["ranges"].items():
+        if name != PRODUCT or not report["one_over_tau"].startswith("1 /"):
+            lines.append(f"| {name} | {low:,} | {high:,} | {report['widths_bits'][name]} |")
+    memory = ", ".join(f"{name} {bits:,}" for name, bits in report["memory_bits"].items())
+    lines += ["", f"Memory in bits: {memory}."]
+    if "float_accuracy" not in report:
+        return "\n".join(lines) + "\n"
+    lines += [
+        f"Operations an image: {report['synaptic_additions_per_image']:,.0f} additions of a weight "
+        f"({report['input_spikes_per_image']:,.0f} input spikes) and "
+        f"{report['neuron_operations_per_image']:,} in the neurons; a dense layer at every step would take "
+        f"{report['dense_multiply_accumulates_per_image']:,} multiply-accumulates.",
+        "",
+        f"Accuracy on the {report['images']:,} test images of {report['dataset']}, all on the same spikes "
+        f"(seed {report['seed']}); the float network: {report['float_accuracy']:.2%}.",
+        "",
+        "| bits | accuracy | verdict as float | accumulator bits (used) | input sum bits | weights, bytes |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in report["accuracy_against_bits"]:
+        lines.append(
+            f"| {row['bits']} | {row['accuracy']:.2%} | {row['verdicts_as_float']:.2%} | "
+            f"{row['accumulator_bits']} ({row['accumulator_bits_used']}) | {row['input_sum_bits']} | "
+            f"{row['weight_bytes']:,.0f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _span(values: list[int]) -> str:
+    return str(values[0]) if len(set(values)) == 1 else f"{min(values)} to {max(values)}"
