@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -53,6 +54,14 @@ def choose_place(device_name: str, backend: str, threads: int, step_mode: str = 
     else:
         torch.set_num_threads(threads)
     return Place(device, backend, reason, threads)
+
+
+def without_tiles() -> None:
+    """bfloat16 products by torch's own code: oneDNN takes AMX tiles, which some virtual machines advertise and can't
+    run ("illegal instruction"), and a layer of 784 x 10 gains nothing by them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of TF32 on Intel GPUs
+        torch.backends.mkldnn.set_flags(False)
 
 
 def choose_device(name: str) -> torch.device:

@@ -27,7 +27,7 @@ from snn_mnist.data import Dataset, load_dataset
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.interrupt import Interruption
 from snn_mnist.model import CLASSES, SNN
-from snn_mnist.place import Place, choose_place
+from snn_mnist.place import choose_place, without_tiles
 from snn_mnist.scoring import Score, mean_squared_error, score
 
 CHECK_EVERY = 50  # steps between looks for weights that are not finite
@@ -77,6 +77,9 @@ class Run:
         for note in config.notes():
             print(note)
         self.place = choose_place(config.device, config.backend, config.threads, config.step_mode)
+        if config.amp and self.place.device.type == "cpu":
+            without_tiles()
+            print("amp on the CPU: bfloat16 without loss scaling, which its range does not need")
         data = load_dataset(config.dataset, config.data_dir)
         config.check_sizes(len(data.train))
         self._prepare_data(data)

@@ -1,0 +1,165 @@
+"""The spike contract: Philox's published vectors, exact k/255, no correlation, one result whatever the circumstances."""
+
+import math
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+
+from snn_mnist.core.poisson import Draw, Stream, poisson_encode, random_order
+from snn_mnist.kernels import jit, philox, spikes
+
+# Random123's known answers: counter, key, output
+VECTORS = [
+    ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+    ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+    (
+        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+        (0xA4093822, 0x299F31D0),
+        (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+    ),
+]
+
+
+@pytest.mark.parametrize(("counter", "key", "words"), VECTORS)
+def test_philox_known_answers(counter, key, words):
+    assert philox.philox_block(counter, key) == words
+    assert tuple(int(w) for w in philox.philox_torch(counter, key)) == words
+
+
+def by_definition(k, seed, stream, e, n, p, t):
+    """The contract in plain Python: compare base-256 digits until they differ."""
+    if k in (0, 255):
+        return k == 255
+
+    def digits():
+        words = philox.philox_block((t // 16, p, n, e), (seed, stream))
+        yield words[t % 16 // 4] >> 8 * (t % 4) & 255
+        attempt = 0
+        while True:
+            for word in philox.philox_block((1 << 31 | t, p | attempt << 16, n, e), (seed, stream)):
+                yield from word.to_bytes(4, "big")
+            attempt += 1
+
+    return next(d < k for d in digits() if d != k)
+
+
+def some_images(n=5, seed=0):
+    images = np.random.default_rng(seed).integers(0, 256, (n, 784), dtype=np.uint8)
+    images[:, ::3], images[:, 1::7] = 0, 255
+    images[0] = 0  # an empty image
+    return images
+
+
+def test_encoder_is_the_definition():
+    images, index, draw = some_images(), np.array([7, 59_999, 0, 3, 2**31]), Draw(2**32 - 1, 5, 4_000_000_000)
+    fired = spikes.encode(images, index, 16, 60, draw)
+    rng = np.random.default_rng(1)
+    for i, p, t in zip(rng.integers(0, 5, 3000), rng.integers(0, 784, 3000), rng.integers(16, 60, 3000), strict=True):
+        expected = by_definition(int(images[i, p]), *draw, int(index[i]), int(p), int(t))
+        assert fired[t - 16, i, p] == expected, (i, p, t)
+
+
+def test_ties_are_resolved_as_defined():
+    """Every draw whose first digit ties is looked at: the rare branch, not the common one."""
+    images = np.full((1, 784), 100, np.uint8)
+    fired, draw, ties = spikes.encode(images, np.array([9]), 0, 128, Draw(1, 2, 3)), Draw(1, 2, 3), 0
+    for block, p in product(range(8), range(784)):
+        words = philox.philox_block((block, p, 9, draw.epoch), (draw.seed, draw.stream))
+        for i, byte in enumerate(b"".join(w.to_bytes(4, "little") for w in words)):
+            if byte == 100:
+                ties += 1
+                t = 16 * block + i
+                assert fired[t, 0, p] == by_definition(100, *draw, 9, p, t)
+    assert ties > 300
+
+
+@pytest.mark.parametrize("steps", [1, 15, 16, 17, 64, 65, 100, 127, 128, 129, 300])
+def test_numba_and_torch_give_the_same_bits(steps):
+    images, index, draw = some_images(seed=steps), np.array([5, 59_999, 0, 3, 2]), Draw(3, 1, 2)
+    a = spikes.encode(images, index, 0, steps, draw)
+    b = spikes.encode_torch(torch.from_numpy(images), torch.from_numpy(index), 0, steps, draw)
+    assert torch.equal(torch.from_numpy(a), b)
+
+
+def test_bits_do_not_depend_on_circumstances():
+    images, index, draw = torch.from_numpy(some_images(40)), torch.arange(40), Draw(11, Stream.TEST, 6)
+    whole = poisson_encode(images, index, 0, 100, draw)
+    assert torch.equal(whole[:50], poisson_encode(images, index, 0, 50, draw))  # T
+    assert torch.equal(whole[32:60], poisson_encode(images, index, 32, 60, draw))  # start
+    order = torch.randperm(40)
+    assert torch.equal(whole[:, order], poisson_encode(images[order], index[order], 0, 100, draw))  # batch position
+    assert torch.equal(whole[:, 7:8], poisson_encode(images[7:8], index[7:8], 0, 100, draw))  # batch size
+    before = jit.numba.get_num_threads()
+    try:
+        for threads in range(1, before + 1):
+            jit.set_threads(threads)
+            assert torch.equal(whole, poisson_encode(images, index, 0, 100, draw))
+    finally:
+        jit.set_threads(before)
+
+
+@pytest.mark.parametrize("part", range(3))
+def test_each_coordinate_matters(part):
+    images, index = torch.full((1, 784), 128, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64)
+    coordinates = [0, 0, 0]
+    base = poisson_encode(images, index, 0, 128, Draw(*coordinates))
+    coordinates[part] = 1
+    other = poisson_encode(images, index, 0, 128, Draw(*coordinates))
+    assert 0.45 < (base != other).float().mean() < 0.55
+    assert not torch.equal(base, poisson_encode(images, index + 1, 0, 128, Draw(0, 0, 0)))
+
+
+def counts_of_all_values(draws=1_000):
+    """How often each of the 256 values fires in 784 * draws trials."""
+    images = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 784, axis=1)
+    total = np.zeros(256)
+    for start in range(0, draws, 112):
+        fired = spikes.encode(images, np.arange(256), start, min(start + 112, draws), Draw(20, 0, 0))
+        total += fired.sum((0, 2))
+    return total, 784 * draws
+
+
+def test_exact_binomial_of_every_pixel_value():
+    """Two-sided exact binomial test of each value at k/255; family-wise level 1e-6 (Bonferroni over 254)."""
+    scipy_stats = pytest.importorskip("scipy.stats")
+    fired, trials = counts_of_all_values()
+    assert fired[0] == 0 and fired[255] == trials
+    p_values = [scipy_stats.binomtest(int(fired[k]), trials, k / 255).pvalue for k in range(1, 255)]
+    assert min(p_values) > 1e-6 / 254
+    # and k/255 is told from its neighbours k/256 and (k+1)/256: all values together
+    z = (fired[1:255] - trials * np.arange(1, 255) / 256) / np.sqrt(trials * 0.25)
+    assert abs(z.sum()) / math.sqrt(254) > 5
+    z = (fired - trials * np.arange(256) / 255)[1:255] / np.sqrt(trials * np.arange(1, 255) * np.arange(254, 0, -1)) * 255
+    assert abs(z.sum()) / math.sqrt(254) < 5
+
+
+def test_no_correlation():
+    """Correlation of spikes a step, a pixel, a sample, an epoch and a Philox block apart, |z| < 5 each."""
+    images, index = torch.full((64, 784), 100, dtype=torch.uint8), torch.arange(64)
+    p = 100 / 255
+    x = (poisson_encode(images, index, 0, 128, Draw(5, 0, 0)) - p) / math.sqrt(p * (1 - p))
+    y = (poisson_encode(images, index, 0, 128, Draw(5, 0, 1)) - p) / math.sqrt(p * (1 - p))
+    pairs = {
+        "step": (x[1:], x[:-1]), "4 steps": (x[4:], x[:-4]), "block": (x[16:], x[:-16]), "64 steps": (x[64:], x[:-64]),
+        "pixel": (x[:, :, 1:], x[:, :, :-1]), "row": (x[:, :, 28:], x[:, :, :-28]),
+        "sample": (x[:, 1:], x[:, :-1]), "epoch": (x, y),
+    }  # fmt: skip
+    for name, (a, b) in pairs.items():
+        z = (a * b).sum().item() / math.sqrt(a.numel())
+        assert abs(z) < 5, (name, z)
+
+
+def test_orders():
+    order = random_order(10_000, 3, 4)
+    assert torch.equal(order.sort().values, torch.arange(10_000))
+    assert torch.equal(order, random_order(10_000, 3, 4))
+    assert not torch.equal(order, random_order(10_000, 3, 5)) and not torch.equal(order, random_order(10_000, 4, 4))
+    fixed = (order == torch.arange(10_000)).sum()  # Poisson(1) for a random permutation
+    assert fixed < 10
+
+
+def test_start_must_be_a_block():
+    with pytest.raises(ValueError, match="start=3"):
+        poisson_encode(torch.zeros(1, 784, dtype=torch.uint8), torch.zeros(1), 3, 5, Draw(0, 0, 0))

@@ -1,0 +1,235 @@
+"""Training, evaluation and resume, on real data."""
+
+import csv
+import json
+
+import pytest
+import torch
+
+from snn_mnist import checkpoint, evaluate
+from snn_mnist import train as training
+from snn_mnist.config import Config, EvalOptions
+from snn_mnist.errors import SNNError, UsageError
+from snn_mnist.interrupt import Interruption
+from snn_mnist.report import read_metrics
+
+DIGITS = {"dataset": "digits", "T": 20, "b": 100, "lr": 5e-3}
+TIMES = {"train_images_per_s", "test_images_per_s", "seconds"}
+
+
+def config(**settings):
+    return Config(**(DIGITS | settings), given=frozenset(DIGITS | settings))
+
+
+def train(out, **settings):
+    assert training.run(config(out_dir=str(out), **settings)) == 0
+    return newest(out)
+
+
+def newest(out):
+    return max(out.iterdir(), key=lambda folder: folder.stat().st_mtime_ns)
+
+
+def metrics(folder):
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in read_metrics(folder / "metrics.csv")]
+
+
+def assert_same(a, b):
+    """Bitwise equal, through all levels of a checkpoint."""
+    assert type(a) is type(b)
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a.keys() - {"seconds"}:
+            assert_same(a[key], b[key])
+    elif isinstance(a, list | tuple):
+        for x, y in zip(a, b, strict=True):
+            assert_same(x, y)
+    else:
+        assert a == b
+
+
+RESUMES = [
+    {"opt": "adam"},
+    {"opt": "sgd", "lr": 1.0},
+    {"opt": "adam", "schedule": "cosine"},
+    {"opt": "sgd", "schedule": "cosine", "momentum": 0.5},
+    {"opt": "adam", "amp": True},
+    {"opt": "adam", "ema": 0.99, "schedule": "cosine"},
+    {"opt": "adam", "val": 300, "eval_every": 2},
+    {"opt": "adam", "backend": "torch", "b": 400},
+    {"opt": "adam", "backend": "torch", "b": 400, "step_mode": "s", "amp": True},
+]
+
+
+@pytest.mark.parametrize("settings", RESUMES, ids=lambda s: "-".join(f"{k}_{v}" for k, v in s.items()))
+@pytest.mark.parametrize("steps", [0, 2])
+def test_stopped_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, settings, steps):
+    whole = train(tmp_path / "whole", epochs=4, **settings)
+    b, val = settings.get("b", DIGITS["b"]), settings.get("val", 0)
+    interruption, per_epoch = Interruption(), (1437 - val) // b
+    seen = [0]
+
+    def step(self, images):
+        seen[0] += 1
+        if seen[0] == 2 * per_epoch + steps:
+            interruption.signal = 2
+
+    with monkeypatch.context() as patch:
+        patch.setattr("snn_mnist.report.Progress.step", step)
+        training.Run(config(out_dir=str(tmp_path / "parts"), epochs=4, **settings), interruption).go()
+    folder = newest(tmp_path / "parts")
+    state = checkpoint.load(folder)
+    assert (state["epoch"], state["step"]) == ((1, steps) if steps else (0, per_epoch))
+    assert training.run(Config(resume=str(folder), given=frozenset({"resume"}))) == 0
+    assert newest(tmp_path / "parts") == folder and len(list((tmp_path / "parts").iterdir())) == 1
+    a, b_ = checkpoint.load(whole), checkpoint.load(folder)
+    a.pop("config"), b_.pop("config")
+    assert_same(a, b_)
+    assert metrics(whole) == metrics(folder)
+    best_a, best_b = (checkpoint.load(f / checkpoint.BEST) for f in (whole, folder))
+    assert_same(best_a["net"], best_b["net"])
+
+
+def test_extended_run_equals_a_longer_one(tmp_path):
+    longer = train(tmp_path / "longer", epochs=3)
+    short = train(tmp_path / "short", epochs=1)
+    assert training.run(Config(resume=str(short), epochs=3, given=frozenset({"resume", "epochs"}))) == 0
+    assert torch.equal(checkpoint.load(longer)["net"]["layer.1.weight"], checkpoint.load(short)["net"]["layer.1.weight"])
+    assert metrics(longer) == metrics(short)
+
+
+def test_a_finished_run_has_nothing_to_do(tmp_path, capsys):
+    folder = train(tmp_path, epochs=1)
+    assert training.run(Config(resume=str(folder), given=frozenset({"resume"}))) == 0
+    assert "nothing to do" in capsys.readouterr().out
+
+
+def test_changed_mathematics_is_refused_by_name(tmp_path):
+    folder = train(tmp_path, epochs=1)
+    changed = {"resume": str(folder), "tau": 3.0, "T": 10, "epochs": 2}
+    with pytest.raises(UsageError, match=r"T 20 → 10.*tau 2.0 → 3.0"):
+        training.run(Config(**changed, given=frozenset(changed)))
+    forced = changed | {"force": True, "lr": 1e-3}
+    assert training.run(Config(**forced, given=frozenset(forced))) == 0
+
+
+def test_a_run_leaves_all_its_files(tmp_path):
+    folder = train(tmp_path, epochs=2)
+    assert folder.name == "T20_b100_adam_lr0.005"
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.yaml", "environment.json", "metrics.csv", "checkpoint_latest.pth", "checkpoint_max.pth"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names) and not any(n.startswith(".") for n in names)
+    with (folder / "metrics.csv").open() as file:
+        header = next(csv.reader(file))
+    assert header == (
+        "epoch,train_loss,train_acc,test_loss,test_acc,max_test_acc,lr,train_images_per_s,test_images_per_s,seconds"
+    ).split(",")
+    assert Config.from_yaml(folder / "config.yaml").T == 20
+    again = train(tmp_path, epochs=1)
+    assert again.name == "T20_b100_adam_lr0.005-2"
+    assert json.loads((folder / "environment.json").read_text())["versions"]["torch"] == torch.__version__
+
+
+def test_tensorboard_has_what_metrics_has(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = train(tmp_path, epochs=3)
+    events = EventAccumulator(str(folder)).Reload()
+    rows = metrics(folder)
+    for name in ("train_loss", "train_acc", "test_loss", "test_acc", "max_test_acc", "lr"):
+        scalars = events.Scalars(name)
+        assert [s.step for s in scalars] == [0, 1, 2]
+        assert [s.value for s in scalars] == pytest.approx([row[name] for row in rows], rel=1e-6)
+
+
+def test_backends_learn_the_same(tmp_path):
+    """Same seed, same spikes: the backends part only through float rounding."""
+    fused = metrics(train(tmp_path / "a", epochs=2, backend="numba"))
+    modules = metrics(train(tmp_path / "b", epochs=2, backend="torch"))
+    for x, y in zip(fused, modules, strict=True):
+        assert abs(x["test_acc"] - y["test_acc"]) < 0.02 and x["train_loss"] == pytest.approx(y["train_loss"], rel=1e-2)
+
+
+@pytest.mark.parametrize("settings", [{}, {"opt": "sgd", "lr": 0.2}, {"neuron": "if", "v_reset": None, "lr": 1e-3}, {"amp": True}])
+def test_digits_are_learned(tmp_path, settings):
+    last = metrics(train(tmp_path, epochs=12, **settings))[-1]
+    assert last["test_acc"] > 0.85, last
+
+
+def test_seeds_are_repeated_and_summarised(tmp_path, capsys):
+    train(tmp_path, epochs=1, seeds=3)
+    printed = capsys.readouterr().out.splitlines()
+    finals = [100 * metrics(folder)[-1]["test_acc"] for folder in tmp_path.iterdir()]
+    assert len(finals) == 3
+    mean, std = torch.tensor(finals, dtype=torch.float64).mean(), torch.tensor(finals, dtype=torch.float64).std()
+    assert printed[-1] == f"3 seeds: test accuracy of the last epoch {mean:.2f} ± {std:.2f} % (mean ± std)"
+
+
+def test_best_is_chosen_on_held_out_images(tmp_path, capsys):
+    folder = train(tmp_path, epochs=4, val=300)
+    rows, best = read_metrics(folder / "metrics.csv"), checkpoint.load(folder / checkpoint.BEST)
+    top = max(rows, key=lambda row: (row["val_acc"], -row["epoch"]))
+    assert best["epoch"] == top["epoch"] == best["best"]["epoch"]
+    assert "held-out" in capsys.readouterr().out
+
+
+def test_without_val_the_summary_says_that_the_maximum_saw_the_test_images(tmp_path, capsys):
+    train(tmp_path, epochs=1)
+    printed = capsys.readouterr().out
+    assert "chosen on the test images" in printed and "last epoch: test accuracy" in printed
+
+
+def test_eval_gives_all_its_numbers_the_same_on_both_backends(tmp_path):
+    folder = train(tmp_path / "run", epochs=2)
+    results = []
+    for backend in ("numba", "torch"):
+        file = tmp_path / f"{backend}.json"
+        settings = {"resume": str(folder), "repeats": 3, "json": str(file), "backend": backend, "seed": 5}
+        assert evaluate.run(EvalOptions(**settings)) == 0
+        results.append(json.loads(file.read_text()))
+    fused, modules = results
+    assert fused["images"] == 360 and fused["encodings"] == 3
+    assert fused["accuracy"] == modules["accuracy"] and fused["confusion"] == modules["confusion"]
+    assert fused["loss"]["mean"] == pytest.approx(modules["loss"]["mean"], rel=1e-6)
+    assert fused["input_spikes_per_image"] == modules["input_spikes_per_image"]
+    confusion = torch.tensor(fused["confusion"])
+    assert confusion.sum() == 3 * 360
+    assert confusion.trace().item() / 1080 == pytest.approx(fused["accuracy"]["mean"])
+    p = fused["accuracy"]["mean"]
+    assert fused["standard_error"] == pytest.approx((p * (1 - p) / 360) ** 0.5)
+    assert fused["accuracy_against_T"]["20"] == fused["accuracy"]
+    assert list(fused["accuracy_against_T"]) == ["1", "2", "3", "5", "7", "10", "15", "20"]
+    assert fused["synaptic_operations_per_image"] == pytest.approx(10 * fused["input_spikes_per_image"])
+    assert fused["dense_multiply_accumulates_per_image"] == 7840
+
+
+def test_eval_of_the_last_epoch_is_within_noise_of_training(tmp_path, capsys):
+    folder = train(tmp_path, epochs=6)
+    assert evaluate.run(EvalOptions(resume=str(folder), repeats=5)) == 0
+    last = metrics(folder)[-1]["test_acc"]
+    assert f"{100 * last:.0f}"[:1] in capsys.readouterr().out and last > 0.7
+
+
+@pytest.mark.parametrize(
+    ("settings", "fault"),
+    [
+        ({"b": 2000}, "b 2000 is more than the 1437 training images"),
+        ({"val": 1437}, "val 1437 holds out all"),
+        ({"device": "cuda:0"}, "-device cuda:0"),
+        ({"backend": "cupy", "device": "cpu"}, "cupy"),
+    ],
+)
+def test_wrong_settings_are_refused(tmp_path, settings, fault):
+    if "device" in settings and settings["device"].startswith("cuda") and torch.cuda.is_available():
+        pytest.skip("there is a CUDA device here")
+    with pytest.raises(SNNError, match=fault):
+        training.run(config(out_dir=str(tmp_path), epochs=1, **settings))
+    assert not list(tmp_path.iterdir())
+
+
+def test_real_mnist_learns_in_one_epoch(tmp_path, mnist_dir):
+    settings = {"dataset": "mnist", "data_dir": str(mnist_dir), "out_dir": str(tmp_path), "epochs": 1, "device": "cpu"}
+    assert training.run(Config(**settings)) == 0
+    assert metrics(newest(tmp_path))[-1]["test_acc"] >= 0.905
