@@ -81,7 +81,9 @@ def confirm(out: Path, config: str, seeds: int, encodings: int, threads: int) ->
         folder = out / f"seed{seed}"
         if not list(folder.glob("*/checkpoint_latest.pth")):
             command = [sys.executable, "-m", "snn_mnist", "train", "-config", config, "-seed", str(seed)]
-            subprocess.run([*command, "-j", str(threads), "-out-dir", str(folder)], check=True, stdout=sys.stderr)
+            subprocess.run(
+                [*command, "-j", str(threads), "-out-dir", str(folder)], check=True, stdout=sys.stderr
+            )
         run = next(folder.glob("*/checkpoint_latest.pth")).parent
         tested = subprocess.run(
             [sys.executable, "-m", "snn_mnist", "eval", "-resume", str(run), "-repeats", str(encodings), "-json", "-"],
@@ -98,7 +100,9 @@ def confirm(out: Path, config: str, seeds: int, encodings: int, threads: int) ->
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("task", choices=("search", "confirm"))
     parser.add_argument("out", type=Path)
     parser.add_argument("-config", default="configs/best.yaml")

@@ -80,7 +80,8 @@ with_uv() {
 packages() { # install or uninstall in the environment
     local verb=$1
     shift
-    if [ -n "$uv" ]; then
+    if [ -n "$uv" ]; then # compiled once here, not at the first import of everything
+        if [ "$verb" = install ]; then set -- --compile-bytecode "$@"; fi
         with_uv pip "$verb" --quiet --python "$python" "$@" >&2
     elif [ "$verb" = uninstall ]; then
         "$python" -m pip uninstall --quiet --yes "$@" >&2

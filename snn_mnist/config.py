@@ -180,6 +180,9 @@ class Config(_Threads, Options):
     out_dir: str = option(
         "./logs", path("DIR"), "Files", "the run directory is made in here; nothing is overwritten"
     )
+    figures: bool = option(
+        True, switch(), "Files", "end with figures of the run; ten times a run they go to TensorBoard"
+    )
     resume: str | None = option(None, optional(path()), "Files", f"go on with {CHECKPOINT}", saved=False)
     force: bool = option(
         False, switch(), "Files", "resume although settings that alter the mathematics differ", saved=False

@@ -1,13 +1,12 @@
 """Verb `eval`: how good a checkpoint is, with the spread over encodings and the error of a finite test set.
 
-    python -m snn_mnist eval -resume logs/T100_b64_adam_lr0.001
+python -m snn_mnist eval -resume logs/T100_b64_adam_lr0.001
 """
 
 from __future__ import annotations
 
 import json
 import math
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from snn_mnist.core.poisson import Draw, Stream
 from snn_mnist.data import Dataset, load_dataset
 from snn_mnist.model import CLASSES, PIXELS, SNN
 from snn_mnist.place import choose_place
-from snn_mnist.scoring import Score, score
+from snn_mnist.scoring import Score, score, time_marks
 
 
 @dataclass(frozen=True)
@@ -40,22 +39,16 @@ def load_network(place: str, **changes: Any) -> Loaded:
     """The network of a checkpoint; `changes` that are not None replace its settings."""
     path = checkpoint.find(place)
     state = checkpoint.load(path)
-    settings = dict(state.get("config", {})) | {name: value for name, value in changes.items() if value is not None}
+    settings = dict(state.get("config", {})) | {
+        name: value for name, value in changes.items() if value is not None
+    }
     config = Config.from_mapping(settings, str(path))
     net = SNN.from_config(config)
     net.load_state_dict(state["net"])
     return Loaded(path, config, net, "config" in state, state.get("epoch", -1))
 
 
-def time_marks(steps: int) -> list[int]:
-    """1, 2, 3, 5, 7, 10, 15, 20, … up to and with T."""
-    decades = [m * 10**e for e in range(len(str(steps))) for m in (1, 1.5, 2, 3, 5, 7)]
-    return sorted({int(mark) for mark in decades if mark < steps and mark == int(mark)} | {steps})
-
-
 def run(options: EvalOptions) -> int:
-    for note in options.notes():
-        print(note, file=sys.stderr)
     loaded = load_network(
         options.resume, T=options.T, tau=options.tau, seed=options.seed, dataset=options.dataset
     )
@@ -133,7 +126,9 @@ def describe(result: dict[str, Any], place: Any) -> str:
         f"{result['dataset']}, T {steps}, {place}",
     ]
     if "assumed" in result:
-        lines.append(f"the checkpoint does not say tau and T: using {result['assumed']}; -tau and -T change them")
+        lines.append(
+            f"the checkpoint does not say tau and T: using {result['assumed']}; -tau and -T change them"
+        )
     lines += [
         f"accuracy  {accuracy['mean']:.2%} ± {100 * accuracy['std']:.2f} % (mean ± std of {result['encodings']} "
         f"encodings); ± {100 * result['standard_error']:.2f} % standard error of a test set of this size",
@@ -151,7 +146,9 @@ def describe(result: dict[str, Any], place: Any) -> str:
         f"{'class':>{width}}  accuracy   verdicts (row: label, column: verdict, summed over encodings)",
     ]  # fmt: skip
     largest = max(len(str(value)) for row in result["confusion"] for value in row)
-    for name, share, row in zip(result["class_names"], result["class_accuracy"], result["confusion"], strict=True):
+    for name, share, row in zip(
+        result["class_names"], result["class_accuracy"], result["confusion"], strict=True
+    ):
         lines.append(f"{name:>{width}}   {share:7.2%}   " + " ".join(f"{value:>{largest}}" for value in row))
     lines += ["", f"{result['images_per_s']:,.0f} images/s"]
     return "\n".join(lines)

@@ -8,7 +8,7 @@ and has two methods: `firing_rate`, differentiable, for training; `firing_counts
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,9 @@ from snn_mnist.core import functional, layer, neuron, surrogate
 from snn_mnist.core.poisson import Draw, poisson_encode
 
 PIXELS, CLASSES = 784, 10
-CHUNK_BYTES = 64 << 20  # of spikes as floats that the torch engine makes at a time when nothing is differentiated
+CHUNK_BYTES = (
+    64 << 20
+)  # of spikes as floats that the torch engine makes at a time when nothing is differentiated
 
 
 class SNN(nn.Module):
@@ -37,8 +39,10 @@ class SNN(nn.Module):
     ) -> None:
         super().__init__()
         gradient = surrogate.SURROGATES[surrogate_name](**({} if alpha is None else {"alpha": alpha}))
-        common = {"v_threshold": v_threshold, "v_reset": v_reset, "surrogate_function": gradient}
-        spiking = neuron.IFNode(**common) if neuron_type == "if" else neuron.LIFNode(tau=tau, **common)
+        if neuron_type == "if":
+            spiking: neuron.BaseNode = neuron.IFNode(v_threshold, v_reset, gradient)
+        else:
+            spiking = neuron.LIFNode(tau, True, v_threshold, v_reset, gradient)
         self.layer = nn.Sequential(layer.Flatten(), layer.Linear(PIXELS, CLASSES, bias=False), spiking)
         functional.set_step_mode(self, step_mode)
 
@@ -58,16 +62,18 @@ class SNN(nn.Module):
     @property
     def weight(self) -> Tensor:
         """[10, 784]"""
-        return self.layer[1].weight
+        return cast(Tensor, self.layer[1].weight)
 
     @property
     def spiking(self) -> neuron.BaseNode:
         """The ten output neurons."""
-        return self.layer[2]
+        return cast(neuron.BaseNode, self.layer[2])
 
     def forward(self, spikes: Tensor) -> Tensor:
         current = self.layer[:2](spikes)
-        return self.spiking(current.to(self.weight.dtype))  # under autocast too: half precision is too coarse for v
+        return self.spiking(
+            current.to(self.weight.dtype)
+        )  # under autocast too: half precision is too coarse for v
 
 
 class Engine(Protocol):

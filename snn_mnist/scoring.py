@@ -38,6 +38,12 @@ class Score:
         return torch.bincount(cells, minlength=CLASSES * CLASSES).view(CLASSES, CLASSES)
 
 
+def time_marks(steps: int) -> list[int]:
+    """1, 2, 3, 5, 7, 10, 15, 20, … up to and with T."""
+    decades = [m * 10**e for e in range(len(str(steps))) for m in (1, 1.5, 2, 3, 5, 7)]
+    return sorted({int(mark) for mark in decades if mark < steps and mark == int(mark)} | {steps})
+
+
 def mean_squared_error(rates: Tensor, labels: Tensor) -> float:
     target = torch.nn.functional.one_hot(labels, CLASSES).double()
     return (rates.double() - target).square().mean().item()

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss, one_hot
 
-from snn_mnist import checkpoint, report
+from snn_mnist import checkpoint, figures, report
 from snn_mnist.config import Config
 from snn_mnist.core.poisson import Draw, Stream, random_order
 from snn_mnist.data import Dataset, load_dataset
@@ -28,7 +28,8 @@ from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.interrupt import Interruption
 from snn_mnist.model import CLASSES, SNN
 from snn_mnist.place import choose_place, without_tiles
-from snn_mnist.scoring import Score, mean_squared_error, score
+from snn_mnist.resume import directory_to_continue, resolve
+from snn_mnist.scoring import Score, mean_squared_error, score, time_marks
 
 CHECK_EVERY = 50  # steps between looks for weights that are not finite
 
@@ -73,9 +74,7 @@ class Run:
     def __init__(self, config: Config, interruption: Interruption) -> None:
         self.interruption = interruption
         self.resumed = checkpoint.load(config.resume) if config.resume else {}
-        self.config = config = _resolve(config, self.resumed)
-        for note in config.notes():
-            print(note)
+        self.config = config = resolve(config, self.resumed)
         self.place = choose_place(config.device, config.backend, config.threads, config.step_mode)
         if config.amp and self.place.device.type == "cpu":
             without_tiles()
@@ -107,14 +106,20 @@ class Run:
         self.test_engine = self.place.engine(self.tested, self.data.test.images)
         self.held_out_engine = self.place.engine(self.tested, self.data.train.images) if config.val else None
         if config.opt == "adam":
-            self.optimizer: torch.optim.Optimizer = torch.optim.Adam(self.net.parameters(), lr=config.lr, fused=True)
+            self.optimizer: torch.optim.Optimizer = torch.optim.Adam(
+                self.net.parameters(), lr=config.lr, fused=True
+            )
         else:
             self.optimizer = torch.optim.SGD(
                 self.net.parameters(), lr=config.lr, momentum=config.momentum, fused=True
             )
-        scaled = config.amp and device.type == "cuda"  # bfloat16 on the CPU has float32's range: nothing to scale
+        scaled = (
+            config.amp and device.type == "cuda"
+        )  # bfloat16 on the CPU has float32's range: nothing to scale
         self.scaler = torch.amp.GradScaler(device.type, enabled=scaled)
-        self.rates = torch.zeros(self.steps * config.b, CLASSES, device=device)  # of the epoch, for its figures
+        self.rates = torch.zeros(
+            self.steps * config.b, CLASSES, device=device
+        )  # of the epoch, for its figures
         self._warm_up()
         self.epoch, self.step, self.spent, self.best, self.max_test_acc = 0, 0, 0.0, Best(), 0.0
 
@@ -150,15 +155,15 @@ class Run:
                 self.rates[: self.step * self.config.b] = running["rates"].to(self.rates)
                 self.spent = float(running["seconds"])
         except (KeyError, TypeError, ValueError, RuntimeError) as fault:
-            raise SNNError(f"{self.config.resume} can't be resumed ({fault}); name another checkpoint") from fault
+            raise SNNError(
+                f"{self.config.resume} can't be resumed ({fault}); name another checkpoint"
+            ) from fault
 
     def _open_files(self) -> None:
         """The run directory: the resumed one when its latest checkpoint is resumed, else a new one."""
-        config, self.folder = self.config, _directory_to_continue(self.config)
-        if self.folder is None:
-            amp = "_amp" if config.amp else ""
-            name = f"T{config.T}_b{config.b}_{config.opt}_lr{config.lr}{amp}"
-            self.folder = report.new_run_directory(config.out_dir, name)
+        config = self.config
+        name = f"T{config.T}_b{config.b}_{config.opt}_lr{config.lr}{'_amp' if config.amp else ''}"
+        self.folder = directory_to_continue(config) or report.new_run_directory(config.out_dir, name)
         report.write_text(self.folder / "config.yaml", config.to_yaml())
         report.write_text(self.folder / "environment.json", report.environment(str(self.place)))
         columns = report.METRICS + (report.VALIDATION if config.val else ())
@@ -178,24 +183,30 @@ class Run:
             return {}
         self._open_files()
         images = self.steps * config.b
-        print(f"{self.place}\n{config.dataset}: {images} images an epoch, run directory {self.folder}", flush=True)
+        print(
+            f"{self.place}\n{config.dataset}: {images} images an epoch, run directory {self.folder}",
+            flush=True,
+        )
         self.progress = report.Progress(config.epochs)
         row: dict[str, Any] = {}
         for epoch in range(self.epoch, config.epochs):
             self.epoch = epoch
-            self._train_epoch()
+            self.train_epoch()
             if self.interruption.requested:
                 self._save(self.folder / checkpoint.LATEST, self.step)
                 print(f"interrupted in epoch {epoch + 1} after {self.step} of {self.steps} steps, all saved; "
                       f"go on with: python -m snn_mnist train -resume {_quoted(self.folder)}")  # fmt: skip
                 break
             row = self._finish_epoch()
-        self.tensorboard.close()
         if row.get("epoch") == config.epochs - 1:
+            self.tensorboard.add(lambda writer: figures.settings_to_tensorboard(writer, config.to_mapping(), row))
             self._summarise(row)
+            if config.figures:
+                figures.write_run_figures(self.folder, *self._pictured())
+        self.tensorboard.close()
         return row
 
-    def _train_epoch(self) -> None:
+    def train_epoch(self) -> None:
         """The training loop."""
         config, optimizer, scaler, b = self.config, self.optimizer, self.scaler, self.config.b
         order = self.learned[random_order(len(self.learned), config.seed, self.epoch)]
@@ -249,6 +260,8 @@ class Run:
         self.progress.line(_epoch_line(row, config.epochs))
         self.metrics.append(row)
         self.tensorboard.write(row)
+        if "test_acc" in row and config.figures and figures.due(epoch, config.epochs):
+            self.tensorboard.add(lambda writer: figures.to_tensorboard(writer, epoch, *self._pictured()))
         self.step, self.spent = 0, 0.0
         if improved:
             self._save(self.folder / checkpoint.BEST, 0)
@@ -256,7 +269,6 @@ class Run:
         return row
 
     def _test(self) -> dict[str, float]:
-        config = self.config
         if self.average is not None:
             with torch.no_grad():
                 self.tested.weight.copy_(self.average)
@@ -275,13 +287,16 @@ class Run:
             with self._autocast():
                 held = self._score(self.held_out_engine, self.held_out, labels, Stream.VALIDATION)
             row |= {"val_loss": held.loss(), "val_acc": held.accuracy()}
-        if config.limit_batches is None and self.epoch + 1 == config.epochs:
-            self.last_test = tested
+        self.last_test = tested
         return row
+
+    def _pictured(self) -> tuple[Tensor, Score, tuple[str, ...]]:
+        """What the figures show: the tested weights, their test, the names of the classes."""
+        return self.tested.weight.detach().cpu(), self.last_test, self.data.class_names
 
     def _score(self, engine: Any, index: Tensor, labels: Tensor, stream: Stream) -> Score:
         draw = Draw(self.config.seed, stream, self.epoch)
-        return score(engine, index, labels, [self.config.T], draw, self.place.test_batch)
+        return score(engine, index, labels, time_marks(self.config.T), draw, self.place.test_batch)
 
     # ---- parts of a step ----
 
@@ -352,34 +367,6 @@ class Run:
                 "the last epoch is the honest figure (-val 5000 chooses on held-out training images)"
             )
         print(f"test it again: python -m snn_mnist eval -resume {_quoted(self.folder)}")
-
-
-def _resolve(config: Config, state: dict[str, Any]) -> Config:
-    """The settings of the run: of a resumed one its own, and what the user gave now on top."""
-    if not state:
-        return config
-    if "config" in state:
-        source = str(config.resume)
-        resolved = config.on_top_of(state["config"], source)
-        changed = resolved.changed_mathematics(state["config"])
-        if changed and not config.force:
-            raise UsageError(
-                f"{source} can't go on with other mathematics: {', '.join(changed)}; "
-                "leave that out, start a new run, or insist with -force"
-            )
-        return resolved
-    groups = state.get("optimizer", {}).get("param_groups") or [{}]
-    known = {name: groups[0][name] for name in ("lr", "momentum") if name in groups[0] and name not in config.given}
-    print(f"{config.resume} says nothing of T, tau, b or the data: using {config.T}, {config.tau}, {config.b}, "
-          f"{config.dataset}; give the flags if it was trained otherwise")  # fmt: skip
-    return replace(config, opt="sgd" if "momentum" in groups[0] else "adam" if groups[0] else config.opt, **known)
-
-
-def _directory_to_continue(config: Config) -> Path | None:
-    if config.resume is None:
-        return None
-    path = checkpoint.find(config.resume)
-    return path.parent if path.name == checkpoint.LATEST and (path.parent / "config.yaml").is_file() else None
 
 
 def _epoch_line(row: dict[str, Any], epochs: int) -> str:

@@ -204,7 +204,9 @@ def _fused(offsets, all_pixels, all_values, index, weight, steps, epoch, seed, s
     """counts [B, M, C]; input_spikes [B]: how many each sample had. gradient: address of g over an array, or 0 for
     the forward pass alone; else table [rows, 16] receives E of each sample from row places[i] on."""
     size = weight.shape[1]
-    rows = simd.aligned((size + 1) * ROW, np.float32)  # the last row stays 0, for the silent pixels of a last group
+    rows = simd.aligned(
+        (size + 1) * ROW, np.float32
+    )  # the last row stays 0, for the silent pixels of a last group
     rows[:] = 0
     _pack(weight, rows)
     spans, padded = (steps + SPAN - 1) // SPAN, (steps + 15) // 16 * 16
@@ -269,7 +271,9 @@ def _contract(offsets, all_pixels, index, places, table, upstream, gradient):  #
             place = places[i] - offsets[n, 0]
             for j in range(offsets[n, s], offsets[n, s + 1]):
                 at = (np.int64(all_pixels[j]) - s * width) * ROW
-                simd.store(rows, at, simd.fma(simd.load(table, (place + j) * ROW), delta, simd.load(rows, at)))
+                simd.store(
+                    rows, at, simd.fma(simd.load(table, (place + j) * ROW), delta, simd.load(rows, at))
+                )
         for p in range(s * width, min(size, (s + 1) * width)):
             for c in range(outputs):
                 gradient[c, p] = rows[(p - s * width) * ROW + c]
@@ -290,11 +294,14 @@ def _launch(
     gradient: int, table: np.ndarray, places: np.ndarray,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     if weight.shape[0] > ROW:
-        raise ValueError(f"the fused CPU kernel takes at most {ROW} neurons, not {weight.shape[0]}; use -backend torch")
+        raise ValueError(
+            f"the fused CPU kernel takes at most {ROW} neurons, not {weight.shape[0]}; use -backend torch"
+        )
     counts = torch.empty(len(index), len(marks), len(weight))
     input_spikes = torch.empty(len(index), dtype=torch.int64)
+    weights = weight.detach().to(torch.float32).contiguous().numpy()
     _fused(
-        live.offsets, live.pixels, live.values, index, weight.detach().to(torch.float32).contiguous().numpy(), marks[-1],
+        live.offsets, live.pixels, live.values, index, weights, marks[-1],
         np.uint32(draw.epoch), np.uint32(draw.seed), np.uint32(draw.stream),
         neuron_record(spec), gradient, np.asarray(marks, np.int64), min(numba.get_num_threads(), len(index)),
         counts.numpy(), input_spikes.numpy(), table, places,
@@ -307,10 +314,14 @@ def firing_counts(
 ) -> tuple[Tensor, Tensor]:
     """Forward pass alone, memory independent of the batch: output spikes in the first marks[m] steps
     [N, M, C] float32 (marks ascending) and the number of input spikes [N] int64."""
-    return _launch(weight, live, index.numpy(), marks, draw, spec, 0, np.empty(0, np.float32), np.empty(0, np.int64))
+    return _launch(
+        weight, live, index.numpy(), marks, draw, spec, 0, np.empty(0, np.float32), np.empty(0, np.int64)
+    )
 
 
-_tables: list[np.ndarray] = []  # tables whose backward pass is done; a fresh 0.6 MB would be page-faulted in each step
+_tables: list[
+    np.ndarray
+] = []  # tables whose backward pass is done; a fresh 0.6 MB would be page-faulted in each step
 
 
 def _table(rows: int) -> np.ndarray:

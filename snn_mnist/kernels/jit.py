@@ -75,7 +75,7 @@ class _Locator(_CacheLocator):
 
 
 class _CacheImpl(CompileResultCacheImpl):
-    _locator_classes = [_Locator]
+    _locator_classes = (_Locator,)
 
 
 class _KernelCache(FunctionCache):
@@ -88,7 +88,14 @@ class _KernelCache(FunctionCache):
         if cache_directory() is not None:
             try:
                 overload = super().load_overload(sig, target_context)
-            except (OSError, EOFError, pickle.UnpicklingError, ValueError, AttributeError, ImportError) as fault:
+            except (
+                OSError,
+                EOFError,
+                pickle.UnpicklingError,
+                ValueError,
+                AttributeError,
+                ImportError,
+            ) as fault:
                 log.info("the compiled kernel in %s can't be read (%s)", cache_directory(), fault)
         if overload is None:
             self._started = time.perf_counter()
@@ -122,7 +129,9 @@ def kernel(*signature: Any, parallel: bool = False) -> Callable[[Callable], Any]
 
 def cached_cfunc(signature: Any, function: Callable) -> Any:
     """A C function with this numba signature, compiled with the disk cache; it has `.address`."""
-    library = numba.core.ccallback.CFunc(function, numba.core.sigutils.normalize_signature(signature), {}, {"error_model": "numpy"})
+    library = numba.core.ccallback.CFunc(
+        function, numba.core.sigutils.normalize_signature(signature), {}, {"error_model": "numpy"}
+    )
     library._cache = _KernelCache(function)
     library.compile()
     return library

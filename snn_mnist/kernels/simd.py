@@ -65,8 +65,8 @@ def load(_typing: Any, array: Any, index: Any) -> Any:
     """array[index : index + 16] of a contiguous float32 array."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        address = _address(context, builder, signature.args[0], *arguments, f32x16.llvm)
-        return builder.load(address, align=4)
+        array, index = arguments
+        return builder.load(_address(context, builder, signature.args[0], array, index, f32x16.llvm), align=4)
 
     return f32x16(array, types.int64), generate
 
@@ -219,7 +219,16 @@ def store_lanes(_typing: Any, array: Any, index: Any, first: Any, stride: Any) -
 
 @intrinsic
 def philox8(
-    _typing: Any, out: Any, position: Any, steps: Any, pixels: Any, lane: Any, image: Any, epoch: Any, k0: Any, k1: Any
+    _typing: Any,
+    out: Any,
+    position: Any,
+    steps: Any,
+    pixels: Any,
+    lane: Any,
+    image: Any,
+    epoch: Any,
+    k0: Any,
+    k1: Any,
 ) -> Any:
     """Eight Philox4x32-10 calls with counters (steps[lane + i], pixels[lane + i], image, epoch), key (k0, k1);
     call i writes its 16 bytes to out[position + 16 * i :] (position counts elements of out).

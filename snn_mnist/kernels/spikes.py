@@ -181,7 +181,11 @@ def spike_masks(pixels, values, image, epoch, seed, stream, start, steps, masks,
             equal &= valid
             while equal != 0:
                 t = start + 64 * w + simd.trailing_zeros(equal)
-                ties[0, tied], ties[1, tied], ties[2, tied] = np.uint32(TIE | t), np.uint32(pixels[j]), np.uint32(j)
+                ties[0, tied], ties[1, tied], ties[2, tied] = (
+                    np.uint32(TIE | t),
+                    np.uint32(pixels[j]),
+                    np.uint32(j),
+                )
                 tied += 1
                 equal &= equal - np.uint64(1)
         position += 16 * blocks
@@ -193,7 +197,7 @@ def spike_masks(pixels, values, image, epoch, seed, stream, start, steps, masks,
 
 @kernel(parallel=True)
 def _encode(images, index, start, epoch, seed, stream, out):  # type: ignore[no-untyped-def]
-    steps, batch, size = out.shape
+    steps, batch = out.shape[:2]
     for i in numba.prange(batch):
         pixels = np.flatnonzero(images[i]).astype(np.uint16)
         values = images[i][pixels]
@@ -212,9 +216,7 @@ def _encode(images, index, start, epoch, seed, stream, out):  # type: ignore[no-
                     row[pixels[j]] = np.float32((masks[j, t >> 6] >> np.uint64(t & 63)) & np.uint64(1))
 
 
-def encode(
-    images: np.ndarray, index: np.ndarray, start: int, stop: int, draw: Draw
-) -> np.ndarray:
+def encode(images: np.ndarray, index: np.ndarray, start: int, stop: int, draw: Draw) -> np.ndarray:
     """Spikes [stop - start, N, P] float32 of images [N, P] uint8 that have these indices [N] in their split.
 
     start must be a multiple of 16.
@@ -233,7 +235,9 @@ def encode_torch(images: Tensor, index: Tensor, start: int, stop: int, draw: Dra
     n = index.to(device).long()[:, None]
     block = torch.arange(start // BLOCK, (stop + BLOCK - 1) // BLOCK, device=device)[:, None, None]
     words = philox_torch((block, pixel, n, epoch), key)
-    digits = torch.stack([(w >> shift) & 255 for w in words for shift in (0, 8, 16, 24)], 1)  # [blocks, 16, N, P]
+    digits = torch.stack(
+        [(w >> shift) & 255 for w in words for shift in (0, 8, 16, 24)], 1
+    )  # [blocks, 16, N, P]
     digits = digits.flatten(0, 1)[: stop - start]
     spikes = (digits < k) & (k > 0) | (k == 255)
     t, i, p = ((digits == k) & (k > 0) & (k < 255)).nonzero(as_tuple=True)
