@@ -49,7 +49,9 @@ def choose_place(device_name: str, backend: str, threads: int, step_mode: str = 
         from snn_mnist.kernels import jit
 
         jit.announce_to_stderr()
-        torch.set_num_threads(1)  # torch has only small tensors left to do; two pools would fight for the cores
+        torch.set_num_threads(
+            1
+        )  # torch has only small tensors left to do; two pools would fight for the cores
         threads = jit.set_threads(threads)
     else:
         torch.set_num_threads(threads)
@@ -71,8 +73,12 @@ def choose_device(name: str) -> torch.device:
     device = torch.device(name)
     if device.type == "cuda":
         if not torch.cuda.is_available():
-            raise UsageError(f"-device {name}: torch {torch.__version__} sees no CUDA device here; use -device cpu")
+            raise UsageError(
+                f"-device {name}: torch {torch.__version__} sees no CUDA device here; use -device cpu"
+            )
         count = torch.cuda.device_count()
         if device.index is not None and device.index >= count:
-            raise UsageError(f"-device {name}: there are {count} CUDA devices; give cuda:0 to cuda:{count - 1}")
+            raise UsageError(
+                f"-device {name}: there are {count} CUDA devices; give cuda:0 to cuda:{count - 1}"
+            )
     return device

@@ -119,7 +119,10 @@ class _MultiStep(torch.autograd.Function):
         c = _constants(ctx.spec, overshoot.dtype.type)
         slope = np.empty_like(overshoot)
         address = gradient_function(ctx.spec.surrogate, ctx.spec.parameters, str(overshoot.dtype)).ctypes
-        address(*(a.ctypes.data_as(t) for a, t in zip((overshoot, slope), address.argtypes[:2], strict=True)), overshoot.size)
+        address(
+            *(a.ctypes.data_as(t) for a, t in zip((overshoot, slope), address.argtypes[:2], strict=True)),
+            overshoot.size,
+        )
         d_first = d_v.clone(memory_format=torch.contiguous_format)
         later = d_v_seq.contiguous().view(len(overshoot), -1).numpy() if ctx.stored else overshoot[:0]
         _backward(
