@@ -152,4 +152,36 @@ class NumbaEngine:
         return self.kernels.firing_counts(self._weight(), self.live, index, marks, draw, self.spec)
 
 
-ENGINES: dict[str, type[TorchEngine] | type[NumbaEngine]] = {"torch": TorchEngine, "numba": NumbaEngine}
+class CupyEngine:
+    """The fused CUDA kernels: the numba engine's pass on a GPU, in torch's memory and on torch's stream."""
+
+    def __init__(self, net: SNN, images: Tensor) -> None:
+        """images [N, 784] uint8, on the network's device"""
+        from snn_mnist.kernels import fused_cuda
+
+        self.kernels, self.net, self.live = fused_cuda, net, fused_cuda.live_pixels(images)
+        self.spec = net.spiking.spec()
+
+    def _weight(self) -> tuple[Tensor, bool]:
+        """The weight, and whether the kernel rounds it to float16: autocast's other type is rounded here."""
+        weight = self.net.weight
+        if not torch.is_autocast_enabled("cuda"):
+            return weight, False
+        dtype = torch.get_autocast_dtype("cuda")
+        return (weight, True) if dtype == torch.float16 else (weight.to(dtype).float(), False)
+
+    def firing_rate(self, index: Tensor, steps: int, draw: Draw) -> Tensor:
+        weight, rounded = self._weight()
+        return self.kernels.firing_rate(weight, self.live, index, steps, draw, self.spec, rounded)
+
+    @torch.no_grad()
+    def firing_counts(self, index: Tensor, marks: list[int], draw: Draw) -> tuple[Tensor, Tensor]:
+        weight, rounded = self._weight()
+        return self.kernels.firing_counts(weight, self.live, index, marks, draw, self.spec, rounded)
+
+
+ENGINES: dict[str, type[TorchEngine] | type[NumbaEngine] | type[CupyEngine]] = {
+    "torch": TorchEngine,
+    "numba": NumbaEngine,
+    "cupy": CupyEngine,
+}

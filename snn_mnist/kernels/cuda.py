@@ -1,0 +1,205 @@
+"""From CUDA source to launches: the text of a kernel, NVRTC through CuPy, torch's memory and stream, and why not.
+
+    kernel = load(source("neuron.cu", REAL="float", …), "forward", device)
+    kernel((blocks,), threads, (tensor, None, np.float32(0.5)))
+
+A launch goes to torch's current stream, neither waits nor allocates, and so can be captured in a CUDA graph once the
+kernel is loaded.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from snn_mnist.kernels.formulas import FORMULAS, expression
+from snn_mnist.kernels.spec import NeuronSpec
+
+# No contraction of a * b + c: where one rounding is meant the source says so, as on the CPU. Nothing is approximate.
+OPTIONS = ("-std=c++17", "--fmad=false")
+MAXIMUM_GRID = 2**31 - 1
+compile_seconds: dict[str, float] = {}  # kernel name -> seconds spent compiling or loading it in this process
+
+Argument = Tensor | np.generic | None
+Kernel = Callable[..., None]  # kernel(grid, threads, arguments, shared_bytes=0)
+
+
+# ---- text ----------------------------------------------------------------------------------------------------
+
+
+def source(file: str, **macros: Any) -> str:
+    """The text of a .cu file of this folder below `#define` lines, its header in place of the #include."""
+    folder = Path(__file__).parent
+    header, body = ((folder / name).read_text(encoding="utf-8") for name in ("snn.cuh", file))
+    defined = "".join(
+        f"#define {name} {int(v) if isinstance(v, bool) else v}\n" for name, v in macros.items()
+    )
+    return defined + body.replace('#include "snn.cuh"\n', header.replace("#pragma once\n", ""), 1)
+
+
+def gradient_macro(spec: NeuronSpec, dtype: str = "float32") -> dict[str, str]:
+    """The surrogate's gradient as the macro GRADIENT(x), its parameters inlined."""
+    return {"GRADIENT(x)": expression(FORMULAS[spec.surrogate].gradient, dict(spec.parameters), "c", dtype)}
+
+
+def neuron_arguments(spec: NeuronSpec, real: type[np.floating] = np.float32) -> tuple[np.floating, ...]:
+    """(keep, gain, rest, threshold, reset) of H = keep V + gain X + rest, rounded as on the CPU."""
+    keep = real(1.0 if spec.tau is None else 1.0 - 1.0 / spec.tau)
+    gain = real(1.0 / spec.tau if spec.tau is not None and spec.decay_input else 1.0)
+    reset = real(spec.v_reset or 0.0)
+    return keep, gain, reset * (real(1) - keep), real(spec.v_threshold), reset
+
+
+# ---- launches ------------------------------------------------------------------------------------------------
+
+
+def load(text: str, name: str, device: torch.device) -> Kernel:
+    """The kernel `name` of this source, compiled for the device (CuPy keeps it on disk); or a RuntimeError."""
+    return _load(text, name, device_index(device))
+
+
+@functools.cache
+def _load(text: str, name: str, index: int) -> Kernel:
+    import cupy
+
+    started = time.perf_counter()
+    with cupy.cuda.Device(index):
+        try:
+            kernel = cupy.RawKernel(text, name, options=OPTIONS)
+            kernel.compile()
+        except Exception as fault:  # NVRTC's log, or the driver's refusal of what it made
+            raise RuntimeError(f"the CUDA kernel {name!r} can't be compiled: {one_line(fault)}") from fault
+    compile_seconds[name] = compile_seconds.get(name, 0.0) + time.perf_counter() - started
+
+    def launch(
+        grid: Sequence[int], threads: int, arguments: Sequence[Argument], shared_bytes: int = 0
+    ) -> None:
+        with cupy.cuda.Device(index), _stream(torch.cuda.current_stream(index).cuda_stream, index):
+            try:
+                if shared_bytes > kernel.max_dynamic_shared_size_bytes:
+                    kernel.max_dynamic_shared_size_bytes = shared_bytes
+                kernel(tuple(grid), (threads,), as_passed(arguments), shared_mem=shared_bytes)
+            except (cupy.cuda.driver.CUDADriverError, cupy.cuda.runtime.CUDARuntimeError) as fault:
+                raise RuntimeError(
+                    f"the CUDA kernel {name!r} can't be launched: {one_line(fault)}"
+                ) from fault
+
+    return launch
+
+
+def as_passed(arguments: Sequence[Argument]) -> tuple[np.generic, ...]:
+    """Each argument as the scalar that goes by value to the kernel: a tensor as its address, None as 0."""
+    return tuple(
+        np.uint64(0 if a is None else a.data_ptr()) if a is None or isinstance(a, Tensor) else a
+        for a in arguments
+    )
+
+
+class _TorchStream:
+    """A stream that torch owns, in the form CuPy 14 takes."""
+
+    def __init__(self, address: int) -> None:
+        self.address = address
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self.address
+
+
+@functools.lru_cache(maxsize=64)
+def _stream(address: int, index: int) -> Any:
+    import cupy
+
+    if hasattr(cupy.cuda.Stream, "from_external"):
+        return cupy.cuda.Stream.from_external(_TorchStream(address))
+    return cupy.cuda.ExternalStream(address, index)
+
+
+def device_index(device: torch.device) -> int:
+    return torch.cuda.current_device() if device.index is None else device.index
+
+
+@functools.cache
+def shared_limit(device: torch.device) -> int:
+    """Bytes of shared memory that a block may ask for."""
+    import cupy
+
+    return int(cupy.cuda.Device(device_index(device)).attributes["MaxSharedMemoryPerBlockOptin"])
+
+
+# ---- why not -------------------------------------------------------------------------------------------------
+
+
+def why_unavailable(device: str | torch.device | None = None) -> str | None:
+    """None, or why no kernel can run on this device (None: on any), with the original error and the remedy."""
+    kind = None if device is None else torch.device(device).type
+    if kind not in (None, "cuda"):
+        missing = _missing()
+        here = f" (here: {missing})" if missing else ", such as -device cuda"
+        return f"cupy's kernels run on a CUDA device, not on {device}; use -backend numba, or a CUDA device{here}"
+    return _missing()
+
+
+@functools.cache
+def _missing() -> str | None:
+    """What of driver, device, CuPy and NVRTC is missing on this machine; everything that is, in one line."""
+    faults = [fault for fault in (_device_fault(), _cupy_fault()) if fault]
+    return "; ".join(faults) or None
+
+
+def _device_fault() -> str | None:
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is built without CUDA (a build with it: https://pytorch.org/get-started/locally)"
+    try:
+        torch.cuda.init()
+        count = torch.cuda.device_count()
+    except (RuntimeError, AssertionError) as fault:  # no driver, or one too old for torch
+        return f"torch {torch.__version__} can't use a CUDA device: {one_line(fault)}"
+    return None if count else f"torch {torch.__version__} sees no CUDA device"
+
+
+def _cupy_fault() -> str | None:
+    torch_major = int((torch.version.cuda or "13").split(".")[0])
+    extra = f"pip install 'snn_mnist[cuda{12 if torch_major < 13 else 13}]'"
+    try:
+        import cupy
+    except Exception as fault:  # a broken installation can raise anything
+        missing = isinstance(fault, ModuleNotFoundError) and fault.name == "cupy"
+        what = "is not installed" if missing else "can't be imported"
+        return f"CuPy {what} ({type(fault).__name__}: {one_line(fault)}); {extra}"
+    name = f"CuPy {cupy.__version__}"
+    runtime = cupy.cuda.runtime
+    try:
+        built = runtime.runtimeGetVersion()
+        driver = runtime.driverGetVersion()
+    except Exception as fault:
+        return f"{name} can't reach the CUDA runtime ({one_line(fault)}); {extra}"
+    name += f" for CUDA {built // 1000}"
+    other = "" if built // 1000 == torch_major else f" (torch is built for CUDA {torch.version.cuda})"
+    if not driver:
+        return None  # no driver: told by torch
+    if driver // 1000 < built // 1000:
+        fits = f"the driver knows CUDA up to {driver // 1000}.{driver % 1000 // 10}{other}"
+        return f"{name} needs a newer driver: {fits}; update it, or pip install 'snn_mnist[cuda{driver // 1000}]'"
+    try:
+        runtime.getDeviceCount()
+    except Exception as fault:
+        return f"{name}{other} can't use a device ({one_line(fault)}); {extra}"
+    try:
+        cupy.cuda.nvrtc.getVersion()
+    except Exception as fault:
+        package = "nvidia-cuda-nvrtc" if built >= 13000 else "nvidia-cuda-nvrtc-cu12"
+        return f"{name}{other} finds no NVRTC, its compiler ({one_line(fault)}); pip install {package}, or {extra}"
+    return None
+
+
+def one_line(fault: BaseException | str, limit: int = 300) -> str:
+    """The message of an error in one line."""
+    text = " ".join(str(fault).split()).rstrip(".")
+    return text if len(text) <= limit else text[:limit] + " …"

@@ -1,0 +1,373 @@
+// One pass from pixels to firing rates and the weight gradient, one block a sample; the mathematics of fused_cpu.py.
+//
+//   gather   the sample's live (non-zero) pixels and the weights of each, from global to shared memory
+//   encode   16 steps of a pixel a Philox call, spikes as bit masks [word of 32 steps, live pixel]; ties are listed
+//            and drawn after, so that a warp does not wait for the one lane in five hundred that tied
+//   linear   X[t, c] over the live pixels; a warp holds 32 steps, so weights and masks are read by broadcast
+//   scan     charge, fire, reset: one thread a neuron, its state in registers; leaves x[t] = H[t] - V_threshold
+//   slopes   g(x) and what a step passes back, for all t at once, so that
+//   unscan   the recurrence in reverse is one multiply-add a step; leaves F[t] = dX[t] for dS = 1/T
+//   traces   E[p, c] = sum over the spikes of pixel p of F[t, c]; a warp holds 32 pixels
+// `contract` then gives dL/dW[c, p] = sum_n dL/drate[n, c] E_n[p, c], each sum by one block in a fixed order. Nothing
+// that depends on the order of threads is a float, so results are bitwise repeatable.
+//
+// Set at compile time: PIXELS, OUTPUTS, THREADS, SPAN (steps held at a time, a multiple of 32), HARD, ROUNDED (weights
+// rounded to half precision), OUTSIDE (working memory in global memory, where a block's own is too small), LEARNING,
+// and then STEPS (T), ATTACHED and GRADIENT(x).
+#include "snn.cuh"
+
+#define GROUPS ((OUTPUTS + 3) / 4) // neurons go by fours, one 16-byte access
+#define WORDS (SPAN / 32)
+#define HALVES (SPAN / 16)
+#define TIES 512 // listed ties; more are drawn on the spot
+
+struct alignas(16) Four {
+    float f[4];
+};
+
+// The working memory of a block. `stride` bounds the live pixels of a sample, a multiple of 32.
+struct Work {
+    Four *rows;  // [stride, GROUPS] weights of the live pixels
+    Four *one;   // [SPAN, GROUPS] charge, then x, then the factor of dH[t+1]
+    Four *two;   // [SPAN, GROUPS] g, then F; while learning
+    u64 *ties;   // [TIES] pixel << 32 | step
+    u64 *inputs; // [1] spikes of the sample
+    u32 *masks;  // [WORDS, stride]
+    u32 *sites;  // [stride] pixel | value << 16
+    u32 *tied;   // [1]
+};
+
+FUNCTION i64 work_bytes(i64 stride) {
+    return 16 * GROUPS * (stride + SPAN * (1 + LEARNING)) + 8 * (TIES + 1) + 4 * (WORDS + 1) * stride + 8;
+}
+
+FUNCTION Work work_at(char *memory, int stride) {
+    Work w;
+    w.rows = (Four *)memory;
+    w.one = w.rows + stride * GROUPS;
+    w.two = w.one + SPAN * GROUPS;
+    w.ties = (u64 *)(w.two + LEARNING * SPAN * GROUPS);
+    w.inputs = w.ties + TIES;
+    w.masks = (u32 *)(w.inputs + 1);
+    w.sites = w.masks + WORDS * stride;
+    w.tied = w.sites + stride;
+    return w;
+}
+
+FUNCTION char *block_memory(char *outside, int stride) {
+#if OUTSIDE
+    return outside + BLOCK_INDEX * ((work_bytes(stride) + 15) / 16 * 16);
+#elif defined(__CUDACC__)
+    extern __shared__ Four shared_memory[];
+    return (char *)shared_memory;
+#else
+    return host_memory;
+#endif
+}
+
+FUNCTION float as_used(float weight) { return ROUNDED ? from_half(to_half(weight)) : weight; }
+
+// Spikes of steps start … start + count - 1 as masks. Work per thread: one Philox call for each 16 steps of a pixel.
+FUNCTION void encode(const Work &w, const Draw &draw, int live, int stride, int start, int count, int thread) {
+    for (int item = thread; item < live * HALVES; item += THREADS) {
+        const int half = item / live, j = item - half * live;
+        const u32 p = w.sites[j] & 0xFFFFu, k = w.sites[j] >> 16;
+        const int left = count - 16 * half;
+        const u32 valid = left >= 16 ? 0xFFFFu : left > 0 ? (1u << left) - 1 : 0u;
+        Bits16 bits = {0xFFFFu, 0u};
+        if (k != 255u && valid) {
+            bits = first_digits(draw, p, k, (u32)(start / 16 + half));
+        }
+        u32 fired = bits.less & valid;
+        for (u32 equal = bits.equal & valid; equal; equal &= equal - 1) {
+            const u32 bit = lowest_bit(equal), t = 16 * half + bit, slot = add_to(w.tied, 1u);
+            if (slot < TIES) {
+                w.ties[slot] = (u64)j << 32 | t;
+            } else if (tie_fires(draw, p, k, start + t)) {
+                fired |= 1u << bit;
+            }
+        }
+        ((u16 *)w.masks)[2 * ((half >> 1) * stride + j) + (half & 1)] = (u16)fired; // little endian
+    }
+}
+
+FUNCTION void settle_ties(const Work &w, const Draw &draw, int stride, int start, int thread) {
+    const int tied = *w.tied < TIES ? *w.tied : TIES;
+    for (int i = thread; i < tied; i += THREADS) {
+        const u32 j = (u32)(w.ties[i] >> 32), t = (u32)w.ties[i];
+        if (tie_fires(draw, w.sites[j] & 0xFFFFu, w.sites[j] >> 16, start + t)) {
+            set_bits(&w.masks[(t >> 5) * stride + j], 1u << (t & 31));
+        }
+    }
+}
+
+FUNCTION void linear(const Work &w, const Neuron<float> &neuron, int live, int stride, int count, int thread) {
+    for (int item = thread; item < GROUPS * SPAN; item += THREADS) {
+        const int group = item / SPAN, t = item % SPAN;
+        if (t >= count) {
+            continue;
+        }
+        const u32 *masks = w.masks + (t >> 5) * stride, bit = 1u << (t & 31);
+        Four sum = {{0.f, 0.f, 0.f, 0.f}};
+#pragma unroll 8
+        for (int j = 0; j < live; ++j) {
+            const Four row = w.rows[j * GROUPS + group];
+            if (masks[j] & bit) {
+                sum.f[0] += row.f[0], sum.f[1] += row.f[1], sum.f[2] += row.f[2], sum.f[3] += row.f[3];
+            }
+        }
+        for (int i = 0; i < 4; ++i) {
+            sum.f[i] = charge(neuron, sum.f[i]);
+        }
+        w.one[t * GROUPS + group] = sum;
+    }
+}
+
+// What a neuron keeps from span to span.
+struct Cell {
+    float v, fired;
+    int mark;
+};
+
+#if !LEARNING
+FUNCTION void count_inputs(const Work &w, int live, int stride, int thread) {
+    u64 sum = 0;
+    for (int item = thread; item < live * WORDS; item += THREADS) {
+        const int word = item / live;
+        sum += population_count(w.masks[word * stride + item - word * live]);
+    }
+    if (sum) {
+        add_to(w.inputs, sum);
+    }
+}
+#endif
+
+FUNCTION void scan(const Work &w, const Neuron<float> &neuron, Cell &cell, int from, int until, int c) {
+    float *x = (float *)w.one + c;
+    float v = cell.v, fired = cell.fired;
+#pragma unroll 8
+    for (int t = from; t < until; ++t) {
+        const Step<float> s = step<HARD>(neuron, v, x[t * 4 * GROUPS]);
+        x[t * 4 * GROUPS] = s.over;
+        v = s.v;
+        fired += s.fired ? 1.f : 0.f;
+    }
+    cell.v = v, cell.fired = fired;
+}
+
+#if LEARNING
+FUNCTION void slopes(const Work &w, const Neuron<float> &neuron, int thread) {
+    for (int item = thread; item < STEPS * 4 * GROUPS; item += THREADS) {
+        if (item % (4 * GROUPS) < OUTPUTS) {
+            const float x = ((float *)w.one)[item], g = GRADIENT(x);
+            ((float *)w.one)[item] = passed_back<HARD, ATTACHED>(neuron, x, g) * neuron.keep;
+            ((float *)w.two)[item] = g;
+        }
+    }
+}
+
+FUNCTION void unscan(const Work &w, const Neuron<float> &neuron, int c) {
+    const float scale = neuron.gain / (float)STEPS;
+    const float *back = (float *)w.one + c;
+    float *g = (float *)w.two + c, d = 0.f;
+#pragma unroll 8
+    for (int t = STEPS - 1; t >= 0; --t) {
+        d = fused_multiply_add(back[t * 4 * GROUPS], d, g[t * 4 * GROUPS]);
+        g[t * 4 * GROUPS] = d * scale;
+    }
+}
+
+// eligibility [OUTPUTS, PIXELS] of this sample: only live pixels are written.
+FUNCTION void traces(const Work &w, int live, int stride, float *eligibility, int thread) {
+    for (int item = thread; item < GROUPS * live; item += THREADS) {
+        const int group = item / live, j = item - group * live;
+        Four sum = {{0.f, 0.f, 0.f, 0.f}};
+        for (int word = 0; word < WORDS; ++word) {
+            const u32 mask = w.masks[word * stride + j]; // no bit is set beyond T
+            const Four *factor = w.two + word * 32 * GROUPS + group;
+#pragma unroll
+            for (int bit = 0; bit < 32; ++bit) {
+                const Four f = factor[bit * GROUPS];
+                if (mask >> bit & 1u) {
+                    sum.f[0] += f.f[0], sum.f[1] += f.f[1], sum.f[2] += f.f[2], sum.f[3] += f.f[3];
+                }
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            if (4 * group + i < OUTPUTS) {
+                eligibility[(4 * group + i) * PIXELS + (w.sites[j] & 0xFFFFu)] = sum.f[i];
+            }
+        }
+    }
+}
+#endif
+
+// offsets [images + 1]: where the live pixels of each image begin in `sites`. index [samples]: images of the batch.
+// weight [OUTPUTS, PIXELS]. The epoch is *epoch_at if that is given, so that a captured graph can go on to the next.
+// Learning: out [samples, OUTPUTS] rates, eligibility [samples, OUTPUTS, PIXELS].
+// Otherwise: out [samples, mark_count, OUTPUTS] spikes in the first marks[m] steps (the last mark is T), and
+// input_spikes [samples].
+KERNEL(THREADS) fused(
+    const i64 *__restrict__ offsets, const u32 *__restrict__ sites, const i64 *__restrict__ index,
+    const float *__restrict__ weight, const u32 *__restrict__ epoch_at, u32 epoch, u32 seed, u32 stream,
+    float keep, float gain, float rest, float threshold, float reset, int stride,
+    const int *__restrict__ marks, int mark_count, float *__restrict__ out, float *__restrict__ eligibility,
+    i64 *__restrict__ input_spikes, char *outside
+) {
+    const i64 sample = BLOCK_INDEX, image = index[sample], begin = offsets[image];
+    const int live = (int)(offsets[image + 1] - begin);
+    const Draw draw = {(u32)image, epoch_at ? *epoch_at : epoch, seed, stream};
+    const Neuron<float> neuron = {keep, gain, rest, threshold, reset};
+    const Work w = work_at(block_memory(outside, stride), stride);
+#if LEARNING
+    const int steps = STEPS;
+#else
+    const int steps = marks[mark_count - 1];
+#endif
+    PER_THREAD(Cell, cell, THREADS);
+
+    EACH_THREAD(THREADS) { // gather
+        for (int item = thread; item < live * 4 * GROUPS; item += THREADS) {
+            const int c = item / live, j = item - c * live;
+            const u32 site = sites[begin + j];
+            ((float *)w.rows)[j * 4 * GROUPS + c] = c < OUTPUTS ? as_used(weight[c * PIXELS + (site & 0xFFFFu)]) : 0.f;
+            if (c == 0) {
+                w.sites[j] = site;
+            }
+        }
+        MINE(cell) = {reset, 0.f, 0};
+        if (thread == 0) {
+            *w.tied = 0, *w.inputs = 0;
+        }
+    }
+    for (int start = 0; start < steps; start += SPAN) {
+        const int count = steps - start < SPAN ? steps - start : SPAN;
+        EACH_THREAD(THREADS) { encode(w, draw, live, stride, start, count, thread); }
+        EACH_THREAD(THREADS) { settle_ties(w, draw, stride, start, thread); }
+        EACH_THREAD(THREADS) {
+            linear(w, neuron, live, stride, count, thread);
+#if !LEARNING
+            count_inputs(w, live, stride, thread);
+#endif
+            if (thread == 0) {
+                *w.tied = 0;
+            }
+        }
+        EACH_THREAD(THREADS) { // scan
+            if (thread < OUTPUTS) {
+#if LEARNING
+                scan(w, neuron, MINE(cell), 0, STEPS, thread);
+                out[sample * OUTPUTS + thread] = MINE(cell).fired / (float)STEPS;
+#else
+                Cell &mine = MINE(cell);
+                int t = 0;
+                for (; mine.mark < mark_count && marks[mine.mark] <= start + count; ++mine.mark) {
+                    scan(w, neuron, mine, t, marks[mine.mark] - start, thread);
+                    t = marks[mine.mark] - start;
+                    out[(sample * mark_count + mine.mark) * OUTPUTS + thread] = mine.fired;
+                }
+                scan(w, neuron, mine, t, count, thread);
+#endif
+            }
+        }
+    }
+#if LEARNING
+    EACH_THREAD(THREADS) { slopes(w, neuron, thread); }
+    EACH_THREAD(THREADS) {
+        if (thread < OUTPUTS) {
+            unscan(w, neuron, thread);
+        }
+    }
+    EACH_THREAD(THREADS) { traces(w, live, stride, eligibility + sample * OUTPUTS * PIXELS, thread); }
+#else
+    EACH_THREAD(THREADS) {
+        if (thread == 0) {
+            input_spikes[sample] = (i64)*w.inputs;
+        }
+    }
+#endif
+}
+
+#if LEARNING
+#define LANES 32
+#define SLICES 8 // a block adds the samples n = slice, slice + 8, … of 32 pixels, then the eight sums in order
+
+// weight_gradient [OUTPUTS, PIXELS] = sum_n upstream[n, c] E_n[c, p] over the samples in which pixel p is live.
+// Grid: (ceil(PIXELS / 32), OUTPUTS).
+KERNEL(LANES * SLICES) contract(
+    const unsigned char *__restrict__ images, const i64 *__restrict__ index, const float *__restrict__ upstream,
+    const float *__restrict__ eligibility, int samples, float *__restrict__ weight_gradient
+) {
+#ifdef __CUDACC__
+    __shared__
+#else
+    static
+#endif
+        float sums[SLICES][LANES];
+    const int c = BLOCK_ROW;
+    EACH_THREAD(LANES * SLICES) {
+        const int lane = thread % LANES, slice = thread / LANES, p = (int)BLOCK_INDEX * LANES + lane;
+        float sum = 0.f;
+        if (p < PIXELS) {
+#pragma unroll 4
+            for (i64 n = slice; n < samples; n += SLICES) {
+                if (images[index[n] * PIXELS + p]) { // a dark pixel's E was not written
+                    sum = fused_multiply_add(upstream[n * OUTPUTS + c], eligibility[(n * OUTPUTS + c) * PIXELS + p], sum);
+                }
+            }
+        }
+        sums[slice][lane] = sum;
+    }
+    EACH_THREAD(LANES * SLICES) {
+        const int lane = thread, p = (int)BLOCK_INDEX * LANES + lane;
+        if (thread < LANES && p < PIXELS) {
+            float sum = 0.f;
+            for (int slice = 0; slice < SLICES; ++slice) {
+                sum += sums[slice][lane];
+            }
+            weight_gradient[c * PIXELS + p] = sum;
+        }
+    }
+}
+#endif
+
+#if !LEARNING
+// Spikes [count, samples, PIXELS] as 0/1 floats, dark pixels left as they are (0); start is a multiple of 16.
+KERNEL(THREADS) encode_spikes(
+    const i64 *__restrict__ offsets, const u32 *__restrict__ sites, const i64 *__restrict__ index, u32 epoch, u32 seed,
+    u32 stream, int stride, int start, int steps, float *__restrict__ spikes, char *outside
+) {
+    const i64 sample = BLOCK_INDEX, image = index[sample], begin = offsets[image];
+    const int live = (int)(offsets[image + 1] - begin);
+    const Draw draw = {(u32)image, epoch, seed, stream};
+    const Work w = work_at(block_memory(outside, stride), stride);
+    EACH_THREAD(THREADS) {
+        for (int j = thread; j < live; j += THREADS) {
+            w.sites[j] = sites[begin + j];
+        }
+        if (thread == 0) {
+            *w.tied = 0;
+        }
+    }
+    for (int first = 0; first < steps; first += SPAN) {
+        const int count = steps - first < SPAN ? steps - first : SPAN;
+        EACH_THREAD(THREADS) { encode(w, draw, live, stride, start + first, count, thread); }
+        EACH_THREAD(THREADS) { settle_ties(w, draw, stride, start + first, thread); }
+        EACH_THREAD(THREADS) {
+            for (int item = thread; item < live * count; item += THREADS) {
+                const int t = item / live, j = item - t * live;
+                const i64 row = (i64)(first + t) * GRID_SIZE + sample;
+                spikes[row * PIXELS + (w.sites[j] & 0xFFFFu)] = (float)(w.masks[(t >> 5) * stride + j] >> (t & 31) & 1u);
+            }
+            if (thread == 0) {
+                *w.tied = 0;
+            }
+        }
+    }
+}
+#endif
+
+#ifndef __CUDACC__
+extern "C" i64 host_work_bytes(int stride) { return work_bytes(stride); }
+#endif

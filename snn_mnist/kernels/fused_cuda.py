@@ -1,0 +1,315 @@
+"""One pass from pixels to firing rates and the weight gradient, on a CUDA device: fused.cu and its launches.
+
+The interface and the mathematics are those of fused_cpu.py. `learn` and `weight_gradient` are the two halves of a
+training step without autograd, on tensors that the caller may keep: what a CUDA graph captures.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from snn_mnist.kernels import cuda
+from snn_mnist.kernels.spec import NeuronSpec
+from snn_mnist.kernels.spikes import Draw, encode_torch
+
+THREADS_LEARNING = 512  # a small batch leaves a multiprocessor to one block
+THREADS_COUNTING = 256
+COUNTING_SPAN = 128  # steps that a forward pass holds at a time, for any T
+CONTRACT_LANES, CONTRACT_THREADS = 32, 256  # as in fused.cu
+TIES = 512
+LIMIT_OUTPUTS, LIMIT_PIXELS, LIMIT_LEARNING_STEPS = 128, 65535, 1 << 20
+
+
+class LivePixels(NamedTuple):
+    """A data set on the device, with its non-zero pixels listed image after image in ascending order."""
+
+    images: Tensor  # [N, P] uint8
+    offsets: Tensor  # [N + 1] int64, where each image begins in sites
+    sites: Tensor  # [offsets[-1]] int32, pixel | value << 16
+    stride: int  # live pixels of any image, rounded up to a multiple of 32
+
+
+def live_pixels(images: Tensor) -> LivePixels:
+    """Lists the non-zero pixels of images [N, P] uint8, P < 65536. Waits for the device once."""
+    if images.shape[1] > LIMIT_PIXELS:
+        raise ValueError(
+            f"the CUDA kernels take images of at most {LIMIT_PIXELS} pixels, not {images.shape[1]}"
+        )
+    images = images.contiguous()
+    counts = (images != 0).sum(1)
+    offsets = torch.zeros(len(images) + 1, dtype=torch.int64, device=images.device)
+    torch.cumsum(counts, 0, out=offsets[1:])
+    flat = images.flatten()
+    at = flat.nonzero().flatten()
+    sites = (at % images.shape[1]).int() | flat[at].int() << 16
+    most = int(counts.max()) if len(images) else 0
+    return LivePixels(images, offsets, sites, max(32, (most + 31) // 32 * 32))
+
+
+def work_bytes(outputs: int, span: int, learning: bool, stride: int) -> int:
+    """Working memory of a block, as laid out in fused.cu."""
+    groups, words = (outputs + 3) // 4, span // 32
+    return 16 * groups * (stride + span * (1 + learning)) + 8 * (TIES + 1) + 4 * (words + 1) * stride + 8
+
+
+class _Plan(NamedTuple):
+    """How a variant of fused.cu is built and launched."""
+
+    text: str
+    threads: int
+    shared_bytes: int
+    outside_bytes: int  # a block's working memory in global memory, where shared memory is too small
+
+
+def _plan(
+    weight_shape: tuple[int, int], stride: int, spec: NeuronSpec, steps: int | None, rounded: bool, limit: int
+) -> _Plan:
+    """The variant for these settings; steps=None: the forward pass alone, for any T."""
+    outputs, pixels = weight_shape
+    learning = steps is not None
+    span = COUNTING_SPAN if steps is None else (steps + 31) // 32 * 32
+    size = work_bytes(outputs, span, learning, stride)
+    outside = size > limit
+    threads = THREADS_LEARNING if learning else THREADS_COUNTING
+    macros: dict[str, Any] = {
+        "PIXELS": pixels, "OUTPUTS": outputs, "THREADS": threads, "SPAN": span, "HARD": spec.v_reset is not None,
+        "ROUNDED": rounded, "OUTSIDE": outside, "LEARNING": learning,
+    }  # fmt: skip
+    if learning:
+        macros |= {"STEPS": steps, "ATTACHED": not spec.detach_reset} | cuda.gradient_macro(spec)
+    text = _text(tuple(macros.items()))
+    return _Plan(text, threads, 0 if outside else size, (size + 15) // 16 * 16 if outside else 0)
+
+
+@functools.cache
+def _text(macros: tuple[tuple[str, Any], ...]) -> str:
+    return cuda.source("fused.cu", **dict(macros))
+
+
+def _prepared(weight: Tensor, live: LivePixels, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight [C, P] as float32 and the index, both on the device of the images; ValueError for what doesn't fit."""
+    if weight.ndim != 2 or weight.shape[0] > LIMIT_OUTPUTS or weight.shape[1] != live.images.shape[1]:
+        raise ValueError(
+            f"the fused CUDA kernel takes a weight [C, {live.images.shape[1]}] with C at most {LIMIT_OUTPUTS}, "
+            f"not {list(weight.shape)}; use -backend torch"
+        )
+    if weight.device != live.images.device:
+        raise ValueError(
+            f"the weight is on {weight.device} and the images on {live.images.device}; move one of them"
+        )
+    return weight.detach().float().contiguous(), index.to(live.images.device).contiguous()
+
+
+def _draw_arguments(draw: Draw) -> tuple[cuda.Argument, ...]:
+    """epoch_at, epoch, seed, stream; an epoch that is a tensor [1] int32 is read when the kernel runs."""
+    at = draw.epoch if isinstance(draw.epoch, Tensor) else None
+    return at, np.uint32(0 if at is not None else draw.epoch), np.uint32(draw.seed), np.uint32(draw.stream)
+
+
+def _fused(
+    weight: Tensor, live: LivePixels, index: Tensor, draw: Draw, spec: NeuronSpec, steps: int | None, rounded: bool,
+    marks: Tensor | None, out: Tensor, eligibility: Tensor | None, input_spikes: Tensor | None,
+) -> None:  # fmt: skip
+    device, samples = live.images.device, len(index)
+    if samples == 0:
+        return
+    plan = _plan(
+        (weight.shape[0], weight.shape[1]), live.stride, spec, steps, rounded, cuda.shared_limit(device)
+    )
+    outside = (
+        torch.empty(samples * plan.outside_bytes, dtype=torch.uint8, device=device)
+        if plan.outside_bytes
+        else None
+    )
+    cuda.load(plan.text, "fused", device)(
+        (samples,), plan.threads,
+        (
+            live.offsets, live.sites, index, weight, *_draw_arguments(draw), *cuda.neuron_arguments(spec),
+            np.int32(live.stride), marks, np.int32(0 if marks is None else len(marks)), out, eligibility, input_spikes,
+            outside,
+        ),
+        plan.shared_bytes,
+    )  # fmt: skip
+
+
+@functools.lru_cache(maxsize=256)
+def _marks(marks: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.tensor(marks, dtype=torch.int32, device=device)
+
+
+def firing_counts(
+    weight: Tensor, live: LivePixels, index: Tensor, marks: list[int], draw: Draw, spec: NeuronSpec,
+    rounded: bool = False,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Forward pass alone, memory independent of T: output spikes in the first marks[m] steps [N, M, C] float32
+    (marks ascending) and the number of input spikes [N] int64. rounded: weights in half precision."""
+    weight, index = _prepared(weight, live, index)
+    device = live.images.device
+    counts = torch.empty(len(index), len(marks), len(weight), device=device)
+    input_spikes = torch.empty(len(index), dtype=torch.int64, device=device)
+    _fused(
+        weight, live, index, draw, spec, None, rounded, _marks(tuple(marks), device), counts, None, input_spikes
+    )  # fmt: skip
+    return counts, input_spikes
+
+
+def learn(
+    weight: Tensor, live: LivePixels, index: Tensor, steps: int, draw: Draw, spec: NeuronSpec, rounded: bool = False,
+    rate: Tensor | None = None, eligibility: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Firing rates [N, C] and E [N, C, P], defined where a pixel is live; into the given tensors if there are any."""
+    if not 0 < steps <= LIMIT_LEARNING_STEPS:
+        raise ValueError(f"T={steps} must be 1 to {LIMIT_LEARNING_STEPS} for the fused CUDA kernel")
+    weight, index = _prepared(weight, live, index)
+    rate = weight.new_empty(len(index), len(weight)) if rate is None else rate
+    eligibility = weight.new_empty(len(index), *weight.shape) if eligibility is None else eligibility
+    _fused(weight, live, index, draw, spec, steps, rounded, None, rate, eligibility, None)
+    return rate, eligibility
+
+
+def weight_gradient(
+    live: LivePixels, index: Tensor, upstream: Tensor, eligibility: Tensor, spec: NeuronSpec, steps: int,
+    rounded: bool = False, out: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """dL/dW [C, P] from dL/drate [N, C] and the E [N, C, P] of `learn`, called with the same settings."""
+    samples, outputs, pixels = eligibility.shape
+    device = live.images.device
+    if out is None:
+        out = torch.empty(outputs, pixels, device=device)
+    plan = _plan((outputs, pixels), live.stride, spec, steps, rounded, cuda.shared_limit(device))
+    cuda.load(plan.text, "contract", device)(
+        ((pixels + CONTRACT_LANES - 1) // CONTRACT_LANES, outputs), CONTRACT_THREADS,
+        (live.images, index, upstream.float().contiguous(), eligibility, np.int32(samples), out),
+    )  # fmt: skip
+    return out
+
+
+class _FiringRate(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, weight: Tensor, live: LivePixels, index: Tensor, steps: int, draw: Draw, spec: NeuronSpec,
+        rounded: bool,
+    ) -> Tensor:  # fmt: skip
+        index = index.to(live.images.device).contiguous()
+        rate, eligibility = learn(weight, live, index, steps, draw, spec, rounded)
+        ctx.save_for_backward(index, eligibility)
+        ctx.settings, ctx.dtype = (live, steps, spec, rounded), weight.dtype
+        return rate
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        index, eligibility = ctx.saved_tensors
+        live, steps, spec, rounded = ctx.settings
+        gradient = weight_gradient(live, index, upstream, eligibility, spec, steps, rounded)
+        return gradient.to(ctx.dtype), None, None, None, None, None, None
+
+
+def firing_rate(
+    weight: Tensor,
+    live: LivePixels,
+    index: Tensor,
+    steps: int,
+    draw: Draw,
+    spec: NeuronSpec,
+    rounded: bool = False,
+) -> Tensor:
+    """Firing rates [N, C] over `steps` time steps of the images `index` [N] int64, differentiable in weight [C, P].
+
+    rounded: with weights in half precision; sums and membrane stay in float32, because a half has 11 bits and adding
+    a hundred small weights one by one would lose the last ones, and a membrane near its threshold would fire wrongly.
+    """
+    return _FiringRate.apply(weight, live, index, steps, draw, spec, rounded)
+
+
+def encode(live: LivePixels, index: Tensor, start: int, stop: int, draw: Draw) -> Tensor:
+    """Spikes [stop - start, N, P] float32 of steps start .. stop - 1, start a multiple of 16: `spikes.encode`."""
+    device, pixels = live.images.device, live.images.shape[1]
+    index = index.to(device).contiguous()
+    spikes = torch.zeros(stop - start, len(index), pixels, device=device)
+    if spikes.numel() == 0:
+        return spikes
+    any_neuron = NeuronSpec(None, False, 1.0, 0.0, False, "atan", ())
+    plan = _plan((1, pixels), live.stride, any_neuron, None, False, cuda.shared_limit(device))
+    outside = (
+        torch.empty(len(index) * plan.outside_bytes, dtype=torch.uint8, device=device)
+        if plan.outside_bytes
+        else None
+    )
+    cuda.load(plan.text, "encode_spikes", device)(
+        (len(index),), plan.threads,
+        (
+            live.offsets, live.sites, index, *_draw_arguments(draw)[1:], np.int32(live.stride), np.int32(start),
+            np.int32(stop - start), spikes, outside,
+        ),
+        plan.shared_bytes,
+    )  # fmt: skip
+    return spikes
+
+
+# ---- the check before `auto` takes this backend --------------------------------------------------------------
+
+
+@functools.cache
+@torch.enable_grad()
+def self_check(device: torch.device) -> str | None:
+    """None when a tiny batch gives on this device what the CPU gives, else what went wrong. A second or two."""
+    try:
+        return _differences(device)
+    except Exception as fault:  # a kernel that can't be compiled or launched, or a fault of the device
+        return f"its start-up check failed: {cuda.one_line(fault)}"
+
+
+def _differences(device: torch.device) -> str | None:
+    """Compares spikes bit by bit, and rates, counts and gradient with a plain loop in float64."""
+    samples, pixels, outputs, steps = 5, 96, 10, 40
+    n, c, p = torch.arange(samples)[:, None], torch.arange(outputs)[:, None], torch.arange(pixels)
+    images = ((37 * p + 101 * n) % 256).byte()
+    images[:, ::3], images[:, 1::16] = 0, 255
+    weight = ((13 * c + 7 * p + 5 * c * p) % 17 - 7) * 0.03
+    upstream = (n + 1) * torch.cos(2.0 * c.T + n)
+    spec = NeuronSpec(2.0, True, 1.0, 0.0, False, "atan", (("alpha", 2.0),))
+    draw, index = Draw(1, 2, 3), torch.arange(samples).flip(0)
+    live = live_pixels(images.to(device))
+    spikes = encode_torch(images[index], index, 0, steps, draw)
+    if not torch.equal(encode(live, index, 0, steps, draw).cpu(), spikes):
+        return "its start-up check failed: the spikes differ from the CPU's"
+    exact = weight.double().requires_grad_()
+    fired, closest = _reference(spikes.double() @ exact.T)
+    (fired.mean(0) * upstream).sum().backward()
+    on_device = weight.to(device).requires_grad_()
+    rate = firing_rate(on_device, live, index, steps, draw, spec)
+    (rate * upstream.to(device)).sum().backward()
+    counts, inputs = firing_counts(on_device, live, index, [16, steps], draw, spec)
+    assert exact.grad is not None and on_device.grad is not None and closest > 1e-5  # no tie decides
+    totals = torch.stack([fired[:16].sum(0), fired.sum(0)], 1)
+    if not torch.equal(inputs.cpu(), spikes.sum((0, 2)).long()) or not torch.equal(
+        counts.cpu().double(), totals
+    ):
+        return "its start-up check failed: the spike counts differ from the CPU's"
+    rates_agree = torch.allclose(rate.detach().cpu().double(), fired.mean(0), rtol=0, atol=1e-6)
+    worst = (on_device.grad.cpu() - exact.grad).abs().max() / exact.grad.abs().max()
+    if not rates_agree or not worst < 1e-5:
+        return (
+            f"its start-up check failed: rates or gradients differ from the CPU's (gradient by {worst:.1e})"
+        )
+    return None
+
+
+def _reference(current: Tensor) -> tuple[Tensor, float]:
+    """LIF (tau 2, ATan 2) over currents [T, N, C]; also how close a membrane came to its threshold."""
+    v, fired, closest = torch.zeros_like(current[0]), [], float("inf")
+    for x in current:
+        over = v + (x - v) / 2 - 1
+        closest = min(closest, over.detach().abs().min().item())
+        soft = torch.atan(torch.pi * over) / torch.pi
+        spike = (over >= 0).double() + (soft - soft.detach())
+        fired.append(spike)
+        v = (1 - spike) * (over + 1)
+    return torch.stack(fired), closest
