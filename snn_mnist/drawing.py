@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -41,9 +42,13 @@ def style(
     axes: Axes, title: str, xlabel: str, ylabel: str, int_x_ticks: bool = False, int_y_ticks: bool = False
 ) -> None:
     """Title, labels and sizes, set on the axes: ticks are made later and would not see rcParams of now."""
-    size = text_size(axes.figure)  # type: ignore[arg-type]
+    figure: Any = axes.figure
+    size = text_size(figure)
     if title:
-        axes.set_title(title, fontsize=1.08 * size, loc="left", pad=0.6 * size)
+        spec = axes.get_subplotspec()
+        columns = spec.get_gridspec().ncols if spec else 1
+        text = wrapped(title, figure.get_size_inches()[0] / columns, 1.08 * size)
+        axes.set_title(text, fontsize=1.08 * size, loc="left", pad=0.6 * size)
     axes.set_xlabel(xlabel, fontsize=size)
     axes.set_ylabel(ylabel, fontsize=size)
     axes.tick_params(labelsize=0.9 * size)
@@ -58,21 +63,36 @@ def style(
 
 def heading(figure: Figure, text: str) -> None:
     """A title over all axes of the figure, flush left."""
-    figure.suptitle(text, fontsize=1.08 * text_size(figure), x=0.01, horizontalalignment="left")
+    size = 1.08 * text_size(figure)
+    text = wrapped(text, figure.get_size_inches()[0], size)
+    figure.suptitle(text, fontsize=size, x=0.01, horizontalalignment="left")
 
 
-def legend_below(
-    figure: Figure, handles: Sequence[Any], labels: Sequence[str], columns: int | None = None
-) -> None:
+def wrapped(text: str, width: float, size: float) -> str:
+    """A title in as many lines as it needs in `width` inches, axis labels at its left allowed for."""
+    from matplotlib.textpath import TextPath
+
+    longest = len(text)
+    while longest > 20:
+        lines = textwrap.wrap(text, longest, break_long_words=False)
+        widest = max(TextPath((0, 0), line, size=size).get_extents().width for line in lines)
+        if widest <= 0.86 * width * 72:
+            return "\n".join(lines)
+        longest = min(longest - 1, int(longest * 0.95 * width * 72 / widest))
+    return textwrap.fill(text, 20, break_long_words=False)
+
+
+def legend_below(figure: Figure, handles: Sequence[Any], labels: Sequence[str], columns: int | None = None) -> None:
     """Under the axes, where it can cover nothing."""
     size, width = text_size(figure), figure.get_size_inches()[0]
     widest = (max(map(len, labels)) * 0.6 + 4) * 0.9 * size / 72  # inches, about
-    fitting = max(1, min(len(labels), int(width / widest)))
+    rows = -(-len(labels) // max(1, int(width / widest)))
+    columns = columns or -(-len(labels) // rows)  # rows of equal length
     figure.legend(
         handles,
         labels,
         loc="outside lower center",
-        ncols=columns or fitting,
+        ncols=columns,
         fontsize=0.9 * size,
         frameon=False,
     )

@@ -40,9 +40,7 @@ def write_run_figures(folder: Path, weight: Tensor, test: Score, class_names: Se
     ]
 
 
-def write_network_figures(
-    folder: Path, weight: Tensor, test: Score, class_names: Sequence[str]
-) -> list[Path]:
+def write_network_figures(folder: Path, weight: Tensor, test: Score, class_names: Sequence[str]) -> list[Path]:
     """Receptive fields, confusion matrix and accuracy against T."""
     return [
         write(folder / WEIGHTS, receptive_fields(weight, class_names)),
@@ -65,9 +63,7 @@ def to_tensorboard(writer: Any, epoch: int, weight: Tensor, test: Score, class_n
 
     writer: torch's SummaryWriter.
     """
-    writer.add_image(
-        "receptive_fields", pixels(receptive_fields(weight, class_names)), epoch, dataformats="HWC"
-    )
+    writer.add_image("receptive_fields", pixels(receptive_fields(weight, class_names)), epoch, dataformats="HWC")
     confusion = confusion_matrix(test.confusion(), class_names)
     writer.add_image("confusion_matrix", pixels(confusion), epoch, dataformats="HWC")
     rates, labels = test.rates().numpy(), test.labels.numpy()
@@ -85,11 +81,9 @@ def settings_to_tensorboard(writer: Any, settings: Mapping[str, Any], row: Mappi
     """
     from torch.utils.tensorboard.summary import hparams
 
-    metrics = {
-        name: row[name] for name in ("test_acc", "max_test_acc", "test_loss", "train_loss") if name in row
-    }
+    metrics = {name: row[name] for name in ("test_acc", "max_test_acc", "test_loss", "train_loss") if name in row}
     plain = {
-        name: value if isinstance(value, bool | int | float) else str(value)
+        name: value if type(value) in (int, float, str) else "none" if value is None else str(value).lower()
         for name, value in settings.items()
     }
     for summary in hparams(plain, metrics):
@@ -145,11 +139,7 @@ def learning_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
             if len(runs) > 1:
                 colour = drawing.look(number, len(runs), ordered=len(runs) > len(drawing.COLOURS))[0]
             for axes, unit, factor in ((left, "acc", 100), (right, "loss", 1)):
-                points = [
-                    (row["epoch"] + 1, factor * row[f"{part}_{unit}"])
-                    for row in rows
-                    if f"{part}_{unit}" in row
-                ]
+                points = [(row["epoch"] + 1, factor * row[f"{part}_{unit}"]) for row in rows if f"{part}_{unit}" in row]
                 marker = "o" if len(points) <= 30 else ""
                 line = axes.plot(
                     *np.array(points).reshape(-1, 2).T,
@@ -213,9 +203,7 @@ def receptive_fields(weight: Tensor, class_names: Sequence[str]) -> Figure:
         axes.set_xticks([])
         axes.set_yticks([])
     drawing.add_colorbar(grid, shown, "weight", extend="both")
-    drawing.heading(
-        figure, "A pixel's spike excites the neuron where its weight is red, inhibits it where blue"
-    )
+    drawing.heading(figure, "A pixel's spike excites the neuron where its weight is red, inhibits it where blue")
     return figure
 
 
@@ -236,9 +224,7 @@ def confusion_matrix(confusion: Tensor, class_names: Sequence[str]) -> Figure:
             axes.text(column, row, f"{count}", ha="center", va="center", color=colour, fontsize=0.75 * size)
     drawing.style(axes, _confusion_title(counts, class_names), "verdict of the network", "label")
     long = max(map(len, class_names)) > 2
-    axes.set_xticks(
-        range(len(class_names)), class_names, rotation=45 if long else 0, ha="right" if long else "center"
-    )
+    axes.set_xticks(range(len(class_names)), class_names, rotation=45 if long else 0, ha="right" if long else "center")
     axes.set_yticks(range(len(class_names)), class_names)
     bar = drawing.add_colorbar(axes, image, "% of the label's images")
     bar.set_ticks([0, 1, 5, 20, 50, 100])
@@ -271,9 +257,7 @@ def accuracy_against_T(marks: Sequence[int], accuracies: Iterable[float]) -> Fig
     early = min(range(len(marks)), key=lambda m: abs(marks[m] - marks[-1] / 10))
     title = f"{_steps(marks[-1])}: {percent[-1]:.2f} % right"
     if early < len(marks) - 1:
-        title = (
-            f"{_steps(marks[early])}: {percent[early]:.1f} % right; {marks[-1]} steps: {percent[-1]:.1f} %"
-        )
+        title = f"{_steps(marks[early])}: {percent[early]:.1f} % right; {marks[-1]} steps: {percent[-1]:.1f} %"
     drawing.style(axes, title, "time steps T", "test accuracy in %")
     axes.grid(alpha=0.3)
     return figure

@@ -74,9 +74,7 @@ def run(options: TraceOptions) -> int:
     loaded = load_network(options.resume, T=options.T, seed=options.seed, dataset=options.dataset)
     config = loaded.config
     data = load_dataset(config.dataset, data_directory(options, config))
-    print(
-        f"{loaded.path} (epoch {loaded.epoch + 1}), {data.name} test images, T {config.T}, seed {config.seed}"
-    )
+    print(f"{loaded.path} (epoch {loaded.epoch + 1}), {data.name} test images, T {config.T}, seed {config.seed}")
     if not loaded.known:
         print(f"the checkpoint does not say T and tau: using {config.T} and {config.tau:g}")
     several = options.misclassified > 1 or len(options.index) > 1
@@ -105,9 +103,7 @@ def find_traces(options: TraceOptions, loaded: Loaded, data: Dataset) -> Iterato
                     f"-index {index}: {data.name} has {len(data.test):,} test images; "
                     f"give numbers from 0 to {len(data.test) - 1}"
                 )
-        yield from (
-            trace_image(loaded.net, data, index, loaded.config) for index in dict.fromkeys(options.index)
-        )
+        yield from (trace_image(loaded.net, data, index, loaded.config) for index in dict.fromkeys(options.index))
         return
     found = 0
     for index in _suspects(loaded.net, data, loaded.config):
@@ -136,9 +132,7 @@ def trace_image(net: SNN, data: Dataset, index: int, config: Config) -> Trace:
     ):
         for start in range(0, config.T, SPAN):
             stop = min(start + SPAN, config.T)
-            for spikes in poisson_encode(
-                image[None], torch.tensor([index]), start, stop, _draw(config)
-            ):  # [1, 784]
+            for spikes in poisson_encode(image[None], torch.tensor([index]), start, stop, _draw(config)):  # [1, 784]
                 net(spikes)
                 input_spikes += spikes[0]
     functional.reset_net(net)
@@ -247,9 +241,7 @@ def choose_directory(trace: Trace, run: Path, out: str | None, several: bool) ->
         return run / name
     folder = Path(out) / name if several else Path(out)
     if _holds_another(folder, trace):
-        raise UsageError(
-            f"-out {folder} holds the trace of another image or setting; choose another directory"
-        )
+        raise UsageError(f"-out {folder} holds the trace of another image or setting; choose another directory")
     return folder
 
 

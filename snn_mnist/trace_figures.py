@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from snn_mnist.trace import Trace
 
-LONGEST = 120  # time steps of a voltage trace that can be told apart in a figure
+LONGEST = 60  # time steps of a voltage trace that can be told apart in a figure
 
 
 def shown_image(trace: Trace, class_names: Sequence[str]) -> Figure:
@@ -31,9 +31,7 @@ def shown_image(trace: Trace, class_names: Sequence[str]) -> Figure:
         axes.set_yticks([])
         drawing.add_colorbar(axes, shown, label, shrink=0.8)
     label, total = class_names[trace.label], trace.input_spikes.sum()
-    drawing.heading(
-        figure, f"Test image {trace.index}, label {label}: {total:,} input spikes in {len(trace.s)} steps"
-    )
+    drawing.heading(figure, f"Test image {trace.index}, label {label}: {total:,} input spikes in {len(trace.s)} steps")
     return figure
 
 

@@ -183,14 +183,10 @@ def plot_one_neuron_v_s(
     potential = _array(_one_neuron(v), "v", ("T",))
     fired = _spikes(_array(_one_neuron(s), "s", ("T",)), "s")
     if len(potential) != len(fired):
-        raise ValueError(
-            f"v has {len(potential)} time steps and s has {len(fired)}; give both over the same T"
-        )
+        raise ValueError(f"v has {len(potential)} time steps and s has {len(fired)}; give both over the same T")
     figure = new_figure(figsize, dpi)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
-    above.plot(
-        potential, color=BLUE, marker="o" if len(potential) <= 50 else "", markersize=4, label="$V[t]$"
-    )
+    above.plot(potential, color=BLUE, marker="o" if len(potential) <= 50 else "", markersize=4, label="$V[t]$")
     mark_levels(above, v_threshold, v_reset)
     style(above, title, "", "membrane potential $V$")
     above.tick_params(labelbottom=False)
@@ -260,15 +256,11 @@ def plot_curves(
     for number, (name, values) in enumerate(curves.items()):
         heights = _array(values, f"curves[{name!r}]", ("T",))
         if places is not None and len(places) != len(heights):
-            raise ValueError(
-                f"x has {len(places)} values and curves[{name!r}] has {len(heights)}; give as many"
-            )
+            raise ValueError(f"x has {len(places)} values and curves[{name!r}] has {len(heights)}; give as many")
         colour, line = look(number, len(curves), ordered)
         at = np.arange(len(heights)) if places is None else places
         marker = "o" if len(heights) <= 30 else ""
-        axes.plot(
-            at, heights, color=colour, linestyle=line, linewidth=2, marker=marker, markersize=5, label=name
-        )
+        axes.plot(at, heights, color=colour, linestyle=line, linewidth=2, marker=marker, markersize=5, label=name)
     if log_y:
         axes.set_yscale("log")
     style(axes, title, xlabel, ylabel, int_x_ticks)
