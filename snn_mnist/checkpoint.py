@@ -1,78 +1,63 @@
 """Checkpoints: plain types and tensors, written whole or not at all, checked before they are believed.
 
 Keys `net` (`layer.1.weight`), `optimizer`, `epoch` (index of the last finished epoch) and `max_test_acc` are the
-tutorial's, so that its script and this program read each other's; `version`, `step`, `config`, `scaler`, `running`
-and `ema` are ours.
+tutorial's, so that its script and this program read each other's. Ours are `version`, `config`, `step` (steps done of
+the next epoch), `running` (what those steps gave), `raw` (the weights behind averaged ones), `scaler` and `best`.
 """
 
 from __future__ import annotations
 
+import io
+import math
 import os
-import tempfile
-import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from snn_mnist.errors import SNNError
+from snn_mnist import archive
+from snn_mnist.config import Config
+from snn_mnist.errors import SNNError, UsageError
+from snn_mnist.files import reason, write_whole
+from snn_mnist.options import brief
 
 VERSION = 1
 LATEST, BEST = "checkpoint_latest.pth", "checkpoint_max.pth"
 WEIGHT, SHAPE = "layer.1.weight", (10, 784)
-MAX_BYTES = 256 << 20
+CLASSES = SHAPE[0]
+COUNTS = 2**31  # epochs and steps stay below it
+
+Damaged = Callable[..., SNNError]
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Writes state to a temporary file beside `path`, syncs it and renames it: a reader sees the old or the new."""
-    temporary = None
+    """Writes state; a reader sees the old checkpoint or the new one, whatever happens meanwhile."""
+    buffer = io.BytesIO()  # torch.save straight to a full disk raises a RuntimeError that says nothing of the disk
+    torch.save({"version": VERSION, **state}, buffer)
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = file.name
-            torch.save({"version": VERSION, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-        sync_directory(path.parent)
-    except (OSError, RuntimeError) as fault:  # torch.save turns a failed write into a RuntimeError
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
-        raise SNNError(f"{path} can't be written ({_reason(fault)}); free space or choose another -out-dir") from fault
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def sync_directory(folder: Path) -> None:
-    """Makes a rename in this folder last."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def _reason(fault: BaseException) -> str:
-    text = getattr(fault, "strerror", None) or str(fault) or type(fault).__name__
-    return " ".join(text.split("\n")[0].split())
+        write_whole(path, buffer.getvalue())
+    except OSError as fault:
+        raise SNNError(f"{path} can't be written ({reason(fault)}); free space or choose another -out-dir") from fault
 
 
 def find(place: str | os.PathLike[str]) -> Path:
     """The checkpoint file that `-resume` names: a file, or the latest one of a run directory."""
     path = Path(place)
-    if path.is_dir():
-        if not (path / LATEST).is_file():
-            raise SNNError(f"no {LATEST} in {path}; name a checkpoint file or a run directory")
-        return path / LATEST
-    if not path.is_file():
-        raise SNNError(f"there is no checkpoint {path}; name a checkpoint file or a run directory")
-    return path
+    remedy = "name a checkpoint file or a run directory"
+    try:
+        if path.is_dir():
+            path = path / LATEST
+            if not path.exists():
+                raise SNNError(f"no {LATEST} in {place}; {remedy}")
+        if path.is_file():
+            return path
+        if path.exists():
+            raise SNNError(f"{path} is no regular file; {remedy}")
+    except OSError as fault:
+        raise SNNError(f"{path} can't be read ({reason(fault)}); {remedy}") from fault
+    raise SNNError(f"there is no checkpoint {path}; {remedy}")
 
 
 def load(place: str | os.PathLike[str]) -> dict[str, Any]:
@@ -83,65 +68,115 @@ def load(place: str | os.PathLike[str]) -> dict[str, Any]:
         return SNNError(f"{path} {what}; {remedy}")
 
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise damaged(f"has {path.stat().st_size} bytes, too many for a checkpoint of this network")
-        if not zipfile.is_zipfile(path):
-            raise damaged("is no checkpoint (not a torch.save archive, or cut short)")
-        with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
-                raise damaged("unpacks to more than a checkpoint of this network holds")
-            broken = archive.testzip()  # torch.load itself checks no checksums
-        if broken:
-            raise damaged(f"is damaged (checksum of {broken})")
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except SNNError:
-        raise
+        return _checked(archive.read(path), damaged)
     except OSError as fault:
-        raise SNNError(f"{path} can't be read ({_reason(fault)}); check its permissions") from fault
-    except Exception as fault:  # the unpickler of damaged or hostile files raises almost anything
-        raise damaged(f"can't be loaded ({type(fault).__name__}: {_reason(fault)})") from fault
-    return _checked(state, damaged)
+        raise SNNError(f"{path} can't be read ({reason(fault)}); check its permissions") from fault
+    except archive.Unreadable as fault:
+        raise damaged(f"is damaged or no checkpoint ({reason(fault)})") from fault
 
 
-def _checked(state: Any, damaged: Any) -> dict[str, Any]:
+def _checked(state: Any, damaged: Damaged) -> dict[str, Any]:
+    """The state, when every part that training or evaluation looks at has its type, shape and range."""
     if not isinstance(state, dict) or not isinstance(state.get("net"), dict):
         raise damaged("is no checkpoint of this program (it has no 'net')")
     version = state.get("version", VERSION)
-    if not isinstance(version, int) or version < 1:
-        raise damaged(f"has version {version!r}, which is none")
+    if type(version) is not int or version < 1:
+        raise damaged(f"has version {brief(version)}, which is none")
     if version > VERSION:
-        raise damaged(f"has version {version}, newer than this program reads ({VERSION})", "update snn_mnist")
-    weight = state["net"].get(WEIGHT)
-    if not isinstance(weight, Tensor) or set(state["net"]) != {WEIGHT}:
-        raise damaged(f"is of another network (its 'net' has {', '.join(map(str, state['net'])) or 'nothing'})")
-    if tuple(weight.shape) != SHAPE or weight.is_sparse:
-        raise damaged(f"has weights of shape {list(weight.shape)}, not {list(SHAPE)}")
-    if not weight.is_floating_point():
-        raise damaged(f"has weights of type {weight.dtype}, not floating point")
-    if not torch.isfinite(weight).all():
-        raise damaged("has weights that are not finite numbers")
+        raise damaged(f"has version {brief(version)}, newer than this program reads ({VERSION})", "update snn_mnist")
+    if set(state["net"]) != {WEIGHT}:
+        names = ", ".join(map(brief, list(state["net"])[:4])) or "nothing"
+        raise damaged(f"is of another network (its 'net' has {names}, not {WEIGHT})")
+    _check_tensor("weights", state["net"][WEIGHT], SHAPE, damaged)
+    if "raw" in state:
+        _check_tensor("weights (raw)", state["raw"], SHAPE, damaged)
     for key, low in (("epoch", -1), ("step", 0)):
-        if key in state and (not isinstance(state[key], int) or isinstance(state[key], bool) or state[key] < low):
-            raise damaged(f"has {key} {state[key]!r}, not a number from {low}")
-    if not isinstance(state.get("max_test_acc", 0.0), int | float):
-        raise damaged(f"has max_test_acc {state['max_test_acc']!r}, not a number")
-    for key in ("optimizer", "config", "scaler", "running"):
-        if key in state and not isinstance(state[key], dict):
+        _check_number(key, state.get(key, 0), damaged, low, COUNTS, whole=True)
+    _check_number("max_test_acc", state.get("max_test_acc", 0.0), damaged, 0, 1)
+    for key in ("optimizer", "config", "scaler", "running", "best"):
+        if not isinstance(state.get(key, {}), dict):
             raise damaged(f"has a {key} that is no dictionary")
+    _check_config(state.get("config", {}), damaged)
     _check_optimizer(state.get("optimizer", {}), damaged)
-    ema = state.get("ema")
-    if ema is not None and (not isinstance(ema, Tensor) or tuple(ema.shape) != SHAPE):
-        raise damaged("has averaged weights of another shape")
+    for name, value in state.get("scaler", {}).items():
+        _check_number(f"scaler {brief(name)}", value, damaged, 0, math.inf)
+    if best := state.get("best"):
+        _check_keys("best", best, {"epoch", "score", "test_acc"}, damaged)
+        _check_number("best epoch", best["epoch"], damaged, -1, COUNTS, whole=True)
+        _check_number("best score", best["score"], damaged, -math.inf, 1)
+        _check_number("best test_acc", best["test_acc"], damaged, 0, 1)
+    if state.get("step"):
+        running = state.get("running", {})
+        _check_keys("running", running, {"rates", "seconds"}, damaged, more=True)
+        _check_tensor("running rates", running["rates"], (None, CLASSES), damaged)
+        _check_number("running seconds", running["seconds"], damaged, 0, 1e12)
     return state
 
 
-def _check_optimizer(optimizer: dict[str, Any], damaged: Any) -> None:
-    for slots in optimizer.get("state", {}).values() if isinstance(optimizer.get("state", {}), dict) else [None]:
-        if not isinstance(slots, dict):
-            raise damaged("has an optimizer state that is no dictionary")
-        for name, value in slots.items():
-            if isinstance(value, Tensor):
-                if value.dim() and tuple(value.shape) != SHAPE:
-                    raise damaged(f"has optimizer state {name} of shape {list(value.shape)}, not {list(SHAPE)}")
-                if not torch.isfinite(value).all():
-                    raise damaged(f"has optimizer state {name} that is not finite")
+def _check_keys(name: str, found: dict[Any, Any], wanted: set[str], damaged: Damaged, more: bool = False) -> None:
+    if missing := wanted - set(found):
+        raise damaged(f"has a {name} without {', '.join(sorted(missing))}")
+    if not more and (extra := set(found) - wanted):
+        raise damaged(f"has a {name} with {brief(sorted(map(str, extra))[0])}")
+
+
+def _check_tensor(name: str, value: Any, shape: tuple[int | None, ...], damaged: Damaged) -> None:
+    """A tensor of finite floating-point numbers; None in the shape is any size."""
+    if type(value) is not Tensor:
+        raise damaged(f"has {name} that are no tensor")
+    sizes = list(value.shape)
+    if len(sizes) != len(shape) or any(n is not None and n != size for n, size in zip(shape, sizes, strict=True)):
+        raise damaged(f"has {name} of shape {sizes}, not {['any' if n is None else n for n in shape]}")
+    if not value.is_floating_point():
+        raise damaged(f"has {name} of type {value.dtype}, not floating point")
+    if not torch.isfinite(value).all():
+        raise damaged(f"has {name} that are not finite numbers")
+
+
+def _check_number(name: str, value: Any, damaged: Damaged, low: float, high: float, whole: bool = False) -> None:
+    kinds = (int,) if whole else (int, float)
+    if type(value) not in kinds or not low <= value <= high:
+        raise damaged(f"has {name} {brief(value)}, not {'an integer' if whole else 'a number'} from {low} to {high}")
+
+
+def _check_config(config: dict[Any, Any], damaged: Damaged) -> None:
+    for name, value in config.items():
+        if not isinstance(value, bool | int | float | str | None):
+            raise damaged(f"has a setting {brief(name)} that is neither text nor a number")
+    try:
+        Config.from_mapping(config)
+    except UsageError as fault:
+        raise damaged(f"has impossible settings ({fault})", "name another checkpoint, or update snn_mnist") from fault
+
+
+OPTIMIZER_STATE = {"step", "exp_avg", "exp_avg_sq", "momentum_buffer"}
+
+
+def _check_optimizer(optimizer: dict[str, Any], damaged: Damaged) -> None:
+    """One group of plain settings, and for the one parameter tensors of its shape."""
+    if not optimizer:
+        return
+    _check_keys("optimizer", optimizer, {"state", "param_groups"}, damaged)
+    groups, state = optimizer["param_groups"], optimizer["state"]
+    if not isinstance(groups, list) or len(groups) != 1 or not isinstance(groups[0], dict):
+        raise damaged("has an optimizer of something else than one group of parameters")
+    if not isinstance(state, dict) or any(key != 0 or not isinstance(slots, dict) for key, slots in state.items()):
+        raise damaged("has an optimizer state that is not of one parameter")
+    for name, value in groups[0].items():
+        items = value if isinstance(value, list | tuple) else [value]
+        if not all(item is None or isinstance(item, bool | int | float | str) for item in items):
+            raise damaged(f"has an optimizer setting {brief(name)} that is neither text nor a number")
+    for name in {"lr", "momentum"} & set(groups[0]):
+        _check_number(f"optimizer {name}", groups[0][name], damaged, 0, 1e300)
+    slots = state.get(0, {})
+    for name, value in slots.items():
+        if name not in OPTIMIZER_STATE:
+            raise damaged(f"has an optimizer state {brief(name)}, unknown here")
+        if name == "step" and not isinstance(value, Tensor):
+            _check_number("optimizer step", value, damaged, 0, COUNTS)
+        elif name == "step":
+            _check_tensor("optimizer steps", value, (), damaged)
+        elif value is not None or name != "momentum_buffer":
+            _check_tensor(f"optimizer state {name}", value, SHAPE, damaged)
+    if slots and "momentum_buffer" not in slots:
+        _check_keys("optimizer state", slots, {"step", "exp_avg", "exp_avg_sq"}, damaged)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -11,13 +12,13 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from snn_mnist import __version__
-from snn_mnist.checkpoint import sync_directory
 from snn_mnist.errors import SNNError
+from snn_mnist.files import reason, write_whole
 
 METRICS = (
     "epoch", "train_loss", "train_acc", "test_loss", "test_acc", "max_test_acc", "lr",
@@ -28,7 +29,7 @@ SCALARS = tuple(name for name in METRICS if name != "epoch") + VALIDATION
 
 
 def cant_write(path: Path, fault: OSError) -> SNNError:
-    return SNNError(f"{path} can't be written ({fault.strerror or fault}); free space or choose another -out-dir")
+    return SNNError(f"{path} can't be written ({reason(fault)}); free space or choose another -out-dir")
 
 
 def new_run_directory(out_dir: str, name: str) -> Path:
@@ -50,16 +51,9 @@ def new_run_directory(out_dir: str, name: str) -> Path:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a whole file or nothing."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_directory(path.parent)
+        write_whole(path, text.encode())
     except OSError as fault:
-        temporary.unlink(missing_ok=True)
         raise cant_write(path, fault) from fault
 
 
@@ -90,85 +84,116 @@ def environment(place: str) -> str:
 class MetricsFile:
     """metrics.csv: a row an epoch, synced before the checkpoint of that epoch is written.
 
-    A resumed run first drops the rows that its checkpoint does not know of, so none is doubled or missing.
+    A resumed run first drops the rows that its checkpoint does not know of, so none is doubled or missing. A damaged
+    file is an error before anything is written; `missing` says which rows of finished epochs it lacks.
     """
 
     def __init__(self, path: Path, columns: tuple[str, ...], first_epoch: int) -> None:
         self.path, self.columns = path, columns
-        kept = [row for row in read_metrics(path) if row["epoch"] < first_epoch] if path.exists() else []
+        rows = read_metrics(path) if path.exists() else []
+        self.rows = [row for row in rows if row["epoch"] < first_epoch]
+        self.missing = _missing(self.rows, first_epoch)
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(kept)
+        writer.writerows(self.rows)
         write_text(path, text.getvalue())
 
     def append(self, row: dict[str, Any]) -> None:
         text = io.StringIO()
         csv.DictWriter(text, self.columns, restval="", lineterminator="\n").writerow(row)
         try:
-            with open(self.path, "a", encoding="utf-8", newline="") as file:
-                file.write(text.getvalue())
+            with open(self.path, "r+b") as file:  # not "a": that would begin a vanished file anew, without its header
+                file.seek(0, os.SEEK_END)
+                file.write(text.getvalue().encode())
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as fault:
             raise cant_write(self.path, fault) from fault
 
 
+def _missing(rows: list[dict[str, Any]], first_epoch: int) -> str:
+    """'2 to 5' (counted from 1) for the finished epochs without a row, '' where each has one."""
+    present = {row["epoch"] for row in rows}
+    start = min(present, default=0)  # a run that began with the checkpoint of another begins with a later epoch
+    gaps = [epoch for epoch in range(start, first_epoch) if epoch not in present]
+    if not gaps:
+        return ""
+    return f"{gaps[0] + 1}" if len(gaps) == 1 else f"{len(gaps)} epochs from {gaps[0] + 1} to {gaps[-1] + 1}"
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The whole rows of a metrics.csv, numbers as numbers; a last line without its end is left out."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
     except (OSError, UnicodeDecodeError) as fault:
-        raise SNNError(f"{path} can't be read ({fault}); check the file") from fault
-    rows = []
-    for row in csv.DictReader(line for line in lines if line.endswith("\n")):
-        try:
-            values = {name: float(text) for name, text in row.items() if name and text}
-            rows.append(values | {"epoch": int(row["epoch"])})
-        except (KeyError, TypeError, ValueError) as fault:
-            raise SNNError(f"{path} has a damaged line ({fault}); mend or remove the file") from fault
+        raise SNNError(f"{path} can't be read ({reason(fault)}); check the file") from fault
+    rows: list[dict[str, Any]] = []
+    reader = csv.DictReader(lines, strict=True)
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                raise ValueError("more or fewer values than names in the first line")
+            values = {name: float(text) for name, text in row.items() if text}
+            epoch = int(row["epoch"])
+            if rows and epoch <= rows[-1]["epoch"]:
+                raise ValueError(f"epoch {epoch} after {rows[-1]['epoch']}")
+            rows.append(values | {"epoch": epoch})
+    except (KeyError, TypeError, ValueError, csv.Error) as fault:
+        what = "no column epoch" if isinstance(fault, KeyError) else reason(fault)
+        raise SNNError(f"{path} has a damaged line {reader.line_num} ({what}); mend or remove the file") from fault
     return rows
 
 
 class TensorBoard:
-    """Scalars of metrics.csv's names. Flushed before each checkpoint; a resumed run purges what came after its own."""
+    """Scalars of metrics.csv's names, and figures. Flushed before each checkpoint.
 
-    def __init__(self, folder: Path, first_epoch: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+    A resumed run begins a new event file that tells readers to forget what earlier ones hold from its epoch on; where
+    those have vanished, their scalars come from the rows of metrics.csv.
+    """
+
+    def __init__(self, folder: Path, first_epoch: int, rows: Sequence[dict[str, Any]] = ()) -> None:
+        from snn_mnist.events import PREFIX, Writer
 
         self.folder = folder
+        earlier = any(folder.glob(f"{PREFIX}*"))
         try:
-            self.writer = SummaryWriter(str(folder), purge_step=first_epoch or None)
+            self.writer = Writer(folder, first_epoch if earlier else None)
         except OSError as fault:
             raise cant_write(folder, fault) from fault
+        for row in () if earlier else rows:
+            self.write(row)
 
     def write(self, row: dict[str, Any]) -> None:
-        self._guarded(lambda: [self.writer.add_scalar(n, row[n], row["epoch"]) for n in SCALARS if n in row])
+        def scalars(writer: Any) -> None:
+            for name in SCALARS:
+                if name in row:
+                    writer.add_scalar(name, row[name], row["epoch"])
+
+        self.add(scalars)
 
     def add(self, add: Callable[[Any], Any]) -> None:
         """Calls add(writer) for figures, histograms, settings."""
-        self._guarded(lambda: add(self.writer))
-
-    def close(self) -> None:
-        self._guarded(self.writer.close)
-
-    def _guarded(self, action: Callable[[], Any]) -> None:
         try:
-            action()
+            add(self.writer)
             self.writer.flush()
         except OSError as fault:
             raise cant_write(self.folder, fault) from fault
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # every addition has been flushed and has raised its own faults
+            self.writer.close()
 
 
 class Progress:
     """A tqdm bar on a terminal; elsewhere one line an epoch. Speed and remaining time come from the bar."""
 
-    def __init__(self, epochs: int) -> None:
+    def __init__(self, epochs: int, live: bool | None = None) -> None:
         from tqdm import tqdm
 
         self.epochs, self.tqdm = epochs, tqdm
         self.bar: Any = None
-        self.live = sys.stderr.isatty()
+        self.live = sys.stderr.isatty() if live is None else live
 
     def start(self, epoch: int, images: int, done: int) -> None:
         width = shutil.get_terminal_size((100, 24)).columns

@@ -1,0 +1,80 @@
+"""Files that are written whole or not at all, and a directory that one process at a time may train in."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from snn_mnist.errors import SNNError
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a temporary file beside `path`, syncs it and renames it: a reader sees the old file or the new.
+
+    Raises the OSError of a failure, after which the old file stands and the temporary one is gone. A device or pipe
+    (`-json /dev/stdout`) is written to instead of replaced, a link is followed.
+    """
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:  # Ctrl-C too
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    _sync_directory(path.parent)
+
+
+def _sync_directory(folder: Path) -> None:
+    """Makes a rename in this folder last, on file systems that can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def remove_leftovers(folder: Path, names: tuple[str, ...]) -> None:
+    """Removes the temporary files that a process killed in `write_whole` left of these names."""
+    for name in names:
+        for path in folder.glob(f".{name}.*"):
+            if path.suffix[1:].isdecimal():
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+
+@contextlib.contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """SNNError when another process is in this context with the same folder; the kernel ends it with the process."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SNNError(f"another process trains in {folder}; wait for its end, or stop it first") from None
+        except OSError:  # a network file system without locks
+            pass
+        yield
+    finally:
+        os.close(handle)
+
+
+def reason(fault: BaseException) -> str:
+    """What an exception says, on one line."""
+    text = str(getattr(fault, "strerror", None) or fault or type(fault).__name__)
+    return " ".join(text.split())[:200] or type(fault).__name__
