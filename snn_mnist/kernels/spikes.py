@@ -25,7 +25,6 @@ from snn_mnist.kernels import simd
 from snn_mnist.kernels.jit import kernel
 from snn_mnist.kernels.philox import philox_scalar, philox_torch
 
-STRIPS = 8  # parts of an image, see LivePixels
 BLOCK = 16  # steps of one Philox call
 SPAN = 128  # steps worked on at once: two 64-bit words of spikes a pixel
 TIE = 0x80000000  # marks the counters of ties
@@ -43,40 +42,33 @@ class Draw(NamedTuple):
 
 
 class LivePixels(NamedTuple):
-    """The non-zero pixels of a data set, image after image, in ascending order, made once for all epochs.
+    """The non-zero pixels of a data set, image after image, in ascending order, made once for all epochs."""
 
-    offsets[n, s] is where strip s of image n begins, offsets[n, -1] where the image ends; a strip is an eighth of
-    the pixels, so that threads can share the sum over a batch without changing its order.
-    """
-
-    offsets: np.ndarray  # [N, STRIPS + 1] int64
-    pixels: np.ndarray  # [offsets[-1, -1]] uint16
-    values: np.ndarray  # [offsets[-1, -1]] uint8
+    offsets: np.ndarray  # [N + 1] int64, where each image begins
+    pixels: np.ndarray  # [offsets[-1]] uint16
+    values: np.ndarray  # [offsets[-1]] uint8
     most: int  # of any one image
 
 
 @kernel()
 def _list_live(images, offsets, pixels, values):  # type: ignore[no-untyped-def]
-    strips = offsets.shape[1] - 1
-    width = (images.shape[1] + strips - 1) // strips
     j = 0
     for n in range(images.shape[0]):
-        for s in range(strips):
-            offsets[n, s] = j
-            for p in range(s * width, min((s + 1) * width, images.shape[1])):
-                if images[n, p] != 0:
-                    pixels[j], values[j] = p, images[n, p]
-                    j += 1
-        offsets[n, strips] = j
+        offsets[n] = j
+        for p in range(images.shape[1]):
+            if images[n, p] != 0:
+                pixels[j], values[j] = p, images[n, p]
+                j += 1
+    offsets[-1] = j
 
 
 def live_pixels(images: np.ndarray) -> LivePixels:
     """Lists the non-zero pixels of images [N, P] uint8, P <= 65536."""
     count = np.count_nonzero(images)
-    offsets = np.empty((len(images), STRIPS + 1), np.int64)
+    offsets = np.empty(len(images) + 1, np.int64)
     pixels, values = np.empty(count, np.uint16), np.empty(count, np.uint8)
     _list_live(np.ascontiguousarray(images), offsets, pixels, values)
-    return LivePixels(offsets, pixels, values, int((offsets[:, -1] - offsets[:, 0]).max(initial=0)))
+    return LivePixels(offsets, pixels, values, int(np.diff(offsets).max(initial=0)))
 
 
 @numba.njit
