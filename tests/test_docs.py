@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from snn_mnist import cli
@@ -30,6 +31,8 @@ def code_blocks(page, *languages):
 def test_snippets_run_and_print_what_they_say(page, tmp_path, monkeypatch):
     """In order, in one namespace, in an empty directory; with real MNIST where SNN_MNIST_DATA names it."""
     monkeypatch.chdir(tmp_path)
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file: save(figure, file, dpi=40))  # takes a third of the time
     namespace = {"__name__": "snippet"}
     for snippet in tutorial_figures.snippets(page):
         printed = io.StringIO()

@@ -212,10 +212,12 @@ def test_confusion_is_that_of_the_checkpoint(run_directory, monkeypatch):
     assert tested.accuracy() > 0.5  # by templates: far above chance, so the right images and labels met
 
 
-def test_verb_draws_several_runs_into_one_figure(run_directory, tmp_path, capsys):
+def test_verb_draws_several_runs_into_one_figure(run_directory, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(plot, "plot_network", lambda folder: [folder / "network"])
     other = make_run(tmp_path / "more" / "T20_b64", list(rows_of(2, gain=0.1)))
     assert cli.main(["plot", str(run_directory), str(other)]) == 0
     out = capsys.readouterr().out
+    assert str(run_directory / "network") in out
     assert (run_directory / "curves_compared.png").is_file()
     assert not (run_directory / "curves.png").exists()
     assert f"{other} has no checkpoint_latest.pth: learning curves only" in out

@@ -147,6 +147,7 @@ def test_several_images_and_misclassified(tmp_path, data, weight, capsys):
     assert capsys.readouterr().out.count("(wrong, it is") >= 2
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_a_checkpoint_of_the_tutorial_has_its_settings(tmp_path, weight, capsys):
     torch.save({"net": {checkpoint.WEIGHT: weight}, "epoch": 0, "max_test_acc": 0.9}, tmp_path / "old.pth")
     assert cli.main(["trace", "-resume", str(tmp_path / "old.pth"), "-dataset", "digits"]) == 0
