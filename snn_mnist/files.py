@@ -44,15 +44,6 @@ def _sync_directory(folder: Path) -> None:
             os.close(handle)
 
 
-def remove_leftovers(folder: Path, names: tuple[str, ...]) -> None:
-    """Removes the temporary files that a process killed in `write_whole` left of these names."""
-    for name in names:
-        for path in folder.glob(f".{name}.*"):
-            if path.suffix[1:].isdecimal():
-                with contextlib.suppress(OSError):
-                    path.unlink()
-
-
 @contextlib.contextmanager
 def only_one(folder: Path) -> Iterator[None]:
     """SNNError when another process is in this context with the same folder; the kernel ends it with the process."""
@@ -61,7 +52,10 @@ def only_one(folder: Path) -> Iterator[None]:
     except ImportError:  # Windows
         yield
         return
-    handle = os.open(folder, os.O_RDONLY)
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as fault:
+        raise SNNError(f"{folder} can't be opened ({reason(fault)}); check the directory") from fault
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

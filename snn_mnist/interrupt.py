@@ -7,6 +7,10 @@ from types import FrameType, TracebackType
 from typing import Any
 
 
+class Interrupted(Exception):
+    """Raised by Interruption.check."""
+
+
 class Interruption:
     """Within this context the first SIGINT or SIGTERM is only noted; a second one ends the program at once."""
 
@@ -34,6 +38,11 @@ class Interruption:
     @property
     def requested(self) -> bool:
         return self.signal is not None
+
+    def check(self) -> None:
+        """Raises Interrupted where a stop was asked for."""
+        if self.requested:
+            raise Interrupted
 
     @property
     def exit_code(self) -> int:

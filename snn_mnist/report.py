@@ -8,6 +8,7 @@ import io
 import json
 import os
 import platform
+import re
 import shlex
 import shutil
 import sys
@@ -25,6 +26,7 @@ METRICS = (
     "train_images_per_s", "test_images_per_s", "seconds",
 )  # fmt: skip
 VALIDATION = ("val_loss", "val_acc")
+LEFTOVER = re.compile(r"\.(checkpoint_\w+\.pth|config\.yaml|environment\.json|metrics\.csv|\w+\.png)\.\d+")
 SCALARS = tuple(name for name in METRICS if name != "epoch") + VALIDATION
 
 
@@ -55,6 +57,14 @@ def write_text(path: Path, text: str) -> None:
         write_whole(path, text.encode())
     except OSError as fault:
         raise cant_write(path, fault) from fault
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes the temporary files of a run that was killed while it wrote."""
+    for path in folder.glob(".*.*"):
+        if LEFTOVER.fullmatch(path.name):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def environment(place: str) -> str:
@@ -113,13 +123,13 @@ class MetricsFile:
 
 
 def _missing(rows: list[dict[str, Any]], first_epoch: int) -> str:
-    """'2 to 5' (counted from 1) for the finished epochs without a row, '' where each has one."""
+    """'epochs 2, 3' (counted from 1): the finished ones without a row; '' where each has one."""
     present = {row["epoch"] for row in rows}
     start = min(present, default=0)  # a run that began with the checkpoint of another begins with a later epoch
-    gaps = [epoch for epoch in range(start, first_epoch) if epoch not in present]
-    if not gaps:
-        return ""
-    return f"{gaps[0] + 1}" if len(gaps) == 1 else f"{len(gaps)} epochs from {gaps[0] + 1} to {gaps[-1] + 1}"
+    gaps = [str(epoch + 1) for epoch in range(start, first_epoch) if epoch not in present]
+    if len(gaps) > 8:
+        gaps[4:-1] = ["…"]
+    return f"epoch{'s' if gaps[1:] else ''} {', '.join(gaps)}" if gaps else ""
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -6,9 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from snn_mnist import checkpoint
 from snn_mnist.config import Config
-from snn_mnist.errors import UsageError
+from snn_mnist.errors import SNNError, UsageError
+from snn_mnist.options import show
+
+HYPERPARAMETERS = ("betas", "eps", "weight_decay", "amsgrad", "maximize", "dampening", "nesterov")  # beyond our flags
 
 
 def resolve(config: Config, state: dict[str, Any]) -> Config:
@@ -26,17 +32,51 @@ def resolve(config: Config, state: dict[str, Any]) -> Config:
             )
         return resolved
     groups = state.get("optimizer", {}).get("param_groups") or [{}]
-    known = {
-        name: groups[0][name] for name in ("lr", "momentum") if name in groups[0] and name not in config.given
-    }
+    known = {name: groups[0][name] for name in ("lr", "momentum") if name in groups[0] and name not in config.given}
     print(f"{config.resume} says nothing of T, tau, b or the data: using {config.T}, {config.tau}, {config.b}, "
           f"{config.dataset}; give the flags if it was trained otherwise")  # fmt: skip
-    return replace(
-        config, opt="sgd" if "momentum" in groups[0] else "adam" if groups[0] else config.opt, **known
-    )
+    return replace(config, opt="sgd" if "momentum" in groups[0] else "adam" if groups[0] else config.opt, **known)
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], config: Config) -> None:
+    """The moments or momentum of a checkpoint, with the settings of this run's optimiser."""
+    saved = state.get("optimizer")
+    if not saved:
+        return
+    ours, theirs = optimizer.param_groups[0], saved["param_groups"][0]
+    slots = saved["state"].get(0, {})
+    of_another = bool(slots) and ("exp_avg" in slots) != isinstance(optimizer, torch.optim.Adam)
+    changed = [
+        f"{name} {show(theirs[name])} → {show(ours[name])}"
+        for name in HYPERPARAMETERS
+        if name in ours and name in theirs and _plain(theirs[name]) != _plain(ours[name])
+    ]
+    if (of_another or changed) and not config.force:
+        what = ", ".join(changed) or f"its optimiser was not {config.opt}"
+        raise UsageError(
+            f"{config.resume} can't go on with other mathematics: {what}; start a new run, or insist with -force"
+        )
+    if of_another:
+        print(f"{config.resume} has the state of another optimiser; {config.opt} begins without")
+        return
+    optimizer.load_state_dict({"state": saved["state"], "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def check_position(config: Config, step: int, steps: int, rates: Tensor) -> None:
+    """A checkpoint in the middle of an epoch fits a run whose epochs have the same batches."""
+    if step > steps or len(rates) != step * config.b:
+        raise SNNError(
+            f"{config.resume} was saved within an epoch, after {step} steps with {len(rates)} images, which does not "
+            f"fit {steps} steps of b {config.b}; finish that epoch with the old settings first"
+        )
 
 
 def directory_to_continue(config: Config) -> Path | None:
+    """The run directory, when its latest checkpoint is resumed; None when a new one is to be made."""
     if config.resume is None:
         return None
     path = checkpoint.find(config.resume)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -50,9 +51,21 @@ def mean_squared_error(rates: Tensor, labels: Tensor) -> float:
 
 
 def score(
-    engine: Engine, index: Tensor, labels: Tensor, marks: list[int], draw: Draw, batch: int = 10_000
+    engine: Engine,
+    index: Tensor,
+    labels: Tensor,
+    marks: list[int],
+    draw: Draw,
+    batch: int = 10_000,
+    before_each: Callable[[], None] = lambda: None,
 ) -> Score:
-    """Runs the images `index` [N] with their labels [N] through the engine, `batch` at a time."""
-    parts = [engine.firing_counts(part, marks, draw) for part in index.split(batch)]
+    """Runs the images `index` [N] with their labels [N] through the engine, `batch` at a time.
+
+    `before_each` is called before each batch, and may stop it all by an exception.
+    """
+    parts = []
+    for part in index.split(batch):
+        before_each()
+        parts.append(engine.firing_counts(part, marks, draw))
     counts, inputs = (torch.cat([part[i] for part in parts]).cpu() for i in (0, 1))
     return Score(marks, counts, inputs, labels.cpu())

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss, one_hot
 
-from snn_mnist import checkpoint, figures, report
+from snn_mnist import checkpoint, figures, files, report
 from snn_mnist.config import Config
 from snn_mnist.core.poisson import Draw, Stream, random_order
 from snn_mnist.data import Dataset, load_dataset
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.interrupt import Interruption
+from snn_mnist.interrupt import Interrupted, Interruption
 from snn_mnist.model import CLASSES, SNN
 from snn_mnist.place import choose_place, without_tiles
-from snn_mnist.resume import directory_to_continue, resolve
+from snn_mnist.resume import check_position, directory_to_continue, resolve, restore_optimizer
 from snn_mnist.scoring import Score, mean_squared_error, score, time_marks
 
 CHECK_EVERY = 50  # steps between looks for weights that are not finite
@@ -36,23 +36,24 @@ CHECK_EVERY = 50  # steps between looks for weights that are not finite
 
 def run(config: Config) -> int:
     """Verb `train`: one run, or `-seeds` of them."""
-    with Interruption() as interruption:
-        if config.seeds == 1:
-            Run(config, interruption).go()
-        else:
-            repeat(config, interruption)
-        return interruption.exit_code if interruption.requested else 0
+    interruption = Interruption()
+    if config.seeds == 1:
+        Run(config, interruption).go()
+    else:
+        repeat(config, interruption)
+    return interruption.exit_code if interruption.requested else 0
 
 
 def repeat(config: Config, interruption: Interruption) -> None:
     """The same run with seed, seed + 1, …, each in a directory of its own; prints mean ± std of the last epoch."""
     if config.resume:
         raise UsageError("-seeds starts new runs; resume a single one without it")
-    finals = []
+    finals: list[float] = []
     for seed in range(config.seed, config.seed + config.seeds):
         one = Run(replace(config, seed=seed, seeds=1), interruption)
         row = one.go()
         if interruption.requested:
+            print(f"{len(finals)} of {config.seeds} seeds were done before")
             return
         finals.append(100 * row["test_acc"])
     mean, std = torch.tensor(finals).double().mean().item(), torch.tensor(finals).double().std().item()
@@ -106,20 +107,14 @@ class Run:
         self.test_engine = self.place.engine(self.tested, self.data.test.images)
         self.held_out_engine = self.place.engine(self.tested, self.data.train.images) if config.val else None
         if config.opt == "adam":
-            self.optimizer: torch.optim.Optimizer = torch.optim.Adam(
-                self.net.parameters(), lr=config.lr, fused=True
-            )
+            self.optimizer: torch.optim.Optimizer = torch.optim.Adam(self.net.parameters(), lr=config.lr, fused=True)
         else:
-            self.optimizer = torch.optim.SGD(
-                self.net.parameters(), lr=config.lr, momentum=config.momentum, fused=True
-            )
-        scaled = (
-            config.amp and device.type == "cuda"
-        )  # bfloat16 on the CPU has float32's range: nothing to scale
+            self.optimizer = torch.optim.SGD(self.net.parameters(), lr=config.lr, momentum=config.momentum, fused=True)
+        scaled = config.amp and device.type == "cuda"  # bfloat16 on the CPU has float32's range: nothing to scale
         self.scaler = torch.amp.GradScaler(device.type, enabled=scaled)
-        self.rates = torch.zeros(
-            self.steps * config.b, CLASSES, device=device
-        )  # of the epoch, for its figures
+        self.one = torch.ones((), device=device)
+        self.skipped = torch.zeros((), dtype=torch.int64, device=device)  # steps of the epoch, counted without a sync
+        self.rates = torch.zeros(self.steps * config.b, CLASSES, device=device)  # of the epoch, for its figures
         self._warm_up()
         self.epoch, self.step, self.spent, self.best, self.max_test_acc = 0, 0, 0.0, Best(), 0.0
 
@@ -134,41 +129,42 @@ class Run:
         state = self.resumed
         if not state:
             return
-        try:
-            with torch.no_grad():
-                self.net.weight.copy_(state.get("raw", state["net"][checkpoint.WEIGHT]))
-                if self.average is not None:
-                    self.average.copy_(state["net"][checkpoint.WEIGHT])
-            if "optimizer" in state:
-                group = self.optimizer.param_groups[0]
-                chosen = {"lr": self.config.lr, "fused": True, "foreach": None}
-                chosen |= {"momentum": self.config.momentum} if "momentum" in group else {}
-                self.optimizer.load_state_dict(state["optimizer"])
-                self.optimizer.param_groups[0].update(chosen)
-            if state.get("scaler"):
-                self.scaler.load_state_dict(state["scaler"])
-            self.best = Best(**state.get("best", {}))
-            self.epoch, self.step = state.get("epoch", -1) + 1, state.get("step", 0)
-            self.max_test_acc = float(state.get("max_test_acc", 0.0))
-            running = state.get("running", {})
-            if self.step:
-                self.rates[: self.step * self.config.b] = running["rates"].to(self.rates)
-                self.spent = float(running["seconds"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as fault:
-            raise SNNError(
-                f"{self.config.resume} can't be resumed ({fault}); name another checkpoint"
-            ) from fault
+        with torch.no_grad():
+            self.net.weight.copy_(state.get("raw", state["net"][checkpoint.WEIGHT]))
+            if self.average is not None:
+                self.average.copy_(state["net"][checkpoint.WEIGHT])
+        restore_optimizer(self.optimizer, state, self.config)
+        if state.get("scaler"):
+            self.scaler.load_state_dict(state["scaler"])
+        self.best = Best(**state.get("best", {}))
+        self.epoch, self.step = state.get("epoch", -1) + 1, state.get("step", 0)
+        self.max_test_acc = float(state.get("max_test_acc", 0.0))
+        if self.step:
+            running = state["running"]
+            check_position(self.config, self.step, self.steps, running["rates"])
+            self.rates[: self.step * self.config.b] = running["rates"].to(self.rates)
+            self.spent = float(running["seconds"])
+            self.skipped += running.get("skipped", 0)
 
     def _open_files(self) -> None:
         """The run directory: the resumed one when its latest checkpoint is resumed, else a new one."""
         config = self.config
         name = f"T{config.T}_b{config.b}_{config.opt}_lr{config.lr}{'_amp' if config.amp else ''}"
-        self.folder = directory_to_continue(config) or report.new_run_directory(config.out_dir, name)
-        report.write_text(self.folder / "config.yaml", config.to_yaml())
-        report.write_text(self.folder / "environment.json", report.environment(str(self.place)))
+        continued = directory_to_continue(config)
+        self.folder = continued or report.new_run_directory(config.out_dir, name)
+        self.closing.enter_context(files.only_one(self.folder))
         columns = report.METRICS + (report.VALIDATION if config.val else ())
         self.metrics = report.MetricsFile(self.folder / "metrics.csv", columns, self.epoch)
-        self.tensorboard = report.TensorBoard(self.folder, self.epoch)
+        if continued:
+            report.remove_leftovers(self.folder)
+            if self.metrics.missing:
+                print(f"{self.metrics.path} lacks {self.metrics.missing}, finished earlier; going on without")
+        report.write_text(self.folder / "config.yaml", config.to_yaml())
+        report.write_text(self.folder / "environment.json", report.environment(str(self.place)))
+        self.tensorboard = report.TensorBoard(self.folder, self.epoch, self.metrics.rows)
+        self.closing.callback(self.tensorboard.close)
+        if not continued:
+            self._save(self.folder / checkpoint.LATEST)  # a death within the first epoch leaves this one
 
     # ---- the run ----
 
@@ -181,29 +177,30 @@ class Run:
                 f"go on with a larger -epochs, e.g. -epochs {2 * self.epoch}"
             )
             return {}
-        self._open_files()
-        images = self.steps * config.b
-        print(
-            f"{self.place}\n{config.dataset}: {images} images an epoch, run directory {self.folder}",
-            flush=True,
-        )
-        self.progress = report.Progress(config.epochs)
-        row: dict[str, Any] = {}
-        for epoch in range(self.epoch, config.epochs):
-            self.epoch = epoch
-            self.train_epoch()
-            if self.interruption.requested:
-                self._save(self.folder / checkpoint.LATEST, self.step)
-                print(f"interrupted in epoch {epoch + 1} after {self.step} of {self.steps} steps, all saved; "
-                      f"go on with: python -m snn_mnist train -resume {_quoted(self.folder)}")  # fmt: skip
-                break
-            row = self._finish_epoch()
-        if row.get("epoch") == config.epochs - 1:
-            self.tensorboard.add(lambda writer: figures.settings_to_tensorboard(writer, config.to_mapping(), row))
-            self._summarise(row)
-            if config.figures:
-                figures.write_run_figures(self.folder, *self._pictured())
-        self.tensorboard.close()
+        with self.interruption, ExitStack() as self.closing:
+            self._open_files()
+            images = self.steps * config.b
+            print(f"{self.place}\n{config.dataset}: {images} images an epoch, run directory {self.folder}", flush=True)
+            self.progress = report.Progress(config.epochs)
+            self.closing.callback(self.progress.stop)
+            return self._run_epochs()
+
+    def _run_epochs(self) -> dict[str, Any]:
+        config, row = self.config, {}
+        try:
+            while self.epoch < config.epochs:
+                self.train_epoch()
+                self.interruption.check()
+                row = self._finish_epoch()
+        except Interrupted:
+            self._save(self.folder / checkpoint.LATEST)
+            print(f"interrupted in epoch {self.epoch + 1} after {self.step} of {self.steps} steps, all saved; "
+                  f"go on with: python -m snn_mnist train -resume {_quoted(self.folder)}", flush=True)  # fmt: skip
+            return row
+        self.tensorboard.add(lambda writer: figures.settings_to_tensorboard(writer, config.to_mapping(), row))
+        self._summarise(row)
+        if config.figures:
+            figures.write_run_figures(self.folder, *self._pictured())
         return row
 
     def train_epoch(self) -> None:
@@ -225,7 +222,7 @@ class Run:
             self.net.weight.grad = None  # zero_grad() of the optimiser, without its 30 us of bookkeeping
             scaler.scale(loss).backward()
             scaler.step(optimizer)
-            scaler.update()
+            self._update_scaler()
             self.rates[part] = rate.detach()
             self._average_weights(step)
             self.step = step + 1
@@ -257,15 +254,17 @@ class Run:
             if improved:
                 self.best = Best(epoch, judged, row["test_acc"])
         row |= {"max_test_acc": self.max_test_acc, "seconds": self.spent + row.pop("test_seconds", 0.0)}
-        self.progress.line(_epoch_line(row, config.epochs))
         self.metrics.append(row)
         self.tensorboard.write(row)
         if "test_acc" in row and config.figures and figures.due(epoch, config.epochs):
             self.tensorboard.add(lambda writer: figures.to_tensorboard(writer, epoch, *self._pictured()))
-        self.step, self.spent = 0, 0.0
+        skipped = int(self.skipped)
+        self.epoch, self.step, self.spent = epoch + 1, 0, 0.0
+        self.skipped.zero_()
         if improved:
-            self._save(self.folder / checkpoint.BEST, 0)
-        self._save(self.folder / checkpoint.LATEST, 0)
+            self._save(self.folder / checkpoint.BEST)
+        self._save(self.folder / checkpoint.LATEST)
+        self.progress.line(_epoch_line(row, config.epochs, skipped))
         return row
 
     def _test(self) -> dict[str, float]:
@@ -296,7 +295,8 @@ class Run:
 
     def _score(self, engine: Any, index: Tensor, labels: Tensor, stream: Stream) -> Score:
         draw = Draw(self.config.seed, stream, self.epoch)
-        return score(engine, index, labels, time_marks(self.config.T), draw, self.place.test_batch)
+        marks = time_marks(self.config.T)
+        return score(engine, index, labels, marks, draw, self.place.test_batch, self.interruption.check)
 
     # ---- parts of a step ----
 
@@ -310,6 +310,13 @@ class Run:
             return self.config.lr
         t = (self.epoch * self.steps + step) / (self.config.epochs * self.steps)
         return self.config.lr * (1 + math.cos(math.pi * t)) / 2
+
+    def _update_scaler(self) -> None:
+        """Loss scaling of -amp: it leaves out a step whose gradients are not finite, and lowers the scale."""
+        if self.scaler.is_enabled():
+            before = self.scaler.scale(self.one)
+            self.scaler.update()
+            self.skipped += self.scaler.scale(self.one) < before
 
     def _average_weights(self, step: int) -> None:
         """Exponential moving average, with a shorter memory at first so that the initial weights fade."""
@@ -334,23 +341,24 @@ class Run:
         rates, labels = self.rates[:done], self.data.train.labels[order[:done].to(self.place.device)]
         return mean_squared_error(rates, labels), (rates.argmax(1) == labels).double().mean().item()
 
-    def _save(self, path: Path, step: int) -> None:
-        """A checkpoint of the finished epochs plus `step` steps of the next."""
+    def _save(self, path: Path) -> None:
+        """A checkpoint of the finished epochs plus the steps done of the next."""
         weight = self.net.weight.detach().cpu()
         state: dict[str, Any] = {
             "net": {checkpoint.WEIGHT: weight if self.average is None else self.average.cpu()},
             "optimizer": self.optimizer.state_dict(),
-            "epoch": self.epoch - 1 if step else self.epoch,
+            "epoch": self.epoch - 1,
             "max_test_acc": self.max_test_acc,
             "scaler": self.scaler.state_dict(),
-            "step": step,
+            "step": self.step,
             "best": vars(self.best),
             "config": self.config.to_mapping(),
         }
         if self.average is not None:
             state["raw"] = weight
-        if step:
-            state["running"] = {"rates": self.rates[: step * self.config.b].cpu(), "seconds": self.spent}
+        if self.step:
+            rates = self.rates[: self.step * self.config.b].cpu()
+            state["running"] = {"rates": rates, "seconds": self.spent, "skipped": int(self.skipped)}
         checkpoint.save(path, state)
 
     def _summarise(self, row: dict[str, Any]) -> None:
@@ -369,7 +377,7 @@ class Run:
         print(f"test it again: python -m snn_mnist eval -resume {_quoted(self.folder)}")
 
 
-def _epoch_line(row: dict[str, Any], epochs: int) -> str:
+def _epoch_line(row: dict[str, Any], epochs: int, skipped: int) -> str:
     parts = [
         f"epoch {row['epoch'] + 1}/{epochs}",
         f"train loss {row['train_loss']:.4f} acc {row['train_acc']:.2%}",
@@ -379,6 +387,7 @@ def _epoch_line(row: dict[str, Any], epochs: int) -> str:
         f"held-out acc {row['val_acc']:.2%}" if "val_acc" in row else "",
         f"{row['train_images_per_s']:,.0f} images/s",
         f"{row['seconds']:.2f} s",
+        f"steps skipped for gradients that are not finite: {skipped}" if skipped else "",
     ]
     return "  ".join(part for part in parts if part)
 
