@@ -58,8 +58,8 @@ RESUMES = [
     {"opt": "adam", "amp": True},
     {"opt": "adam", "ema": 0.99, "schedule": "cosine"},
     {"opt": "adam", "val": 300, "eval_every": 2},
-    {"opt": "adam", "backend": "torch", "b": 400},
-    {"opt": "adam", "backend": "torch", "b": 400, "step_mode": "s", "amp": True},
+    {"opt": "adam", "backend": "torch", "b": 400, "T": 6},
+    {"opt": "adam", "backend": "torch", "b": 400, "T": 6, "step_mode": "s", "amp": True},
 ]
 
 
