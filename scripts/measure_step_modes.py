@@ -4,8 +4,7 @@
 
 Linear(784, 256), LIF, Linear(256, 256), LIF, Linear(256, 10), LIF on 64 samples through T = 128 time steps.
 Every measurement is a process of its own on one thread. Memory is the peak of resident memory above that
-before the run, from /proc (Linux). Time is the best of three processes with ten runs each, as other work on
-the machine only ever adds to it.
+before the run, from /proc (Linux). Time is processor time, the best of three processes with ten runs each.
 """
 
 import re
@@ -62,9 +61,9 @@ def measure(mode: str, backend: str, work: str, steps: int) -> tuple[float, floa
     peak = memory("VmHWM") - before
     seconds = []
     for _ in range(10):
-        started = time.perf_counter()
+        started = time.process_time()
         run(x_seq)
-        seconds.append(time.perf_counter() - started)
+        seconds.append(time.process_time() - started)
     return 1000 * min(seconds), peak / 2**20
 
 

@@ -7,7 +7,6 @@ the files of a run. matplotlib is imported when the first one is drawn.
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from snn_mnist import drawing, report
+from snn_mnist import drawing, files, report
 from snn_mnist.drawing import BLUE, GREEN, GREY, VERMILLION
 
 if TYPE_CHECKING:
@@ -102,12 +101,9 @@ def write(path: Path, figure: Figure) -> Path:
 
 def write_bytes(path: Path, content: bytes) -> Path:
     """A file, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
+        files.write_whole(path, content)
     except OSError as fault:
-        temporary.unlink(missing_ok=True)
         raise report.cant_write(path, fault) from fault
     return path
 

@@ -195,7 +195,7 @@ def test_colours_are_told_apart_without_colour_vision():
         assert distances.min() > 0.15, name
 
 
-def test_no_pyplot_no_display_no_global_state():
+def test_no_pyplot_no_display_no_global_state(tmp_path):
     code = (
         "import sys, torch; from snn_mnist import visualizing as v\n"
         "assert not any(m.startswith('matplotlib') for m in sys.modules), 'imported too early'\n"
@@ -212,5 +212,5 @@ def test_no_pyplot_no_display_no_global_state():
         "MPLCONFIGDIR": matplotlib.get_configdir(),
         "PYTHONPATH": ":".join(filter(None, sys.path)),
     }
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
