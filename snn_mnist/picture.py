@@ -1,0 +1,184 @@
+"""Pictures of any size prepared as MNIST's were: the digit in a 20x20 box, its centre of mass in the middle of 28x28.
+
+Everything after reading the file is done in whole numbers, so that the page (export/page.html), which does the same
+in JavaScript, gets the same 784 pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from snn_mnist.errors import SNNError
+
+SIDE = 28
+BOXES = {"mnist": 20, "fashion": 28, "digits": 28}  # longer side of the object in each data set
+PEN, PEN_SIDE = 6, 80  # strokes are at least 6 of 80 wide; MNIST's are 5 to 11, a ballpoint's 2
+MAX_PIXELS = 100_000_000
+MAX_SIDE = 400  # a larger picture is averaged down first, which also takes away a camera's noise
+UNEVEN = 8  # difference of brightness between the corners from which the lighting is evened out
+MIN_CONTRAST = 24  # of 255, between the background and the strongest ink
+SMALL = 32 * 32  # up to here a faint pixel is the edge of a stroke, above it is noise or JPEG's ringing
+
+
+@dataclass(frozen=True)
+class Prepared:
+    pixels: np.ndarray  # [784] uint8, ink is 255
+    width: int  # of the picture
+    height: int
+    dark_on_light: bool
+
+
+def read(path: str | Path) -> np.ndarray:
+    """The picture as grey levels [height, width] uint8; SNNError when it is no readable PNG or JPEG."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    def refuse(what: str) -> SNNError:
+        return SNNError(f"{path} {what}; give a PNG or JPEG file")
+
+    try:
+        with Image.open(path, formats=("PNG", "JPEG")) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise refuse(f"has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
+            image.load()
+            picture: Image.Image = ImageOps.exif_transpose(image)
+        return _grey(_without_alpha(picture))
+    except SNNError:
+        raise
+    except UnidentifiedImageError:
+        raise refuse("is no PNG or JPEG picture") from None
+    except FileNotFoundError:
+        raise refuse("does not exist") from None
+    except (OSError, SyntaxError, ValueError, MemoryError, Image.DecompressionBombError) as fault:
+        reason = getattr(fault, "strerror", None) or " ".join(str(fault).split()) or type(fault).__name__
+        raise refuse(f"can't be read ({reason})") from fault
+
+
+def _without_alpha(picture):  # type: ignore[no-untyped-def]
+    """Transparent parts become the background that the opaque ones stand out from."""
+    from PIL import Image
+
+    if picture.mode not in ("RGBA", "LA", "PA") and "transparency" not in picture.info:
+        return picture
+    layers = picture.convert("RGBA")
+    opaque = np.asarray(layers.getchannel("A")) > 127
+    inside = np.asarray(layers.convert("L"))[opaque]
+    white = inside.size == 0 or inside.mean() < 128
+    return Image.alpha_composite(Image.new("RGBA", layers.size, "white" if white else "black"), layers)
+
+
+def _grey(picture) -> np.ndarray:  # type: ignore[no-untyped-def]
+    if picture.mode.startswith("I") or picture.mode == "F":  # 16 bits
+        deep = np.asarray(picture.convert("F"), np.float64)
+        from PIL import Image
+
+        picture = Image.fromarray(np.clip(deep / 257, 0, 255).round().astype(np.uint8))
+    picture = picture.convert("L")
+    factor = math.ceil(max(picture.size) / MAX_SIDE)
+    return _evened(np.asarray(picture.reduce(factor) if factor > 1 else picture))
+
+
+def _evened(grey: np.ndarray) -> np.ndarray:
+    """A photograph without the slope of its lighting: the bilinear surface through the corners' medians."""
+    height, width = grey.shape
+    b, c = height // 6, width // 6
+    if min(b, c) < 4:
+        return grey
+    sides = [(slice(side), slice(-side, None)) for side in (b, c)]
+    corners = np.array([[np.median(grey[rows, columns]) for columns in sides[1]] for rows in sides[0]])
+    if np.ptp(corners) < UNEVEN:
+        return grey
+    y, x = (np.linspace(-1 / 10, 11 / 10, n).clip(0, 1) for n in (height, width))  # blocks' centres at 1/12
+    surface = np.outer(1 - y, (1 - x) * corners[0, 0] + x * corners[0, 1])
+    surface += np.outer(y, (1 - x) * corners[1, 0] + x * corners[1, 1])
+    return np.clip(np.rint(grey - surface + corners.mean()), 0, 255).astype(np.uint8)
+
+
+def prepare(grey: np.ndarray, box: int = BOXES["mnist"]) -> Prepared | None:
+    """MNIST's preparation of grey levels [height, width] uint8; None when there is nothing on the background.
+
+    The background is the median of the frame; ink is what differs from it in the direction of the largest
+    difference. What is no stronger than the frame's own variation is taken for paper.
+    """
+    height, width = grey.shape
+    grey = grey.astype(np.int64)
+    frame = np.concatenate([grey[0], grey[-1], grey[1:-1, 0], grey[1:-1, -1]])
+    background = _quantile(frame, 1, 2)
+    dark = background - grey.min() >= grey.max() - background
+    ink = np.maximum(background - grey if dark else grey - background, 0)
+    peak = int(ink.max())
+    if peak < MIN_CONTRAST:
+        return None
+    around = np.maximum(background - frame if dark else frame - background, 0)
+    floor = _quantile(around, 9, 10) * 3 // 2
+    if height * width > SMALL:
+        floor = max(floor, peak // 8)
+    ink[ink <= min(floor, peak // 2)] = 0
+    rows, columns = ink.any(1).nonzero()[0], ink.any(0).nonzero()[0]
+    cut = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return Prepared(_centred(cut, box), width, height, bool(dark))
+
+
+def _quantile(values: np.ndarray, numerator: int, denominator: int) -> int:
+    """The value below which this share of the others lie."""
+    return int(np.sort(values)[(len(values) - 1) * numerator // denominator])
+
+
+def _centred(ink: np.ndarray, box: int) -> np.ndarray:
+    """A digit [h, w] cut to its box, as 784 pixels."""
+    if max(ink.shape) > PEN_SIDE:
+        ink = _resized(ink, PEN_SIDE)
+    small = _resized(_thickened(ink), box)
+    field = np.zeros((SIDE, SIDE), np.uint8)
+    y, x = (_shift(small.sum(axis), small.shape[1 - axis]) for axis in (1, 0))
+    field[y : y + small.shape[0], x : x + small.shape[1]] = small
+    return field.reshape(-1)
+
+
+def _resized(ink: np.ndarray, side: int) -> np.ndarray:
+    """The average of the ink over each pixel of a picture whose longer side is `side`; its peak becomes 255."""
+    h, w = ink.shape
+    longer = max(h, w)
+    size = [max(1, (2 * side * length + longer) // (2 * longer)) for length in (h, w)]
+    sums = _overlaps(size[0], h) @ ink @ _overlaps(size[1], w).T  # h w times the average
+    top = int(sums.max())
+    return (2 * 255 * sums + top) // (2 * top)
+
+
+def _thickened(ink: np.ndarray) -> np.ndarray:
+    """Strokes thinner than those of MNIST's pens widened to them; others as they are.
+
+    A stroke of width b and length l has the area b l and an edge of 2 l pixel sides: b is twice their ratio.
+    """
+    mask = np.pad(ink > 127, 1)
+    area = int(mask.sum())
+    edge = int((mask[1:] != mask[:-1]).sum() + (mask[:, 1:] != mask[:, :-1]).sum())
+    wanted = PEN * max(ink.shape)  # in units of 1 / PEN_SIDE
+    if edge == 0:
+        return ink
+    radius = (wanted * edge - 2 * PEN_SIDE * area + PEN_SIDE * edge) // (2 * PEN_SIDE * edge)
+    if radius <= 0:
+        return ink
+    wide = np.pad(ink, radius)
+    for axis in (0, 1):
+        shifted = [np.roll(wide, k, axis) for k in range(-radius, radius + 1)]  # the rim is empty
+        wide = np.maximum.reduce(shifted)
+    return wide
+
+
+def _overlaps(n: int, m: int) -> np.ndarray:
+    """[n, m]: how much of source pixel j (of m) lies in target pixel i (of n), both n m units long."""
+    low, high = np.arange(n)[:, None] * m, np.arange(1, n + 1)[:, None] * m
+    first, last = np.arange(m) * n, np.arange(1, m + 1) * n
+    return np.maximum(np.minimum(high, last) - np.maximum(low, first), 0)
+
+
+def _shift(profile: np.ndarray, size: int) -> int:
+    """Where a box with this ink by row (or column) begins, so that its centre of mass is nearest to the middle."""
+    mass = int(profile.sum())
+    moment = int((profile * np.arange(len(profile))).sum())
+    shift = (SIDE * mass - 2 * moment + mass) // (2 * mass)
+    return min(max(shift, 0), SIDE - size)

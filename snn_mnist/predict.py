@@ -1,0 +1,184 @@
+"""Verb `predict`: your own pictures of digits.
+
+    python -m snn_mnist predict seven.png eight.jpg -resume logs/T100_b64_adam_lr0.001
+
+Shows each picture as the network sees it, the firing rates of the ten neurons, and the verdict with its margin. The
+same picture, seed and checkpoint give the same rates whatever other pictures are asked about.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from snn_mnist import picture, report
+from snn_mnist.config import PredictOptions
+from snn_mnist.core.poisson import Draw, Stream
+from snn_mnist.data import DIGITS, FASHION
+from snn_mnist.errors import SNNError
+from snn_mnist.evaluate import Loaded, load_network
+from snn_mnist.model import SNN, TorchEngine
+
+BAR = 40  # characters of a firing rate of 1
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer for one picture."""
+
+    rates: list[float]  # output spikes a step, of the ten neurons
+
+    @property
+    def ranking(self) -> list[int]:
+        """Classes from the highest rate down; the lower class comes first in a tie."""
+        return sorted(range(len(self.rates)), key=lambda c: (-self.rates[c], c))
+
+    @property
+    def margin(self) -> float:
+        """How far the highest rate is above the next."""
+        first, second = self.ranking[:2]
+        return self.rates[first] - self.rates[second]
+
+    @property
+    def silent(self) -> bool:
+        return not any(self.rates)
+
+    def sentence(self, names: tuple[str, ...]) -> str:
+        first, second = self.ranking[:2]
+        if self.silent:
+            return "no verdict: no neuron fired; try a larger -T"
+        rate, next_rate = self.rates[first], self.rates[second]
+        if self.margin == 0:
+            return f"undecided between {names[first]} and {names[second]} (rate {rate:.2f} both)"
+        rest = f"next {names[second]} with {next_rate:.2f}" if next_rate else "no other neuron fired"
+        return f"{names[first]}  (rate {rate:.2f}, margin {self.margin:.2f}; {rest})"
+
+
+def classify(net: SNN, pixels: np.ndarray, steps: int, seed: int) -> Verdict:
+    """The rates for prepared pixels [784] uint8, encoded as image 0 of the stream PREDICT."""
+    engine = TorchEngine(net, torch.from_numpy(pixels)[None])
+    counts, _ = engine.firing_counts(torch.tensor([0]), [steps], Draw(seed, Stream.PREDICT, 0))
+    return Verdict((counts[0, -1].double() / steps).tolist())
+
+
+def run(options: PredictOptions) -> int:
+    loaded = load_network(options.resume, T=options.T, tau=options.tau, seed=options.seed)
+    config = loaded.config
+    loaded.net.spiking.step_mode = "m"
+    names = FASHION if config.dataset == "fashion" else DIGITS
+    results, failures = [], 0
+    for place in options.images:
+        try:
+            grey = picture.read(place)
+            prepared = picture.prepare(grey, picture.BOXES[config.dataset])
+            if prepared is None:
+                raise SNNError(f"{place} shows nothing on its background; give a picture with more contrast")
+        except SNNError as fault:  # the other pictures are still worth an answer
+            failures += 1
+            print(f"snn_mnist: error: {fault}", file=sys.stderr)
+            continue
+        verdict = classify(loaded.net, prepared.pixels, config.T, config.seed)
+        results.append(_record(place, prepared, verdict, names))
+        if options.json != "-":
+            print("\n".join(lines(place, prepared, verdict, names, options.show, terminal())))
+    _write_json(options, loaded, results)
+    return 1 if failures else 0
+
+
+def _record(place: str, prepared: picture.Prepared, verdict: Verdict, names: tuple[str, ...]) -> dict[str, Any]:
+    first, second = verdict.ranking[:2]
+    return {
+        "file": place,
+        "verdict": None if verdict.silent else first,
+        "name": None if verdict.silent else names[first],
+        "runner_up": second,
+        "margin": verdict.margin,
+        "rates": verdict.rates,
+        "dark_on_light": prepared.dark_on_light,
+    }
+
+
+def _write_json(options: PredictOptions, loaded: Loaded, results: list[dict[str, Any]]) -> None:
+    if options.json is None:
+        return
+    config = loaded.config
+    whole = {"checkpoint": str(loaded.path), "T": config.T, "tau": config.tau, "seed": config.seed}
+    text = json.dumps(whole | {"pictures": results}, indent=2) + "\n"
+    if options.json == "-":
+        print(text, end="")
+    else:
+        report.write_text(Path(options.json), text)
+
+
+# ---------------------------------------------------------------------------- the terminal
+
+
+@dataclass(frozen=True)
+class Terminal:
+    unicode: bool
+    greys: bool  # takes 256 colours
+
+
+def terminal() -> Terminal:
+    """What standard output can show."""
+    coding = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "")
+    greys = sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM", "dumb") != "dumb"
+    return Terminal(coding.startswith("utf"), greys)
+
+
+def lines(
+    place: str, prepared: picture.Prepared, verdict: Verdict, names: tuple[str, ...], show: bool, screen: Terminal
+) -> list[str]:
+    """The answer as text: the prepared picture on the left, the rates as bars on the right."""
+    colour = "dark on light" if prepared.dark_on_light else "light on dark"
+    head = f"{place} ({prepared.width} x {prepared.height}, {colour}): {verdict.sentence(names)}"
+    if not show:
+        return [head]
+    left = thumbnail(prepared.pixels, screen)
+    right = ["", *bars(verdict, names, screen)]
+    right += [""] * (len(left) - len(right))
+    return [head, "", *(f"  {a}   {b}".rstrip() for a, b in zip(left, right, strict=True)), ""]
+
+
+def thumbnail(pixels: np.ndarray, screen: Terminal) -> list[str]:
+    """28x28 pixels in 14 lines of 28 characters, two pixels one above the other in each."""
+    pairs = pixels.reshape(14, 2, 28).astype(int)
+    if screen.unicode and screen.greys:
+        rows = []
+        for upper, lower in pairs:
+            cells = (f"\x1b[38;5;{_grey(a)};48;5;{_grey(b)}m▀" for a, b in zip(upper, lower, strict=True))
+            rows.append("".join(cells) + "\x1b[0m")
+        return rows
+    if screen.unicode:
+        blocks = np.array([[" ", "▄"], ["▀", "█"]])
+        return ["".join(blocks[(a > 100).astype(int), (b > 100).astype(int)]) for a, b in pairs]
+    ramp = " .:-=+*#%@"
+    return ["".join(ramp[level] for level in (a + b) * len(ramp) // 511) for a, b in pairs]
+
+
+def _grey(level: int) -> int:
+    """The nearest of the 256 colours' 24 greys, black or white."""
+    step = level * 25 // 255
+    return 16 if step == 0 else 231 if step == 25 else 231 + step
+
+
+def bars(verdict: Verdict, names: tuple[str, ...], screen: Terminal) -> list[str]:
+    width = max(map(len, names))
+    best = -1 if verdict.silent else verdict.ranking[0]
+    rows = []
+    for c, (name, rate) in enumerate(zip(names, verdict.rates, strict=True)):
+        if screen.unicode:
+            eighths = round(rate * BAR * 8)
+            bar = "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
+        else:
+            bar = "#" * round(rate * BAR)
+        mark = ("◀" if screen.unicode else "<") if c == best else ""
+        rows.append(f"{name:>{width}} {rate:4.2f} {bar} {mark}".rstrip())
+    return rows
