@@ -27,7 +27,7 @@ TYPES: dict[str, tuple[type, Any]] = {
     "float": (np.float32, ctypes.c_float),
     "double": (np.float64, ctypes.c_double),
 }
-OPTIONS = ("-std=c++17", "-O2", "-ffp-contract=off", "-fno-strict-aliasing", "-Wno-unknown-pragmas", "-x", "c++")
+OPTIONS = ("-std=c++17", "-O1", "-ffp-contract=off", "-fno-strict-aliasing", "-Wno-unknown-pragmas", "-x", "c++")
 
 
 def compiler() -> str | None:

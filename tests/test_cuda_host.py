@@ -157,9 +157,12 @@ def test_fused_pass_against_the_equations(host, i, name):
 @pytest.mark.parametrize(
     ("n", "steps", "live", "outputs", "rounded"),
     [
-        (1, 1, 40, 10, False), (3, 129, 300, 10, True), (65, 16, 90, 1, False), (2, 300, 780, 17, False),
+        (1, 1, 40, 10, False),
+        (3, 129, 300, 10, True),
+        (65, 16, 90, 1, False),
+        (2, 300, 780, 17, False),
         (9, 32, 0, 4, True),
-    ],  # fmt: skip
+    ],
 )
 def test_fused_pass_in_many_sizes(host, n, steps, live, outputs, rounded):
     assert check_fused(spec_of(), n, steps, live, outputs, seed=n, rounded=rounded) <= 2
@@ -216,7 +219,7 @@ def test_memory_outside_gives_the_same(host, monkeypatch):
 
 def test_layout_in_python_and_in_the_source_agree(host, folder):
     for outputs, stride, steps in product((1, 10, 17), (32, 352), (None, 100, 300)):
-        plan = fused_cuda._plan((outputs, 784), stride, spec_of(), steps, False, 10**7)
+        plan = fused_cuda._plan((outputs, 784), stride, spec_of(), steps, 10**7)
         assert build(plan.text, folder).host_work_bytes(stride) == plan.shared_bytes
         if steps == 300:
             break  # one compilation is enough of the long ones
@@ -268,7 +271,7 @@ def test_start_up_check_passes_and_notices(host, monkeypatch):
     assert "spikes differ" in damaged("0xCD9E8D57u", "0xCD9E8D59u")
     assert "counts differ" in damaged("h >= n.threshold", "h > n.threshold + (real)0.01")
     assert "gradient by" in damaged("scale = neuron.gain /", "scale = 1.001f * neuron.gain /")
-    assert "failed: fused takes 21" in damaged("KERNEL(THREADS) fused(", "KERNEL(THREADS) fused(float one_more, ")
+    assert "failed: fused takes" in damaged("KERNEL(THREADS) fused(", "KERNEL(THREADS) fused(float one_more, ")
     fused_cuda.self_check.cache_clear()
 
 

@@ -11,9 +11,8 @@
 // `contract` then gives dL/dW[c, p] = sum_n dL/drate[n, c] E_n[p, c], each sum by one block in a fixed order. Nothing
 // that depends on the order of threads is a float, so results are bitwise repeatable.
 //
-// Set at compile time: PIXELS, OUTPUTS, THREADS, SPAN (steps held at a time, a multiple of 32), HARD, ROUNDED (weights
-// rounded to half precision), OUTSIDE (working memory in global memory, where a block's own is too small), LEARNING,
-// and then STEPS (T), ATTACHED and GRADIENT(x).
+// Set at compile time: PIXELS, OUTPUTS, THREADS, SPAN (steps held at a time, a multiple of 32), HARD, OUTSIDE (working
+// memory in global memory, where a block's own is too small), LEARNING, and then STEPS (T), ATTACHED and GRADIENT(x).
 #include "snn.cuh"
 
 #define GROUPS ((OUTPUTS + 3) / 4) // neurons go by fours, one 16-byte access
@@ -64,8 +63,6 @@ FUNCTION char *block_memory(char *outside, int stride) {
     return host_memory;
 #endif
 }
-
-FUNCTION float as_used(float weight) { return ROUNDED ? from_half(to_half(weight)) : weight; }
 
 // Spikes of steps start … start + count - 1 as masks. Work per thread: one Philox call for each 16 steps of a pixel.
 FUNCTION void encode(const Work &w, const Draw &draw, int live, int stride, int start, int count, int thread) {
@@ -204,14 +201,16 @@ FUNCTION void traces(const Work &w, int live, int stride, float *eligibility, in
 #endif
 
 // offsets [images + 1]: where the live pixels of each image begin in `sites`. index [samples]: images of the batch.
-// weight [OUTPUTS, PIXELS]. The epoch is *epoch_at if that is given, so that a captured graph can go on to the next.
+// weight [OUTPUTS, PIXELS]; rounded: taken in half precision, but held and added in float32, which costs nothing here:
+// the sums are bound by instructions, not by the size of a weight. The epoch is *epoch_at if that is given, so that a
+// captured graph can go on to the next.
 // Learning: out [samples, OUTPUTS] rates, eligibility [samples, OUTPUTS, PIXELS].
 // Otherwise: out [samples, mark_count, OUTPUTS] spikes in the first marks[m] steps (the last mark is T), and
 // input_spikes [samples].
 KERNEL(THREADS) fused(
     const i64 *__restrict__ offsets, const u32 *__restrict__ sites, const i64 *__restrict__ index,
     const float *__restrict__ weight, const u32 *__restrict__ epoch_at, u32 epoch, u32 seed, u32 stream,
-    float keep, float gain, float rest, float threshold, float reset, int stride,
+    float keep, float gain, float rest, float threshold, float reset, int rounded, int stride,
     const int *__restrict__ marks, int mark_count, float *__restrict__ out, float *__restrict__ eligibility,
     i64 *__restrict__ input_spikes, char *outside
 ) {
@@ -231,7 +230,8 @@ KERNEL(THREADS) fused(
         for (int item = thread; item < live * 4 * GROUPS; item += THREADS) {
             const int c = item / live, j = item - c * live;
             const u32 site = sites[begin + j];
-            ((float *)w.rows)[j * 4 * GROUPS + c] = c < OUTPUTS ? as_used(weight[c * PIXELS + (site & 0xFFFFu)]) : 0.f;
+            const float exact = c < OUTPUTS ? weight[c * PIXELS + (site & 0xFFFFu)] : 0.f;
+            ((float *)w.rows)[j * 4 * GROUPS + c] = rounded ? from_half(to_half(exact)) : exact;
             if (c == 0) {
                 w.sites[j] = site;
             }

@@ -68,7 +68,7 @@ class _Plan(NamedTuple):
 
 
 def _plan(
-    weight_shape: tuple[int, int], stride: int, spec: NeuronSpec, steps: int | None, rounded: bool, limit: int
+    weight_shape: tuple[int, int], stride: int, spec: NeuronSpec, steps: int | None, limit: int
 ) -> _Plan:
     """The variant for these settings; steps=None: the forward pass alone, for any T."""
     outputs, pixels = weight_shape
@@ -79,7 +79,7 @@ def _plan(
     threads = THREADS_LEARNING if learning else THREADS_COUNTING
     macros: dict[str, Any] = {
         "PIXELS": pixels, "OUTPUTS": outputs, "THREADS": threads, "SPAN": span, "HARD": spec.v_reset is not None,
-        "ROUNDED": rounded, "OUTSIDE": outside, "LEARNING": learning,
+        "OUTSIDE": outside, "LEARNING": learning,
     }  # fmt: skip
     if learning:
         macros |= {"STEPS": steps, "ATTACHED": not spec.detach_reset} | cuda.gradient_macro(spec)
@@ -120,19 +120,19 @@ def _fused(
     if samples == 0:
         return
     plan = _plan(
-        (weight.shape[0], weight.shape[1]), live.stride, spec, steps, rounded, cuda.shared_limit(device)
+        (weight.shape[0], weight.shape[1]), live.stride, spec, steps, cuda.shared_limit(device)
     )
     outside = (
         torch.empty(samples * plan.outside_bytes, dtype=torch.uint8, device=device)
         if plan.outside_bytes
         else None
     )
+    mark_count = np.int32(0 if marks is None else len(marks))
     cuda.load(plan.text, "fused", device)(
         (samples,), plan.threads,
         (
             live.offsets, live.sites, index, weight, *_draw_arguments(draw), *cuda.neuron_arguments(spec),
-            np.int32(live.stride), marks, np.int32(0 if marks is None else len(marks)), out, eligibility, input_spikes,
-            outside,
+            np.int32(rounded), np.int32(live.stride), marks, mark_count, out, eligibility, input_spikes, outside,
         ),
         plan.shared_bytes,
     )  # fmt: skip
@@ -175,14 +175,14 @@ def learn(
 
 def weight_gradient(
     live: LivePixels, index: Tensor, upstream: Tensor, eligibility: Tensor, spec: NeuronSpec, steps: int,
-    rounded: bool = False, out: Tensor | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """dL/dW [C, P] from dL/drate [N, C] and the E [N, C, P] of `learn`, called with the same settings."""
     samples, outputs, pixels = eligibility.shape
     device = live.images.device
     if out is None:
         out = torch.empty(outputs, pixels, device=device)
-    plan = _plan((outputs, pixels), live.stride, spec, steps, rounded, cuda.shared_limit(device))
+    plan = _plan((outputs, pixels), live.stride, spec, steps, cuda.shared_limit(device))
     cuda.load(plan.text, "contract", device)(
         ((pixels + CONTRACT_LANES - 1) // CONTRACT_LANES, outputs), CONTRACT_THREADS,
         (live.images, index, upstream.float().contiguous(), eligibility, np.int32(samples), out),
@@ -199,15 +199,15 @@ class _FiringRate(torch.autograd.Function):
         index = index.to(live.images.device).contiguous()
         rate, eligibility = learn(weight, live, index, steps, draw, spec, rounded)
         ctx.save_for_backward(index, eligibility)
-        ctx.settings, ctx.dtype = (live, steps, spec, rounded), weight.dtype
+        ctx.settings, ctx.dtype = (live, steps, spec), weight.dtype
         return rate
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         index, eligibility = ctx.saved_tensors
-        live, steps, spec, rounded = ctx.settings
-        gradient = weight_gradient(live, index, upstream, eligibility, spec, steps, rounded)
+        live, steps, spec = ctx.settings
+        gradient = weight_gradient(live, index, upstream, eligibility, spec, steps)
         return gradient.to(ctx.dtype), None, None, None, None, None, None
 
 
@@ -236,7 +236,7 @@ def encode(live: LivePixels, index: Tensor, start: int, stop: int, draw: Draw) -
     if spikes.numel() == 0:
         return spikes
     any_neuron = NeuronSpec(None, False, 1.0, 0.0, False, "atan", ())
-    plan = _plan((1, pixels), live.stride, any_neuron, None, False, cuda.shared_limit(device))
+    plan = _plan((1, pixels), live.stride, any_neuron, None, cuda.shared_limit(device))
     outside = (
         torch.empty(len(index) * plan.outside_bytes, dtype=torch.uint8, device=device)
         if plan.outside_bytes

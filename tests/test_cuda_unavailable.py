@@ -1,0 +1,126 @@
+"""Why the CUDA backend can't be used: the exact reason, the original error and the remedy, on machines made up here."""
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from snn_mnist.kernels import backends, cuda, fused_cuda, neuron_cuda
+
+
+class CUDARuntimeError(RuntimeError):
+    pass
+
+
+def raising(fault):
+    def call(*_):
+        raise fault
+
+    return call
+
+
+def cupy_with(built=13020, driver=13020, devices=None, nvrtc=None):
+    """A CuPy with this CUDA version, driver, and faults; None: none."""
+    runtime = SimpleNamespace(
+        runtimeGetVersion=lambda: built,
+        driverGetVersion=lambda: driver,
+        getDeviceCount=raising(devices) if devices else lambda: 1,
+    )
+    compiler = SimpleNamespace(getVersion=raising(nvrtc) if nvrtc else lambda: (built // 1000, 2))
+    return SimpleNamespace(__version__="14.2.0", cuda=SimpleNamespace(runtime=runtime, nvrtc=compiler))
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A machine with a GPU that torch can use, and the CuPy given (None: not installed)."""
+
+    def make(cupy, torch_cuda="13.2", torch_fault=None):
+        monkeypatch.setattr(torch.version, "cuda", torch_cuda)
+        monkeypatch.setattr(torch.cuda, "init", raising(torch_fault) if torch_fault else lambda: None)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+        monkeypatch.setitem(sys.modules, "cupy", cupy)  # None makes the import fail
+        cuda._missing.cache_clear()
+        return cuda.why_unavailable("cuda")
+
+    yield make
+    cuda._missing.cache_clear()
+
+
+def test_nothing_is_missing(machine):
+    assert machine(cupy_with()) is None
+    assert neuron_cuda.why_unavailable(None) is None and neuron_cuda.why_unavailable("cuda:0") is None
+    assert "not on cpu" in neuron_cuda.why_unavailable("cpu")
+
+
+@pytest.mark.parametrize(("torch_cuda", "extra"), [("13.2", "cuda13"), ("12.8", "cuda12"), ("11.8", "cuda12")])
+def test_cupy_is_not_installed(machine, torch_cuda, extra):
+    reason = machine(None, torch_cuda)
+    assert reason.startswith("CuPy is not installed (ModuleNotFoundError: ")
+    assert reason.endswith(f"); pip install 'snn_mnist[{extra}]'")
+
+
+def test_cupy_can_not_be_imported(machine, tmp_path, monkeypatch):
+    (tmp_path / "cupy.py").write_text("raise ImportError('libcublas.so.13:\\n cannot open shared object file')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    machine(cupy_with())
+    monkeypatch.delitem(sys.modules, "cupy")
+    cuda._missing.cache_clear()
+    reason = cuda.why_unavailable("cuda")
+    assert reason == (
+        "CuPy can't be imported (ImportError: libcublas.so.13: cannot open shared object file); "
+        "pip install 'snn_mnist[cuda13]'"
+    )
+
+
+def test_the_driver_is_too_old_for_cupy(machine):
+    reason = machine(cupy_with(built=13020, driver=12080), torch_cuda="12.8")
+    assert "CuPy 14.2.0 for CUDA 13 needs a newer driver: the driver knows CUDA up to 12.8" in reason
+    assert "torch is built for CUDA 12.8" in reason and "'snn_mnist[cuda12]'" in reason
+
+
+def test_the_wrong_major_version_is_named_where_it_hurts(machine):
+    fault = CUDARuntimeError("cudaErrorSystemDriverMismatch: system has unsupported display driver")
+    reason = machine(cupy_with(built=12090, driver=13020, devices=fault))
+    assert "CuPy 14.2.0 for CUDA 12 (torch is built for CUDA 13.2) can't use a device" in reason
+    assert str(fault) in reason and "'snn_mnist[cuda13]'" in reason
+    assert machine(cupy_with(built=12090, driver=13020)) is None  # but where it works it is let be
+
+
+def test_nvrtc_is_missing(machine):
+    fault = RuntimeError("CuPy failed to load libnvrtc.so.13: OSError: cannot open shared object file")
+    reason = machine(cupy_with(nvrtc=fault))
+    assert "finds no NVRTC, its compiler (CuPy failed to load libnvrtc.so.13" in reason
+    assert "pip install nvidia-cuda-nvrtc," in reason
+    assert "nvidia-cuda-nvrtc-cu12" in machine(cupy_with(built=12090, nvrtc=fault), torch_cuda="12.8")
+
+
+def test_torch_has_no_cuda_or_no_driver(machine):
+    assert "is built without CUDA" in machine(cupy_with(driver=0), torch_cuda=None)
+    old = RuntimeError("The NVIDIA driver on your system is too old (found version 11040).\nPlease update it.")
+    reason = machine(cupy_with(driver=0), torch_fault=old)
+    assert "can't use a CUDA device: The NVIDIA driver on your system is too old (found version 11040)" in reason
+    assert "\n" not in reason
+
+
+def test_this_machine_says_why(monkeypatch):
+    """Whatever this machine has: an explicit choice of cupy on the CPU is refused, `auto` tells what it took."""
+    cuda._missing.cache_clear()
+    with pytest.raises(ValueError, match="backend 'cupy' can't be used: cupy's kernels run on a CUDA device, not on"):
+        backends.choose("cupy", "cpu")
+    assert backends.choose("auto", "cpu")[0] == "numba"
+
+
+def test_auto_takes_torch_when_the_start_up_check_fails(machine, monkeypatch):
+    machine(cupy_with())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(fused_cuda, "self_check", lambda device: "its start-up check failed: the spikes differ")
+    assert backends.choose("auto", "cuda") == (
+        "torch",
+        "cupy can't be used: its start-up check failed: the spikes differ",
+    )
+    with pytest.raises(ValueError, match="start-up check failed"):
+        backends.choose("cupy", "cuda")
+    monkeypatch.setattr(fused_cuda, "self_check", lambda device: None)
+    assert backends.choose("auto", "cuda") == ("cupy", "the fused one for cuda")
+    assert backends.choose("torch", "cuda") == ("torch", "as asked")
