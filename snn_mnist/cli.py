@@ -226,7 +226,14 @@ def dispatch(tokens: list[str]) -> int:
 
 @contextlib.contextmanager
 def _printable_streams() -> Iterator[None]:
-    """Let a terminal that cannot show '±' or a path's characters show an escape instead of failing."""
+    """Let a terminal that cannot show '±' or a path's characters show an escape instead of failing.
+
+    Streams that the caller closed (`>&-`) become /dev/null: else the first file opened would take their place.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, this one
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
+
+SAME = 0.1  # seconds within which a second signal is the first once more: `timeout` sends it to child and group
 
 
 class Interrupted(Exception):
@@ -12,28 +17,39 @@ class Interrupted(Exception):
 
 
 class Interruption:
-    """Within this context the first SIGINT or SIGTERM is only noted; a second one ends the program at once."""
+    """Within this context the first SIGINT or SIGTERM is only noted; a second one ends the program at once.
+
+    At once means in the middle of a kernel, where Python's handlers must wait: so a thread watches for the second.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self) -> None:
         self.signal: int | None = None
         self._before: dict[int, Any] = {}
+        self._wake = -1
 
     def __enter__(self) -> Interruption:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                self._before[number] = signal.signal(number, self._note)
-            except ValueError:  # not the main thread: signals are somebody else's
-                break
+        if threading.current_thread() is not threading.main_thread():
+            return self  # signals are somebody else's
+        self._before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
+        watched, self._wake = os.pipe()
+        os.set_blocking(self._wake, False)
+        self._wake_before = signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+        threading.Thread(target=_leave_at_the_second, args=(watched,), daemon=True).start()
         return self
 
     def __exit__(self, _kind: type | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        self._before = {}
+        if self._wake >= 0:
+            signal.set_wakeup_fd(self._wake_before)
+            os.close(self._wake)
+            self._wake = -1
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.signal = number
-        for each in self._before:
-            signal.signal(each, signal.SIG_DFL)
 
     @property
     def requested(self) -> bool:
@@ -48,3 +64,14 @@ class Interruption:
     def exit_code(self) -> int:
         """128 + the signal's number: 130 for Ctrl-C, 143 for SIGTERM."""
         return 128 + (self.signal or 0)
+
+
+def _leave_at_the_second(watched: int) -> None:
+    """Python writes the number of each signal to the other end of this pipe, which is closed in the end."""
+    first = 0.0
+    while number := os.read(watched, 1):
+        if number[0] in Interruption.SIGNALS:
+            if first and time.monotonic() - first > SAME:
+                os._exit(128 + number[0])
+            first = first or time.monotonic()
+    os.close(watched)

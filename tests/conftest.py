@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,9 @@ import pytest
 Done = subprocess.CompletedProcess[str]
 Program = Callable[..., Done]
 ROOT = Path(__file__).resolve().parents[1]
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import torture  # noqa: E402
 
 hypothesis.settings.register_profile("snn_mnist", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("snn_mnist")
@@ -57,6 +60,11 @@ def program(tmp_path: Path) -> Program:
 def no_network() -> dict[str, str]:
     """Variables that send every download to a closed port."""
     closed = "http://127.0.0.1:9"
-    return {name: closed for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")} | {
-        "no_proxy": ""
-    }
+    return {name: closed for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")} | {"no_proxy": ""}
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[torture.Nursery]:
+    """Starts the program as real processes, a second each instead of five."""
+    with torture.Nursery() as nursery:
+        yield nursery

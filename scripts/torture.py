@@ -1,0 +1,500 @@
+"""What machines do to a training run, done to one on purpose, with real processes, signals and files.
+
+    python scripts/torture.py                 everything at full counts, a few minutes
+    python scripts/torture.py kills -n 50     50 x kill -9, each followed by a resume
+    python scripts/torture.py starts -n 20    20 runs that start within a millisecond
+    python scripts/torture.py damage -n 5000  a checkpoint cut short and with flipped bits
+
+It trains on the bundled digits in a temporary directory (-out names another) and prints what it found; the exit
+code is 0 when all was well. The tests call the same functions with smaller counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import resource
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+TIMES = {"train_images_per_s", "test_images_per_s", "seconds"}  # differ between any two runs
+QUICK = shlex.split("-dataset digits -T 4 -b 16 -limit-batches 4 -no-figures -j 1 -backend torch")
+
+
+# ---------------------------------------------------------------------------- processes
+
+
+class Nursery:
+    """Starts `python -m snn_mnist …` as real processes without paying their seconds of imports each time.
+
+    One process imports everything and then forks a child for each command line.
+    """
+
+    def __enter__(self) -> Nursery:
+        self.scratch = tempfile.TemporaryDirectory(prefix="nursery-")
+        Path(self.scratch.name).chmod(0o777)
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
+        command = [sys.executable, __file__, "nursery"]
+        self.process = subprocess.Popen(command, env=environment, stdin=-1, stdout=-1, text=True)
+        assert self._read() == "ready"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait(30)
+        self.scratch.cleanup()
+
+    def start(self, *arguments: str, **settings: Any) -> Child:
+        """`settings`: cwd, env (additions; None removes), file_size (limit in bytes), uid, out, err (files)."""
+        folder = Path(tempfile.mkdtemp(dir=self.scratch.name))
+        folder.chmod(0o777)
+        request = {"out": str(folder / "out"), "err": str(folder / "err"), "argv": arguments} | settings
+        return Child(self, self.ask(request), Path(request["out"]), Path(request["err"]))
+
+    def run(self, *arguments: str, timeout: float = 120, **settings: Any) -> Child:
+        child = self.start(*arguments, **settings)
+        child.wait(timeout)
+        return child
+
+    def ask(self, request: Any) -> Any:
+        assert self.process.stdin
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        return self._read()
+
+    def _read(self) -> Any:
+        assert self.process.stdout
+        return json.loads(self.process.stdout.readline())
+
+
+class Child:
+    def __init__(self, nursery: Nursery, pid: int, out: Path, err: Path) -> None:
+        self.nursery, self.pid, self.code, self._files = nursery, pid, None, (out, err)
+
+    def poll(self) -> int | None:
+        """The exit code, or minus the signal that ended it; None while it runs."""
+        if self.code is None:
+            self.code = self.nursery.ask({"poll": self.pid})
+        return self.code
+
+    def wait(self, timeout: float = 120) -> int:
+        deadline = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                self.kill()
+                raise TimeoutError(f"still running after {timeout} s: {self.out}{self.err}")
+            time.sleep(0.01)
+        assert self.code is not None
+        return self.code
+
+    def send(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send(signal.SIGKILL)
+        while self.poll() is None:
+            time.sleep(0.001)
+
+    @property
+    def out(self) -> str:
+        return self._read(0)
+
+    @property
+    def err(self) -> str:
+        return self._read(1)
+
+    def _read(self, which: int) -> str:
+        path = self._files[which]
+        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def _serve() -> None:
+    """The nursery's own process: requests on stdin, answers on stdout, one line of JSON each."""
+    import torch._dynamo  # noqa: F401 torch.optim imports it when the first optimiser is made
+    from numba.core.registry import cpu_target
+
+    from snn_mnist import cli, evaluate, events, train  # noqa: F401
+
+    cpu_target.typing_context.refresh()  # what numba sets up before it loads its first compiled kernel
+    cpu_target.target_context.refresh()
+
+    channel = os.fdopen(os.dup(1), "w")
+
+    def answer(value: Any) -> None:
+        channel.write(json.dumps(value) + "\n")
+        channel.flush()
+
+    answer("ready")
+    while line := sys.stdin.readline():
+        request = json.loads(line)
+        if "poll" in request:
+            pid, status = os.waitpid(request["poll"], os.WNOHANG)
+            answer(os.waitstatus_to_exitcode(status) if pid else None)
+        elif pid := os.fork():
+            answer(pid)
+        else:
+            _become(request)
+            sys.exit(cli.main(request["argv"]))
+
+
+def _become(request: dict[str, Any]) -> None:
+    """Turns the forked child into what the request asks for."""
+    for name, value in request.get("env", {}).items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    for number, path in ((0, os.devnull), (1, request["out"]), (2, request["err"])):
+        handle = os.open(path, flags if number else os.O_RDONLY, 0o666)
+        os.dup2(handle, number)
+        os.close(handle)
+    sys.stdin = open(0)  # noqa: SIM115 forgets what the nursery has read ahead
+    if "file_size" in request:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_size"], resource.RLIM_INFINITY))
+    if "uid" in request:
+        os.setgroups([])
+        os.setgid(request["uid"])
+        os.setuid(request["uid"])
+    if "cwd" in request:
+        os.chdir(request["cwd"])
+    for number in (signal.SIGINT, signal.SIGTERM):  # ignored where this program was started with `&`
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
+# ---------------------------------------------------------------------------- what a run left
+
+
+def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """TensorBoard's curves as (step, value), the timings left out, read as TensorBoard reads them."""
+    import logging
+
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # a purge is no news here
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    tags = set(events.Tags()["scalars"]) - TIMES
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in sorted(tags)}
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    from snn_mnist.report import read_metrics
+
+    rows = read_metrics(folder / "metrics.csv")
+    return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
+
+
+def differences(a: Path, b: Path) -> list[str]:
+    """What differs between two runs of the same settings; nothing, if faults did no harm."""
+    from snn_mnist import checkpoint
+
+    found = []
+    for name in (checkpoint.LATEST, checkpoint.BEST):
+        states = [checkpoint.load(folder / name) for folder in (a, b)]
+        for key in states[0].keys() | states[1].keys():
+            if key != "config" and not _same(*(state.get(key) for state in states)):
+                found.append(f"{name}: {key}")
+    if metrics(a) != metrics(b):
+        found.append("metrics.csv")
+    if curves(a) != curves(b):
+        found.append("TensorBoard's curves")
+    return found
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Equal bit by bit, through all levels of a checkpoint; the seconds of a half epoch aside."""
+    import torch
+
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a.keys() - {"seconds"})
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(_same, a, b))
+    return bool(a == b)
+
+
+@dataclass
+class Findings:
+    faults: list[str] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def count(self, name: str, n: int = 1) -> None:
+        self.counts[name] = self.counts.get(name, 0) + n
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{n} {name}" for name, n in self.counts.items())
+        return counts + "".join(f"\n  FAULT {fault}" for fault in self.faults)
+
+
+# ---------------------------------------------------------------------------- kill -9
+
+
+def kills(nursery: Nursery, out: Path, n: int, seed: int = 0, flags: list[str] = QUICK) -> Findings:
+    """Kills a run n times with SIGKILL and resumes it each time; compares it with a run nobody killed.
+
+    One kill in three falls at any moment after the start, the others when training goes on: at once when a temporary
+    file appears in the run directory (so within the writing of a checkpoint), or up to 0.2 s later.
+    """
+    from snn_mnist import checkpoint
+    from snn_mnist.errors import SNNError
+
+    chance, found, epochs = random.Random(seed), Findings(), 10
+    arguments = ["train", *flags, "-out-dir", str(out / "killed")]
+    folder: Path | None = None
+    while found.counts.get("kills", 0) < n:
+        command = ["train", "-resume", str(folder), "-j", "1"] if folder else arguments
+        child = nursery.start(*command, "-epochs", str(epochs))
+        kind = chance.choice(["any moment", "a write", "after a write"])
+        if kind == "any moment":
+            end = time.monotonic() + chance.uniform(0, 1.5)
+            while child.poll() is None and time.monotonic() < end:
+                time.sleep(0.001)
+        else:
+            _until_a_write(child, out / "killed", skip=chance.randrange(12))
+            if kind == "after a write":
+                time.sleep(chance.uniform(0, 0.2))
+        if (code := child.poll()) is not None:
+            if code:
+                found.faults.append(f"exit code {code}: {child.err}")
+                return found
+            epochs += 10  # it finished before it could be killed
+        else:
+            child.kill()
+            found.count("kills")
+        folders = list((out / "killed").glob("*"))
+        folder = folder or next((f for f in folders if (f / checkpoint.LATEST).exists()), None)
+        if folder is None:
+            found.count("before the run directory was complete")
+            for unfinished in folders:
+                unfinished.rename(out / f"unfinished{time.monotonic_ns()}")
+            continue
+        found.count("in the writing of a checkpoint", any(folder.glob(".checkpoint*")))
+        found.count("in the writing of another file", any(folder.glob(".[!c]*")))
+        try:
+            checkpoint.load(folder)
+            metrics(folder)
+        except SNNError as fault:
+            found.faults.append(f"after kill {found.counts['kills']}: {fault}")
+    for command in (["-resume", str(folder), "-j", "1"], [*flags, "-out-dir", str(out / "undisturbed")]):
+        last = nursery.run("train", *command, "-epochs", str(epochs), timeout=600)
+        if last.code:
+            found.faults.append(f"exit code {last.code}: {last.err}")
+            return found
+    assert folder
+    (whole,) = (out / "undisturbed").iterdir()
+    found.count("epochs", epochs)
+    found.faults += differences(whole, folder)
+    if [row["epoch"] for row in metrics(folder)] != list(range(epochs)):
+        found.faults.append("metrics.csv has doubled or missing rows")
+    if left := list(folder.glob(".*")):
+        found.faults.append(f"left behind: {left}")
+    return found
+
+
+def _until_a_write(child: Child, parent: Path, skip: int) -> None:
+    """Returns while a checkpoint is being written, the one after `skip` others, or when the child has ended."""
+    before = time.monotonic()
+    seen = False
+    while True:
+        now = any(name.startswith(".checkpoint") for folder in parent.glob("*") for name in _names(folder))
+        if now and not seen:
+            if skip == 0:
+                return
+            skip -= 1
+        seen = now
+        if time.monotonic() - before > 0.05:
+            if child.poll() is not None:
+                return
+            before = time.monotonic()
+
+
+def _names(folder: Path) -> list[str]:
+    with contextlib.suppress(OSError):
+        return os.listdir(folder)
+    return []
+
+
+# ---------------------------------------------------------------------------- runs that start at once
+
+
+def starts(nursery: Nursery, out: Path, n: int, flags: list[str] = QUICK) -> Findings:
+    """n runs that begin at once, in the same out-dir: each must have a directory and results of its own."""
+    found = Findings()
+    children = [nursery.start("train", *flags, "-epochs", "1", "-out-dir", str(out)) for _ in range(n)]
+    for child in children:
+        if child.wait(600):
+            found.faults.append(f"exit code {child.code}: {child.err}")
+    folders = sorted(out.iterdir())
+    found.count("runs", n)
+    found.count("directories", len(folders))
+    if len(folders) != n:
+        found.faults.append(f"{len(folders)} directories for {n} runs")
+    for folder in folders:
+        if len(metrics(folder)) != 1:
+            found.faults.append(f"{folder} has {len(metrics(folder))} rows")
+        found.faults += [f"{folder}: {what}" for what in differences(folders[0], folder)]
+    return found
+
+
+def directories(out: Path, n: int) -> Findings:
+    """n processes that make their run directory in the same millisecond."""
+    from snn_mnist.report import new_run_directory
+
+    found = Findings()
+    moment = time.time() + 0.02 + 0.005 * n
+    read, write = os.pipe()
+    pids = []
+    for _ in range(n):
+        if pid := os.fork():
+            pids.append(pid)
+            continue
+        try:
+            while time.time() < moment:
+                pass
+            began = time.time()
+            folder = new_run_directory(str(out), "run")
+            os.write(write, f"{began:.6f} {folder.name}\n".encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    for pid in pids:
+        os.waitpid(pid, 0)
+    with os.fdopen(read) as lines:
+        answers = [line.split() for line in lines]
+    names = {name for _, name in answers}
+    times = sorted(float(began) for began, _ in answers)
+    found.count("processes", n)
+    found.count("directories", len(names))
+    found.count("microseconds between the first and the last", round(1e6 * (times[-1] - times[0])))
+    if names != {"run", *(f"run-{i}" for i in range(2, n + 1))}:
+        found.faults.append(f"directories {sorted(names)}")
+    return found
+
+
+# ---------------------------------------------------------------------------- damaged checkpoints
+
+
+def damage(file: Path, scratch: Path, n: int, seed: int = 0) -> Findings:
+    """Cuts a checkpoint at n places and flips n bits, one at a time: it must be refused, or read as it was."""
+    from snn_mnist import checkpoint
+
+    chance, found = random.Random(seed), Findings()
+    whole, state = file.read_bytes(), checkpoint.load(file)
+
+    def attempt(name: str, content: bytes) -> None:
+        found.count(name)
+        scratch.write_bytes(content)
+        _judge(scratch, state, found, name)
+
+    places = {*range(0, min(64, n)), *(len(whole) - 1 - i for i in range(min(200, n)))}
+    for place in sorted(places | {chance.randrange(len(whole)) for _ in range(n)}):
+        attempt("truncations", whole[:place])
+    # half of the flips in what is no tensor: the archive's headers, its directory, the pickle
+    structure = _structure(whole)
+    for i in range(n):
+        place = chance.choice(structure) if i % 2 else chance.randrange(len(whole))
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << chance.randrange(8)
+        attempt("flipped bits", bytes(flipped))
+    for _ in range(n // 10):
+        start, length = chance.randrange(len(whole)), chance.choice([1, 16, 512, 4096])
+        noise = chance.choice([bytes(length), chance.randbytes(length)])
+        attempt("overwritten blocks", (whole[:start] + noise + whole[start + length :])[: len(whole)])
+    return found
+
+
+def _structure(whole: bytes) -> list[int]:
+    """The places of a zip archive that lie outside its large records."""
+    import io
+    import zipfile
+
+    inside: set[int] = set()
+    with zipfile.ZipFile(io.BytesIO(whole)) as archive:
+        for entry in archive.infolist():
+            if entry.file_size > 10_000:
+                end = whole.index(entry.filename.encode(), entry.header_offset) + len(entry.filename)
+                inside.update(range(end + 64, end + entry.file_size - 64))
+    return [place for place in range(len(whole)) if place not in inside]
+
+
+def _judge(path: Path, state: dict[str, Any], found: Findings, name: str) -> None:
+    from snn_mnist import checkpoint
+    from snn_mnist.errors import SNNError
+
+    began = time.monotonic()
+    try:
+        if _same(checkpoint.load(path), state):
+            found.count("read as they were")
+        else:
+            found.faults.append(f"{name}: read as something else")
+    except SNNError as fault:
+        found.count("refused")
+        if str(path) not in str(fault) or "\n" in str(fault) or len(str(fault)) > 600:
+            found.faults.append(f"{name}: message {fault}")
+    except BaseException as fault:
+        found.faults.append(f"{name}: {type(fault).__name__}: {fault}")
+    if time.monotonic() - began > 20:
+        found.faults.append(f"{name}: {time.monotonic() - began:.0f} s to read")
+
+
+# ---------------------------------------------------------------------------- the program
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="*", choices=["kills", "starts", "damage", []], help="default: all three")
+    parser.add_argument("-n", type=int, help="how often (kills 50, starts 20, damage 5000)")
+    parser.add_argument("-seed", type=int, default=0, help="of the random moments and places")
+    parser.add_argument("-backend", default="auto", help="of the runs")
+    parser.add_argument("-out", type=Path, help="directory for the runs, which stay there")
+    options = parser.parse_args()
+    flags = [*QUICK[: QUICK.index("-backend")], "-backend", options.backend]
+    bad = 0
+    with contextlib.ExitStack() as stack:
+        out = options.out or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="torture-")))
+        out.mkdir(parents=True, exist_ok=True)
+        nursery = stack.enter_context(Nursery())
+
+        def say(name: str, work: Callable[[], Findings]) -> None:
+            nonlocal bad
+            began = time.monotonic()
+            found = work()
+            bad += bool(found.faults)
+            print(f"{name}: {found} ({time.monotonic() - began:.0f} s)", flush=True)
+
+        what = options.what or ["kills", "starts", "damage"]
+        if "kills" in what:
+            say("kill -9", lambda: kills(nursery, out, options.n or 50, options.seed, flags))
+        if "starts" in what:
+            n = options.n or 20
+            say("directories made at once", lambda: directories(out / "directories", n))
+            say("runs started at once", lambda: starts(nursery, out / "starts", n, flags))
+        if "damage" in what:
+            nursery.run("train", *QUICK, "-epochs", "1", "-out-dir", str(out / "damaged"))
+            (folder,) = (out / "damaged").iterdir()
+            file = folder / "checkpoint_latest.pth"
+            say("damage", lambda: damage(file, out / "damaged.pth", options.n or 5000, options.seed))
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["nursery"]:
+        _serve()
+    else:
+        sys.path.insert(0, str(ROOT))
+        sys.exit(main())

@@ -1,0 +1,179 @@
+"""Ctrl-C, SIGTERM and kill -9 on real processes: what is saved, how it goes on, that nothing is lost."""
+
+import os
+import shlex
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torture
+from torture import QUICK, Child, Nursery, differences
+
+from snn_mnist import checkpoint
+from snn_mnist import train as training
+from snn_mnist.config import Config
+from snn_mnist.interrupt import Interruption
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and fork of POSIX")
+
+LONG = ["-epochs", "100000"]
+
+
+def once(condition, timeout: float = 60) -> None:
+    """Waits until the condition holds."""
+    end = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.002)
+
+
+def training_goes_on(child: Child, out: Path, rows: int = 2) -> Path:
+    """The run directory, once it has so many rows of metrics."""
+
+    def has_rows() -> bool:
+        assert child.poll() is None, child.err
+        files = list(out.glob("*/metrics.csv"))
+        return bool(files) and files[0].read_text().count("\n") > rows
+
+    once(has_rows)
+    return next(out.iterdir())
+
+
+# ---------------------------------------------------------------------------- Ctrl-C and SIGTERM
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_says_how_to_go_on_and_goes_on_exactly(nursery: Nursery, tmp_path: Path, number, code):
+    out = tmp_path / "it's 数据"
+    child = nursery.start("train", *QUICK, *LONG, "-limit-batches", "9", "-out-dir", str(out))
+    folder = training_goes_on(child, out)
+    child.send(number)
+    assert child.wait() == code and child.err == ""
+    state = checkpoint.load(folder)
+    last = child.out.splitlines()[-1]
+    assert last.startswith(f"interrupted in epoch {state['epoch'] + 2} after {state['step']} of 9 steps, all saved; ")
+    program, _, module, *arguments = shlex.split(last.partition("go on with: ")[2])
+    assert (program, module, arguments) == ("python", "snn_mnist", ["train", "-resume", str(folder)])
+    assert state["step"] and not list(folder.glob(".*"))
+
+    more = ["-epochs", str(state["epoch"] + 3), "-j", "1"]
+    assert nursery.run(*arguments, *more).code == 0
+    whole = nursery.run("train", *QUICK, "-limit-batches", "9", *more, "-out-dir", str(tmp_path / "whole"))
+    assert whole.code == 0
+    assert differences(next((tmp_path / "whole").iterdir()), folder) == []
+
+
+def test_a_signal_that_comes_twice_at_once_is_one(nursery: Nursery, tmp_path: Path):
+    """As `timeout` and some schedulers send it, to the process and to its group."""
+    child = nursery.start("train", *QUICK, *LONG, "-out-dir", str(tmp_path))
+    folder = training_goes_on(child, tmp_path)
+    child.send(signal.SIGTERM)
+    child.send(signal.SIGTERM)
+    assert child.wait() == 143 and checkpoint.load(folder)["step"]
+
+
+@pytest.mark.parametrize("backend", ["torch", "numba"])
+def test_a_second_ctrl_c_leaves_in_the_middle_of_a_step(nursery: Nursery, tmp_path: Path, backend: str):
+    step_of_minutes = ["-T", "1000000", "-b", "1000", "-limit-batches", "1", "-backend", backend, "-step-mode"]
+    step_of_minutes += ["s" if backend == "torch" else "m"]
+    child = nursery.start("train", *QUICK, *step_of_minutes, "-out-dir", str(tmp_path))
+    once(lambda: "run directory" in child.out or child.poll() is not None, 200)
+    time.sleep(1)
+    child.send(signal.SIGINT)
+    time.sleep(0.5)
+    assert child.poll() is None, child.err
+    child.send(signal.SIGINT)
+    began = time.monotonic()
+    assert child.wait() == 130 and time.monotonic() - began < 10
+    (folder,) = tmp_path.iterdir()
+    assert checkpoint.load(folder)["epoch"] == -1
+
+
+class InTheTest(Interruption):
+    """A SIGTERM arrives each time a test is about to begin on a batch of images, from the second time on."""
+
+    tests = 0
+
+    def check(self) -> None:
+        self.tests += 1
+        if self.tests > 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        super().check()
+
+
+def test_interrupted_while_testing(tmp_path: Path):
+    """The epoch counts as trained but not finished: going on begins with its test."""
+    settings = {"dataset": "digits", "T": 4, "b": 16, "limit_batches": 4, "figures": False, "backend": "torch", "j": 1}
+    settings |= {"epochs": 2, "val": 100, "out_dir": str(tmp_path / "a")}
+    interruption = InTheTest()
+    training.Run(Config(**settings), interruption).go()
+    assert interruption.exit_code == 143
+    (folder,) = (tmp_path / "a").iterdir()
+    state = checkpoint.load(folder)
+    assert (state["epoch"], state["step"]) == (-1, 4)
+    assert training.run(Config(resume=str(folder), j=1, given=frozenset({"resume", "j"}))) == 0
+    assert training.run(Config(**settings | {"out_dir": str(tmp_path / "b")})) == 0
+    assert differences(next((tmp_path / "b").iterdir()), folder) == []
+
+
+def test_handlers_are_put_back():
+    before = [signal.getsignal(number) for number in Interruption.SIGNALS], signal.set_wakeup_fd(-1)
+    for _ in range(3):
+        with Interruption():
+            assert signal.getsignal(signal.SIGINT) != before[0][0]
+    assert ([signal.getsignal(number) for number in Interruption.SIGNALS], signal.set_wakeup_fd(-1)) == before
+
+
+def test_between_the_seeds_of_a_repeated_run(nursery: Nursery, tmp_path: Path):
+    child = nursery.start("train", *QUICK, "-epochs", "60", "-seeds", "50", "-out-dir", str(tmp_path))
+    once(lambda: len(list(tmp_path.iterdir())) >= 2)
+    child.send(signal.SIGINT)
+    assert child.wait() == 130
+    assert len(list(tmp_path.iterdir())) <= 3
+    assert "of 50 seeds were done before" in child.out or "interrupted" in child.err
+
+
+# ---------------------------------------------------------------------------- one directory, two processes
+
+
+def test_a_directory_is_trained_in_by_one_process(nursery: Nursery, tmp_path: Path):
+    child = nursery.start("train", *QUICK, *LONG, "-out-dir", str(tmp_path))
+    folder = training_goes_on(child, tmp_path)
+    second = nursery.run("train", "-resume", str(folder))
+    assert second.code == 1
+    assert second.err == (
+        f"snn_mnist: error: another process trains in {folder}; wait for its end, or stop it first\n"
+    )
+    assert child.poll() is None
+    child.send(signal.SIGINT)
+    assert child.wait() == 130
+    rows = [row["epoch"] for row in torture.metrics(folder)]
+    assert rows == list(range(len(rows)))
+
+
+def test_runs_that_start_at_once_get_a_directory_each(tmp_path: Path):
+    found = torture.directories(tmp_path, 20)
+    assert found.faults == [] and found.counts["directories"] == 20
+
+
+@pytest.mark.slow
+def test_whole_runs_that_start_at_once(nursery: Nursery, tmp_path: Path):
+    assert torture.starts(nursery, tmp_path, 20).faults == []
+
+
+# ---------------------------------------------------------------------------- kill -9
+
+
+def test_killed_at_random_moments_and_resumed_equals_undisturbed(nursery: Nursery, tmp_path: Path):
+    found = torture.kills(nursery, tmp_path, 8)
+    assert found.faults == []
+    assert found.counts["kills"] == 8 and found.counts["in the writing of a checkpoint"] >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["torch", "numba"])
+def test_killed_50_times(nursery: Nursery, tmp_path: Path, backend: str):
+    found = torture.kills(nursery, tmp_path, 50, 1, [*QUICK, "-backend", backend])
+    assert found.faults == []
+    assert found.counts["in the writing of a checkpoint"] >= 10
