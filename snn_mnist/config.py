@@ -366,6 +366,13 @@ class TraceOptions(Options):
     T: int | None = option(
         None, optional(integer(1, MAX_T)), "Images", "time steps", shown="the checkpoint's"
     )
+    tau: float | None = option(
+        None,
+        optional(number(above=1)),
+        "Images",
+        "membrane time constant",
+        shown="the checkpoint's, 2.0 for one that has none",
+    )
     seed: int | None = option(
         None, optional(integer(0, MAX_SEED)), "Images", "seed of the spikes", shown="the checkpoint's"
     )
@@ -374,7 +381,7 @@ class TraceOptions(Options):
         optional(path("DIR")),
         "Files",
         "where arrays and pictures go",
-        shown="trace/ beside the checkpoint",
+        shown="trace_INDEX beside the checkpoint",
     )
     dataset: str | None = option(
         None, optional(choice(DATASETS)), "Data", "what to show", shown="the checkpoint's"
@@ -395,7 +402,11 @@ class PlotOptions(Options):
         positional=True,
     )
     out: str | None = option(
-        None, optional(path("FILE")), "Files", "the picture", shown="curves.png in the first run"
+        None,
+        optional(path("FILE")),
+        "Files",
+        "the picture",
+        shown="curves.png in the run; of several curves_compared.png in the first",
     )
 
 

@@ -21,7 +21,7 @@ from snn_mnist.config import Config
 from snn_mnist.core.poisson import Draw, Stream
 from snn_mnist.interrupt import Interruption
 from snn_mnist.scoring import score
-from snn_mnist.train import Run
+from snn_mnist.trainer import Run
 
 
 class Contestant(Protocol):

@@ -259,7 +259,6 @@ def _contract(offsets, all_pixels, index, places, table, upstream, workers, grad
     cache holds its E; a sum by strips of pixels read half of it from the other core, and cost 130 us more a step."""
     outputs, size = gradient.shape
     sums = simd.aligned(GROUPS * size * ROW, np.float32)
-    workers = min(workers, GROUPS)
     for worker in numba.prange(workers):
         padded = simd.aligned(ROW, np.float32)
         padded[:] = 0
@@ -357,7 +356,7 @@ class _FiringRate(torch.autograd.Function):
         live, samples, places, table = ctx.pass_data
         gradient = torch.empty(ctx.shape)
         upstream = upstream.to(torch.float32).contiguous()
-        workers = numba.get_num_threads()
+        workers = min(numba.get_num_threads(), GROUPS)
         _contract(live.offsets, live.pixels, samples, places, table, upstream.numpy(), workers, gradient.numpy())
         ctx.pass_data = None
         _tables.append(table)

@@ -1,0 +1,370 @@
+"""A training run: the loop, and what surrounds an epoch of it.
+
+A step encodes a batch, runs the network for T steps, compares the firing rates with the one-hot labels (mean squared
+error), and lets the surrogate gradient through. A run is a pure function of its settings: batch order and spikes have
+no generator state, so a checkpoint of weights, optimiser and position continues it exactly.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import mse_loss, one_hot
+
+from snn_mnist import checkpoint, figures, files, report
+from snn_mnist.config import Config
+from snn_mnist.core.poisson import Draw, Stream, random_order
+from snn_mnist.data import Dataset, load_dataset
+from snn_mnist.errors import SNNError
+from snn_mnist.interrupt import Interrupted, Interruption
+from snn_mnist.model import CLASSES, SNN
+from snn_mnist.place import choose_place, without_tiles
+from snn_mnist.resume import check_position, directory_to_continue, resolve, restore_optimizer
+from snn_mnist.scoring import Score, mean_squared_error, score, time_marks
+
+CHECK_EVERY = 50  # steps between looks for weights that are not finite
+
+
+@dataclass
+class Best:
+    """The epoch that checkpoint_max.pth holds, chosen by validation accuracy, or without -val by test accuracy."""
+
+    epoch: int = -1
+    score: float = -math.inf
+    test_acc: float = 0.0
+
+
+class Run:
+    """One training run: resolved settings, network, position, and the files it writes."""
+
+    def __init__(self, config: Config, interruption: Interruption) -> None:
+        self.interruption = interruption
+        self.resumed = checkpoint.load(config.resume) if config.resume else {}
+        self.config = config = resolve(config, self.resumed)
+        self.place = choose_place(config.device, config.backend, config.threads, config.step_mode)
+        if config.amp and self.place.device.type == "cpu":
+            without_tiles()
+            print("amp on the CPU: bfloat16 without loss scaling, which its range does not need")
+        data = load_dataset(config.dataset, config.data_dir)
+        config.check_sizes(len(data.train))
+        self._prepare_data(data)
+        self._prepare_network()
+        self._restore()
+
+    # ---- before the first step ----
+
+    def _prepare_data(self, data: Dataset) -> None:
+        config, device = self.config, self.place.device
+        shuffled = random_order(len(data.train), 0, 0, Stream.HOLDOUT)  # the same images for every seed
+        self.held_out = shuffled[: config.val].sort().values
+        self.learned = shuffled[config.val :].sort().values
+        self.data = data.to(device)
+        self.targets = one_hot(self.data.train.labels, CLASSES).float()
+        self.steps = min(len(self.learned) // config.b, config.limit_batches or len(self.learned))
+
+    def _prepare_network(self) -> None:
+        config, device = self.config, self.place.device
+        torch.manual_seed(config.seed)
+        self.net = SNN.from_config(config).to(device)
+        self.train_engine = self.place.engine(self.net, self.data.train.images)
+        self.average = self.net.weight.detach().clone() if config.ema else None
+        self.tested = self.net if self.average is None else SNN.from_config(config).to(device)
+        self.test_engine = self.place.engine(self.tested, self.data.test.images)
+        self.held_out_engine = self.place.engine(self.tested, self.data.train.images) if config.val else None
+        if config.opt == "adam":
+            self.optimizer: torch.optim.Optimizer = torch.optim.Adam(self.net.parameters(), lr=config.lr, fused=True)
+        else:
+            self.optimizer = torch.optim.SGD(self.net.parameters(), lr=config.lr, momentum=config.momentum, fused=True)
+        scaled = config.amp and device.type == "cuda"  # bfloat16 on the CPU has float32's range: nothing to scale
+        self.scaler = torch.amp.GradScaler(device.type, enabled=scaled)
+        self.one = torch.ones((), device=device)
+        self.skipped = torch.zeros((), dtype=torch.int64, device=device)  # steps of the epoch, counted without a sync
+        self.rates = torch.zeros(self.steps * config.b, CLASSES, device=device)  # of the epoch, for its figures
+        self._warm_up()
+        self.epoch, self.step, self.spent, self.best, self.max_test_acc = 0, 0, 0.0, Best(), 0.0
+
+    def _warm_up(self) -> None:
+        """One image forward and back, so that no compilation falls into the measured time."""
+        with self._autocast():
+            one = torch.zeros(1, dtype=torch.int64)
+            rate = self.train_engine.firing_rate(one, self.config.T, Draw(0, Stream.TRAIN, 0))
+        torch.autograd.grad(rate.sum(), self.net.weight)
+
+    def _restore(self) -> None:
+        state = self.resumed
+        if not state:
+            return
+        with torch.no_grad():
+            self.net.weight.copy_(state.get("raw", state["net"][checkpoint.WEIGHT]))
+            if self.average is not None:
+                self.average.copy_(state["net"][checkpoint.WEIGHT])
+        restore_optimizer(self.optimizer, state, self.config)
+        if state.get("scaler"):
+            self.scaler.load_state_dict(state["scaler"])
+        self.best = Best(**state.get("best", {}))
+        self.epoch, self.step = state.get("epoch", -1) + 1, state.get("step", 0)
+        self.max_test_acc = float(state.get("max_test_acc", 0.0))
+        if self.step:
+            running = state["running"]
+            check_position(self.config, self.step, self.steps, running["rates"])
+            self.rates[: self.step * self.config.b] = running["rates"].to(self.rates)
+            self.spent = float(running["seconds"])
+            self.skipped += running.get("skipped", 0)
+
+    def _open_files(self) -> None:
+        """The run directory: the resumed one when its latest checkpoint is resumed, else a new one."""
+        config = self.config
+        name = f"T{config.T}_b{config.b}_{config.opt}_lr{config.lr}{'_amp' if config.amp else ''}"
+        continued = directory_to_continue(config)
+        self.folder = continued or report.new_run_directory(config.out_dir, name)
+        self.closing.enter_context(files.only_one(self.folder))
+        columns = report.METRICS + (report.VALIDATION if config.val else ())
+        self.metrics = report.MetricsFile(self.folder / "metrics.csv", columns, self.epoch)
+        if continued:
+            report.remove_leftovers(self.folder)
+            if self.metrics.missing:
+                print(f"{self.metrics.path} lacks {self.metrics.missing}, finished earlier; going on without")
+        report.write_text(self.folder / "config.yaml", config.to_yaml())
+        report.write_text(self.folder / "environment.json", report.environment(str(self.place)))
+        self.tensorboard = report.TensorBoard(self.folder, self.epoch, self.metrics.rows)
+        self.closing.callback(self.tensorboard.close)
+        if not continued:
+            self._save(self.folder / checkpoint.LATEST)  # a death within the first epoch leaves this one
+
+    # ---- the run ----
+
+    def go(self) -> dict[str, Any]:
+        """Trains to the last epoch or to an interruption; returns the last row of metrics."""
+        config = self.config
+        if self.epoch >= config.epochs:
+            print(
+                f"nothing to do: {config.resume} has finished its {self.epoch} epochs; "
+                f"go on with a larger -epochs, e.g. -epochs {2 * self.epoch}"
+            )
+            return {}
+        with self.interruption, ExitStack() as self.closing:
+            self._open_files()
+            images = self.steps * config.b
+            print(f"{self.place}\n{config.dataset}: {images} images an epoch, run directory {self.folder}", flush=True)
+            self.progress = report.Progress(config.epochs)
+            self.closing.callback(self.progress.stop)
+            return self._run_epochs()
+
+    def _run_epochs(self) -> dict[str, Any]:
+        config, row = self.config, {}
+        try:
+            while self.epoch < config.epochs:
+                self.train_epoch()
+                self.interruption.check()
+                row = self._finish_epoch()
+        except Interrupted:
+            self._save(self.folder / checkpoint.LATEST)
+            print(f"interrupted in epoch {self.epoch + 1} after {self.step} of {self.steps} steps, all saved; "
+                  f"go on with: python -m snn_mnist train -resume {_quoted(self.folder)}", flush=True)  # fmt: skip
+            return row
+        self.tensorboard.add(lambda writer: figures.settings_to_tensorboard(writer, config.to_mapping(), row))
+        self._summarise(row)
+        if config.figures:
+            figures.write_run_figures(self.folder, *self._pictured())
+        return row
+
+    def train_epoch(self) -> None:
+        """The training loop."""
+        config, optimizer, scaler, b = self.config, self.optimizer, self.scaler, self.config.b
+        order = self.learned[random_order(len(self.learned), config.seed, self.epoch)]
+        labels = self.targets[order.to(self.place.device)]
+        draw = Draw(config.seed, Stream.TRAIN, self.epoch)
+        autocast = self._autocast()
+        started = time.perf_counter() - self.spent
+        self.progress.start(self.epoch, self.steps * b, self.step * b)
+        for step in range(self.step, self.steps):
+            part = slice(step * b, (step + 1) * b)
+            for group in optimizer.param_groups:
+                group["lr"] = self._learning_rate(step)
+            with autocast:
+                rate = self.train_engine.firing_rate(order[part], config.T, draw)
+            loss = mse_loss(rate, labels[part])
+            self.net.weight.grad = None  # zero_grad() of the optimiser, without its 30 us of bookkeeping
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            self._update_scaler()
+            self.rates[part] = rate.detach()
+            self._average_weights(step)
+            self.step = step + 1
+            if self.step % CHECK_EVERY == 0:
+                self._check_numbers()
+            self.progress.step(b)
+            if self.progress.due():
+                self.progress.figures(*self._training_figures(order))
+            if self.interruption.requested:
+                break
+        self.spent = time.perf_counter() - started
+        self._check_numbers()
+        self.progress.stop()
+        self.order = order
+
+    def _finish_epoch(self) -> dict[str, Any]:
+        """Test, record, save, in the order that a death at any moment leaves consistent."""
+        config, epoch = self.config, self.epoch
+        loss, accuracy = self._training_figures(self.order)
+        row: dict[str, Any] = {
+            "epoch": epoch, "train_loss": loss, "train_acc": accuracy, "lr": self._learning_rate(0),
+            "train_images_per_s": self.steps * config.b / self.spent,
+        }  # fmt: skip
+        improved = False
+        if (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs:
+            row |= self._test()
+            judged = row.get("val_acc", row["test_acc"])
+            improved = judged > self.best.score
+            if improved:
+                self.best = Best(epoch, judged, row["test_acc"])
+        row |= {"max_test_acc": self.max_test_acc, "seconds": self.spent + row.pop("test_seconds", 0.0)}
+        self.metrics.append(row)
+        self.tensorboard.write(row)
+        if "test_acc" in row and config.figures and figures.due(epoch, config.epochs):
+            self.tensorboard.add(lambda writer: figures.to_tensorboard(writer, epoch, *self._pictured()))
+        skipped = int(self.skipped)
+        self.epoch, self.step, self.spent = epoch + 1, 0, 0.0
+        self.skipped.zero_()
+        if improved:
+            self._save(self.folder / checkpoint.BEST)
+        self._save(self.folder / checkpoint.LATEST)
+        self.progress.line(_epoch_line(row, config.epochs, skipped))
+        return row
+
+    def _test(self) -> dict[str, float]:
+        if self.average is not None:
+            with torch.no_grad():
+                self.tested.weight.copy_(self.average)
+        everything = torch.arange(len(self.data.test))
+        started = time.perf_counter()
+        with self._autocast():
+            tested = self._score(self.test_engine, everything, self.data.test.labels, Stream.TEST)
+        seconds = time.perf_counter() - started
+        self.max_test_acc = max(self.max_test_acc, tested.accuracy())
+        row = {
+            "test_loss": tested.loss(), "test_acc": tested.accuracy(), "test_seconds": seconds,
+            "test_images_per_s": len(everything) / seconds,
+        }  # fmt: skip
+        if self.held_out_engine is not None:
+            labels = self.data.train.labels.cpu()[self.held_out]
+            with self._autocast():
+                held = self._score(self.held_out_engine, self.held_out, labels, Stream.VALIDATION)
+            row |= {"val_loss": held.loss(), "val_acc": held.accuracy()}
+        self.last_test = tested
+        return row
+
+    def _pictured(self) -> tuple[Tensor, Score, tuple[str, ...]]:
+        """What the figures show: the tested weights, their test, the names of the classes."""
+        return self.tested.weight.detach().cpu(), self.last_test, self.data.class_names
+
+    def _score(self, engine: Any, index: Tensor, labels: Tensor, stream: Stream) -> Score:
+        draw = Draw(self.config.seed, stream, self.epoch)
+        marks = time_marks(self.config.T)
+        return score(engine, index, labels, marks, draw, self.place.test_batch, self.interruption.check)
+
+    # ---- parts of a step ----
+
+    def _autocast(self) -> Any:
+        """Half precision with -amp: float16 on CUDA, bfloat16 on the CPU."""
+        return torch.autocast(self.place.device.type) if self.config.amp else nullcontext()
+
+    def _learning_rate(self, step: int) -> float:
+        """lr, or (1 + cos(pi t)) lr / 2 with t from 0 at the first step of the run to 1 at its last."""
+        if self.config.schedule == "constant":
+            return self.config.lr
+        t = (self.epoch * self.steps + step) / (self.config.epochs * self.steps)
+        return self.config.lr * (1 + math.cos(math.pi * t)) / 2
+
+    def _update_scaler(self) -> None:
+        """Loss scaling of -amp: it leaves out a step whose gradients are not finite, and lowers the scale."""
+        if self.scaler.is_enabled():
+            before = self.scaler.scale(self.one)
+            self.scaler.update()
+            self.skipped += self.scaler.scale(self.one) < before
+
+    def _average_weights(self, step: int) -> None:
+        """Exponential moving average, with a shorter memory at first so that the initial weights fade."""
+        if self.average is not None:
+            n = self.epoch * self.steps + step
+            decay = min(self.config.ema, (1 + n) / (10 + n))
+            self.average.lerp_(self.net.weight.detach(), 1 - decay)
+
+    def _check_numbers(self) -> None:
+        if not math.isfinite(self.net.weight.detach().sum().item()):
+            self.progress.stop()
+            kept = self.folder / checkpoint.LATEST
+            good = f"; the last good checkpoint is {kept}" if kept.exists() else ""
+            raise SNNError(
+                f"the weights are not finite by step {self.step} of epoch {self.epoch + 1}: a learning rate of "
+                f"{self.config.lr} is probably too high; lower -lr{good}"
+            )
+
+    def _training_figures(self, order: Tensor) -> tuple[float, float]:
+        """Loss and accuracy over the steps of this epoch so far, each batch with the weights it met."""
+        done = self.step * self.config.b
+        rates, labels = self.rates[:done], self.data.train.labels[order[:done].to(self.place.device)]
+        return mean_squared_error(rates, labels), (rates.argmax(1) == labels).double().mean().item()
+
+    def _save(self, path: Path) -> None:
+        """A checkpoint of the finished epochs plus the steps done of the next."""
+        weight = self.net.weight.detach().cpu()
+        state: dict[str, Any] = {
+            "net": {checkpoint.WEIGHT: weight if self.average is None else self.average.cpu()},
+            "optimizer": self.optimizer.state_dict(),
+            "epoch": self.epoch - 1,
+            "max_test_acc": self.max_test_acc,
+            "scaler": self.scaler.state_dict(),
+            "step": self.step,
+            "best": vars(self.best),
+            "config": self.config.to_mapping(),
+        }
+        if self.average is not None:
+            state["raw"] = weight
+        if self.step:
+            rates = self.rates[: self.step * self.config.b].cpu()
+            state["running"] = {"rates": rates, "seconds": self.spent, "skipped": int(self.skipped)}
+        checkpoint.save(path, state)
+
+    def _summarise(self, row: dict[str, Any]) -> None:
+        best = self.best
+        print(f"last epoch: test accuracy {row['test_acc']:.2%}")
+        if self.config.val:
+            print(
+                f"best epoch on {self.config.val} held-out training images: {best.epoch + 1} "
+                f"(held-out {best.score:.2%}), test accuracy {best.test_acc:.2%}"
+            )
+        else:
+            print(
+                f"highest: {self.max_test_acc:.2%}, but that maximum was chosen on the test images themselves; "
+                "the last epoch is the honest figure (-val 5000 chooses on held-out training images)"
+            )
+        print(f"test it again: python -m snn_mnist eval -resume {_quoted(self.folder)}")
+
+
+def _epoch_line(row: dict[str, Any], epochs: int, skipped: int) -> str:
+    parts = [
+        f"epoch {row['epoch'] + 1}/{epochs}",
+        f"train loss {row['train_loss']:.4f} acc {row['train_acc']:.2%}",
+        f"test loss {row['test_loss']:.4f} acc {row['test_acc']:.2%} max {row['max_test_acc']:.2%}"
+        if "test_acc" in row
+        else "",
+        f"held-out acc {row['val_acc']:.2%}" if "val_acc" in row else "",
+        f"{row['train_images_per_s']:,.0f} images/s",
+        f"{row['seconds']:.2f} s",
+        f"steps skipped for gradients that are not finite: {skipped}" if skipped else "",
+    ]
+    return "  ".join(part for part in parts if part)
+
+
+def _quoted(path: Path) -> str:
+    import shlex
+
+    return shlex.quote(str(path))
