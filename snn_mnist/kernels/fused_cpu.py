@@ -277,9 +277,9 @@ def _contract(offsets, all_pixels, index, places, table, upstream, workers, grad
     total = simd.aligned(ROW, np.float32)
     group_size = size * ROW
     for p in range(size):
-        at = p * ROW
-        first = simd.add(simd.load(sums, at), simd.load(sums, at + group_size))
-        second = simd.add(simd.load(sums, at + 2 * group_size), simd.load(sums, at + 3 * group_size))
+        row = p * ROW
+        first = simd.add(simd.load(sums, row), simd.load(sums, row + group_size))
+        second = simd.add(simd.load(sums, row + 2 * group_size), simd.load(sums, row + 3 * group_size))
         simd.store(total, 0, simd.add(first, second))
         for c in range(outputs):
             gradient[c, p] = total[c]
