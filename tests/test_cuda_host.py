@@ -278,11 +278,11 @@ def test_start_up_check_passes_and_notices(host, monkeypatch):
 # ---- the training step ----
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-def test_epoch_of_steps_is_the_ordinary_loop(host, optimizer):
+@pytest.mark.parametrize(("optimizer", "scaled"), [("adam", False), ("adam", True), ("sgd", False), ("sgd", True)])
+def test_epoch_of_steps_is_the_ordinary_loop(host, optimizer, scaled):
     """The steps that a CUDA graph captures, run one by one: bit for bit those of autograd and the optimiser."""
     images, steps, batch, T = images_of(30, live=100), 7, 4, 20
-    live, labels = fused_cuda.live_pixels(torch.from_numpy(images)), torch.eye(10)[torch.arange(30) % 10]
+    live, labels = fused_cuda.live_pixels(torch.from_numpy(images)), 300 * torch.eye(10)[torch.arange(30) % 10]
     order = torch.randperm(30, generator=torch.Generator().manual_seed(0))
     start = 0.1 * torch.randn(10, 784, generator=torch.Generator().manual_seed(1))
     rates = [0.01 / (1 + step) for step in range(steps)]
@@ -292,18 +292,24 @@ def test_epoch_of_steps_is_the_ordinary_loop(host, optimizer):
         weight = torch.nn.Parameter(start.clone())
         if optimizer == "adam":
             return weight, torch.optim.Adam([weight], lr=0.01, fused=True)
-        return weight, torch.optim.SGD([weight], lr=0.01, momentum=0.9, fused=True)
+        sgd = torch.optim.SGD([weight], lr=0.01, momentum=0.9, fused=True)
+        sgd.state[weight]["momentum_buffer"] = torch.zeros_like(weight)  # else undefined after a first step left out
+        return weight, sgd
+
+    def scaling():  # so high at first that steps are left out
+        return torch.amp.GradScaler("cpu", init_scale=2.0**127, enabled=scaled)
 
     weight, steady = made()
-    average, seen = start.clone(), []
+    average, seen, scaler = start.clone(), [], scaling()
     for epoch in (3, 4):
         for step in range(steps):
             part = order[step * batch : (step + 1) * batch]
             steady.param_groups[0]["lr"] = rates[step]
             steady.zero_grad()
-            rate = fused_cuda.firing_rate(weight, live, part, T, Draw(1, 0, epoch), spec_of())
-            torch.nn.functional.mse_loss(rate, labels[part]).backward()
-            steady.step()
+            rate = fused_cuda.firing_rate(weight, live, part, T, Draw(1, 0, epoch), spec_of(), scaled)
+            scaler.scale(torch.nn.functional.mse_loss(rate, labels[part])).backward()
+            scaler.step(steady)
+            scaler.update()
             with torch.no_grad():
                 average.lerp_(weight, 1 - decays[step])
             seen.append(rate.detach())
@@ -312,7 +318,7 @@ def test_epoch_of_steps_is_the_ordinary_loop(host, optimizer):
     own = start.clone()
     run = graph_cuda.Epoch(
         graphed, live, labels, spec_of(), steps=steps, batch=batch, T=T, optimizer=captured,
-        scaler=torch.amp.GradScaler("cpu", enabled=False), average=own, chunk=3, capture=False,
+        scaler=scaling(), rounded=scaled, average=own, chunk=3, capture=False,
     )  # fmt: skip
     for turn, epoch in enumerate((3, 4)):
         run.begin(Draw(1, 0, epoch), order, rates, decays)
@@ -323,6 +329,8 @@ def test_epoch_of_steps_is_the_ordinary_loop(host, optimizer):
     assert torch.allclose(graphed, weight, rtol=1e-6, atol=1e-8)  # the learning rate is a float32 in a graph
     assert torch.allclose(own, average, rtol=1e-6, atol=1e-8)
     assert captured.param_groups[0]["lr"] == rates[-1]
+    assert (run.skipped > 0) == scaled and run.skipped < steps
+    assert run.scaler.state_dict() == scaler.state_dict()
 
 
 # ---- multi-step neurons ----

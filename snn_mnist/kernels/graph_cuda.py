@@ -31,13 +31,16 @@ class Epoch:
     weight [C, P] float32, the one parameter of `optimizer` (fused; Adam also capturable, on which torch insists);
     labels [N, C] float32, targets of all images; scaler a GradScaler, enabled or not; rounded: weights in half
     precision; average [C, P] or None: a moving average, average = decay average + (1 - decay) weight at each step;
-    chunk: steps a graph; capture=False runs every step alone.
+    rates [steps * batch, C] receives each batch's rates with the weights it met; skipped, an int64 tensor [], counts
+    the steps that the scaler left out; chunk: steps a graph; capture=False runs every step alone. Made anew after a
+    checkpoint is loaded, for graphs have the optimiser's tensors by heart.
     """
 
     def __init__(
         self, weight: Tensor, live: LivePixels, labels: Tensor, spec: NeuronSpec, *, steps: int, batch: int, T: int,
         optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, rounded: bool = False,
-        average: Tensor | None = None, chunk: int = 128, capture: bool = True,
+        average: Tensor | None = None, rates: Tensor | None = None, skipped: Tensor | None = None, chunk: int = 128,
+        capture: bool = True,
     ) -> None:  # fmt: skip
         device, outputs = live.images.device, len(weight)
         group = optimizer.param_groups[0]
@@ -48,13 +51,17 @@ class Epoch:
         self.optimizer, self.scaler, self.rounded, self.average = optimizer, scaler, rounded, average
         self.order = torch.zeros(steps * batch, dtype=torch.int64, device=device)
         self.targets = torch.zeros(steps * batch, outputs, device=device)
-        self.rates = torch.zeros(steps * batch, outputs, device=device)  # each batch with the weights it met
+        self.rates = torch.zeros(steps * batch, outputs, device=device) if rates is None else rates
+        self.skipped = torch.zeros((), dtype=torch.int64, device=device) if skipped is None else skipped
         self.learning_rates = torch.zeros(steps, device=device)
         self.fresh = torch.zeros(steps, device=device)  # 1 - decay
         self.epoch = torch.zeros(1, dtype=torch.int32, device=device)
         self.eligibility = torch.zeros(batch, *weight.shape, device=device)
         self.gradient = torch.zeros_like(weight)
         self.one = torch.ones((), device=device)
+        if group.get("momentum") and optimizer.state[weight].get("momentum_buffer") is None:
+            # torch's fused SGD leaves it uninitialised when the scaler skips the very first step; 0 gives what it means
+            optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
         self.draw: Draw | None = None
         self.numbers: list[float] = []  # the learning rates
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}  # first step of a chunk -> its graph
@@ -121,6 +128,8 @@ class Epoch:
             group["lr"] = self.learning_rates[step]
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.scaler.is_enabled():
+            self.skipped += self.scaler.scale(self.one) < scale
         if self.average is not None:
             with torch.no_grad():
                 self.average.lerp_(self.weight, self.fresh[step])
