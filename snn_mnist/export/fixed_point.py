@@ -102,9 +102,7 @@ def signed_bits(low: int, high: int) -> int:
     return max(high.bit_length(), (~low).bit_length() if low < 0 else 0) + 1
 
 
-def quantise(
-    net: SNN, config: Any, bits: int = 8, per_neuron: bool = False, fraction: int | None = None
-) -> FixedPoint:
+def quantise(net: SNN, config: Any, bits: int = 8, per_neuron: bool = False, fraction: int | None = None) -> FixedPoint:
     """The network with `bits`-bit weights. UsageError when a register would need more than 32 bits."""
     weight = net.weight.detach().cpu().double().numpy()
     scale = scales(weight, bits, per_neuron)
@@ -147,10 +145,7 @@ def scales(weight: np.ndarray, bits: int, per_neuron: bool) -> np.ndarray:
     peak = np.where(peak > 0, peak, 1.0)
     tried = [peak * share / top for share in np.linspace(1, 0.2, 81)]
     errors = np.stack(
-        [
-            ((np.clip(np.rint(weight / s[:, None]), -top, top) * s[:, None] - weight) ** 2).sum(1)
-            for s in tried
-        ]
+        [((np.clip(np.rint(weight / s[:, None]), -top, top) * s[:, None] - weight) ** 2).sum(1) for s in tried]
     )
     if not per_neuron:
         errors[:] = errors.sum(1, keepdims=True)

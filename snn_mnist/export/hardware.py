@@ -75,19 +75,14 @@ def hex_fields(values: np.ndarray, bits: int) -> str:
 def weights_mem(fixed: FixedPoint) -> str:
     """For `reg [10*BITS-1:0] weight [0:783]; initial $readmemh("weights.mem", weight);`"""
     lines = (hex_fields(column, fixed.bits) for column in fixed.weight.T)
-    return (
-        f"// {fixed.bits}-bit weights, a line a pixel, neuron 0 in the lowest bits\n"
-        + "\n".join(lines)
-        + "\n"
-    )
+    return f"// {fixed.bits}-bit weights, a line a pixel, neuron 0 in the lowest bits\n" + "\n".join(lines) + "\n"
 
 
 def header(fixed: FixedPoint, loaded: Loaded) -> str:
     config, storage = loaded.config, "int8_t" if fixed.bits <= 8 else "int16_t"
     rows = ",\n".join("    {" + ", ".join(f"{w:d}" for w in column) + "}" for column in fixed.weight.T)
     ranges = "\n".join(
-        f" *   {name}: {low} .. {high}, {signed_bits(low, high)} bits"
-        for name, (low, high) in fixed.ranges().items()
+        f" *   {name}: {low} .. {high}, {signed_bits(low, high)} bits" for name, (low, high) in fixed.ranges().items()
     )
     return f"""\
 /* Weights of a spiking network for snn_infer.c, written by snn_mnist {__version__}.
@@ -134,10 +129,7 @@ def weights_npz(fixed: FixedPoint) -> bytes:
         weight=fixed.weight.astype(np.int16),
         scale=fixed.scale,
         threshold=fixed.threshold,
-        **{
-            name: getattr(fixed, name)
-            for name in ("bits", "fraction", "multiplier", "shift", "soft", "steps")
-        },
+        **{name: getattr(fixed, name) for name in ("bits", "fraction", "multiplier", "shift", "soft", "steps")},
     )
 
 

@@ -42,9 +42,7 @@ def package() -> Any:
     try:
         import nir
     except ImportError as fault:
-        raise SNNError(
-            f"the package nir can't be imported ({fault}); pip install 'snn_mnist[nir]'"
-        ) from fault
+        raise SNNError(f"the package nir can't be imported ({fault}); pip install 'snn_mnist[nir]'") from fault
     return nir
 
 
@@ -288,9 +286,7 @@ def network(
     leaky = hasattr(neurons, "tau")
     reset = _same(neurons.v_reset, "v_reset", source)
     if leaky and _same(neurons.v_leak, "v_leak", source) != reset:
-        raise SNNError(
-            f"{source} has v_leak {neurons.v_leak[0]:g} but v_reset {reset:g}; import one with both equal"
-        )
+        raise SNNError(f"{source} has v_leak {neurons.v_leak[0]:g} but v_reset {reset:g}; import one with both equal")
     tau = steps_tau(_same(neurons.tau, "tau", source), dt, discretization) if leaky else 2.0
     if leaky and not (math.isfinite(tau) and tau > 1):
         raise SNNError(
@@ -308,9 +304,7 @@ def network(
         level = np.nextafter(level, np.float32(np.inf))
     level = level.astype(np.float64)
     if np.any(level <= reset):
-        raise SNNError(
-            f"{source} has a v_threshold that is not above its v_reset {reset:g}; import another network"
-        )
+        raise SNNError(f"{source} has a v_threshold that is not above its v_reset {reset:g}; import another network")
     if np.ptp(level):  # ten thresholds: v - v_reset is scaled neuron by neuron so that they become one
         gain = gain / (level - reset)
         level = np.full(CLASSES, 1.0 + reset)
@@ -348,9 +342,7 @@ def _original(said: dict[str, Any]) -> Config | None:
 
 def _same(values: np.ndarray, name: str, source: Any) -> float:
     if not np.allclose(values, values[0], rtol=1e-6, atol=0):
-        raise SNNError(
-            f"{source} has a different {name} in each neuron; import a network where it is one number"
-        )
+        raise SNNError(f"{source} has a different {name} in each neuron; import a network where it is one number")
     return float(values[0])
 
 
