@@ -7,6 +7,8 @@ from pathlib import Path
 
 from snn_mnist.kernels.cuda import OPTIONS
 
+CUPY_ADDS = ("-ftz=true", "--device-as-default-execution-space")
+
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
@@ -35,7 +37,7 @@ def compile_text(text: str, architecture: str, *options: str) -> tuple[str, str]
     program = ctypes.c_void_p()
     _call("nvrtcCreateProgram", ctypes.byref(program), text.encode(), b"kernels.cu", 0, None, None)
     try:
-        flags = [flag.encode() for flag in (f"--gpu-architecture={architecture}", *OPTIONS, *options)]
+        flags = [flag.encode() for flag in (f"--gpu-architecture={architecture}", *OPTIONS, *CUPY_ADDS, *options)]
         lib = library()
         assert lib is not None
         result = lib.nvrtcCompileProgram(program, len(flags), (ctypes.c_char_p * len(flags))(*flags))
