@@ -18,6 +18,7 @@ from test_spike_contract import VECTORS
 from snn_mnist.core.poisson import Draw
 from snn_mnist.kernels import cuda, fused_cpu, fused_cuda, graph_cuda, neuron_cpu, neuron_cuda, spikes
 from snn_mnist.kernels.formulas import FORMULAS
+from snn_mnist.model import SNN, CupyEngine, NumbaEngine
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no g++ to compile the CUDA source for the host")
 
@@ -215,6 +216,24 @@ def test_memory_outside_gives_the_same(host, monkeypatch):
         results.append(fused_and_exact(spec, 4, 160)[:2])
     assert torch.equal(results[0][0], results[1][0]) and torch.equal(results[0][1], results[1][1])
     assert [shared > 0 for name, _, _, shared in host.launches if name == "fused"] == [True, False]
+
+
+def test_engine_of_the_program(host):
+    """CupyEngine and NumbaEngine give the same rates, gradient and counts."""
+    images, index = torch.from_numpy(images_of(12, live=200)), torch.arange(12)
+    torch.manual_seed(0)
+    net, results = SNN(step_mode="m"), []
+    with torch.no_grad():
+        net.weight.mul_(4)
+    for made in (CupyEngine, NumbaEngine):
+        engine = made(net, images)
+        net.zero_grad()
+        rate = engine.firing_rate(index, 60, DRAW)
+        rate.square().sum().backward()
+        results.append((rate.detach(), net.weight.grad.clone(), *engine.firing_counts(index, [20, 60], DRAW)))
+    (rate, gradient, counts, inputs), (rate_2, gradient_2, counts_2, inputs_2) = results
+    assert torch.equal(rate, rate_2) and torch.equal(counts, counts_2) and torch.equal(inputs, inputs_2)
+    assert rate.sum() > 0 and (gradient - gradient_2).norm() < 1e-5 * gradient.norm()
 
 
 def test_layout_in_python_and_in_the_source_agree(host, folder):
