@@ -47,6 +47,23 @@ ROWS = [
     "-tau 1.1 -surrogate rect",
     "-tau 1.1 -surrogate piecewise_quadratic",
     "-tau 1.1 -opt sgd -lr 5",
+    # a second round around the best of the first
+    "-tau 1.1 -lr 1e-3",
+    "-tau 1.1 -lr 2e-3 -alpha 1",
+    "-tau 1.1 -lr 1e-3 -alpha 1",
+    "-tau 1.1 -lr 2e-3 -v-threshold 2",
+    "-tau 1.1 -lr 2e-3 -v-threshold 2 -alpha 1",
+    "-tau 1.1 -lr 2e-3 -v-threshold 4 -alpha 0.5",
+    "-tau 1.1 -lr 2e-3 -T 200",
+    "-tau 1.1 -lr 1e-3 -T 200",
+    "-tau 1.02 -lr 2e-3",
+    "-tau 1.3 -lr 2e-3",
+    "-tau 2 -lr 2e-3",
+    "-tau 2 -lr 1e-3",
+    "-tau 1.1 -lr 1e-3 -b 32",
+    "-tau 1.1 -lr 2e-3 -b 128",
+    "-tau 1.1 -lr 5e-4 -b 16",
+    "-tau 1.1 -lr 2e-3 -v-reset none",
 ]
 
 
