@@ -97,7 +97,7 @@ def confirm(out: Path, config: str, seeds: int, encodings: int, threads: int) ->
     for seed in range(seeds):
         folder = out / f"seed{seed}"
         if not list(folder.glob("*/checkpoint_latest.pth")):
-            command = [sys.executable, "-m", "snn_mnist", "train", "-config", config, "-seed", str(seed)]
+            command = [sys.executable, "-m", "snn_mnist", "train", "-config", config, "-eval-every", "30", "-no-figures", "-seed", str(seed)]
             subprocess.run(
                 [*command, "-j", str(threads), "-out-dir", str(folder)], check=True, stdout=sys.stderr
             )
