@@ -34,6 +34,10 @@ from snn_mnist.model import SNN
 NODE = shutil.which("node")
 needs_node = pytest.mark.skipif(NODE is None, reason="node is not installed")
 SEVEN = [[(0.25, 0.25), (0.4, 0.24), (0.55, 0.24), (0.72, 0.25), (0.65, 0.4), (0.55, 0.6), (0.47, 0.8)]]
+FOUR_OR_NINE = [  # the network wavers
+    [(0.48, 0.26), (0.37, 0.36), (0.37, 0.46), (0.45, 0.52), (0.62, 0.46)],
+    [(0.64, 0.26), (0.62, 0.5), (0.58, 0.82)],
+]
 THREE = [[(0.3, 0.3), (0.45, 0.22), (0.62, 0.28), (0.6, 0.42), (0.45, 0.48), (0.62, 0.55), (0.66, 0.7), (0.3, 0.76)]]
 
 
@@ -329,7 +333,7 @@ def text(page, selector):
 def test_a_drawn_digit_is_read_with_the_librarys_spikes(page, exported):
     loaded = exported[1]
     keep(page, "empty.png")
-    page.draw("#pad", SEVEN)
+    page.draw("#pad", FOUR_OR_NINE)
     page.wait(FINISHED)
     state = shown(page)
     spikes, fired = expected(loaded, state)
@@ -362,8 +366,8 @@ def test_the_drawing_saved_as_png_is_prepared_alike(page, exported, tmp_path):
 def test_by_finger_on_a_phone(browser, exported):
     browser.problems.clear()
     browser.open(exported[0], 360, 740, touch=True, prefers_color_scheme="dark")
-    browser.draw("#pad", SEVEN, touch=True)
-    browser.wait("snn.state.time > 5")
+    browser.draw("#pad", FOUR_OR_NINE, touch=True)
+    browser.wait("snn.state.time > 30")
     state = shown(browser)
     np.testing.assert_array_equal(state["spikes"], expected(exported[1], state)[0])
     assert browser.evaluate("document.documentElement.scrollWidth") <= 360
