@@ -174,9 +174,25 @@ def test_counts_over_a_data_set_do_not_depend_on_chunks(monkeypatch):
 
 def test_registers_beyond_32_bits_are_refused_with_the_remedy():
     with pytest.raises(UsageError, match=r"potential h would need \d+ bits .* lower -fraction, -T or -bits"):
-        fixed_of(16, fraction=16, neuron="if")
+        fixed_of(16, fraction=10, neuron="if")
     with pytest.raises(UsageError, match="lower -fraction or -bits"):
-        fixed_of(16, fraction=16)
+        fixed_of(16, fraction=10)
+
+
+@pytest.mark.parametrize("settings", [{"v_threshold": 1e9}, {"v_threshold": 1e300}])
+def test_a_threshold_beyond_all_weights_is_refused(settings):
+    with pytest.raises(UsageError, match="units of the weights"):
+        fixed_of(16, **settings)
+
+
+def test_a_silent_network_and_a_tiny_threshold_can_be_exported():
+    loaded = network()
+    with torch.no_grad():
+        loaded.net.weight.zero_()
+    fixed = quantise(loaded.net, loaded.config)
+    assert not fixed.weight.any() and fixed.threshold.min() > 0
+    with pytest.raises(UsageError, match="fraction bits"):
+        fixed_of(8, v_threshold=1e-12)
 
 
 # ---------------------------------------------------------------------------- files
@@ -212,9 +228,7 @@ def test_every_weight_file_holds_the_same_weights(exported):
     np.testing.assert_array_equal(rom, arrays["weight"])
     text = (exported / "snn_weights.h").read_text()
     rows = re.findall(r"^    \{([-\d, ]+)\}", text, re.M)
-    np.testing.assert_array_equal(
-        np.array([[int(w) for w in row.split(",")] for row in rows]).T, arrays["weight"]
-    )
+    np.testing.assert_array_equal(np.array([[int(w) for w in row.split(",")] for row in rows]).T, arrays["weight"])
     levels = re.search(r"snn_threshold\[SNN_NEURONS\] = \{(.*)\};", text)[1]
     assert [int(x) for x in levels.split(",")] == arrays["threshold"].tolist()
 
@@ -233,9 +247,7 @@ def test_golden_vectors_are_the_program_s_spikes_and_agree_with_their_arrays(exp
         v = [0] * 10
         for t in range(20):
             x = weight["weight"].astype(int) @ arrays["input"][n, t].astype(int)
-            h = [
-                a + ((int(b) * 2 ** int(weight["fraction"]) - a + 1) >> 1) for a, b in zip(v, x, strict=True)
-            ]
+            h = [a + ((int(b) * 2 ** int(weight["fraction"]) - a + 1) >> 1) for a, b in zip(v, x, strict=True)]
             s = [int(a >= b) for a, b in zip(h, weight["threshold"], strict=True)]
             v = [0 if fires else a for fires, a in zip(s, h, strict=True)]
             assert s == arrays["spikes"][n, t].tolist() and v == arrays["v"][n, t].tolist()
@@ -288,11 +300,7 @@ def test_the_c_program_has_no_floats_and_allocates_nothing():
 @needs_cc
 def test_the_c_program_reproduces_the_golden_vectors(exported):
     program = build(exported)
-    out = (
-        run_c(program, "spikes", stdin=(exported / "golden_input.mem").read_bytes())
-        .stdout.decode()
-        .splitlines()
-    )
+    out = run_c(program, "spikes", stdin=(exported / "golden_input.mem").read_bytes()).stdout.decode().splitlines()
     columns = ((exported / f"golden_{name}.mem").read_text().splitlines()[1:] for name in ("spikes", "v"))
     assert out == [" ".join(pair) for pair in zip(*columns, strict=True)]
     assert len(out) == 16 * 20
@@ -315,9 +323,7 @@ def test_the_c_program_encodes_and_counts_as_the_simulator(tmp_path, bits, setti
     out = run_c(program, "images", draw.seed, draw.stream, draw.epoch, 0, stdin=images.numpy().tobytes())
     theirs = np.array([[int(x) for x in line.split()] for line in out.stdout.splitlines()])
     np.testing.assert_array_equal(theirs, np.column_stack([counts.argmax(1), counts]))
-    later = run_c(
-        program, "images", draw.seed, draw.stream, draw.epoch, 300, stdin=images[300:].numpy().tobytes()
-    )
+    later = run_c(program, "images", draw.seed, draw.stream, draw.epoch, 300, stdin=images[300:].numpy().tobytes())
     assert later.stdout == b"".join(out.stdout.splitlines(keepends=True)[300:])
 
 
@@ -339,6 +345,13 @@ def test_soft_reset_and_no_report(tmp_path, capsys):
     assert "soft reset" in capsys.readouterr().out
     assert len(list(out.iterdir())) == 10
     assert "accuracy" not in (out / "report.md").read_text()
+
+
+def test_too_many_steps_for_golden_vectors(tmp_path, capsys):
+    loaded = saved(tmp_path)
+    flags = ["-format", "hardware", "-T", "100000"]
+    assert main(["export", "-resume", str(loaded.path), *flags]) == 2
+    assert "-T up to 10,000" in capsys.readouterr().err
 
 
 def test_a_file_is_no_directory_to_write_to(tmp_path, capsys):

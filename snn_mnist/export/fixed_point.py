@@ -26,6 +26,7 @@ from snn_mnist.errors import UsageError
 from snn_mnist.model import CLASSES, PIXELS, SNN
 
 MULTIPLIER_BITS = 16
+MAX_FRACTION = 31
 THRESHOLD_BITS = 12  # the least that the automatic number of fraction bits gives the threshold
 EXACT_FLOAT = 1 << 24  # sums of integers below it are exact in float32, whatever their order
 PRODUCT = "product with M"
@@ -113,8 +114,14 @@ def quantise(net: SNN, config: Any, bits: int = 8, per_neuron: bool = False, fra
         units = min(rise / Fraction(float(s)) for s in scale)
         # A difference below τ/2 leaks nothing: a larger τ needs finer units.
         finer = max(0, math.frexp(config.tau)[1] - 2) if config.neuron == "lif" else 0
-        fraction = next(f for f in range(64) if units * 2**f >= 1 << (THRESHOLD_BITS - 1 + finer))
+        enough = 1 << (THRESHOLD_BITS - 1 + finer)
+        fraction = next((f for f in range(MAX_FRACTION) if units * 2**f >= enough), MAX_FRACTION)
     threshold = [math.ceil(rise * 2**fraction / Fraction(float(s))) for s in scale]
+    if signed_bits(0, max(threshold)) > 32:
+        raise UsageError(
+            f"the threshold {float(rise):g} is {max(threshold):.2g} units of the weights, more than 31 bits; "
+            "lower -bits or -fraction"
+        )
     multiplier, shift = leak(config.tau) if config.neuron == "lif" else (0, 0)
     fixed = FixedPoint(
         rounded,

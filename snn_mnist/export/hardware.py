@@ -36,12 +36,15 @@ from snn_mnist.place import choose_place
 from snn_mnist.scoring import score
 
 GOLDEN_IMAGES = 16
+MAX_STEPS = 10_000
 REPORTED_BITS = (16, 8, 6, 4)
 
 
 def export(loaded: Loaded, out: Path, options: ExportOptions) -> None:
     if out.is_file():
         raise UsageError(f"-out {out} is a file; name a directory")
+    if loaded.config.T > MAX_STEPS:
+        raise UsageError(f"T {loaded.config.T} makes golden vectors of gigabytes; give -T up to {MAX_STEPS:,}")
     per_neuron = options.scale == "neuron"
     fixed = quantise(loaded.net, loaded.config, options.bits, per_neuron, options.fraction)
     data = load_dataset(loaded.config.dataset, options.data_dir)

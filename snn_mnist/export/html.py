@@ -22,6 +22,8 @@ from snn_mnist.evaluate import Loaded
 from snn_mnist.export import files
 from snn_mnist.model import CLASSES
 
+MAX_STEPS = 2000  # the page keeps all input spikes as bytes
+
 
 def export(loaded: Loaded, out: Path, options: ExportOptions) -> None:
     if out.is_dir():
@@ -45,7 +47,7 @@ def content(loaded: Loaded, data_dir: str) -> dict[str, Any]:
     epochs = f" after {loaded.epoch + 1} epochs" if loaded.epoch >= 0 else ""
     return {
         "about": f"Trained on {config.dataset}{epochs}, exported by snn_mnist {__version__}",
-        "T": config.T,
+        "T": min(config.T, MAX_STEPS),
         "neuron": config.neuron,
         "tau": config.tau,
         "v_threshold": config.v_threshold,

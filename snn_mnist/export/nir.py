@@ -27,7 +27,7 @@ from snn_mnist import __version__, checkpoint
 from snn_mnist.config import DATASETS, Config, ExportOptions, ImportOptions
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.evaluate import Loaded
-from snn_mnist.export.files import replacing
+from snn_mnist.export.files import directory, replacing
 from snn_mnist.model import CLASSES, PIXELS
 from snn_mnist.options import show
 
@@ -260,7 +260,7 @@ def import_file(options: ImportOptions) -> None:
         "max_test_acc": 0.0,
         "config": config.to_mapping(),
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
+    directory(out.parent)
     checkpoint.save(out, state)
     for note in notes:
         print(note)

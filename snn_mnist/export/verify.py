@@ -23,7 +23,7 @@ from snn_mnist.export import importers
 from snn_mnist.export import nir as nir_file
 from snn_mnist.model import SNN
 
-BATCH = 100  # images at a time: 31 MB of spikes at T = 100
+BATCH = 10_000  # images x steps at a time: 31 MB of spikes
 
 
 @dataclass
@@ -112,8 +112,9 @@ def compare(
             runners[name], found[name] = runner, Agreement()
         else:
             found[name] = runner
-    for start in range(0, len(images), BATCH):
-        part = images[start : start + BATCH]
+    batch = max(1, BATCH // config.T)
+    for start in range(0, len(images), batch):
+        part = images[start : start + batch]
         draw = Draw(config.seed, Stream.EVAL, 0)
         spikes = poisson_encode(part, torch.arange(start, start + len(part)), 0, config.T, draw).numpy()
         ours = reference(loaded, spikes, dtype)
