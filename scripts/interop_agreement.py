@@ -1,8 +1,8 @@
 """Output spikes of other simulators that import our NIR files, against ours: the tables of docs/interop.md.
 
-    uv venv /tmp/oracle
-    uv pip install --python /tmp/oracle/bin/python -e '.[nir]' nirtorch spikingjelly snntorch norse
-    /tmp/oracle/bin/python scripts/interop_agreement.py CHECKPOINT [IMAGES]
+    uv venv .venv-oracle
+    uv pip install --python .venv-oracle/bin/python -e '.[nir]' nirtorch spikingjelly snntorch norse
+    .venv-oracle/bin/python scripts/interop_agreement.py CHECKPOINT [IMAGES]
 
 CHECKPOINT is a file or run directory, IMAGES defaults to 1000 test images, the data are found as in training.
 Each row exports the network with one setting changed; every simulator runs the file on the same spikes.

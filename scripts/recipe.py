@@ -4,7 +4,7 @@
     python scripts/recipe.py confirm OUT_DIR -config FILE   5 seeds x 10 encodings of the test images
 
 A row is a run of `python -m snn_mnist train`; its held-out accuracy decides, its test accuracy is shown beside it.
-`search` skips rows whose run is finished already, so it can be stopped and started again.
+Rows whose run is finished are not run again, so `search` can be stopped and started anew.
 """
 
 from __future__ import annotations
@@ -64,6 +64,11 @@ ROWS = [
     "-tau 1.1 -lr 2e-3 -b 128",
     "-tau 1.1 -lr 5e-4 -b 16",
     "-tau 1.1 -lr 2e-3 -v-reset none",
+    # the best of these for the 30 epochs of configs/best.yaml
+    "-tau 1.1 -lr 2e-3 -T 200 -epochs 30",
+    "-tau 1.3 -lr 2e-3 -T 200 -epochs 30",
+    "-tau 1.1 -lr 3e-3 -T 200 -epochs 30",
+    "-tau 1.02 -lr 2e-3 -T 200 -epochs 30",
 ]
 
 
@@ -71,15 +76,21 @@ def train(flags: str, out: Path, threads: int) -> dict[str, float]:
     """Runs training with these flags, or takes the finished run; returns the last row of its metrics.csv."""
     name = flags.replace("-", "").replace(" ", "_") or "base"
     folder = out / name
-    if not list(folder.glob("*/checkpoint_latest.pth")):
-        command = f"{sys.executable} -m snn_mnist train {BASE} {flags} -j {threads} -out-dir {shlex.quote(str(folder))}"
-        done = subprocess.run(shlex.split(command), capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(f"{command}\n{done.stderr}")
-    metrics = next(iter(sorted(folder.glob("*/metrics.csv"))))
+    command = f"{BASE} {flags} -j {threads} -no-figures -out-dir {shlex.quote(str(folder))}"
+    done = train_or_resume(folder, shlex.split(command))
+    if done.returncode:
+        raise SystemExit(f"{command}\n{done.stderr}")
+    metrics = min(folder.glob("*/metrics.csv"))
     with metrics.open() as file:
         last = list(csv.DictReader(file))[-1]
     return {key: float(value) for key, value in last.items() if value}
+
+
+def train_or_resume(folder: Path, flags: list[str]) -> subprocess.CompletedProcess[str]:
+    """Starts the run of this folder, or goes on with it; a finished one has nothing to do."""
+    started = sorted(folder.glob("*/checkpoint_latest.pth"))
+    what = ["-resume", str(started[0].parent)] if started else flags
+    return subprocess.run([sys.executable, "-m", "snn_mnist", "train", *what], capture_output=True, text=True)
 
 
 def search(out: Path, jobs: int, rows: list[str]) -> None:
@@ -96,11 +107,10 @@ def confirm(out: Path, config: str, seeds: int, encodings: int, threads: int) ->
     spreads: list[float] = []
     for seed in range(seeds):
         folder = out / f"seed{seed}"
-        if not list(folder.glob("*/checkpoint_latest.pth")):
-            command = [sys.executable, "-m", "snn_mnist", "train", "-config", config, "-eval-every", "30", "-no-figures", "-seed", str(seed)]
-            subprocess.run(
-                [*command, "-j", str(threads), "-out-dir", str(folder)], check=True, stdout=sys.stderr
-            )
+        flags = ["-config", config, "-seed", str(seed), "-eval-every", "30", "-no-figures"]
+        done = train_or_resume(folder, [*flags, "-j", str(threads), "-out-dir", str(folder)])
+        if done.returncode:
+            raise SystemExit(done.stderr)
         run = next(folder.glob("*/checkpoint_latest.pth")).parent
         tested = subprocess.run(
             [sys.executable, "-m", "snn_mnist", "eval", "-resume", str(run), "-repeats", str(encodings), "-json", "-"],

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from snn_mnist import drawing, figures
+from snn_mnist.config import cores
 
 STEPS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
 BATCHES = [1, 4, 16, 64, 256, 1024, 4096]
@@ -27,17 +28,15 @@ def bench(flags: list[str]) -> dict[str, Any]:
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 
 
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def measure(common: list[str]) -> dict[str, Any]:
-    listed = ",".join
+    def listed(numbers: list[int]) -> str:
+        return ",".join(map(str, numbers))
+
     both = ["-backend", ",".join(BACKENDS)]
     threads = sorted({1, 2, 4, 8, 16, cores()} & set(range(1, cores() + 1)))
     return {
-        "T": bench([*common, *both, "-T", listed(map(str, STEPS))]),
-        "batch size": bench([*common, *both, "-b", listed(map(str, BATCHES))]),
+        "T": bench([*common, *both, "-T", listed(STEPS)]),
+        "batch size": bench([*common, *both, "-b", listed(BATCHES)]),
         "threads": {str(j): bench([*common, *both, "-j", str(j)]) for j in threads},
     }
 
@@ -58,7 +57,8 @@ def draw(measured: dict[str, Any], path: Path) -> None:
         x = [int(j) for j in measured["threads"]]
         rows = [next(r for r in run["results"] if r["backend"] == backend) for run in measured["threads"].values()]
         for what, style in (("train", "-"), ("test", "--")):
-            axes[2].loglog(x, [1e6 / row[what]["median"] for row in rows], style, color=colour, marker="o", markersize=4)
+            y = [1e6 / row[what]["median"] for row in rows]
+            axes[2].loglog(x, y, style, color=colour, marker="o", markersize=4)
         axes[2].set_xticks(x, [str(j) for j in x])
         axes[2].minorticks_off()
     for axis, label in zip(axes, ("time steps T", "batch size", "threads"), strict=True):

@@ -80,7 +80,7 @@ def run(options: BenchOptions) -> int:
             rows = _measure(processes, options, device, steps, batch)
             results += rows
             for row in rows:
-                print(_line(row, rows[-1]["train"]["median"]), file=out, flush=True)
+                print(_line(row, min(r["train"]["median"] for r in rows)), file=out, flush=True)
     finally:
         for process in processes.values():
             process.stop()

@@ -28,7 +28,7 @@ BACKENDS = ("auto", "torch", "numba", "cupy")
 MAX_SEED = 2**32 - 1
 MAX_T = 1_000_000
 
-DEVICE = matching(r"auto|cpu|mps|cuda(:\d{1,3})?", "auto, cpu, cuda, cuda:0, cuda:1, …")
+DEVICE = matching(r"auto|cpu|cuda(:\d{1,3})?", "auto, cpu, cuda, cuda:0, cuda:1, …")
 CHECKPOINT = "a checkpoint file or a run directory"
 
 

@@ -88,9 +88,9 @@ def summarise(scores: list[Score], data: Dataset) -> dict[str, Any]:
     n, steps = len(labels), marks[-1]
     confusion = sum((each.confusion() for each in scores), torch.zeros(CLASSES, CLASSES, dtype=torch.int64))
     accuracy = _spread([each.accuracy() for each in scores])
-    spikes = torch.tensor([each.counts[:, -1].double().mean().item() for each in scores])
-    inputs = torch.tensor([each.input_spikes.double().mean().item() for each in scores])
-    per_class = confusion.diagonal() / confusion.sum(1).clamp(min=1)
+    spikes = torch.tensor([each.counts[:, -1].double().mean().item() for each in scores], dtype=torch.float64)
+    inputs = torch.tensor([each.input_spikes.double().mean().item() for each in scores], dtype=torch.float64)
+    per_class = confusion.diagonal().double() / confusion.sum(1).clamp(min=1)
     return {
         "images": n,
         "encodings": len(scores),

@@ -45,16 +45,13 @@ def choose_place(device_name: str, backend: str, threads: int, step_mode: str = 
             backend, reason = backends.choose(backend, device)
         except ValueError as fault:
             raise SNNError(str(fault)) from fault
-    if backend == "numba":
+    if device.type == "cpu":  # the torch backend encodes by numba too
         from snn_mnist.kernels import jit
 
         jit.announce_to_stderr()
-        torch.set_num_threads(
-            1
-        )  # torch has only small tensors left to do; two pools would fight for the cores
         threads = jit.set_threads(threads)
-    else:
-        torch.set_num_threads(threads)
+    # Beside the fused kernel torch has only small tensors left to do, and two pools would fight for the cores.
+    torch.set_num_threads(1 if backend == "numba" else threads)
     return Place(device, backend, reason, threads)
 
 

@@ -35,7 +35,9 @@ def resolve(config: Config, state: dict[str, Any]) -> Config:
     known = {name: groups[0][name] for name in ("lr", "momentum") if name in groups[0] and name not in config.given}
     print(f"{config.resume} says nothing of T, tau, b or the data: using {config.T}, {config.tau}, {config.b}, "
           f"{config.dataset}; give the flags if it was trained otherwise")  # fmt: skip
-    return replace(config, opt="sgd" if "momentum" in groups[0] else "adam" if groups[0] else config.opt, **known)
+    guessed = "sgd" if "momentum" in groups[0] else "adam"
+    opt = config.opt if "opt" in config.given or not groups[0] else guessed
+    return replace(config, opt=opt, **known)
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], config: Config) -> None:

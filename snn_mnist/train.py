@@ -5,9 +5,8 @@
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import replace
-
-import torch
 
 from snn_mnist.config import Config
 from snn_mnist.errors import UsageError
@@ -33,9 +32,10 @@ def repeat(config: Config, interruption: Interruption) -> None:
     for seed in range(config.seed, config.seed + config.seeds):
         one = Run(replace(config, seed=seed, seeds=1), interruption)
         row = one.go()
+        if row.get("epoch") == one.config.epochs - 1:
+            finals.append(100 * row["test_acc"])
         if interruption.requested:
             print(f"{len(finals)} of {config.seeds} seeds were done before")
             return
-        finals.append(100 * row["test_acc"])
-    mean, std = torch.tensor(finals).double().mean().item(), torch.tensor(finals).double().std().item()
+    mean, std = statistics.mean(finals), statistics.stdev(finals)
     print(f"{len(finals)} seeds: test accuracy of the last epoch {mean:.2f} ± {std:.2f} % (mean ± std)")

@@ -177,12 +177,12 @@ class Run:
 
     def train_epoch(self) -> None:
         """The training loop."""
+        started = time.perf_counter() - self.spent
         config, optimizer, scaler, b = self.config, self.optimizer, self.scaler, self.config.b
         order = self.learned[random_order(len(self.learned), config.seed, self.epoch)]
         labels = self.targets[order.to(self.place.device)]
         draw = Draw(config.seed, Stream.TRAIN, self.epoch)
         autocast = self._autocast()
-        started = time.perf_counter() - self.spent
         self.progress.start(self.epoch, self.steps * b, self.step * b)
         for step in range(self.step, self.steps):
             part = slice(step * b, (step + 1) * b)
@@ -205,8 +205,8 @@ class Run:
                 self.progress.figures(*self._training_figures(order))
             if self.interruption.requested:
                 break
+        self._check_numbers()  # reads from the device, which waits for its last step
         self.spent = time.perf_counter() - started
-        self._check_numbers()
         self.progress.stop()
         self.order = order
 

@@ -2,10 +2,10 @@
 
 SpikingJelly is an oracle of development only, never a dependency. Make a throw-away environment and run:
 
-    uv venv /tmp/sj && uv pip install --python /tmp/sj/bin/python torch spikingjelly
-    PYTHONPATH=. /tmp/sj/bin/python tests/oracle_spikingjelly.py
+    uv venv .venv-oracle && uv pip install --python .venv-oracle/bin/python torch spikingjelly
+    PYTHONPATH=. .venv-oracle/bin/python tests/oracle_spikingjelly.py
 
-or let pytest run it: SNN_MNIST_SPIKINGJELLY_PYTHON=/tmp/sj/bin/python pytest tests/test_core_oracle.py
+or let pytest run it: SNN_MNIST_SPIKINGJELLY_PYTHON=.venv-oracle/bin/python pytest tests/test_core_oracle.py
 Prints a table of the largest differences; exit code 1 when one is above its bound. float64 throughout, so
 that a bound of 1e-9 leaves room for nothing but rounding. The one known difference: SpikingJelly's S2NN
 primitive is beta ln(x + 1 + 1e-5) + 1/2. The PROGRAMS are run twice, with the package's name changed only.

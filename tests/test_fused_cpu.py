@@ -70,16 +70,17 @@ def images_of(n, live=40, seed=0):
     rng = np.random.default_rng(seed)
     images = np.zeros((n, 784), np.uint8)
     for i in range(n):
-        images[i, rng.choice(784, rng.integers(0, live + 1), replace=False)] = rng.integers(1, 256)
+        chosen = rng.choice(784, rng.integers(0, live + 1), replace=False)
+        images[i, chosen] = rng.integers(1, 256, len(chosen))
         images[i, rng.choice(784, 3, replace=False)] = 255
     return images
 
 
-def compare(spec, n, steps, seed=0):
-    images = images_of(n, seed=seed)
+def compare(spec, n, steps, seed=0, live=40, scale=0.15):
+    images = images_of(n, live, seed)
     index = torch.arange(n)
     torch.manual_seed(seed)
-    weight = (0.15 * torch.randn(10, 784)).requires_grad_()
+    weight = (scale * torch.randn(10, 784)).requires_grad_()
     upstream = torch.randn(n, 10)
     rate = fused_cpu.firing_rate(weight, spikes.live_pixels(images), index, steps, DRAW, spec)
     (rate * upstream).sum().backward()
@@ -117,7 +118,13 @@ def test_every_surrogate_with_every_reset(name):
     ("n", "steps"), [(1, 1), (1, 300), (3, 129), (33, 64), (65, 16), (130, 17), (7, 1000)]
 )
 def test_sizes_beyond_any_block(n, steps):
-    compare(spec_of(), n, steps, seed=n)
+    assert compare(spec_of(), n, steps, seed=n) == 0
+
+
+@pytest.mark.parametrize("steps", [100, 160])
+def test_images_as_full_as_mnist(steps):
+    """Several hundred live pixels of all values: many groups of four, both words, several spans."""
+    assert compare(spec_of(), 12, steps, seed=3, live=400, scale=0.05) <= 1
 
 
 def test_whole_test_set_equals_the_modules(mnist_dir):

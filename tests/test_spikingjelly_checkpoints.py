@@ -2,9 +2,9 @@
 
 The tests marked `oracle` run that program itself and need a Python that has it, best a throw-away one:
 
-    uv venv /tmp/sj
-    uv pip install --python /tmp/sj/bin/python torch torchvision spikingjelly tensorboard nir nirtorch
-    SNN_MNIST_SPIKINGJELLY_PYTHON=/tmp/sj/bin/python pytest -m oracle tests/test_spikingjelly_checkpoints.py
+    uv venv .venv-oracle
+    uv pip install --python .venv-oracle/bin/python torch torchvision spikingjelly tensorboard nir nirtorch
+    SNN_MNIST_SPIKINGJELLY_PYTHON=.venv-oracle/bin/python pytest -m oracle tests/test_spikingjelly_checkpoints.py
 
 Its data are scikit-learn's digits, written as MNIST's files, so that an epoch takes seconds.
 """

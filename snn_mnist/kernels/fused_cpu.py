@@ -1,7 +1,8 @@
 """One pass from pixels to firing rates and the weight gradient, on the CPU.
 
 For each sample: spikes as bits, the linear layer, LIF over T, and, when training, the loss-independent factor of the
-backward pass. Nothing is kept that grows with T:
+backward pass. Nothing of size [T, N] is kept, only the rows of
+the sample that a thread is at:
 
     the readout is a mean over T, so dL/dS[t] = dL/drate / T is the same at every step, and the backward recurrence
         dH[t] = dS g(x[t]) + dV/dH[t] (1 - 1/tau) dH[t+1],      x = H - V_threshold
@@ -222,7 +223,7 @@ def _fused(offsets, all_pixels, all_values, index, weight, steps, epoch, seed, s
         masks = np.empty((spans if learning else 1, size, 2), np.uint64)
         nibbles = simd.aligned(padded_nibbles(size), np.uint8)
         words = nibbles.view(np.uint64)
-        sums = simd.aligned(max(8, padded // 4) * TABLE, np.float32)
+        sums = simd.aligned(max(8, padded // 4 if learning else 0) * TABLE, np.float32)
         fired = simd.aligned(marks.shape[0] * ROW, np.float32)
         for i in range(worker, index.shape[0], workers):
             n = index[i]

@@ -7,11 +7,11 @@ can't be made or written, kernels compile anew in each process and everything el
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import logging
 import os
-import pickle
 import sys
 import tempfile
 import time
@@ -88,15 +88,9 @@ class _KernelCache(FunctionCache):
         if cache_directory() is not None:
             try:
                 overload = super().load_overload(sig, target_context)
-            except (
-                OSError,
-                EOFError,
-                pickle.UnpicklingError,
-                ValueError,
-                AttributeError,
-                ImportError,
-            ) as fault:
+            except Exception as fault:  # a damaged file can fail anywhere in unpickling
                 log.info("the compiled kernel in %s can't be read (%s)", cache_directory(), fault)
+                self._forget()
         if overload is None:
             self._started = time.perf_counter()
             where = cache_directory()
@@ -112,8 +106,13 @@ class _KernelCache(FunctionCache):
         if cache_directory() is not None:
             try:
                 super().save_overload(sig, data)
-            except OSError as fault:
+            except Exception as fault:
                 log.info("the compiled kernel can't be kept (%s)", fault)
+
+    def _forget(self) -> None:
+        """Removes the index, which would be read again when the kernel is kept."""
+        with contextlib.suppress(OSError):
+            os.unlink(self._cache_file._index_path)
 
 
 def kernel(*signature: Any, parallel: bool = False) -> Callable[[Callable], Any]:

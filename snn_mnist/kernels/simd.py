@@ -105,7 +105,7 @@ def _arithmetic(operation: str) -> Any:
     return apply
 
 
-add, sub, mul, div = (_arithmetic(operation) for operation in ("fadd", "fsub", "fmul", "fdiv"))
+add, sub, mul = (_arithmetic(operation) for operation in ("fadd", "fsub", "fmul"))
 
 
 @intrinsic
