@@ -161,6 +161,7 @@ def _serve() -> None:
             os._exit(code)  # without tearing down the nursery's heap, which takes a second
     for pid in alive:
         os.kill(pid, signal.SIGKILL)
+    os._exit(0)
 
 
 def _become(request: dict[str, Any]) -> None:

@@ -81,9 +81,9 @@ def _checked(state: Any, damaged: Damaged) -> dict[str, Any]:
         raise damaged("is no checkpoint of this program (it has no 'net')")
     version = state.get("version", VERSION)
     if type(version) is not int or version < 1:
-        raise damaged(f"has version {brief(version)}, which is none")
+        raise damaged(f"has version {_shown(version)}, which is none")
     if version > VERSION:
-        raise damaged(f"has version {brief(version)}, newer than this program reads ({VERSION})", "update snn_mnist")
+        raise damaged(f"has version {_shown(version)}, newer than this program reads ({VERSION})", "update snn_mnist")
     if set(state["net"]) != {WEIGHT}:
         names = ", ".join(map(brief, list(state["net"])[:4])) or "nothing"
         raise damaged(f"is of another network (its 'net' has {names}, not {WEIGHT})")
@@ -98,8 +98,11 @@ def _checked(state: Any, damaged: Damaged) -> dict[str, Any]:
             raise damaged(f"has a {key} that is no dictionary")
     _check_config(state.get("config", {}), damaged)
     _check_optimizer(state.get("optimizer", {}), damaged)
-    for name, value in state.get("scaler", {}).items():
-        _check_number(f"scaler {brief(name)}", value, damaged, 0, math.inf)
+    scaler = state.get("scaler", {})
+    if scaler:
+        _check_keys("scaler", scaler, SCALER_STATE, damaged)
+    for name, value in scaler.items():
+        _check_number(f"scaler {_shown(name)}", value, damaged, 0, 1e300)
     if best := state.get("best"):
         _check_keys("best", best, {"epoch", "score", "test_acc"}, damaged)
         _check_number("best epoch", best["epoch"], damaged, -1, COUNTS, whole=True)
@@ -113,11 +116,16 @@ def _checked(state: Any, damaged: Damaged) -> dict[str, Any]:
     return state
 
 
+def _shown(value: Any) -> str:
+    """A plain value, or the type of another: a list may hold another twice, 60 levels deep, and print for ever."""
+    return brief(value) if value is None or isinstance(value, bool | int | float | str) else type(value).__name__
+
+
 def _check_keys(name: str, found: dict[Any, Any], wanted: set[str], damaged: Damaged, more: bool = False) -> None:
     if missing := wanted - set(found):
         raise damaged(f"has a {name} without {', '.join(sorted(missing))}")
     if not more and (extra := set(found) - wanted):
-        raise damaged(f"has a {name} with {brief(sorted(map(str, extra))[0])}")
+        raise damaged(f"has a {name} with {_shown(sorted(map(str, extra))[0])}")
 
 
 def _check_tensor(name: str, value: Any, shape: tuple[int | None, ...], damaged: Damaged) -> None:
@@ -136,19 +144,20 @@ def _check_tensor(name: str, value: Any, shape: tuple[int | None, ...], damaged:
 def _check_number(name: str, value: Any, damaged: Damaged, low: float, high: float, whole: bool = False) -> None:
     kinds = (int,) if whole else (int, float)
     if type(value) not in kinds or not low <= value <= high:
-        raise damaged(f"has {name} {brief(value)}, not {'an integer' if whole else 'a number'} from {low} to {high}")
+        raise damaged(f"has {name} {_shown(value)}, not {'an integer' if whole else 'a number'} from {low} to {high}")
 
 
 def _check_config(config: dict[Any, Any], damaged: Damaged) -> None:
     for name, value in config.items():
         if not isinstance(value, bool | int | float | str | None):
-            raise damaged(f"has a setting {brief(name)} that is neither text nor a number")
+            raise damaged(f"has a setting {_shown(name)} that is neither text nor a number")
     try:
         Config.from_mapping(config)
     except UsageError as fault:
         raise damaged(f"has impossible settings ({fault})", "name another checkpoint, or update snn_mnist") from fault
 
 
+SCALER_STATE = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
 OPTIMIZER_STATE = {"step", "exp_avg", "exp_avg_sq", "momentum_buffer"}
 
 
@@ -165,13 +174,13 @@ def _check_optimizer(optimizer: dict[str, Any], damaged: Damaged) -> None:
     for name, value in groups[0].items():
         items = value if isinstance(value, list | tuple) else [value]
         if not all(item is None or isinstance(item, bool | int | float | str) for item in items):
-            raise damaged(f"has an optimizer setting {brief(name)} that is neither text nor a number")
+            raise damaged(f"has an optimizer setting {_shown(name)} that is neither text nor a number")
     for name in {"lr", "momentum"} & set(groups[0]):
         _check_number(f"optimizer {name}", groups[0][name], damaged, 0, 1e300)
     slots = state.get(0, {})
     for name, value in slots.items():
         if name not in OPTIMIZER_STATE:
-            raise damaged(f"has an optimizer state {brief(name)}, unknown here")
+            raise damaged(f"has an optimizer state {_shown(name)}, unknown here")
         if name == "step" and not isinstance(value, Tensor):
             _check_number("optimizer step", value, damaged, 0, COUNTS)
         elif name == "step":
