@@ -181,7 +181,10 @@ class Config(_Threads, Options):
         "./logs", path("DIR"), "Files", "the run directory is made in here; nothing is overwritten"
     )
     figures: bool = option(
-        True, switch(), "Files", "end with figures of the run; ten times a run they go to TensorBoard"
+        True,
+        switch(),
+        "Files",
+        "end with figures of the run; ten times a run they go to TensorBoard; -no-figures leaves them out",
     )
     resume: str | None = option(None, optional(path()), "Files", f"go on with {CHECKPOINT}", saved=False)
     force: bool = option(

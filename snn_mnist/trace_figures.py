@@ -70,7 +70,7 @@ def voltages(trace: Trace, class_names: Sequence[str], v_threshold: float) -> Fi
     drawing.style(axes, "", "time step $t$", "output neuron", int_x_ticks=True)
     _name_neurons(axes, class_names)
     drawing.add_colorbar(axes, image, f"V[t] after the reset (threshold {v_threshold:g})")
-    drawing.heading(figure, "Membrane potentials: the brightest neurons are about to fire")
+    drawing.heading(figure, "Membrane potentials after each step: a spike sets them back")
     return figure
 
 
