@@ -62,7 +62,8 @@ class Nursery:
         self.scratch.cleanup()
 
     def start(self, *arguments: str, **settings: Any) -> Child:
-        """`settings`: cwd, env (additions; None removes), file_size (limit in bytes), powerless, out, err (files)."""
+        """`settings`: cwd, env (additions; None removes), file_size (limit in bytes), powerless (permissions bind
+        root too), ignore (signals), out and err (files)."""
         folder = Path(tempfile.mkdtemp(dir=self.scratch.name))
         folder.chmod(0o777)
         request = {"out": str(folder / "out"), "err": str(folder / "err"), "argv": arguments} | settings
@@ -187,6 +188,8 @@ def _become(request: dict[str, Any]) -> None:
         os.chdir(request["cwd"])
     for number in (signal.SIGINT, signal.SIGTERM):  # ignored where this program was started with `&`
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    for number in request.get("ignore", []):
+        signal.signal(number, signal.SIG_IGN)
 
 
 # ---------------------------------------------------------------------------- what a run left
@@ -370,24 +373,27 @@ def directories(out: Path, n: int) -> Findings:
     from snn_mnist.report import new_run_directory
 
     found = Findings()
-    moment = time.time() + 0.02 + 0.005 * n
     read, write = os.pipe()
+    gate, opener = os.pipe()
     pids = []
     for _ in range(n):
         if pid := os.fork():
             pids.append(pid)
             continue
         try:
-            while time.time() < moment:
-                pass
-            began = time.time()
+            os.close(opener)
+            os.read(gate, 1)  # returns when nobody can write to it any more
+            began = time.monotonic()
             folder = new_run_directory(str(out), "run")
             os.write(write, f"{began:.6f} {folder.name}\n".encode())
         finally:
             os._exit(0)
     os.close(write)
+    time.sleep(0.1)  # until all wait
+    os.close(opener)
     for pid in pids:
         os.waitpid(pid, 0)
+    os.close(gate)
     with os.fdopen(read) as lines:
         answers = [line.split() for line in lines]
     names = {name for _, name in answers}

@@ -81,12 +81,15 @@ def settings_to_tensorboard(writer: Any, settings: Mapping[str, Any], row: Mappi
     from torch.utils.tensorboard.summary import hparams
 
     metrics = {name: row[name] for name in ("test_acc", "max_test_acc", "test_loss", "train_loss") if name in row}
-    plain = {
-        name: value if type(value) in (int, float, str) else "none" if value is None else str(value).lower()
-        for name, value in settings.items()
-    }
+    plain = {name: value if type(value) in (int, float) else _text(value) for name, value in settings.items()}
     for summary in hparams(plain, metrics):
         writer._get_file_writer().add_summary(summary, row["epoch"])
+
+
+def _text(value: Any) -> str:
+    """A setting as UTF-8 can say it, which paths need not be."""
+    text = value if isinstance(value, str) else "none" if value is None else str(value).lower()
+    return text.encode(errors="backslashreplace").decode()
 
 
 # ---------------------------------------------------------------------------- files

@@ -155,7 +155,7 @@ def test_what_vanishes_while_it_trains(nursery: Nursery, tmp_path: Path, what: s
     if what == "directory":
         folder.rename(kept)
     else:
-        shutil.copytree(folder, kept)
+        shutil.copytree(folder, kept, ignore=shutil.ignore_patterns(".*"))
         (folder / what).unlink()
     child.wait()
     failed(child, folder, "No such file or directory")

@@ -120,7 +120,7 @@ def test_set_up_with_uv_then_nothing_more_to_do(checkout: Checkout):
     assert first.returncode == 0, first.stderr
     assert first.stdout == f"{checkout.python}\n"
     assert checkout.calls("uv pip install") == [
-        f"uv pip install --quiet --python {checkout.python} --editable ."
+        f"uv pip install --quiet --python {checkout.python} --compile-bytecode --editable ."
     ]
     again = checkout.run("scripts/setup.sh")
     assert (again.returncode, again.stdout, again.stderr) == (0, first.stdout, "")
