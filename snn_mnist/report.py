@@ -206,10 +206,11 @@ class Progress:
         self.live = sys.stderr.isatty() if live is None else live
 
     def start(self, epoch: int, images: int, done: int) -> None:
-        width = shutil.get_terminal_size((100, 24)).columns
+        size = shutil.get_terminal_size((100, 24))  # also for terminals that say 0 x 0
         self.bar = self.tqdm(
             total=images, initial=done, unit=" images", unit_scale=True, leave=False, disable=not self.live,
-            desc=f"epoch {epoch + 1}/{self.epochs}", ncols=min(width, 120), dynamic_ncols=False, ascii=not _unicode(),
+            desc=f"epoch {epoch + 1}/{self.epochs}", ncols=min(size.columns, 120), nrows=size.lines,
+            ascii=not _unicode(),
         )  # fmt: skip
         self._shown = time.perf_counter()
 
