@@ -83,9 +83,7 @@ def compare(loaded, folder, images, labels, draw, flags):  # type: ignore[no-unt
     counts = spike_counts([fixed], images, draw)[0][0]
     equal = (theirs == np.column_stack([counts.argmax(1), counts])).all(1).sum()
     text = (folder / "golden_input.mem").read_bytes()
-    got = subprocess.run(
-        [str(program), "spikes"], input=text, capture_output=True, check=True
-    ).stdout.decode()
+    got = subprocess.run([str(program), "spikes"], input=text, capture_output=True, check=True).stdout.decode()
     columns = [(folder / f"golden_{name}.mem").read_text().splitlines()[1:] for name in ("spikes", "v")]
     golden = got.splitlines() == [" ".join(pair) for pair in zip(*columns, strict=True)]
     return int(equal), golden, len(images) / seconds, float((theirs[:, 0] == labels).mean())

@@ -127,9 +127,7 @@ def confirm(out: Path, config: str, seeds: int, encodings: int, threads: int) ->
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=("search", "confirm"))
     parser.add_argument("out", type=Path)
     parser.add_argument("-config", default="configs/best.yaml")

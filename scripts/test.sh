@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Set up what is missing, then run every check: `bash scripts/test.sh [flags of pytest]`.
-# All three run, whatever the others say; the exit code is 0 when all of them pass.
+# All of them run, whatever the others say; the exit code is 0 when all pass.
 set -uo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=$(bash "$root/scripts/setup.sh" dev) || exit 1
@@ -15,6 +15,7 @@ check() { # check NAME COMMAND…
     if "$@"; then printf '== %s: passed\n\n' "$name"; else printf '== %s: FAILED\n\n' "$name"; failed="$failed $name"; fi
 }
 check ruff "$python" -m ruff check .
+check format "$python" -m ruff format --check .
 check mypy "$python" -m mypy
 check pytest "$python" -m pytest "$@"
 if [ -n "$failed" ]; then

@@ -46,9 +46,7 @@ class Process:
             self.connection.send((order, value))
             done, answer = self.connection.recv()
         except (EOFError, BrokenPipeError, ConnectionResetError) as fault:
-            raise SNNError(
-                f"the benchmark's process of {self.name} died; run it alone with -backend"
-            ) from fault
+            raise SNNError(f"the benchmark's process of {self.name} died; run it alone with -backend") from fault
         if not done:
             raise SNNError(f"{self.name} can't be measured ({answer}); choose others with -backend")
         return answer
@@ -165,9 +163,7 @@ def _machine(device: torch.device) -> str:
         name = platform.processor() or platform.machine()
         try:
             cpu = Path("/proc/cpuinfo").read_text()
-            name = next(
-                line.split(":")[1].strip() for line in cpu.splitlines() if line.startswith("model name")
-            )
+            name = next(line.split(":")[1].strip() for line in cpu.splitlines() if line.startswith("model name"))
         except (OSError, StopIteration):
             pass
     return f"{name}, snn_mnist {__version__}, torch {torch.__version__}"

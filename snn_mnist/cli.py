@@ -58,21 +58,15 @@ VERBS = {
         "snn_mnist.evaluate:run",
         "test a checkpoint: accuracy as mean ± std, by class, by T",
     ),
-    "trace": Verb(
-        config.TraceOptions, "snn_mnist.trace:run", "follow single images through a checkpoint, in pictures"
-    ),
+    "trace": Verb(config.TraceOptions, "snn_mnist.trace:run", "follow single images through a checkpoint, in pictures"),
     "plot": Verb(config.PlotOptions, "snn_mnist.plot:run", "draw the curves and weights of runs"),
     "predict": Verb(config.PredictOptions, "snn_mnist.predict:run", "classify your own pictures"),
     "export": Verb(
         config.ExportOptions, "snn_mnist.export:run", "write a checkpoint for other simulators and hardware"
     ),
     "import": Verb(config.ImportOptions, "snn_mnist.export:run_import", "make a checkpoint of a NIR file"),
-    "bench": Verb(
-        config.BenchOptions, "snn_mnist.bench:run", "measure the images per second of every backend"
-    ),
-    "info": Verb(
-        config.InfoOptions, "snn_mnist.info:run", "show versions, devices, backends and the data found"
-    ),
+    "bench": Verb(config.BenchOptions, "snn_mnist.bench:run", "measure the images per second of every backend"),
+    "info": Verb(config.InfoOptions, "snn_mnist.info:run", "show versions, devices, backends and the data found"),
 }
 VERBS = {name: verb for name, verb in VERBS.items() if find_spec(verb.handler.split(":")[0])}
 
@@ -94,12 +88,7 @@ def parse(record: type[Options], tokens: Sequence[str]) -> dict[str, Any]:
         name, equals, text = _split(token)
         negated = name.startswith("no-") and name not in flags
         field, declared = flags.get(name.removeprefix("no-") if negated else name, (None, None))
-        if (
-            not field
-            or not declared
-            or declared.positional
-            or (negated and (declared.kind.metavar or equals))
-        ):
+        if not field or not declared or declared.positional or (negated and (declared.kind.metavar or equals)):
             guess = closest(name, [known for known, (_, option) in flags.items() if not option.positional])
             remedy = f"did you mean -{guess}?" if guess else "-help lists the flags"
             raise UsageError(f"unknown flag {brief(token.partition('=')[0])}; {remedy}")

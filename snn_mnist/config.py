@@ -57,9 +57,7 @@ def _device_option(group: str = "Machine") -> Any:
     return option("auto", DEVICE, group, "cpu, cuda, cuda:1, …; auto takes a GPU where there is one")
 
 
-def _backend_option(
-    what: str = "who computes: torch is the reference, numba (CPU) and cupy (CUDA) are fused",
-) -> Any:
+def _backend_option(what: str = "who computes: torch is the reference, numba (CPU) and cupy (CUDA) are fused") -> Any:
     return option("auto", choice(BACKENDS), "Machine", what)
 
 
@@ -88,15 +86,11 @@ class Config(_Threads, Options):
 
     # Network
     T: int = option(100, integer(1, MAX_T), "Network", "time steps an image is shown for", fixed=True)
-    neuron: str = option(
-        "lif", choice(("lif", "if")), "Network", "leaky or plain integrate-and-fire", fixed=True
-    )
+    neuron: str = option("lif", choice(("lif", "if")), "Network", "leaky or plain integrate-and-fire", fixed=True)
     tau: float = option(
         2.0, number(above=1), "Network", "membrane time constant of the LIF neuron, in time steps", fixed=True
     )
-    v_threshold: float = option(
-        1.0, number(), "Network", "a neuron fires at or above this potential", fixed=True
-    )
+    v_threshold: float = option(1.0, number(), "Network", "a neuron fires at or above this potential", fixed=True)
     v_reset: float | None = option(
         0.0,
         optional(number()),
@@ -104,9 +98,7 @@ class Config(_Threads, Options):
         "potential after a spike; none subtracts the threshold (soft reset)",
         fixed=True,
     )
-    surrogate: str = option(
-        "atan", choice(_surrogates), "Network", "surrogate gradient of the spike", fixed=True
-    )
+    surrogate: str = option("atan", choice(_surrogates), "Network", "surrogate gradient of the spike", fixed=True)
     alpha: float | None = option(
         None,
         optional(number(0)),
@@ -120,9 +112,7 @@ class Config(_Threads, Options):
     epochs: int = option(
         100, integer(1), "Training", "passes over the training images, those of a resumed run included"
     )
-    b: int = option(
-        64, integer(1), "Training", "batch size; the last incomplete batch is dropped", fixed=True
-    )
+    b: int = option(64, integer(1), "Training", "batch size; the last incomplete batch is dropped", fixed=True)
     opt: str = option("adam", choice(("adam", "sgd")), "Training", "optimiser", fixed=True)
     lr: float = option(1e-3, number(above=0), "Training", "learning rate")
     momentum: float = option(0.9, number(0, below=1), "Training", "momentum of SGD", fixed=True)
@@ -154,16 +144,11 @@ class Config(_Threads, Options):
         fixed=True,
     )
     seeds: int = option(
-        1,
-        integer(1, 10_000),
-        "Training",
-        "repeat the run with this many seeds from -seed up; report mean ± std",
+        1, integer(1, 10_000), "Training", "repeat the run with this many seeds from -seed up; report mean ± std"
     )
 
     # Data
-    dataset: str = option(
-        "mnist", choice(DATASETS), "Data", "what to learn; digits needs no download", fixed=True
-    )
+    dataset: str = option("mnist", choice(DATASETS), "Data", "what to learn; digits needs no download", fixed=True)
     data_dir: str = _data_dir_option()
     val: int = option(
         0,
@@ -177,9 +162,7 @@ class Config(_Threads, Options):
     )
 
     # Files
-    out_dir: str = option(
-        "./logs", path("DIR"), "Files", "the run directory is made in here; nothing is overwritten"
-    )
+    out_dir: str = option("./logs", path("DIR"), "Files", "the run directory is made in here; nothing is overwritten")
     figures: bool = option(
         True,
         switch(),
@@ -202,10 +185,7 @@ class Config(_Threads, Options):
     device: str = _device_option()
     backend: str = _backend_option()
     step_mode: str = option(
-        "m",
-        choice(("s", "m")),
-        "Machine",
-        "one time step or all T at once; s needs the least memory, m is fast",
+        "m", choice(("s", "m")), "Machine", "one time step or all T at once; s needs the least memory, m is fast"
     )
     j: int | None = _j_option()
     eval_every: int = option(1, integer(1), "Machine", "test after every so many epochs, and after the last")
@@ -226,13 +206,10 @@ class Config(_Threads, Options):
             self._check_alpha(self.alpha)
         if self.step_mode == "s" and self.backend not in ("auto", "torch"):
             raise UsageError(
-                f"backend {self.backend} computes all T steps at once; "
-                "use it with step_mode m, or take backend torch"
+                f"backend {self.backend} computes all T steps at once; use it with step_mode m, or take backend torch"
             )
         if self.seed + self.seeds - 1 > MAX_SEED:
-            raise UsageError(
-                f"seed {self.seed} with seeds {self.seeds} goes beyond {MAX_SEED}; lower one of them"
-            )
+            raise UsageError(f"seed {self.seed} with seeds {self.seeds} goes beyond {MAX_SEED}; lower one of them")
 
     def _check_alpha(self, alpha: float) -> None:
         from snn_mnist.kernels.formulas import FORMULAS
@@ -283,9 +260,7 @@ class Config(_Threads, Options):
         if os.environ.get("SNN_MNIST_DATA"):  # says where the data are now, wherever they were then
             given.setdefault("data_dir", self.data_dir)
         unsaved = {
-            field.name: getattr(self, field.name)
-            for field, declared in options_of(type(self))
-            if not declared.saved
+            field.name: getattr(self, field.name) for field, declared in options_of(type(self)) if not declared.saved
         }
         return replace(self, **{**type(self).check_mapping(saved, source), **unsaved, **given})
 
@@ -332,9 +307,7 @@ class EvalOptions(_Threads, Options):
     """Test a checkpoint. None means: as in the checkpoint."""
 
     resume: str = _checkpoint_option()
-    repeats: int = option(
-        10, integer(1, 100_000), "Test", "encodings of the test images; gives the ± of the accuracy"
-    )
+    repeats: int = option(10, integer(1, 100_000), "Test", "encodings of the test images; gives the ± of the accuracy")
     T: int | None = option(None, optional(integer(1, MAX_T)), "Test", "time steps", shown="the checkpoint's")
     tau: float | None = option(
         None,
@@ -348,9 +321,7 @@ class EvalOptions(_Threads, Options):
     )
     b: int = option(1000, integer(1), "Test", "images at a time; changes no result")
     json: str | None = option(None, optional(path("FILE")), "Files", "write all results there; - is stdout")
-    dataset: str | None = option(
-        None, optional(choice(DATASETS)), "Data", "what to test on", shown="the checkpoint's"
-    )
+    dataset: str | None = option(None, optional(choice(DATASETS)), "Data", "what to test on", shown="the checkpoint's")
     data_dir: str = _data_dir_option()
     device: str = _device_option()
     backend: str = _backend_option()
@@ -363,12 +334,8 @@ class TraceOptions(Options):
 
     resume: str = _checkpoint_option()
     index: tuple[int, ...] = option((0,), several(integer(0)), "Images", "which test images, counted from 0")
-    misclassified: int = option(
-        0, integer(0), "Images", "instead, the first so many images the network gets wrong"
-    )
-    T: int | None = option(
-        None, optional(integer(1, MAX_T)), "Images", "time steps", shown="the checkpoint's"
-    )
+    misclassified: int = option(0, integer(0), "Images", "instead, the first so many images the network gets wrong")
+    T: int | None = option(None, optional(integer(1, MAX_T)), "Images", "time steps", shown="the checkpoint's")
     tau: float | None = option(
         None,
         optional(number(above=1)),
@@ -380,15 +347,9 @@ class TraceOptions(Options):
         None, optional(integer(0, MAX_SEED)), "Images", "seed of the spikes", shown="the checkpoint's"
     )
     out: str | None = option(
-        None,
-        optional(path("DIR")),
-        "Files",
-        "where arrays and pictures go",
-        shown="trace_INDEX beside the checkpoint",
+        None, optional(path("DIR")), "Files", "where arrays and pictures go", shown="trace_INDEX beside the checkpoint"
     )
-    dataset: str | None = option(
-        None, optional(choice(DATASETS)), "Data", "what to show", shown="the checkpoint's"
-    )
+    dataset: str | None = option(None, optional(choice(DATASETS)), "Data", "what to show", shown="the checkpoint's")
     data_dir: str = _data_dir_option()
 
 
@@ -458,15 +419,9 @@ class ExportOptions(Options):
         "a NIR graph, integer weights with C and Verilog files, or a page to play with",
     )
     out: str | None = option(
-        None,
-        optional(path()),
-        "Files",
-        "the file (hardware: directory) to write",
-        shown="beside the checkpoint",
+        None, optional(path()), "Files", "the file (hardware: directory) to write", shown="beside the checkpoint"
     )
-    T: int | None = option(
-        None, optional(integer(1, MAX_T)), "Network", "time steps", shown="the checkpoint's"
-    )
+    T: int | None = option(None, optional(integer(1, MAX_T)), "Network", "time steps", shown="the checkpoint's")
     tau: float | None = option(
         None, optional(number(above=1)), "Network", "time constant in time steps", shown="the checkpoint's"
     )
@@ -514,21 +469,11 @@ class ImportOptions(Options):
 
     file: str = option(None, path("FILE"), "Files", "the NIR file to read", required=True, positional=True)
     out: str | None = option(
-        None,
-        optional(path("FILE")),
-        "Files",
-        "the checkpoint to write",
-        shown="the file with the ending .pth",
+        None, optional(path("FILE")), "Files", "the checkpoint to write", shown="the file with the ending .pth"
     )
-    T: int | None = option(
-        None, optional(integer(1, MAX_T)), "NIR", "time steps", shown="the file's, else 100"
-    )
+    T: int | None = option(None, optional(integer(1, MAX_T)), "NIR", "time steps", shown="the file's, else 100")
     dt: float | None = option(
-        None,
-        optional(number(above=0)),
-        "NIR",
-        "seconds a time step stands for",
-        shown="the file's, else 1e-4",
+        None, optional(number(above=0)), "NIR", "seconds a time step stands for", shown="the file's, else 1e-4"
     )
     discretization: str | None = option(
         None,
@@ -547,9 +492,7 @@ class PredictOptions(Options):
         (), several(path("FILE")), "Files", "picture files", required=True, positional=True
     )
     resume: str = _checkpoint_option()
-    T: int | None = option(
-        None, optional(integer(1, MAX_T)), "Images", "time steps", shown="the checkpoint's"
-    )
+    T: int | None = option(None, optional(integer(1, MAX_T)), "Images", "time steps", shown="the checkpoint's")
     tau: float | None = option(
         None, optional(number(above=1)), "Images", "time constant in time steps", shown="the checkpoint's"
     )

@@ -39,9 +39,7 @@ def load_network(place: str, **changes: Any) -> Loaded:
     """The network of a checkpoint; `changes` that are not None replace its settings."""
     path = checkpoint.find(place)
     state = checkpoint.load(path)
-    settings = dict(state.get("config", {})) | {
-        name: value for name, value in changes.items() if value is not None
-    }
+    settings = dict(state.get("config", {})) | {name: value for name, value in changes.items() if value is not None}
     config = Config.from_mapping(settings, str(path))
     net = SNN.from_config(config)
     net.load_state_dict(state["net"])
@@ -49,9 +47,7 @@ def load_network(place: str, **changes: Any) -> Loaded:
 
 
 def run(options: EvalOptions) -> int:
-    loaded = load_network(
-        options.resume, T=options.T, tau=options.tau, seed=options.seed, dataset=options.dataset
-    )
+    loaded = load_network(options.resume, T=options.T, tau=options.tau, seed=options.seed, dataset=options.dataset)
     config = loaded.config
     place = choose_place(options.device, options.backend, options.threads)
     data = load_dataset(config.dataset, options.data_dir)
@@ -126,9 +122,7 @@ def describe(result: dict[str, Any], place: Any) -> str:
         f"{result['dataset']}, T {steps}, {place}",
     ]
     if "assumed" in result:
-        lines.append(
-            f"the checkpoint does not say tau and T: using {result['assumed']}; -tau and -T change them"
-        )
+        lines.append(f"the checkpoint does not say tau and T: using {result['assumed']}; -tau and -T change them")
     lines += [
         f"accuracy  {accuracy['mean']:.2%} ± {100 * accuracy['std']:.2f} % (mean ± std of {result['encodings']} "
         f"encodings); ± {100 * result['standard_error']:.2f} % standard error of a test set of this size",
@@ -146,9 +140,7 @@ def describe(result: dict[str, Any], place: Any) -> str:
         f"{'class':>{width}}  accuracy   verdicts (row: label, column: verdict, summed over encodings)",
     ]  # fmt: skip
     largest = max(len(str(value)) for row in result["confusion"] for value in row)
-    for name, share, row in zip(
-        result["class_names"], result["class_accuracy"], result["confusion"], strict=True
-    ):
+    for name, share, row in zip(result["class_names"], result["class_accuracy"], result["confusion"], strict=True):
         lines.append(f"{name:>{width}}   {share:7.2%}   " + " ".join(f"{value:>{largest}}" for value in row))
     lines += ["", f"{result['images_per_s']:,.0f} images/s"]
     return "\n".join(lines)

@@ -44,9 +44,7 @@ def run(options: InfoOptions) -> int:
         try:
             Path(options.json).write_text(text + "\n", encoding="utf-8")
         except OSError as fault:
-            raise SNNError(
-                f"{options.json} can't be written ({fault.strerror}); name another file"
-            ) from fault
+            raise SNNError(f"{options.json} can't be written ({fault.strerror}); name another file") from fault
     print(as_text(found))
     return 0
 
@@ -74,9 +72,7 @@ def packages() -> dict[str, str]:
     """Versions of what is installed; the install line of what is not."""
     found = {name: _version(name) or f"missing; pip install {name}" for name in REQUIRED}
     installed = {name: version for name in EXTRAS if (version := _version(name))}
-    absent = {
-        name: f"not installed (optional: pip install 'snn_mnist[{extra}]')" for name, extra in EXTRAS.items()
-    }
+    absent = {name: f"not installed (optional: pip install 'snn_mnist[{extra}]')" for name, extra in EXTRAS.items()}
     return found | {name: installed.get(name, absent[name]) for name in EXTRAS}
 
 
@@ -94,9 +90,7 @@ def devices() -> dict[str, str]:
     for i in range(torch.cuda.device_count()):
         about = torch.cuda.get_device_properties(i)
         memory = about.total_memory / 2**30
-        listed[f"cuda:{i}"] = (
-            f"{about.name}, {memory:.0f} GiB, compute capability {about.major}.{about.minor}"
-        )
+        listed[f"cuda:{i}"] = f"{about.name}, {memory:.0f} GiB, compute capability {about.major}.{about.minor}"
     if not torch.cuda.is_available():
         built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
         listed["cuda"] = f"not available to torch {torch.__version__} ({built})"
@@ -127,9 +121,7 @@ def data_files(name: str, data_dir: str) -> dict[str, str]:
             continue
         try:
             idx.read(file, path)
-            states[str(path)] = (
-                "ok, md5 as published" if file.md5 or path.suffix == ".gz" else "ok, structure checked"
-            )
+            states[str(path)] = "ok, md5 as published" if file.md5 or path.suffix == ".gz" else "ok, structure checked"
         except SNNError as fault:
             states[str(path)] = str(fault).removeprefix(f"{path} ").removeprefix(f"{path}: ")
     return states

@@ -18,9 +18,7 @@ from snn_mnist.core import functional, layer, neuron, surrogate
 from snn_mnist.core.poisson import Draw, poisson_encode
 
 PIXELS, CLASSES = 784, 10
-CHUNK_BYTES = (
-    64 << 20
-)  # of spikes as floats that the torch engine makes at a time when nothing is differentiated
+CHUNK_BYTES = 64 << 20  # of spikes as floats that the torch engine makes at a time when nothing is differentiated
 
 
 class SNN(nn.Module):
@@ -71,9 +69,7 @@ class SNN(nn.Module):
 
     def forward(self, spikes: Tensor) -> Tensor:
         current = self.layer[:2](spikes)
-        return self.spiking(
-            current.to(self.weight.dtype)
-        )  # under autocast too: half precision is too coarse for v
+        return self.spiking(current.to(self.weight.dtype))  # under autocast too: half precision is too coarse for v
 
 
 class Engine(Protocol):

@@ -47,9 +47,7 @@ def integer(low: int, high: int | None = None) -> Kind:
             raise ValueError
         return int(value)
 
-    return Kind(
-        f"an integer of at least {low}" if high is None else f"an integer from {low} to {high}", read, "N"
-    )
+    return Kind(f"an integer of at least {low}" if high is None else f"an integer from {low} to {high}", read, "N")
 
 
 def number(low: float | None = None, *, above: float | None = None, below: float | None = None) -> Kind:
@@ -263,9 +261,7 @@ class Options:
             if not declared.required or value != default:
                 object.__setattr__(self, field.name, declared.check(field.name, value, default))
             else:
-                name = (
-                    declared.kind.metavar.removesuffix(" …") if declared.positional else f"-{flag_of(field)}"
-                )
+                name = declared.kind.metavar.removesuffix(" …") if declared.positional else f"-{flag_of(field)}"
                 raise UsageError(f"{name} is missing; give {declared.help}")
 
     @classmethod
@@ -294,11 +290,7 @@ class Options:
 
     def to_mapping(self) -> dict[str, Any]:
         """The settings that belong to a run, as plain types."""
-        return {
-            field.name: getattr(self, field.name)
-            for field, declared in options_of(type(self))
-            if declared.saved
-        }
+        return {field.name: getattr(self, field.name) for field, declared in options_of(type(self)) if declared.saved}
 
     def notes(self) -> list[str]:
         """What the user should know of these settings, one line each."""
@@ -323,9 +315,7 @@ def read_yaml(file: str | os.PathLike[str]) -> dict[str, str | None]:
     except UnicodeDecodeError as fault:
         raise UsageError(f"{file}: not UTF-8 text (byte {fault.start}); save it as UTF-8") from None
     except OSError as fault:
-        raise UsageError(
-            f"{file}: {(fault.strerror or str(fault)).lower()}; name a YAML file of settings"
-        ) from None
+        raise UsageError(f"{file}: {(fault.strerror or str(fault)).lower()}; name a YAML file of settings") from None
     import yaml
 
     try:
@@ -388,9 +378,7 @@ def markdown_table(record: type[Options]) -> str:
         meaning = declared.help
         if words := declared.kind.words():
             meaning = f"{meaning}: {', '.join(words)}"
-        lines.append(
-            f"| `-{flag_of(field)}` | {default_text(field, declared)} | {meaning} |".replace("||", r"\|\|")
-        )
+        lines.append(f"| `-{flag_of(field)}` | {default_text(field, declared)} | {meaning} |".replace("||", r"\|\|"))
     return "\n".join(lines) + "\n"
 
 

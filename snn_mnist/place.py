@@ -70,12 +70,8 @@ def choose_device(name: str) -> torch.device:
     device = torch.device(name)
     if device.type == "cuda":
         if not torch.cuda.is_available():
-            raise UsageError(
-                f"-device {name}: torch {torch.__version__} sees no CUDA device here; use -device cpu"
-            )
+            raise UsageError(f"-device {name}: torch {torch.__version__} sees no CUDA device here; use -device cpu")
         count = torch.cuda.device_count()
         if device.index is not None and device.index >= count:
-            raise UsageError(
-                f"-device {name}: there are {count} CUDA devices; give cuda:0 to cuda:{count - 1}"
-            )
+            raise UsageError(f"-device {name}: there are {count} CUDA devices; give cuda:0 to cuda:{count - 1}")
     return device

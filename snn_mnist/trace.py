@@ -71,9 +71,7 @@ class Trace:
 def run(options: TraceOptions) -> int:
     if "index" in options.given and options.misclassified:
         raise UsageError("-index names images and -misclassified finds them; give one of the two")
-    loaded = load_network(
-        options.resume, T=options.T, tau=options.tau, seed=options.seed, dataset=options.dataset
-    )
+    loaded = load_network(options.resume, T=options.T, tau=options.tau, seed=options.seed, dataset=options.dataset)
     config = loaded.config
     data = load_dataset(config.dataset, data_directory(options, config))
     print(f"{loaded.path} (epoch {loaded.epoch + 1}), {data.name} test images, T {config.T}, seed {config.seed}")

@@ -1,6 +1,6 @@
 """Verb `train`: one run, or the same over several seeds.
 
-    python -m snn_mnist train -T 100 -b 64 -epochs 100 -opt adam -lr 1e-3 -tau 2.0
+python -m snn_mnist train -T 100 -b 64 -epochs 100 -opt adam -lr 1e-3 -tau 2.0
 """
 
 from __future__ import annotations

@@ -140,14 +140,10 @@ def test_help_imports_nothing_heavy():
         "print('loaded:', *sorted({name.partition('.')[0] for name in sys.modules}))"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     loaded = set(done.stdout.rpartition("loaded:")[2].split())
     assert "snn_mnist" in loaded
-    assert loaded.isdisjoint(
-        {"torch", "torchvision", "numpy", "numba", "yaml", "matplotlib", "sklearn", "tqdm"}
-    )
+    assert loaded.isdisjoint({"torch", "torchvision", "numpy", "numba", "yaml", "matplotlib", "sklearn", "tqdm"})
 
 
 # ---------------------------------------------------------------------------- exit codes and errors
@@ -196,9 +192,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> type[Handler]:
         (MemoryError(), 1, "snn_mnist: error: MemoryError: ; run again with -debug for the traceback\n"),
     ],
 )
-def test_how_a_verb_ends(
-    fake: type[Handler], capsys: pytest.CaptureFixture, outcome: object, code: int, line: str
-):
+def test_how_a_verb_ends(fake: type[Handler], capsys: pytest.CaptureFixture, outcome: object, code: int, line: str):
     fake.outcome = outcome
     assert main(["fake", "-n", "2"]) == code
     assert capsys.readouterr().err == line
@@ -230,9 +224,7 @@ def test_notes_are_shown(fake: type[Handler], capsys: pytest.CaptureFixture, mon
         (["train", "-config", "/nowhere.yaml"], "/nowhere.yaml: no such file or directory; name a YAML file"),
     ],
 )
-def test_wrong_usage_is_one_line_and_exit_code_2(
-    tokens: list[str], message: str, capsys: pytest.CaptureFixture
-):
+def test_wrong_usage_is_one_line_and_exit_code_2(tokens: list[str], message: str, capsys: pytest.CaptureFixture):
     assert main(tokens) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.startswith(f"snn_mnist: error: {message}") and err.count("\n") == 1
@@ -301,9 +293,7 @@ def test_info_tells_what_is_there(capsys: pytest.CaptureFixture, tmp_path: Path)
     assert json.loads(capsys.readouterr().out) == found
 
 
-def test_info_names_damaged_data_and_broken_packages(
-    capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch
-):
+def test_info_names_damaged_data_and_broken_packages(capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch):
     from snn_mnist import info
 
     raw = tmp_path / "MNIST" / "raw"

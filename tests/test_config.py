@@ -17,9 +17,7 @@ from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.kernels.formulas import FORMULAS
 from snn_mnist.options import MAX_YAML_BYTES, default_of, flag_of, markdown_table, options_of, read_yaml
 
-RECORDS = [
-    item for item in vars(config).values() if isinstance(item, type) and item.__name__.endswith("Options")
-]
+RECORDS = [item for item in vars(config).values() if isinstance(item, type) and item.__name__.endswith("Options")]
 RECORDS = [record for record in RECORDS if record.__name__ != "Options"] + [Config]
 
 
@@ -196,9 +194,7 @@ def test_what_is_required():
 # ---------------------------------------------------------------------------- round trips
 
 numbers = st.floats(allow_nan=False, allow_infinity=False, width=64)
-names = st.text(min_size=1, max_size=20).filter(
-    lambda s: s.strip() and "\0" not in s and not s.startswith("~")
-)
+names = st.text(min_size=1, max_size=20).filter(lambda s: s.strip() and "\0" not in s and not s.startswith("~"))
 configs = st.fixed_dictionaries(
     {},
     optional={
@@ -226,9 +222,7 @@ configs = st.fixed_dictionaries(
 @given(configs)
 @example({"out_dir": "no", "data_dir": "1e3"})
 @example({"out_dir": "结果 déjà", "data_dir": "#x: - {"})
-def test_a_written_file_reads_back_as_the_same_settings(
-    tmp_path_factory: pytest.TempPathFactory, values: dict
-):
+def test_a_written_file_reads_back_as_the_same_settings(tmp_path_factory: pytest.TempPathFactory, values: dict):
     file = tmp_path_factory.getbasetemp() / "settings.yaml"
     c = Config(**values)
     file.write_text(c.to_yaml(), encoding="utf-8")
@@ -270,9 +264,7 @@ def test_the_shipped_files(file: Path):
 
 
 def test_yaml_values_as_people_write_them(yaml_file):
-    text = (
-        "\ufeff# a comment\nlr: 1e-3\ntau: 3\nv-reset: none\nalpha: null\namp: on\nneuron: if\nT: '50'\nj:\n"
-    )
+    text = "\ufeff# a comment\nlr: 1e-3\ntau: 3\nv-reset: none\nalpha: null\namp: on\nneuron: if\nT: '50'\nj:\n"
     c = Config.from_yaml(yaml_file(text))
     assert (c.lr, c.tau, c.v_reset, c.alpha, c.amp, c.neuron, c.T, c.j) == (
         1e-3,
@@ -380,9 +372,7 @@ def test_any_mapping_is_read_or_refused(mapping: dict):
 
 
 def test_what_may_change_on_resume_and_what_not():
-    assert {"T", "b", "tau", "v_threshold", "v_reset", "surrogate", "neuron", "seed", "dataset"} <= set(
-        MATHEMATICAL
-    )
+    assert {"T", "b", "tau", "v_threshold", "v_reset", "surrogate", "neuron", "seed", "dataset"} <= set(MATHEMATICAL)
     free = {
         "epochs",
         "lr",
@@ -396,9 +386,7 @@ def test_what_may_change_on_resume_and_what_not():
         "eval_every",
     }
     assert free.isdisjoint(MATHEMATICAL)
-    assert {flag_of(field) for field, _ in options_of(Config)} >= {
-        name.replace("_", "-") for name in MATHEMATICAL
-    }
+    assert {flag_of(field) for field, _ in options_of(Config)} >= {name.replace("_", "-") for name in MATHEMATICAL}
     for name in (*MATHEMATICAL, "epochs", "lr"):
         assert f"-{name.replace('_', '-')}" in config.RESUME_RULES
 

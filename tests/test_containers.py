@@ -178,9 +178,7 @@ def test_step_mode_container_in_single_step(is_stateful):
 def test_switching_rules():
     net = nn.Sequential(
         layer.StepModeContainer(True, nn.Sequential(layer.Linear(4, 4), neuron.IFNode())),
-        layer.StepModeContainer(
-            False, layer.Linear(4, 4), layer.StepModeContainer(False, layer.Linear(4, 4))
-        ),
+        layer.StepModeContainer(False, layer.Linear(4, 4), layer.StepModeContainer(False, layer.Linear(4, 4))),
         neuron.LIFNode(),
     )
 

@@ -34,9 +34,7 @@ def conv_bn_lif():
 
 
 def square_if():
-    return nn.Sequential(
-        layer.Linear(12, 8), SquareIFNode(), layer.Linear(8, 4), SquareIFNode(v_reset=None)
-    ), (12,)
+    return nn.Sequential(layer.Linear(12, 8), SquareIFNode(), layer.Linear(8, 4), SquareIFNode(v_reset=None)), (12,)
 
 
 @pytest.mark.parametrize("make", [ten_linear_if, conv_bn_lif, square_if])

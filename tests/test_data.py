@@ -85,9 +85,7 @@ def test_real_mnist(mnist_dir: Path):
     assert data.train.images.dtype == torch.uint8 and data.train.labels.dtype == torch.int64
     assert data.train.labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
     assert data.test.labels.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
-    assert (
-        round(data.train.images.double().mean().item() / 255, 4) == 0.1307
-    )  # as torchvision's examples normalise
+    assert round(data.train.images.double().mean().item() / 255, 4) == 0.1307  # as torchvision's examples normalise
     assert seconds < 5, "a full load takes about 0.15 s"
 
 
@@ -137,9 +135,7 @@ def test_digits():
     assert data.train.images.dtype == torch.uint8 and data.train.images.shape[1:] == (784,)
     assert data.test.labels.bincount().tolist() == [36, 36, 36, 36, 37, 36, 36, 36, 35, 36]
     again = load_dataset("digits")
-    assert torch.equal(data.train.images, again.train.images) and torch.equal(
-        data.test.labels, again.test.labels
-    )
+    assert torch.equal(data.train.images, again.train.images) and torch.equal(data.test.labels, again.test.labels)
 
 
 def test_digits_without_scikit_learns_file(monkeypatch: pytest.MonkeyPatch):
@@ -201,10 +197,7 @@ def test_a_damaged_file(tmp_path: Path, data: bytes, words: str):
     zipped.write_bytes(gzip.compress(data))
     for path in (raw, zipped):
         message = refused(IMAGES, path)
-        assert (
-            words in message.replace(" unpacked", "")
-            and "delete it, and the next run downloads it" in message
-        )
+        assert words in message.replace(" unpacked", "") and "delete it, and the next run downloads it" in message
 
 
 @pytest.mark.parametrize(
@@ -282,9 +275,7 @@ def mutate(data: bytes, changes: list[tuple[str, int, bytes]]) -> bytes:
 
 
 @given(mutations, st.booleans())
-def test_any_damage_is_refused_or_harmless(
-    tmp_path_factory: pytest.TempPathFactory, changes: list, zipped: bool
-):
+def test_any_damage_is_refused_or_harmless(tmp_path_factory: pytest.TempPathFactory, changes: list, zipped: bool):
     """A header of gzip may change without changing what is in it; pixels never come out different."""
     path = tmp_path_factory.getbasetemp() / (IMAGES.name + ".gz" * zipped)
     path.write_bytes(mutate(GOOD_GZ if zipped else GOOD, changes))
@@ -372,9 +363,7 @@ def use_mirrors(monkeypatch: pytest.MonkeyPatch, small_mnist: None):
 CLOSED = "http://127.0.0.1:9/"
 
 
-def test_missing_files_are_downloaded_once(
-    tmp_path: Path, mirror, use_mirrors, capsys: pytest.CaptureFixture
-):
+def test_missing_files_are_downloaded_once(tmp_path: Path, mirror, use_mirrors, capsys: pytest.CaptureFixture):
     use_mirrors(CLOSED, mirror)
     data = load_dataset("mnist", tmp_path / "new" / "data")
     assert data.train.images.numpy().tobytes() == CONTENTS["train-images-idx3-ubyte"][16:]

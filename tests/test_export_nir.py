@@ -68,9 +68,7 @@ def test_the_file_holds_the_shifted_network_in_seconds(tmp_path):
     assert np.all(neurons.v_threshold == np.nextafter(np.float32(1.25), np.float32(0)))
     np.testing.assert_array_equal(affine.weight, weights())
     assert affine.weight.dtype == np.float32 and not affine.bias.any()
-    metadata = {
-        k: v.item() if isinstance(v, np.ndarray | np.generic) else v for k, v in graph.metadata.items()
-    }
+    metadata = {k: v.item() if isinstance(v, np.ndarray | np.generic) else v for k, v in graph.metadata.items()}
     assert metadata["weight_sha256"] == hashlib.sha256(weights().tobytes()).hexdigest()
     assert metadata["T"] == 30 and metadata["dt"] == 1e-3 and metadata["discretization"] == "euler"
     assert metadata["program"].startswith("snn_mnist ") and metadata["nir_version"] == nir.__version__
@@ -178,10 +176,7 @@ def test_verify_refuses_a_file_with_other_spikes(tmp_path):
 def test_export_verify_and_import_by_command_line(tmp_path, capsys):
     loaded = saved(tmp_path, tau=3.0, v_threshold=0.7, v_reset=-0.3)
     file = tmp_path / "out" / "mnist.nir"
-    assert (
-        main(["export", "-resume", str(loaded.path), "-out", str(file), "-verify", "-verify-images", "30"])
-        == 0
-    )
+    assert main(["export", "-resume", str(loaded.path), "-out", str(file), "-verify", "-verify-images", "30"]) == 0
     shown = capsys.readouterr().out
     assert "30 of 30 images identical, 0 of" in shown
     assert main(["import", str(file)]) == 0

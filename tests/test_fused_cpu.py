@@ -87,9 +87,7 @@ def compare(spec, n, steps, seed=0, live=40, scale=0.15):
     exact = weight.detach().double().requires_grad_()
     inputs = torch.from_numpy(spikes.encode(images, index.numpy(), 0, steps, DRAW)).double()
     current = inputs @ exact.t()
-    fired, _, margins = equations(
-        current, torch.full((n, 10), spec.v_reset or 0.0, dtype=torch.float64), spec
-    )
+    fired, _, margins = equations(current, torch.full((n, 10), spec.v_reset or 0.0, dtype=torch.float64), spec)
     (fired.mean(0) * upstream).sum().backward()
     tied = (margins < 1e-5).any(0)  # a neuron that came this near to its threshold may differ from there on
     assert torch.allclose(rate.double()[~tied], fired.mean(0)[~tied], atol=1e-6)
@@ -106,17 +104,13 @@ GRID = list(product((True, False), (0.0, None, -0.3), (False, True)))
 def test_every_surrogate_with_every_reset(name):
     ties = 0
     for i, (decay_input, v_reset, detach) in enumerate(GRID):
-        spec = spec_of(
-            name, decay_input=decay_input, v_reset=v_reset, detach=detach, tau=(2.0, 1.1, 7.5)[i % 3]
-        )
+        spec = spec_of(name, decay_input=decay_input, v_reset=v_reset, detach=detach, tau=(2.0, 1.1, 7.5)[i % 3])
         ties += compare(spec, 5, 37, seed=i)
     ties += compare(spec_of(name, tau=None, v_threshold=1.7), 4, 20)
     assert ties <= 3  # so the gradient was compared nearly every time
 
 
-@pytest.mark.parametrize(
-    ("n", "steps"), [(1, 1), (1, 300), (3, 129), (33, 64), (65, 16), (130, 17), (7, 1000)]
-)
+@pytest.mark.parametrize(("n", "steps"), [(1, 1), (1, 300), (3, 129), (33, 64), (65, 16), (130, 17), (7, 1000)])
 def test_sizes_beyond_any_block(n, steps):
     assert compare(spec_of(), n, steps, seed=n) == 0
 
@@ -193,9 +187,7 @@ def test_marks_and_input_spikes():
     for m, steps in enumerate([1, 10, 128, 140]):
         alone, _ = fused_cpu.firing_counts(weight, live, index, [steps], DRAW, spec_of())
         assert torch.equal(alone[:, 0], counts[:, m])
-    assert torch.equal(
-        inputs, torch.from_numpy(spikes.encode(images, index.numpy(), 0, 140, DRAW).sum((0, 2))).long()
-    )
+    assert torch.equal(inputs, torch.from_numpy(spikes.encode(images, index.numpy(), 0, 140, DRAW).sum((0, 2))).long())
 
 
 def test_second_backward_is_an_error():
@@ -222,9 +214,7 @@ def test_multi_step_neuron_against_the_equations(name, dtype):
     torch.manual_seed(0)
     tolerance = 2e-5 if dtype is torch.float32 else 1e-11
     for i, (decay_input, v_reset, detach) in enumerate(GRID):
-        spec = spec_of(
-            name, tau=(None if i % 4 == 3 else 1.7), decay_input=decay_input, v_reset=v_reset, detach=detach
-        )
+        spec = spec_of(name, tau=(None if i % 4 == 3 else 1.7), decay_input=decay_input, v_reset=v_reset, detach=detach)
         shape = [(11, 3, 5), (1, 1), (40, 7), (5, 2, 3, 4)][i % 4]
         x = (2 * torch.randn(shape, dtype=torch.float64)).to(dtype).requires_grad_()
         v = (0.3 * torch.randn(shape[1:], dtype=torch.float64)).to(dtype).requires_grad_()
@@ -233,9 +223,7 @@ def test_multi_step_neuron_against_the_equations(name, dtype):
         sum((o.double() * w).sum() for o, w in zip(out, weights, strict=True)).backward()
         x64, v64 = (a.detach().double().requires_grad_() for a in (x, v))
         fired, potentials, margins = equations(x64, v64, spec)
-        (
-            (fired * weights[0]).sum() + (potentials[-1] * weights[1]).sum() + (potentials * weights[2]).sum()
-        ).backward()
+        ((fired * weights[0]).sum() + (potentials[-1] * weights[1]).sum() + (potentials * weights[2]).sum()).backward()
         assert margins.min() > 1e-6
         assert torch.equal(out[0].double(), fired.detach())
         assert torch.allclose(out[2].double(), potentials.detach(), atol=tolerance)
@@ -264,11 +252,7 @@ def test_multi_step_module_beyond_a_block(size):
 def test_multi_step_keeps_half_precision_types():
     x = torch.rand(5, 3, 4, dtype=torch.bfloat16) * 2
     fired, v, _ = multi_step(x, 0.0, spec_of(), False)
-    assert (
-        fired.dtype is torch.bfloat16
-        and v.dtype is torch.bfloat16
-        and set(fired.unique().tolist()) <= {0.0, 1.0}
-    )
+    assert fired.dtype is torch.bfloat16 and v.dtype is torch.bfloat16 and set(fired.unique().tolist()) <= {0.0, 1.0}
 
 
 def test_multi_step_accepts_views_and_strides():

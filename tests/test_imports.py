@@ -100,9 +100,7 @@ def test_the_light_modules_import_the_standard_library_only(name: str):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     code = f"import sys, {name}\nprint(*sorted({{m.partition('.')[0] for m in sys.modules}}))"
     command = [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"]
-    loaded = set(
-        subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
-    )
+    loaded = set(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split())
     empty = subprocess.run(
         [sys.executable, "-I", "-c", "import sys; print(*sys.modules)"], capture_output=True, text=True
     )

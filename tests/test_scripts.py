@@ -104,9 +104,7 @@ def checkout(tmp_path: Path) -> Checkout:
     return Checkout(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "script", sorted(p for p in [*(ROOT / "scripts").glob("*.sh"), ROOT / ".ci" / "run"]), ids=str
-)
+@pytest.mark.parametrize("script", sorted(p for p in [*(ROOT / "scripts").glob("*.sh"), ROOT / ".ci" / "run"]), ids=str)
 def test_the_shell_can_read_it(script: Path):
     subprocess.run(["bash", "-n", str(script)], check=True)
     assert os.access(script, os.X_OK)
@@ -163,9 +161,7 @@ def test_pip_where_there_is_no_uv_and_when_asked_for(checkout: Checkout):
 
 @pytest.mark.parametrize("installer", ["uv", "pip"])
 def test_a_torch_that_does_not_fit_torchvision_is_replaced(checkout: Checkout, installer: str):
-    done = checkout.run(
-        "scripts/setup.sh", MIXED="1", SNN_MNIST_INSTALLER=installer, PIP_FIND_LINKS="/opt/wheels"
-    )
+    done = checkout.run("scripts/setup.sh", MIXED="1", SNN_MNIST_INSTALLER=installer, PIP_FIND_LINKS="/opt/wheels")
     assert done.returncode == 0, done.stderr
     assert "operator torchvision::nms does not exist" in done.stderr
     lines = checkout.calls("")
@@ -224,9 +220,7 @@ def trained_with(checkout: Checkout, *flags: str, **variables: str) -> tuple[lis
     """The arguments that `python -m snn_mnist` got, and what was said."""
     done = checkout.run("scripts/train.sh", *flags, **variables)
     assert done.returncode == 0, done.stderr
-    return done.stdout.replace(f"<{checkout.root}/", "<").replace(">\n", "> ").strip(" <>").split(
-        "> <"
-    ), done.stderr
+    return done.stdout.replace(f"<{checkout.root}/", "<").replace(">\n", "> ").strip(" <>").split("> <"), done.stderr
 
 
 @pytest.fixture

@@ -56,9 +56,7 @@ def test_encoder_is_the_definition():
     images, index, draw = some_images(), np.array([7, 59_999, 0, 3, 2**31]), Draw(2**32 - 1, 5, 4_000_000_000)
     fired = spikes.encode(images, index, 16, 60, draw)
     rng = np.random.default_rng(1)
-    for i, p, t in zip(
-        rng.integers(0, 5, 3000), rng.integers(0, 784, 3000), rng.integers(16, 60, 3000), strict=True
-    ):
+    for i, p, t in zip(rng.integers(0, 5, 3000), rng.integers(0, 784, 3000), rng.integers(16, 60, 3000), strict=True):
         expected = by_definition(int(images[i, p]), *draw, int(index[i]), int(p), int(t))
         assert fired[t - 16, i, p] == expected, (i, p, t)
 
@@ -91,9 +89,7 @@ def test_bits_do_not_depend_on_circumstances():
     assert torch.equal(whole[:50], poisson_encode(images, index, 0, 50, draw))  # T
     assert torch.equal(whole[32:60], poisson_encode(images, index, 32, 60, draw))  # start
     order = torch.randperm(40)
-    assert torch.equal(
-        whole[:, order], poisson_encode(images[order], index[order], 0, 100, draw)
-    )  # batch position
+    assert torch.equal(whole[:, order], poisson_encode(images[order], index[order], 0, 100, draw))  # batch position
     assert torch.equal(whole[:, 7:8], poisson_encode(images[7:8], index[7:8], 0, 100, draw))  # batch size
     before = jit.numba.get_num_threads()
     try:
@@ -163,9 +159,7 @@ def test_orders():
     order = random_order(10_000, 3, 4)
     assert torch.equal(order.sort().values, torch.arange(10_000))
     assert torch.equal(order, random_order(10_000, 3, 4))
-    assert not torch.equal(order, random_order(10_000, 3, 5)) and not torch.equal(
-        order, random_order(10_000, 4, 4)
-    )
+    assert not torch.equal(order, random_order(10_000, 3, 5)) and not torch.equal(order, random_order(10_000, 4, 4))
     fixed = (order == torch.arange(10_000)).sum()  # Poisson(1) for a random permutation
     assert fixed < 10
 

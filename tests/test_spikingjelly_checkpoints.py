@@ -185,9 +185,7 @@ class TestWithSpikingJelly:
         assert main(["eval", "-resume", path, *flags, "-repeats", "3", "-json", "-"]) == 0
         tested = json.loads(capsys.readouterr().out)
         assert abs(tested["accuracy"]["mean"] - first["test_acc"]) < 0.04  # other random spikes
-        assert (
-            main(["train", "-resume", path, *flags, "-epochs", "2", "-out-dir", str(tmp_path / "ours")]) == 0
-        )
+        assert main(["train", "-resume", path, *flags, "-epochs", "2", "-out-dir", str(tmp_path / "ours")]) == 0
         (ours,) = (tmp_path / "ours").iterdir()
         second = checkpoint.load(ours)
         assert second["epoch"] == 1 and second["config"]["lr"] == float(opt[3])

@@ -94,9 +94,7 @@ ORACLE = {
     "s2nn": (
         "S2NN",
         [{"alpha": 4.0, "beta": 1.0}, {"alpha": 2.0, "beta": 0.5}],
-        lambda x, alpha, beta: where(
-            x < 0, alpha * sigma(alpha * x) * sigma(-alpha * x), beta / (x.clamp(min=0) + 1)
-        ),
+        lambda x, alpha, beta: where(x < 0, alpha * sigma(alpha * x) * sigma(-alpha * x), beta / (x.clamp(min=0) + 1)),
         lambda x, alpha, beta: where(x < 0, sigma(alpha * x), beta * torch.log(x.clamp(min=0) + 1) + 0.5),
     ),
     "q_pseudo_spike": (
@@ -307,10 +305,7 @@ def test_numba_text(dtype):
 def test_plain_numbers_and_text():
     assert FORMULAS["atan"].gradient(0.0, 2.0) == 1.0
     assert FORMULAS["piecewise_quadratic"].primitive(5.0, 1.0) == 1.0
-    assert (
-        expression(FORMULAS["nonzero_sign_log_abs"].gradient, {"alpha": 4.0}, "c")
-        == "(1.0f / (0.25f + fabsf(x)))"
-    )
+    assert expression(FORMULAS["nonzero_sign_log_abs"].gradient, {"alpha": 4.0}, "c") == "(1.0f / (0.25f + fabsf(x)))"
     text = expression(FORMULAS["leaky_k_relu"].gradient, {"leak": 0.5, "k": 1.0}, "python")
     assert text == "where((x < f32(0.0)), f32(0.5), f32(1.0))"
     with pytest.raises(TypeError, match="where"):

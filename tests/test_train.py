@@ -128,9 +128,7 @@ def test_a_run_leaves_all_its_files(tmp_path):
         "checkpoint_latest.pth",
         "checkpoint_max.pth",
     } <= names
-    assert any(name.startswith("events.out.tfevents") for name in names) and not any(
-        n.startswith(".") for n in names
-    )
+    assert any(name.startswith("events.out.tfevents") for name in names) and not any(n.startswith(".") for n in names)
     with (folder / "metrics.csv").open() as file:
         header = next(csv.reader(file))
     assert header == list(METRICS)
@@ -157,9 +155,7 @@ def test_backends_learn_the_same(tmp_path):
     fused = metrics(train(tmp_path / "a", epochs=2, backend="numba"))
     modules = metrics(train(tmp_path / "b", epochs=2, backend="torch"))
     for x, y in zip(fused, modules, strict=True):
-        assert abs(x["test_acc"] - y["test_acc"]) < 0.02 and x["train_loss"] == pytest.approx(
-            y["train_loss"], rel=1e-2
-        )
+        assert abs(x["test_acc"] - y["test_acc"]) < 0.02 and x["train_loss"] == pytest.approx(y["train_loss"], rel=1e-2)
 
 
 @pytest.mark.parametrize(

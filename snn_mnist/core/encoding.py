@@ -19,9 +19,7 @@ def _check_range(x: Tensor, high: float = 1.0) -> Tensor:
     x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
     outside = x[~((x >= 0) & (x <= high))]
     if outside.numel():
-        raise ValueError(
-            f"an encoder takes values in [0, {high:g}], but got {outside[0].item():g}; scale the input"
-        )
+        raise ValueError(f"an encoder takes values in [0, {high:g}], but got {outside[0].item():g}; scale the input")
     return x
 
 

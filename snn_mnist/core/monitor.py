@@ -30,9 +30,7 @@ def _only(data: Any) -> Any:
 class BaseMonitor:
     """A list of records and the hooks that fill it; a subclass hooks one layer in `_hook`."""
 
-    def __init__(
-        self, net: nn.Module, instance: type | tuple[type, ...] | None, function: Callable[[Any], Any]
-    ):
+    def __init__(self, net: nn.Module, instance: type | tuple[type, ...] | None, function: Callable[[Any], Any]):
         self.records: list[Any] = []
         self.name_records_index: dict[str, list[int]] = {}  # layer name -> places of its records
         self._function = function
@@ -134,11 +132,7 @@ class AttributeMonitor(BaseMonitor):
             if self._enabled:
                 self._record(name, getattr(module, self.attribute_name))
 
-        return (
-            module.register_forward_pre_hook(record)
-            if self.pre_forward
-            else module.register_forward_hook(record)
-        )
+        return module.register_forward_pre_hook(record) if self.pre_forward else module.register_forward_hook(record)
 
 
 class GradInputMonitor(BaseMonitor):
@@ -148,9 +142,7 @@ class GradInputMonitor(BaseMonitor):
         super().__init__(net, instance, function_on_grad_input)
 
     def _hook(self, name: str, module: nn.Module) -> RemovableHandle:
-        return module.register_full_backward_hook(
-            lambda m, grad_in, grad_out: self._record(name, _only(grad_in))
-        )
+        return module.register_full_backward_hook(lambda m, grad_in, grad_out: self._record(name, _only(grad_in)))
 
 
 class GradOutputMonitor(BaseMonitor):
@@ -160,6 +152,4 @@ class GradOutputMonitor(BaseMonitor):
         super().__init__(net, instance, function_on_grad_output)
 
     def _hook(self, name: str, module: nn.Module) -> RemovableHandle:
-        return module.register_full_backward_hook(
-            lambda m, grad_in, grad_out: self._record(name, _only(grad_out))
-        )
+        return module.register_full_backward_hook(lambda m, grad_in, grad_out: self._record(name, _only(grad_out)))

@@ -82,9 +82,7 @@ class BaseNode(MemoryModule):
         if surrogate_function is None:
             surrogate_function = Sigmoid()
         if not callable(surrogate_function) or isinstance(surrogate_function, type):
-            raise TypeError(
-                f"surrogate_function must be callable, e.g. Sigmoid(), not {surrogate_function!r}"
-            )
+            raise TypeError(f"surrogate_function must be callable, e.g. Sigmoid(), not {surrogate_function!r}")
         self.surrogate_function = surrogate_function
         self.detach_reset = detach_reset
         self._backend = "torch"
@@ -212,8 +210,7 @@ class BaseNode(MemoryModule):
             return f"there is no such backend; use one of {', '.join(map(repr, self.supported_backends))}"
         if self.step_mode == "s":
             return (
-                "step mode 's' has the torch backend only; "
-                "set the step mode first: functional.set_step_mode(net, 'm')"
+                "step mode 's' has the torch backend only; set the step mode first: functional.set_step_mode(net, 'm')"
             )
         return f"{self.why_not_fused() or 'it does not list it in supported_backends'}; {_USE_TORCH}"
 
@@ -290,9 +287,7 @@ class LIFNode(BaseNode):
         backend: str = "torch",
         store_v_seq: bool = False,
     ):
-        super().__init__(
-            v_threshold, v_reset, surrogate_function, detach_reset, step_mode, backend, store_v_seq
-        )
+        super().__init__(v_threshold, v_reset, surrogate_function, detach_reset, step_mode, backend, store_v_seq)
         self.tau = _finite("tau", tau, "the default is 2.0")
         if self.tau <= 1.0:
             raise ValueError(f"tau={tau!r} must be above 1 (time steps); use e.g. 2.0, or IFNode for no leak")

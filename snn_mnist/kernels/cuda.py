@@ -39,9 +39,7 @@ def source(file: str, **macros: Any) -> str:
     """The text of a .cu file of this folder below `#define` lines, its header in place of the #include."""
     folder = Path(__file__).parent
     header, body = ((folder / name).read_text(encoding="utf-8") for name in ("snn.cuh", file))
-    defined = "".join(
-        f"#define {name} {int(v) if isinstance(v, bool) else v}\n" for name, v in macros.items()
-    )
+    defined = "".join(f"#define {name} {int(v) if isinstance(v, bool) else v}\n" for name, v in macros.items())
     return defined + body.replace('#include "snn.cuh"\n', header.replace("#pragma once\n", ""), 1)
 
 
@@ -79,18 +77,14 @@ def _load(text: str, name: str, index: int) -> Kernel:
             raise RuntimeError(f"the CUDA kernel {name!r} can't be compiled: {one_line(fault)}") from fault
     compile_seconds[name] = compile_seconds.get(name, 0.0) + time.perf_counter() - started
 
-    def launch(
-        grid: Sequence[int], threads: int, arguments: Sequence[Argument], shared_bytes: int = 0
-    ) -> None:
+    def launch(grid: Sequence[int], threads: int, arguments: Sequence[Argument], shared_bytes: int = 0) -> None:
         with cupy.cuda.Device(index), _stream(torch.cuda.current_stream(index).cuda_stream, index):
             try:
                 if shared_bytes > kernel.max_dynamic_shared_size_bytes:
                     kernel.max_dynamic_shared_size_bytes = shared_bytes
                 kernel(tuple(grid), (threads,), as_passed(arguments), shared_mem=shared_bytes)
             except (cupy.cuda.driver.CUDADriverError, cupy.cuda.runtime.CUDARuntimeError) as fault:
-                raise RuntimeError(
-                    f"the CUDA kernel {name!r} can't be launched: {one_line(fault)}"
-                ) from fault
+                raise RuntimeError(f"the CUDA kernel {name!r} can't be launched: {one_line(fault)}") from fault
 
     return launch
 
@@ -98,8 +92,7 @@ def _load(text: str, name: str, index: int) -> Kernel:
 def as_passed(arguments: Sequence[Argument]) -> tuple[np.generic, ...]:
     """Each argument as the scalar that goes by value to the kernel: a tensor as its address, None as 0."""
     return tuple(
-        np.uint64(0 if a is None else a.data_ptr()) if a is None or isinstance(a, Tensor) else a
-        for a in arguments
+        np.uint64(0 if a is None else a.data_ptr()) if a is None or isinstance(a, Tensor) else a for a in arguments
     )
 
 

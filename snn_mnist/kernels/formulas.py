@@ -205,9 +205,7 @@ class Formula:
         }
 
 
-def _alpha(
-    name: str, gradient: Callable, primitive: Callable | None, default: float, above: float = 0.0
-) -> Formula:
+def _alpha(name: str, gradient: Callable, primitive: Callable | None, default: float, above: float = 0.0) -> Formula:
     return Formula(name, gradient, primitive, {"alpha": default}, {"alpha": above})
 
 
@@ -318,9 +316,7 @@ _C_NAMES = {name: name for name in ("exp", "log", "log1p", "sin", "cos", "atan",
 }
 
 
-def expression(
-    function: Callable[..., Any], params: Mapping[str, float], target: str, dtype: str = "float32"
-) -> str:
+def expression(function: Callable[..., Any], params: Mapping[str, float], target: str, dtype: str = "float32") -> str:
     """The formula as the text of one expression in `x`, its parameters inlined as typed constants.
 
     target 'c': C and CUDA, e.g. `(1.0f / (0.25f + fabsf(x)))`; `where` becomes `?:`.

@@ -235,9 +235,7 @@ def _fused(offsets, all_pixels, all_values, index, weight, steps, epoch, seed, s
                 bits = masks[s if learning else 0]
                 first = s * SPAN
                 count = min(SPAN, steps - first)
-                spike_masks(
-                    pixels, values, np.uint32(n), epoch, seed, stream, first, count, bits, nibbles, work
-                )
+                spike_masks(pixels, values, np.uint32(n), epoch, seed, stream, first, count, bits, nibbles, work)
                 for j in range(live):
                     spikes += simd.population_count(bits[j, 0]) + simd.population_count(bits[j, 1])
                 _currents(pixels, rows, words, sums, count, current[first * ROW :])
@@ -301,9 +299,7 @@ def _launch(
     gradient: int, table: np.ndarray, places: np.ndarray,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     if weight.shape[0] > ROW:
-        raise ValueError(
-            f"the fused CPU kernel takes at most {ROW} neurons, not {weight.shape[0]}; use -backend torch"
-        )
+        raise ValueError(f"the fused CPU kernel takes at most {ROW} neurons, not {weight.shape[0]}; use -backend torch")
     counts = torch.empty(len(index), len(marks), len(weight))
     input_spikes = torch.empty(len(index), dtype=torch.int64)
     weights = weight.detach().to(torch.float32).contiguous().numpy()
@@ -321,14 +317,10 @@ def firing_counts(
 ) -> tuple[Tensor, Tensor]:
     """Forward pass alone, memory independent of the batch: output spikes in the first marks[m] steps
     [N, M, C] float32 (marks ascending) and the number of input spikes [N] int64."""
-    return _launch(
-        weight, live, index.numpy(), marks, draw, spec, 0, np.empty(0, np.float32), np.empty(0, np.int64)
-    )
+    return _launch(weight, live, index.numpy(), marks, draw, spec, 0, np.empty(0, np.float32), np.empty(0, np.int64))
 
 
-_tables: list[
-    np.ndarray
-] = []  # tables whose backward pass is done; a fresh 0.6 MB would be page-faulted in each step
+_tables: list[np.ndarray] = []  # tables whose backward pass is done; a fresh 0.6 MB would be page-faulted in each step
 
 
 def _table(rows: int) -> np.ndarray:
@@ -364,8 +356,6 @@ class _FiringRate(torch.autograd.Function):
         return gradient.to(ctx.dtype), None, None, None, None, None
 
 
-def firing_rate(
-    weight: Tensor, live: LivePixels, index: Tensor, steps: int, draw: Draw, spec: NeuronSpec
-) -> Tensor:
+def firing_rate(weight: Tensor, live: LivePixels, index: Tensor, steps: int, draw: Draw, spec: NeuronSpec) -> Tensor:
     """Firing rates [N, C] over `steps` time steps of the images `index` [N] int64, differentiable in weight [C, P]."""
     return _FiringRate.apply(weight, live, index, steps, draw, spec)

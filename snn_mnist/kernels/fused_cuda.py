@@ -38,9 +38,7 @@ class LivePixels(NamedTuple):
 def live_pixels(images: Tensor) -> LivePixels:
     """Lists the non-zero pixels of images [N, P] uint8, P < 65536. Waits for the device once."""
     if images.shape[1] > LIMIT_PIXELS:
-        raise ValueError(
-            f"the CUDA kernels take images of at most {LIMIT_PIXELS} pixels, not {images.shape[1]}"
-        )
+        raise ValueError(f"the CUDA kernels take images of at most {LIMIT_PIXELS} pixels, not {images.shape[1]}")
     images = images.contiguous()
     counts = (images != 0).sum(1)
     offsets = torch.zeros(len(images) + 1, dtype=torch.int64, device=images.device)
@@ -67,9 +65,7 @@ class _Plan(NamedTuple):
     outside_bytes: int  # a block's working memory in global memory, where shared memory is too small
 
 
-def _plan(
-    weight_shape: tuple[int, int], stride: int, spec: NeuronSpec, steps: int | None, limit: int
-) -> _Plan:
+def _plan(weight_shape: tuple[int, int], stride: int, spec: NeuronSpec, steps: int | None, limit: int) -> _Plan:
     """The variant for these settings; steps=None: the forward pass alone, for any T."""
     outputs, pixels = weight_shape
     learning = steps is not None
@@ -100,9 +96,7 @@ def _prepared(weight: Tensor, live: LivePixels, index: Tensor) -> tuple[Tensor, 
             f"not {list(weight.shape)}; use -backend torch"
         )
     if weight.device != live.images.device:
-        raise ValueError(
-            f"the weight is on {weight.device} and the images on {live.images.device}; move one of them"
-        )
+        raise ValueError(f"the weight is on {weight.device} and the images on {live.images.device}; move one of them")
     return weight.detach().float().contiguous(), index.to(live.images.device).contiguous()
 
 
@@ -119,13 +113,9 @@ def _fused(
     device, samples = live.images.device, len(index)
     if samples == 0:
         return
-    plan = _plan(
-        (weight.shape[0], weight.shape[1]), live.stride, spec, steps, cuda.shared_limit(device)
-    )
+    plan = _plan((weight.shape[0], weight.shape[1]), live.stride, spec, steps, cuda.shared_limit(device))
     outside = (
-        torch.empty(samples * plan.outside_bytes, dtype=torch.uint8, device=device)
-        if plan.outside_bytes
-        else None
+        torch.empty(samples * plan.outside_bytes, dtype=torch.uint8, device=device) if plan.outside_bytes else None
     )
     mark_count = np.int32(0 if marks is None else len(marks))
     cuda.load(plan.text, "fused", device)(
@@ -238,9 +228,7 @@ def encode(live: LivePixels, index: Tensor, start: int, stop: int, draw: Draw) -
     any_neuron = NeuronSpec(None, False, 1.0, 0.0, False, "atan", ())
     plan = _plan((1, pixels), live.stride, any_neuron, None, cuda.shared_limit(device))
     outside = (
-        torch.empty(len(index) * plan.outside_bytes, dtype=torch.uint8, device=device)
-        if plan.outside_bytes
-        else None
+        torch.empty(len(index) * plan.outside_bytes, dtype=torch.uint8, device=device) if plan.outside_bytes else None
     )
     cuda.load(plan.text, "encode_spikes", device)(
         (len(index),), plan.threads,
@@ -289,16 +277,12 @@ def _differences(device: torch.device) -> str | None:
     counts, inputs = firing_counts(on_device, live, index, [16, steps], draw, spec)
     assert exact.grad is not None and on_device.grad is not None and closest > 1e-5  # no tie decides
     totals = torch.stack([fired[:16].sum(0), fired.sum(0)], 1)
-    if not torch.equal(inputs.cpu(), spikes.sum((0, 2)).long()) or not torch.equal(
-        counts.cpu().double(), totals
-    ):
+    if not torch.equal(inputs.cpu(), spikes.sum((0, 2)).long()) or not torch.equal(counts.cpu().double(), totals):
         return "its start-up check failed: the spike counts differ from the CPU's"
     rates_agree = torch.allclose(rate.detach().cpu().double(), fired.mean(0), rtol=0, atol=1e-6)
     worst = (on_device.grad.cpu() - exact.grad).abs().max() / exact.grad.abs().max()
     if not rates_agree or not worst < 1e-5:
-        return (
-            f"its start-up check failed: rates or gradients differ from the CPU's (gradient by {worst:.1e})"
-        )
+        return f"its start-up check failed: rates or gradients differ from the CPU's (gradient by {worst:.1e})"
     return None
 
 

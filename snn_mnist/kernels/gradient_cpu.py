@@ -29,9 +29,7 @@ def maximum(a, b):  # type: ignore[no-untyped-def]
     return a if a > b else b
 
 
-_NAMES = {
-    name: getattr(math, name) for name in ("exp", "log", "log1p", "sin", "cos", "atan", "erfc", "sqrt")
-} | {
+_NAMES = {name: getattr(math, name) for name in ("exp", "log", "log1p", "sin", "cos", "atan", "erfc", "sqrt")} | {
     "where": where,
     "minimum": minimum,
     "maximum": maximum,
@@ -50,9 +48,7 @@ def gradient_{name}(source, target, count):
 
 
 @functools.cache
-def gradient_function(
-    surrogate: str, parameters: tuple[tuple[str, float], ...], dtype: str = "float32"
-) -> Any:
+def gradient_function(surrogate: str, parameters: tuple[tuple[str, float], ...], dtype: str = "float32") -> Any:
     """The compiled `void f(const real *x, real *g, int64_t count)`; its `.address` goes to a kernel."""
     text = _TEMPLATE.format(
         name=surrogate, expression=expression(FORMULAS[surrogate].gradient, dict(parameters), "python", dtype)

@@ -120,9 +120,7 @@ class Epoch:
             )
             scale = self.scaler.scale(self.one)
             upstream = torch.ops.aten.mse_loss_backward(scale, rate, self.targets[part], 1)  # 1: of the mean
-            fused_cuda.weight_gradient(
-                self.live, index, upstream, self.eligibility, self.spec, self.T, self.gradient
-            )
+            fused_cuda.weight_gradient(self.live, index, upstream, self.eligibility, self.spec, self.T, self.gradient)
         self.weight.grad = self.gradient
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rates[step]

@@ -41,9 +41,7 @@ def _text(macros: tuple[tuple[str, Any], ...]) -> str:
     return cuda.source("neuron.cu", **dict(macros))
 
 
-def _launch(
-    name: str, spec: NeuronSpec, x: Tensor, size: int, before: tuple[Any, ...], after: tuple[Any, ...]
-) -> None:
+def _launch(name: str, spec: NeuronSpec, x: Tensor, size: int, before: tuple[Any, ...], after: tuple[Any, ...]) -> None:
     if size == 0:
         return
     real = np.float64 if x.dtype == torch.float64 else np.float32

@@ -166,9 +166,7 @@ def spike_masks(pixels, values, image, epoch, seed, stream, start, steps, masks,
             continue
         for w in range(2):
             valid = valid_1 if w else valid_0
-            less, equal = simd.compare_bytes(
-                random, position + 64 * w, values[j], nibbles, place + 64 * w, flag
-            )
+            less, equal = simd.compare_bytes(random, position + 64 * w, values[j], nibbles, place + 64 * w, flag)
             masks[j, w] = less & valid
             equal &= valid
             while equal != 0:
@@ -227,9 +225,7 @@ def encode_torch(images: Tensor, index: Tensor, start: int, stop: int, draw: Dra
     n = index.to(device).long()[:, None]
     block = torch.arange(start // BLOCK, (stop + BLOCK - 1) // BLOCK, device=device)[:, None, None]
     words = philox_torch((block, pixel, n, epoch), key)
-    digits = torch.stack(
-        [(w >> shift) & 255 for w in words for shift in (0, 8, 16, 24)], 1
-    )  # [blocks, 16, N, P]
+    digits = torch.stack([(w >> shift) & 255 for w in words for shift in (0, 8, 16, 24)], 1)  # [blocks, 16, N, P]
     digits = digits.flatten(0, 1)[: stop - start]
     spikes = (digits < k) & (k > 0) | (k == 255)
     t, i, p = ((digits == k) & (k > 0) & (k < 255)).nonzero(as_tuple=True)
