@@ -38,22 +38,21 @@ class Trainer:
     def __init__(self, backend: str, settings: dict[str, Any]) -> None:
         self.run = Run(Config(backend=backend, **settings), Interruption())
         self.run.progress = report.Progress(1, live=False)
-        self.most = self.run.steps
         self._epoch_of(1)  # warm-up
         self.draws = itertools.count()
 
     def _epoch_of(self, steps: int) -> float:
         """Seconds for so many steps of an epoch."""
         run = self.run
-        run.steps, run.step, run.spent = steps, 0, 0.0
-        run.train_epoch()
+        run.step, run.spent = 0, 0.0
+        run.train_epoch(stop=steps)
         return run.spent
 
     def train(self, seconds: float) -> float:
         steps, spent = 0, 0.0
         while spent < seconds:
             per_step = spent / steps if steps else self._epoch_of(1)
-            count = max(1, min(self.most, int((seconds - spent) / per_step)))
+            count = max(1, min(self.run.steps, int((seconds - spent) / per_step)))
             spent += self._epoch_of(count)
             steps += count
             self.run.epoch += 1

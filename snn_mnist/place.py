@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from snn_mnist.engines import ENGINES, Engine
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.kernels import backends
-from snn_mnist.model import ENGINES, SNN, Engine
+from snn_mnist.model import SNN
 
 
 @dataclass(frozen=True)

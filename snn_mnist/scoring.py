@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from snn_mnist.core.poisson import Draw
-from snn_mnist.model import CLASSES, Engine
+from snn_mnist.engines import Engine
+from snn_mnist.model import CLASSES
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """A training run: the loop, and what surrounds an epoch of it.
 
-A step encodes a batch, runs the network for T steps, compares the firing rates with the one-hot labels (mean squared
-error), and lets the surrogate gradient through. A run is a pure function of its settings: batch order and spikes have
-no generator state, so a checkpoint of weights, optimiser and position continues it exactly.
+A training step (autograd_steps.py) encodes a batch, runs the network for T steps, compares the firing rates with the
+one-hot labels (mean squared error), and lets the surrogate gradient through. A run is a pure function of its settings:
+batch order and spikes have no generator state, so a checkpoint of weights, optimiser and position continues it exactly.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import mse_loss, one_hot
+from torch.nn.functional import one_hot
 
 from snn_mnist import checkpoint, figures, files, report
 from snn_mnist.config import Config
@@ -57,6 +57,10 @@ class Run:
         self._prepare_data(data)
         self._prepare_network()
         self._restore()
+        self.training = self.train_engine.training_steps(
+            self.targets, steps=self.steps, batch=config.b, T=config.T, optimizer=self.optimizer, scaler=self.scaler,
+            amp=config.amp, average=self.average, rates=self.rates, skipped=self.skipped,
+        )  # fmt: skip
 
     # ---- before the first step ----
 
@@ -78,17 +82,23 @@ class Run:
         self.tested = self.net if self.average is None else SNN.from_config(config).to(device)
         self.test_engine = self.place.engine(self.tested, self.data.test.images)
         self.held_out_engine = self.place.engine(self.tested, self.data.train.images) if config.val else None
-        if config.opt == "adam":
-            self.optimizer: torch.optim.Optimizer = torch.optim.Adam(self.net.parameters(), lr=config.lr, fused=True)
-        else:
-            self.optimizer = torch.optim.SGD(self.net.parameters(), lr=config.lr, momentum=config.momentum, fused=True)
+        self.optimizer = self._new_optimizer()
         scaled = config.amp and device.type == "cuda"  # bfloat16 on the CPU has float32's range: nothing to scale
         self.scaler = torch.amp.GradScaler(device.type, enabled=scaled)
-        self.one = torch.ones((), device=device)
         self.skipped = torch.zeros((), dtype=torch.int64, device=device)  # steps of the epoch, counted without a sync
         self.rates = torch.zeros(self.steps * config.b, CLASSES, device=device)  # of the epoch, for its figures
         self._warm_up()
         self.epoch, self.step, self.spent, self.best, self.max_test_acc = 0, 0, 0.0, Best(), 0.0
+
+    def _new_optimizer(self) -> torch.optim.Optimizer:
+        config, weights = self.config, list(self.net.parameters())
+        if config.opt == "adam":
+            capturable = self.place.backend == "cupy"  # in a CUDA graph
+            return torch.optim.Adam(weights, lr=config.lr, fused=True, capturable=capturable)
+        sgd = torch.optim.SGD(weights, lr=config.lr, momentum=config.momentum, fused=True)
+        if config.momentum:  # torch leaves it uninitialised when loss scaling skips the very first step
+            sgd.state[self.net.weight]["momentum_buffer"] = torch.zeros_like(self.net.weight)
+        return sgd
 
     def _warm_up(self) -> None:
         """One image forward and back, so that no compilation falls into the measured time."""
@@ -175,45 +185,33 @@ class Run:
             figures.write_run_figures(self.folder, *self._pictured())
         return row
 
-    def train_epoch(self) -> None:
-        """The training loop."""
+    def train_epoch(self, stop: int | None = None) -> None:
+        """Training steps from the position of the run to the end of the epoch, or to step `stop`."""
+        config, steps = self.config, self.steps
+        stop = steps if stop is None else stop
         started = time.perf_counter() - self.spent
-        config, optimizer, scaler, b = self.config, self.optimizer, self.scaler, self.config.b
-        order = self.learned[random_order(len(self.learned), config.seed, self.epoch)]
-        labels = self.targets[order.to(self.place.device)]
+        self.order = self.learned[random_order(len(self.learned), config.seed, self.epoch)]
         draw = Draw(config.seed, Stream.TRAIN, self.epoch)
-        autocast = self._autocast()
-        self.progress.start(self.epoch, self.steps * b, self.step * b)
-        for step in range(self.step, self.steps):
-            part = slice(step * b, (step + 1) * b)
-            for group in optimizer.param_groups:
-                group["lr"] = self._learning_rate(step)
-            with autocast:
-                rate = self.train_engine.firing_rate(order[part], config.T, draw)
-            loss = mse_loss(rate, labels[part])
-            self.net.weight.grad = None  # zero_grad() of the optimiser, without its 30 us of bookkeeping
-            scaler.scale(loss).backward()
-            scaler.step(optimizer)
-            self._update_scaler()
-            self.rates[part] = rate.detach()
-            self._average_weights(step)
-            self.step = step + 1
-            if self.step % CHECK_EVERY == 0:
+        self.training.begin(draw, self.order, *self._schedules())
+        self.progress.start(self.epoch, steps * config.b, self.step * config.b)
+        while self.step < stop and not self.interruption.requested:
+            chunk = self.training.chunk
+            end = min((self.step // chunk + 1) * chunk, stop)
+            self.training.run(self.step, end)
+            self.progress.step((end - self.step) * config.b)
+            self.step = end
+            if end % CHECK_EVERY == 0 and self.place.device.type == "cpu":  # a GPU would have to wait
                 self._check_numbers()
-            self.progress.step(b)
             if self.progress.due():
-                self.progress.figures(*self._training_figures(order))
-            if self.interruption.requested:
-                break
+                self.progress.figures(*self._training_figures())
         self._check_numbers()  # reads from the device, which waits for its last step
         self.spent = time.perf_counter() - started
         self.progress.stop()
-        self.order = order
 
     def _finish_epoch(self) -> dict[str, Any]:
         """Test, record, save, in the order that a death at any moment leaves consistent."""
         config, epoch = self.config, self.epoch
-        loss, accuracy = self._training_figures(self.order)
+        loss, accuracy = self._training_figures()
         row: dict[str, Any] = {
             "epoch": epoch, "train_loss": loss, "train_acc": accuracy, "lr": self._learning_rate(0),
             "train_images_per_s": self.steps * config.b / self.spent,
@@ -270,7 +268,7 @@ class Run:
         marks = time_marks(self.config.T)
         return score(engine, index, labels, marks, draw, self.place.test_batch, self.interruption.check)
 
-    # ---- parts of a step ----
+    # ---- parts of an epoch ----
 
     def _autocast(self) -> Any:
         """Half precision with -amp: float16 on CUDA, bfloat16 on the CPU."""
@@ -283,19 +281,14 @@ class Run:
         t = (self.epoch * self.steps + step) / (self.config.epochs * self.steps)
         return self.config.lr * (1 + math.cos(math.pi * t)) / 2
 
-    def _update_scaler(self) -> None:
-        """Loss scaling of -amp: it leaves out a step whose gradients are not finite, and lowers the scale."""
-        if self.scaler.is_enabled():
-            before = self.scaler.scale(self.one)
-            self.scaler.update()
-            self.skipped += self.scaler.scale(self.one) < before
-
-    def _average_weights(self, step: int) -> None:
-        """Exponential moving average, with a shorter memory at first so that the initial weights fade."""
-        if self.average is not None:
-            n = self.epoch * self.steps + step
-            decay = min(self.config.ema, (1 + n) / (10 + n))
-            self.average.lerp_(self.net.weight.detach(), 1 - decay)
+    def _schedules(self) -> tuple[list[float], list[float] | None]:
+        """Of each step of the epoch: the learning rate, and the decay of the averaged weights, which have a shorter
+        memory at first so that the initial weights fade."""
+        rates = [self._learning_rate(step) for step in range(self.steps)]
+        if self.average is None:
+            return rates, None
+        first = self.epoch * self.steps
+        return rates, [min(self.config.ema, (1 + n) / (10 + n)) for n in range(first, first + self.steps)]
 
     def _check_numbers(self) -> None:
         if not math.isfinite(self.net.weight.detach().sum().item()):
@@ -307,10 +300,10 @@ class Run:
                 f"{self.config.lr} is probably too high; lower -lr{good}"
             )
 
-    def _training_figures(self, order: Tensor) -> tuple[float, float]:
+    def _training_figures(self) -> tuple[float, float]:
         """Loss and accuracy over the steps of this epoch so far, each batch with the weights it met."""
         done = self.step * self.config.b
-        rates, labels = self.rates[:done], self.data.train.labels[order[:done].to(self.place.device)]
+        rates, labels = self.rates[:done], self.data.train.labels[self.order[:done].to(self.place.device)]
         return mean_squared_error(rates, labels), (rates.argmax(1) == labels).double().mean().item()
 
     def _save(self, path: Path) -> None:

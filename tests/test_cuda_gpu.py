@@ -13,12 +13,15 @@ from test_fused_cpu import GRID, equations, images_of, spec_of
 
 from snn_mnist.core import functional, neuron, surrogate
 from snn_mnist.core.poisson import Draw
-from snn_mnist.kernels import cuda, fused_cpu, fused_cuda, graph_cuda, neuron_cuda, spikes
+from snn_mnist.engines import TorchEngine, cupy_engine
+from snn_mnist.kernels import cuda, fused_cpu, fused_cuda, neuron_cuda, spikes
 from snn_mnist.kernels.formulas import FORMULAS
-from snn_mnist.model import SNN, CupyEngine, TorchEngine
+from snn_mnist.kernels.fused_steps import FusedSteps
+from snn_mnist.model import SNN
 
 pytestmark = pytest.mark.gpu
 DEVICE = torch.device("cuda")
+HALF, FULL = torch.float16, torch.float32  # what the weights are rounded to
 DRAW = Draw(1, 0, 2)
 
 
@@ -84,7 +87,7 @@ def check_fused(spec, n, steps, live=40, outputs=10, seed=0, rounded=False):
     weight = 0.15 * torch.randn(outputs, 784, generator=generator)
     upstream = torch.randn(n, outputs, generator=generator)
     learned = weight.clone().to(DEVICE).requires_grad_()
-    rate = fused_cuda.firing_rate(learned, on_device(images), index, steps, DRAW, spec, rounded)
+    rate = fused_cuda.firing_rate(learned, on_device(images), index, steps, DRAW, spec, HALF if rounded else FULL)
     (rate * upstream.to(DEVICE)).sum().backward()
     exact = (weight.half() if rounded else weight).double().requires_grad_()
     inputs = torch.from_numpy(spikes.encode(images[index.numpy()], index.numpy(), 0, steps, DRAW)).double()
@@ -174,11 +177,12 @@ def test_bitwise_repeatable_on_any_stream():
 def test_a_step_never_waits_for_the_device():
     live, index = on_device(digits_like(64)), torch.arange(64).to(DEVICE)
     weight, upstream = torch.zeros(10, 784, device=DEVICE), torch.ones(64, 10, device=DEVICE)
+    rate, gradient, table = upstream.clone(), weight.clone(), fused_cuda.new_eligibility(live, 64, weight.shape)
     for attempt in range(2):
         torch.cuda.set_sync_debug_mode("error" if attempt else "default")  # the first time it compiles
         try:
-            _, table = fused_cuda.learn(weight, live, index, 100, DRAW, spec_of())
-            fused_cuda.weight_gradient(live, index, upstream, table, spec_of(), 100)
+            fused_cuda.learn(weight, live, index, 100, DRAW, spec_of(), FULL, rate, table)
+            fused_cuda.weight_gradient(live, index, upstream, table, spec_of(), 100, gradient)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
@@ -192,7 +196,7 @@ def test_engine_against_the_modules(amp):
         net.weight.mul_(4)
     images, index = torch.from_numpy(digits_like(300)).to(DEVICE), torch.arange(300)
     results = []
-    for engine in (CupyEngine(net, images), TorchEngine(net, images)):
+    for engine in (cupy_engine(net, images), TorchEngine(net, images)):
         net.zero_grad()
         with torch.autocast("cuda", enabled=amp):
             rate = engine.firing_rate(index, 50, DRAW)
@@ -225,9 +229,9 @@ def test_graph_is_the_loop_bit_for_bit(optimizer, scaled):
         else:
             made = torch.optim.SGD([weight], lr=0.01, momentum=0.9, fused=True)
         average, scaler = start.to(DEVICE), torch.amp.GradScaler("cuda", enabled=scaled)
-        run = graph_cuda.Epoch(
-            weight, live, labels, spec_of(), steps=steps, batch=batch, T=100, optimizer=made, scaler=scaler,
-            rounded=scaled, average=average, chunk=4, capture=capture,
+        run = FusedSteps(
+            fused_cuda, weight, live, labels, spec_of(), steps=steps, batch=batch, T=100, optimizer=made, scaler=scaler,
+            precision=HALF if scaled else FULL, average=average, chunk=4, capture=capture,
         )  # fmt: skip
         rates = []
         for epoch in range(3):
@@ -250,8 +254,8 @@ def test_speed_of_a_training_step(record_property):
     images = digits_like(6000)[np.arange(60_000) % 6000]
     live, labels = on_device(images), torch.eye(10)[torch.arange(60_000) % 10].to(DEVICE)
     weight = torch.nn.Parameter(0.03 * torch.randn(10, 784, device=DEVICE))
-    run = graph_cuda.Epoch(
-        weight, live, labels, spec_of(), steps=steps, batch=batch, T=100,
+    run = FusedSteps(
+        fused_cuda, weight, live, labels, spec_of(), steps=steps, batch=batch, T=100,
         optimizer=torch.optim.Adam([weight], lr=1e-3, fused=True, capturable=True),
         scaler=torch.amp.GradScaler("cuda", enabled=False),
     )  # fmt: skip

@@ -16,9 +16,11 @@ from test_fused_cpu import DRAW, GRID, equations, images_of, spec_of
 from test_spike_contract import VECTORS
 
 from snn_mnist.core.poisson import Draw
-from snn_mnist.kernels import cuda, fused_cpu, fused_cuda, graph_cuda, neuron_cpu, neuron_cuda, spikes
+from snn_mnist.engines import cupy_engine, numba_engine
+from snn_mnist.kernels import cuda, fused_cpu, fused_cuda, neuron_cpu, neuron_cuda, spikes
 from snn_mnist.kernels.formulas import FORMULAS
-from snn_mnist.model import SNN, CupyEngine, NumbaEngine
+from snn_mnist.kernels.fused_steps import FusedSteps
+from snn_mnist.model import SNN
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no g++ to compile the CUDA source for the host")
 
@@ -33,6 +35,7 @@ extern "C" u32 test_equal(u32 a, u32 b) { return gather_high(bytes_equal(a, b));
 extern "C" u32 test_half(float value) { return to_half(value); }
 extern "C" float test_float(u32 half) { return from_half((u16)half); }
 """
+HALF, FULL = torch.float16, torch.float32  # what the weights are rounded to
 
 
 @pytest.fixture(scope="session")
@@ -126,7 +129,7 @@ def fused_and_exact(spec, n, steps, live=40, outputs=10, seed=0, rounded=False):
     upstream = torch.randn(n, outputs, generator=generator)
     learned = weight.clone().requires_grad_()
     rate = fused_cuda.firing_rate(
-        learned, fused_cuda.live_pixels(torch.from_numpy(images)), index, steps, DRAW, spec, rounded
+        learned, fused_cuda.live_pixels(torch.from_numpy(images)), index, steps, DRAW, spec, HALF if rounded else FULL
     )
     (rate * upstream).sum().backward()
     exact = (weight.half() if rounded else weight).double().requires_grad_()
@@ -203,7 +206,7 @@ def test_counts_at_marks_and_input_spikes(host):
         assert torch.equal(inputs, expected[1]) and inputs.sum() > 1000
         assert torch.equal(counts, expected[0]) and counts.sum() > 100
         host.backwards = not host.backwards
-    rate, _ = fused_cuda.learn(weight, live, index, 140, DRAW, spec_of())
+    rate = fused_cuda.firing_rate(weight, live, index, 140, DRAW, spec_of())
     counts, _ = fused_cuda.firing_counts(weight, live, index, [140], DRAW, spec_of())
     assert torch.equal(rate, counts[:, 0] / 140)
 
@@ -219,13 +222,13 @@ def test_memory_outside_gives_the_same(host, monkeypatch):
 
 
 def test_engine_of_the_program(host):
-    """CupyEngine and NumbaEngine give the same rates, gradient and counts."""
+    """The two fused engines give the same rates, gradient and counts."""
     images, index = torch.from_numpy(images_of(12, live=200)), torch.arange(12)
     torch.manual_seed(0)
     net, results = SNN(step_mode="m"), []
     with torch.no_grad():
         net.weight.mul_(4)
-    for made in (CupyEngine, NumbaEngine):
+    for made in (cupy_engine, numba_engine):
         engine = made(net, images)
         net.zero_grad()
         rate = engine.firing_rate(index, 60, DRAW)
@@ -247,20 +250,20 @@ def test_layout_in_python_and_in_the_source_agree(host, folder):
 def test_epoch_in_device_memory(host):
     images, index = images_of(3), torch.arange(3)
     live, weight = fused_cuda.live_pixels(torch.from_numpy(images)), 0.3 * torch.randn(10, 784)
-    given, _ = fused_cuda.learn(weight, live, index, 20, Draw(1, 0, 2**32 - 7), spec_of())
+    given = fused_cuda.firing_rate(weight, live, index, 20, Draw(1, 0, 2**32 - 7), spec_of())
     at = torch.tensor([-7], dtype=torch.int32)
-    read, _ = fused_cuda.learn(weight, live, index, 20, Draw(1, 0, at), spec_of())
+    read = fused_cuda.firing_rate(weight, live, index, 20, Draw(1, 0, at), spec_of())
     assert torch.equal(given, read) and given.sum() > 0
 
 
 def test_what_does_not_fit_is_an_error(host):
     live = fused_cuda.live_pixels(torch.from_numpy(images_of(2)))
     with pytest.raises(ValueError, match="C at most 128"):
-        fused_cuda.learn(torch.zeros(129, 784), live, torch.arange(2), 10, DRAW, spec_of())
+        fused_cuda.firing_rate(torch.zeros(129, 784), live, torch.arange(2), 10, DRAW, spec_of())
     with pytest.raises(ValueError, match="784"):
         fused_cuda.firing_counts(torch.zeros(10, 100), live, torch.arange(2), [10], DRAW, spec_of())
     with pytest.raises(ValueError, match="T=0"):
-        fused_cuda.learn(torch.zeros(10, 784), live, torch.arange(2), 0, DRAW, spec_of())
+        fused_cuda.firing_rate(torch.zeros(10, 784), live, torch.arange(2), 0, DRAW, spec_of())
     counts, inputs = fused_cuda.firing_counts(torch.zeros(10, 784), live, torch.arange(0), [10], DRAW, spec_of())
     assert counts.shape == (0, 1, 10) and inputs.shape == (0,)
 
@@ -325,7 +328,7 @@ def test_epoch_of_steps_is_the_ordinary_loop(host, optimizer, scaled):
             part = order[step * batch : (step + 1) * batch]
             steady.param_groups[0]["lr"] = rates[step]
             steady.zero_grad()
-            rate = fused_cuda.firing_rate(weight, live, part, T, Draw(1, 0, epoch), spec_of(), scaled)
+            rate = fused_cuda.firing_rate(weight, live, part, T, Draw(1, 0, epoch), spec_of(), HALF if scaled else FULL)
             scaler.scale(torch.nn.functional.mse_loss(rate, labels[part])).backward()
             scaler.step(steady)
             scaler.update()
@@ -335,9 +338,9 @@ def test_epoch_of_steps_is_the_ordinary_loop(host, optimizer, scaled):
 
     graphed, captured = made()
     own = start.clone()
-    run = graph_cuda.Epoch(
-        graphed, live, labels, spec_of(), steps=steps, batch=batch, T=T, optimizer=captured,
-        scaler=scaling(), rounded=scaled, average=own, chunk=3, capture=False,
+    run = FusedSteps(
+        fused_cuda, graphed, live, labels, spec_of(), steps=steps, batch=batch, T=T, optimizer=captured,
+        scaler=scaling(), precision=HALF if scaled else FULL, average=own, chunk=3, capture=False,
     )  # fmt: skip
     for turn, epoch in enumerate((3, 4)):
         run.begin(Draw(1, 0, epoch), order, rates, decays)
@@ -345,7 +348,7 @@ def test_epoch_of_steps_is_the_ordinary_loop(host, optimizer, scaled):
         run.run(5, steps)
         expected = torch.cat(seen[turn * steps : (turn + 1) * steps])
         assert torch.equal(run.rates, expected)
-    assert torch.allclose(graphed, weight, rtol=1e-6, atol=1e-8)  # the learning rate is a float32 in a graph
+    assert torch.allclose(graphed, weight, rtol=1e-6, atol=1e-8)
     assert torch.allclose(own, average, rtol=1e-6, atol=1e-8)
     assert captured.param_groups[0]["lr"] == rates[-1]
     assert (run.skipped > 0) == scaled and run.skipped < steps

@@ -124,7 +124,8 @@ def test_images_as_full_as_mnist(steps):
 def test_whole_test_set_equals_the_modules(mnist_dir):
     """On the same weights and spikes: counts of 2,000 test images, only ties at the threshold may differ, counted."""
     from snn_mnist.data import load_dataset
-    from snn_mnist.model import SNN, NumbaEngine, TorchEngine
+    from snn_mnist.engines import TorchEngine, numba_engine
+    from snn_mnist.model import SNN
 
     images = load_dataset("mnist", mnist_dir).test.images
     torch.manual_seed(0)
@@ -132,7 +133,7 @@ def test_whole_test_set_equals_the_modules(mnist_dir):
     with torch.no_grad():
         net.weight.mul_(4)
         index = torch.arange(2000)
-        fused, inputs = NumbaEngine(net, images).firing_counts(index, [20, 50], DRAW)
+        fused, inputs = numba_engine(net, images).firing_counts(index, [20, 50], DRAW)
         reference, reference_inputs = TorchEngine(net, images).firing_counts(index, [20, 50], DRAW)
     assert torch.equal(inputs, reference_inputs)
     different = (fused != reference).sum().item()
@@ -142,7 +143,8 @@ def test_whole_test_set_equals_the_modules(mnist_dir):
 
 
 def test_step_modes_agree():
-    from snn_mnist.model import SNN, TorchEngine
+    from snn_mnist.engines import TorchEngine
+    from snn_mnist.model import SNN
 
     images, index = torch.from_numpy(images_of(9)), torch.arange(9)
     results = []

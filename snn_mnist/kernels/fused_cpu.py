@@ -19,7 +19,8 @@ the end of each pixel's bits was mispredicted: 4.3 and 4.2 us an image on one co
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -294,68 +295,105 @@ def neuron_record(spec: NeuronSpec) -> tuple[np.float32, ...]:
     return tuple(np.float32(value) for value in record)
 
 
+class Eligibility(NamedTuple):
+    """E of each sample of a batch, at its live pixels."""
+
+    table: np.ndarray  # [rows * 16]
+    places: np.ndarray  # [B] int64, the first row of each sample
+
+
+_NO_TABLE = Eligibility(np.empty(0, np.float32), np.empty(0, np.int64))
+
+
+def new_eligibility(live: LivePixels, batch: int, shape: Sequence[int]) -> Eligibility:
+    """Room for the E of any `batch` samples; shape [C, P] is the weight's."""
+    return Eligibility(simd.aligned(batch * live.most * ROW, np.float32), np.empty(batch, np.int64))
+
+
 def _launch(
-    weight: Tensor, live: LivePixels, index: np.ndarray, marks: list[int], draw: Draw, spec: NeuronSpec,
-    gradient: int, table: np.ndarray, places: np.ndarray,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    weight: Tensor, live: LivePixels, index: Tensor, marks: list[int], draw: Draw, spec: NeuronSpec,
+    precision: torch.dtype, gradient: int, counts: Tensor, eligibility: Eligibility,
+) -> Tensor:  # fmt: skip
+    """Fills counts [N, M, C], and the eligibility when there is a gradient; returns the input spikes [N]."""
     if weight.shape[0] > ROW:
         raise ValueError(f"the fused CPU kernel takes at most {ROW} neurons, not {weight.shape[0]}; use -backend torch")
-    counts = torch.empty(len(index), len(marks), len(weight))
     input_spikes = torch.empty(len(index), dtype=torch.int64)
-    weights = weight.detach().to(torch.float32).contiguous().numpy()
+    weights = weight.detach().to(precision).to(torch.float32).contiguous().numpy()
     _fused(
-        live.offsets, live.pixels, live.values, index, weights, marks[-1],
+        live.offsets, live.pixels, live.values, index.numpy(), weights, marks[-1],
         np.uint32(draw.epoch), np.uint32(draw.seed), np.uint32(draw.stream),
         neuron_record(spec), gradient, np.asarray(marks, np.int64), min(numba.get_num_threads(), len(index)),
-        counts.numpy(), input_spikes.numpy(), table, places,
+        counts.numpy(), input_spikes.numpy(), *eligibility,
     )  # fmt: skip
-    return counts, input_spikes
+    return input_spikes
 
 
 def firing_counts(
-    weight: Tensor, live: LivePixels, index: Tensor, marks: list[int], draw: Draw, spec: NeuronSpec
-) -> tuple[Tensor, Tensor]:
-    """Forward pass alone, memory independent of the batch: output spikes in the first marks[m] steps
-    [N, M, C] float32 (marks ascending) and the number of input spikes [N] int64."""
-    return _launch(weight, live, index.numpy(), marks, draw, spec, 0, np.empty(0, np.float32), np.empty(0, np.int64))
+    weight: Tensor, live: LivePixels, index: Tensor, marks: list[int], draw: Draw, spec: NeuronSpec,
+    precision: torch.dtype = torch.float32,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Forward pass alone, memory independent of the batch: output spikes in the first marks[m] steps [N, M, C] float32
+    (marks ascending) and the number of input spikes [N] int64. precision: the weights are rounded to this type."""
+    counts = torch.empty(len(index), len(marks), len(weight))
+    return counts, _launch(weight, live, index, marks, draw, spec, precision, 0, counts, _NO_TABLE)
 
 
-_tables: list[np.ndarray] = []  # tables whose backward pass is done; a fresh 0.6 MB would be page-faulted in each step
+def learn(
+    weight: Tensor, live: LivePixels, index: Tensor, steps: int, draw: Draw, spec: NeuronSpec,
+    precision: torch.dtype, rate: Tensor, eligibility: Eligibility,
+) -> None:  # fmt: skip
+    """Firing rates [N, C] and E of the images `index` [N] over `steps` time steps, into the tensors given."""
+    gradient = gradient_function(spec.surrogate, spec.parameters).address
+    _launch(weight, live, index, [steps], draw, spec, precision, gradient, rate.unsqueeze(1), eligibility)
+    rate.div_(steps)
 
 
-def _table(rows: int) -> np.ndarray:
-    table = _tables.pop() if _tables else np.empty(0, np.float32)
-    return table if len(table) >= rows * ROW else simd.aligned(rows * ROW, np.float32)
+def weight_gradient(
+    live: LivePixels, index: Tensor, upstream: Tensor, eligibility: Eligibility, spec: NeuronSpec, steps: int,
+    out: Tensor,
+) -> None:  # fmt: skip
+    """out = dL/dW [C, P] float32 from dL/drate [N, C] and the E of `learn`, called with the same settings."""
+    upstream = upstream.to(torch.float32).contiguous()
+    workers = min(numba.get_num_threads(), GROUPS)
+    table, places = eligibility
+    _contract(live.offsets, live.pixels, index.numpy(), places, table, upstream.numpy(), workers, out.numpy())
+
+
+_spare: list[Eligibility] = []  # whose backward pass is done; a fresh table of 0.6 MB would be page-faulted each time
 
 
 class _FiringRate(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, weight: Tensor, live: LivePixels, index: Tensor, steps: int, draw: Draw, spec: NeuronSpec
-    ) -> Tensor:
-        samples = index.numpy()
-        table, places = _table(len(samples) * live.most), np.empty(len(samples), np.int64)
-        gradient = gradient_function(spec.surrogate, spec.parameters).address
-        counts, _ = _launch(weight, live, samples, [steps], draw, spec, gradient, table, places)
-        ctx.pass_data = live, samples, places, table
+        ctx: Any, weight: Tensor, live: LivePixels, index: Tensor, steps: int, draw: Draw, spec: NeuronSpec,
+        precision: torch.dtype,
+    ) -> Tensor:  # fmt: skip
+        eligibility = _spare.pop() if _spare else _NO_TABLE
+        if len(eligibility.places) < len(index) or len(eligibility.table) < len(index) * live.most * ROW:
+            eligibility = new_eligibility(live, len(index), weight.shape)
+        rate = torch.empty(len(index), len(weight))
+        learn(weight, live, index, steps, draw, spec, precision, rate, eligibility)
+        ctx.pass_data = live, index, eligibility, spec, steps
         ctx.shape, ctx.dtype = weight.shape, weight.dtype
-        return counts.div_(steps).squeeze(1)
+        return rate
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.pass_data is None:
             raise RuntimeError("the fused pass was already differentiated; run the forward pass again")
-        live, samples, places, table = ctx.pass_data
+        live, index, eligibility, spec, steps = ctx.pass_data
         gradient = torch.empty(ctx.shape)
-        upstream = upstream.to(torch.float32).contiguous()
-        workers = min(numba.get_num_threads(), GROUPS)
-        _contract(live.offsets, live.pixels, samples, places, table, upstream.numpy(), workers, gradient.numpy())
+        weight_gradient(live, index, upstream, eligibility, spec, steps, gradient)
         ctx.pass_data = None
-        _tables.append(table)
-        return gradient.to(ctx.dtype), None, None, None, None, None
+        _spare.append(eligibility)
+        return gradient.to(ctx.dtype), None, None, None, None, None, None
 
 
-def firing_rate(weight: Tensor, live: LivePixels, index: Tensor, steps: int, draw: Draw, spec: NeuronSpec) -> Tensor:
-    """Firing rates [N, C] over `steps` time steps of the images `index` [N] int64, differentiable in weight [C, P]."""
-    return _FiringRate.apply(weight, live, index, steps, draw, spec)
+def firing_rate(
+    weight: Tensor, live: LivePixels, index: Tensor, steps: int, draw: Draw, spec: NeuronSpec,
+    precision: torch.dtype = torch.float32,
+) -> Tensor:  # fmt: skip
+    """Firing rates [N, C] over `steps` time steps of the images `index` [N] int64, differentiable in weight [C, P].
+    precision: the weights are rounded to this type; sums and membrane stay in float32."""
+    return _FiringRate.apply(weight, live, index, steps, draw, spec, precision)

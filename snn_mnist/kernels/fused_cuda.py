@@ -7,6 +7,7 @@ training step without autograd, on tensors that the caller may keep: what a CUDA
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -88,8 +89,9 @@ def _text(macros: tuple[tuple[str, Any], ...]) -> str:
     return cuda.source("fused.cu", **dict(macros))
 
 
-def _prepared(weight: Tensor, live: LivePixels, index: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight [C, P] as float32 and the index, both on the device of the images; ValueError for what doesn't fit."""
+def _prepared(weight: Tensor, live: LivePixels, index: Tensor, precision: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Weight [C, P] as float32 and the index, both on the device of the images; ValueError for what doesn't fit.
+    The kernel itself rounds to float16, the common case, and needs no copy of the weight for it."""
     if weight.ndim != 2 or weight.shape[0] > LIMIT_OUTPUTS or weight.shape[1] != live.images.shape[1]:
         raise ValueError(
             f"the fused CUDA kernel takes a weight [C, {live.images.shape[1]}] with C at most {LIMIT_OUTPUTS}, "
@@ -97,6 +99,8 @@ def _prepared(weight: Tensor, live: LivePixels, index: Tensor) -> tuple[Tensor, 
         )
     if weight.device != live.images.device:
         raise ValueError(f"the weight is on {weight.device} and the images on {live.images.device}; move one of them")
+    if precision != torch.float16:
+        weight = weight.to(precision)
     return weight.detach().float().contiguous(), index.to(live.images.device).contiguous()
 
 
@@ -107,9 +111,10 @@ def _draw_arguments(draw: Draw) -> tuple[cuda.Argument, ...]:
 
 
 def _fused(
-    weight: Tensor, live: LivePixels, index: Tensor, draw: Draw, spec: NeuronSpec, steps: int | None, rounded: bool,
-    marks: Tensor | None, out: Tensor, eligibility: Tensor | None, input_spikes: Tensor | None,
+    weight: Tensor, live: LivePixels, index: Tensor, draw: Draw, spec: NeuronSpec, steps: int | None,
+    precision: torch.dtype, marks: Tensor | None, out: Tensor, eligibility: Tensor | None, input_spikes: Tensor | None,
 ) -> None:  # fmt: skip
+    weight, index = _prepared(weight, live, index, precision)
     device, samples = live.images.device, len(index)
     if samples == 0:
         return
@@ -122,7 +127,8 @@ def _fused(
         (samples,), plan.threads,
         (
             live.offsets, live.sites, index, weight, *_draw_arguments(draw), *cuda.neuron_arguments(spec),
-            np.int32(rounded), np.int32(live.stride), marks, mark_count, out, eligibility, input_spikes, outside,
+            np.int32(precision == torch.float16), np.int32(live.stride), marks, mark_count, out, eligibility,
+            input_spikes, outside,
         ),
         plan.shared_bytes,
     )  # fmt: skip
@@ -135,59 +141,54 @@ def _marks(marks: tuple[int, ...], device: torch.device) -> Tensor:
 
 def firing_counts(
     weight: Tensor, live: LivePixels, index: Tensor, marks: list[int], draw: Draw, spec: NeuronSpec,
-    rounded: bool = False,
+    precision: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Forward pass alone, memory independent of T: output spikes in the first marks[m] steps [N, M, C] float32
-    (marks ascending) and the number of input spikes [N] int64. rounded: weights in half precision."""
-    weight, index = _prepared(weight, live, index)
+    (marks ascending) and the number of input spikes [N] int64. precision: the weights are rounded to this type."""
     device = live.images.device
     counts = torch.empty(len(index), len(marks), len(weight), device=device)
-    input_spikes = torch.empty(len(index), dtype=torch.int64, device=device)
-    _fused(
-        weight, live, index, draw, spec, None, rounded, _marks(tuple(marks), device), counts, None, input_spikes
-    )  # fmt: skip
-    return counts, input_spikes
+    inputs = torch.empty(len(index), dtype=torch.int64, device=device)
+    _fused(weight, live, index, draw, spec, None, precision, _marks(tuple(marks), device), counts, None, inputs)
+    return counts, inputs
+
+
+def new_eligibility(live: LivePixels, batch: int, shape: Sequence[int]) -> Tensor:
+    """Room for the E [batch, C, P] of a batch; shape [C, P] is the weight's."""
+    return torch.empty(batch, *shape, device=live.images.device)
 
 
 def learn(
-    weight: Tensor, live: LivePixels, index: Tensor, steps: int, draw: Draw, spec: NeuronSpec, rounded: bool = False,
-    rate: Tensor | None = None, eligibility: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Firing rates [N, C] and E [N, C, P], defined where a pixel is live; into the given tensors if there are any."""
+    weight: Tensor, live: LivePixels, index: Tensor, steps: int, draw: Draw, spec: NeuronSpec,
+    precision: torch.dtype, rate: Tensor, eligibility: Tensor,
+) -> None:  # fmt: skip
+    """Firing rates [N, C], and E [N, C, P] where a pixel is live, into the tensors given."""
     if not 0 < steps <= LIMIT_LEARNING_STEPS:
         raise ValueError(f"T={steps} must be 1 to {LIMIT_LEARNING_STEPS} for the fused CUDA kernel")
-    weight, index = _prepared(weight, live, index)
-    rate = weight.new_empty(len(index), len(weight)) if rate is None else rate
-    eligibility = weight.new_empty(len(index), *weight.shape) if eligibility is None else eligibility
-    _fused(weight, live, index, draw, spec, steps, rounded, None, rate, eligibility, None)
-    return rate, eligibility
+    _fused(weight, live, index, draw, spec, steps, precision, None, rate, eligibility, None)
 
 
 def weight_gradient(
-    live: LivePixels, index: Tensor, upstream: Tensor, eligibility: Tensor, spec: NeuronSpec, steps: int,
-    out: Tensor | None = None,
-) -> Tensor:  # fmt: skip
-    """dL/dW [C, P] from dL/drate [N, C] and the E [N, C, P] of `learn`, called with the same settings."""
+    live: LivePixels, index: Tensor, upstream: Tensor, eligibility: Tensor, spec: NeuronSpec, steps: int, out: Tensor
+) -> None:
+    """out = dL/dW [C, P] float32 from dL/drate [N, C] and the E of `learn`, called with the same settings."""
     samples, outputs, pixels = eligibility.shape
-    device = live.images.device
-    if out is None:
-        out = torch.empty(outputs, pixels, device=device)
-    plan = _plan((outputs, pixels), live.stride, spec, steps, cuda.shared_limit(device))
-    cuda.load(plan.text, "contract", device)(
+    plan = _plan((outputs, pixels), live.stride, spec, steps, cuda.shared_limit(live.images.device))
+    cuda.load(plan.text, "contract", live.images.device)(
         ((pixels + CONTRACT_LANES - 1) // CONTRACT_LANES, outputs), CONTRACT_THREADS,
         (live.images, index, upstream.float().contiguous(), eligibility, np.int32(samples), out),
     )  # fmt: skip
-    return out
 
 
 class _FiringRate(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, weight: Tensor, live: LivePixels, index: Tensor, steps: int, draw: Draw, spec: NeuronSpec,
-        rounded: bool,
+        precision: torch.dtype,
     ) -> Tensor:  # fmt: skip
         index = index.to(live.images.device).contiguous()
-        rate, eligibility = learn(weight, live, index, steps, draw, spec, rounded)
+        rate = torch.empty(len(index), len(weight), device=live.images.device)
+        eligibility = new_eligibility(live, len(index), weight.shape)
+        learn(weight, live, index, steps, draw, spec, precision, rate, eligibility)
         ctx.save_for_backward(index, eligibility)
         ctx.settings, ctx.dtype = (live, steps, spec), weight.dtype
         return rate
@@ -197,25 +198,22 @@ class _FiringRate(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         index, eligibility = ctx.saved_tensors
         live, steps, spec = ctx.settings
-        gradient = weight_gradient(live, index, upstream, eligibility, spec, steps)
+        gradient = torch.empty(eligibility.shape[1:], device=eligibility.device)
+        weight_gradient(live, index, upstream, eligibility, spec, steps, gradient)
         return gradient.to(ctx.dtype), None, None, None, None, None, None
 
 
 def firing_rate(
-    weight: Tensor,
-    live: LivePixels,
-    index: Tensor,
-    steps: int,
-    draw: Draw,
-    spec: NeuronSpec,
-    rounded: bool = False,
-) -> Tensor:
+    weight: Tensor, live: LivePixels, index: Tensor, steps: int, draw: Draw, spec: NeuronSpec,
+    precision: torch.dtype = torch.float32,
+) -> Tensor:  # fmt: skip
     """Firing rates [N, C] over `steps` time steps of the images `index` [N] int64, differentiable in weight [C, P].
 
-    rounded: with weights in half precision; sums and membrane stay in float32, because a half has 11 bits and adding
-    a hundred small weights one by one would lose the last ones, and a membrane near its threshold would fire wrongly.
+    precision: the weights are rounded to this type; sums and membrane stay in float32, because a half has 11 bits:
+    adding a hundred small weights one by one would lose the last ones, and a membrane near its threshold would fire
+    wrongly.
     """
-    return _FiringRate.apply(weight, live, index, steps, draw, spec, rounded)
+    return _FiringRate.apply(weight, live, index, steps, draw, spec, precision)
 
 
 def encode(live: LivePixels, index: Tensor, start: int, stop: int, draw: Draw) -> Tensor:

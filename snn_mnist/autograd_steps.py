@@ -1,0 +1,74 @@
+"""The training steps of an epoch as PyTorch writes them: forward, loss, backward, optimiser. The reference.
+
+The fused backends do the same steps without autograd, see kernels/fused_steps.py; both are called in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import mse_loss
+
+from snn_mnist.core.poisson import Draw
+
+
+class AutogradSteps:
+    """The training steps of an epoch on an engine whose `firing_rate` is differentiable.
+
+    labels [N, C] float32, targets of all images; amp: forward in half precision; average [C, P] or None: a moving
+    average of the weight; rates [steps * batch, C] receives each batch's rates with the weights it met; skipped, an
+    int64 tensor [], counts the steps that the scaler left out; chunk: steps between which a run can stop.
+    """
+
+    chunk = 1
+
+    def __init__(
+        self, engine: Any, labels: Tensor, *, steps: int, batch: int, T: int, optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler, amp: bool, average: Tensor | None, rates: Tensor, skipped: Tensor,
+    ) -> None:  # fmt: skip
+        self.engine, self.weight, self.labels = engine, engine.net.weight, labels
+        self.steps, self.batch, self.T = steps, batch, T
+        self.optimizer, self.scaler, self.average = optimizer, scaler, average
+        self.rates, self.skipped = rates, skipped
+        self.one = torch.ones((), device=labels.device)
+        self.autocast: Any = torch.autocast(labels.device.type) if amp else nullcontext()
+
+    def begin(
+        self, draw: Draw, order: Tensor, learning_rates: Sequence[float], decays: Sequence[float] | None = None
+    ) -> None:
+        """The epoch's own: draw.epoch its number, order [>= steps * batch] of the images, a learning rate a step, and
+        a decay of the moving average."""
+        self.draw, self.learning_rates, self.decays = draw, learning_rates, decays
+        self.order = order.to(self.labels.device)
+        self.targets = self.labels[self.order]
+
+    def run(self, first: int, last: int) -> None:
+        """Steps first .. last - 1."""
+        for step in range(first, last):
+            self._step(step)
+
+    def _step(self, step: int) -> None:
+        part = slice(step * self.batch, (step + 1) * self.batch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rates[step]
+        with self.autocast:
+            rate = self.engine.firing_rate(self.order[part], self.T, self.draw)
+        loss = mse_loss(rate, self.targets[part])
+        self.optimizer.zero_grad()
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self._update_scaler()
+        self.rates[part] = rate.detach()
+        if self.average is not None and self.decays is not None:
+            self.average.lerp_(self.weight.detach(), 1 - self.decays[step])
+
+    def _update_scaler(self) -> None:
+        """Loss scaling leaves out a step whose gradients are not finite, and lowers the scale."""
+        before = self.scaler.scale(self.one)
+        self.scaler.update()
+        if self.scaler.is_enabled():
+            self.skipped += self.scaler.scale(self.one) < before

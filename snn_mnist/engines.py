@@ -1,0 +1,141 @@
+"""How each backend takes a network and images to firing rates and through training.
+
+An engine holds a network and the images of one split on one backend, and gives `firing_rate`, differentiable;
+`firing_counts`, forward only, for tests; and `training_steps`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from snn_mnist.autograd_steps import AutogradSteps
+from snn_mnist.core import functional
+from snn_mnist.core.poisson import Draw, poisson_encode
+from snn_mnist.kernels.fused_steps import FusedSteps
+from snn_mnist.model import CLASSES, PIXELS, SNN
+
+CHUNK_BYTES = 64 << 20  # of spikes as floats that the torch engine makes at a time when nothing is differentiated
+
+
+class TrainingSteps(Protocol):
+    """The training steps of an epoch, see AutogradSteps and FusedSteps."""
+
+    chunk: int  # steps between which a run can well be stopped
+
+    def begin(
+        self, draw: Draw, order: Tensor, learning_rates: Sequence[float], decays: Sequence[float] | None = None
+    ) -> None:
+        """Another epoch."""
+
+    def run(self, first: int, last: int) -> None:
+        """Steps first .. last - 1 of it."""
+
+
+class Engine(Protocol):
+    """A network and the images of one split on one backend."""
+
+    def firing_rate(self, index: Tensor, steps: int, draw: Draw) -> Tensor:
+        """Mean number of spikes a step [N, 10] of the images `index` [N] int64 over T = steps, with its gradient."""
+
+    def firing_counts(self, index: Tensor, marks: list[int], draw: Draw) -> tuple[Tensor, Tensor]:
+        """Output spikes in the first marks[m] steps [N, M, 10] (marks ascending, the last one is T), and the number
+        of input spikes in T steps [N]."""
+
+    def training_steps(self, labels: Tensor, *, amp: bool, **settings: Any) -> TrainingSteps:
+        """The steps of an epoch that learns labels [N, 10]; settings as in AutogradSteps."""
+
+
+class TorchEngine:
+    """The reference: the modules of `core`, on any device, in either step mode."""
+
+    def __init__(self, net: SNN, images: Tensor) -> None:
+        """images [N, 784] uint8, on the network's device"""
+        self.net, self.images = net, images
+
+    def _spans(self, index: Tensor, steps: int, draw: Draw, span: int):  # type: ignore[no-untyped-def]
+        """(first step, spikes [T', N, 784]) for T' = span steps at a time."""
+        index = index.to(self.images.device)
+        images = self.images[index]
+        for start in range(0, steps, span):
+            yield start, poisson_encode(images, index, start, min(start + span, steps), draw)
+
+    def _output(self, spikes: Tensor) -> Tensor:
+        """Output spikes [T', N, 10] of the next T' steps; the neurons keep v in between."""
+        if self.net.spiking.step_mode == "m":
+            return self.net(spikes)
+        return torch.stack([self.net(step) for step in spikes])
+
+    def firing_rate(self, index: Tensor, steps: int, draw: Draw) -> Tensor:
+        span = steps if self.net.spiking.step_mode == "m" else 16
+        total = sum(self._output(spikes).sum(0) for _, spikes in self._spans(index, steps, draw, span))
+        functional.reset_net(self.net)
+        assert isinstance(total, Tensor)
+        return total / steps
+
+    @torch.no_grad()
+    def firing_counts(self, index: Tensor, marks: list[int], draw: Draw) -> tuple[Tensor, Tensor]:
+        span = max(16, CHUNK_BYTES // (4 * PIXELS * len(index)) // 16 * 16)  # memory is independent of T
+        counts = torch.zeros(len(index), len(marks), CLASSES, device=self.images.device)
+        inputs = torch.zeros(len(index), dtype=torch.int64, device=self.images.device)
+        for start, spikes in self._spans(index, marks[-1], draw, span):
+            fired = self._output(spikes)
+            inputs += spikes.sum((0, 2)).long()
+            for m, mark in enumerate(marks):
+                if mark > start:
+                    counts[:, m] += fired[: mark - start].sum(0)
+        functional.reset_net(self.net)
+        return counts, inputs
+
+    def training_steps(self, labels: Tensor, **settings: Any) -> AutogradSteps:
+        return AutogradSteps(self, labels, **settings)
+
+
+class FusedEngine:
+    """The fused kernels, one pass from pixels to rates and the weight gradient; on a CUDA device in torch's memory and
+    on torch's stream."""
+
+    def __init__(self, kernels: Any, net: SNN, live: Any) -> None:
+        """kernels: the module fused_cpu or fused_cuda; live: the images in its form"""
+        self.kernels, self.net, self.live = kernels, net, live
+        self.spec = net.spiking.spec()
+
+    def _precision(self) -> torch.dtype:
+        """Under autocast weights are rounded to its type, as a linear layer's would be."""
+        device = self.net.weight.device.type
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
+
+    def firing_rate(self, index: Tensor, steps: int, draw: Draw) -> Tensor:
+        return self.kernels.firing_rate(self.net.weight, self.live, index, steps, draw, self.spec, self._precision())
+
+    @torch.no_grad()
+    def firing_counts(self, index: Tensor, marks: list[int], draw: Draw) -> tuple[Tensor, Tensor]:
+        return self.kernels.firing_counts(self.net.weight, self.live, index, marks, draw, self.spec, self._precision())
+
+    def training_steps(self, labels: Tensor, *, amp: bool, **settings: Any) -> FusedSteps:
+        device = self.net.weight.device.type
+        precision = torch.get_autocast_dtype(device) if amp else torch.float32
+        return FusedSteps(self.kernels, self.net.weight, self.live, labels, self.spec, precision=precision, **settings)
+
+
+def numba_engine(net: SNN, images: Tensor) -> FusedEngine:
+    from snn_mnist.kernels import fused_cpu, spikes
+
+    return FusedEngine(fused_cpu, net, spikes.live_pixels(images.numpy()))
+
+
+def cupy_engine(net: SNN, images: Tensor) -> FusedEngine:
+    from snn_mnist.kernels import fused_cuda
+
+    return FusedEngine(fused_cuda, net, fused_cuda.live_pixels(images))
+
+
+ENGINES: dict[str, Callable[[SNN, Tensor], Engine]] = {
+    "torch": TorchEngine,
+    "numba": numba_engine,
+    "cupy": cupy_engine,
+}
+"""From a network and the images [N, 784] uint8 of a split, on the network's device, to an engine."""

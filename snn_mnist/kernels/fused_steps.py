@@ -1,0 +1,137 @@
+"""The training steps of an epoch on a fused backend, without autograd; on a CUDA device replayed from CUDA graphs.
+
+    run = FusedSteps(fused_cuda, weight, live, labels, spec, steps=937, batch=64, T=100, optimizer=…, scaler=…)
+    run.begin(draw, order, learning_rates)            # what differs from epoch to epoch
+    run.run(0, 937)                                   # nothing is read back: rates [steps * batch, C] stay there
+
+A step is: kernels, gradient of the loss, GradScaler, optimiser, moving average: bit for bit what autograd and the
+optimiser would do. On a CUDA device all of it reads static tensors: the epoch's number, order, labels and learning
+rates lie at places that the graphs have by heart. A step that is run alone and the same step replayed are the same
+launches in the same order, so an epoch cut into pieces in any way gives the same bits; whole chunks are replayed, the
+rest is run step by step. The first step of all is always run so: it makes the optimiser's state and loads the kernels,
+neither of which a capture may do. Between runs the optimiser is as after an ordinary loop, so a checkpoint is taken as
+from one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from snn_mnist.kernels.spec import NeuronSpec
+from snn_mnist.kernels.spikes import Draw
+
+CHUNK = 128  # steps a graph
+
+
+class FusedSteps:
+    """The training steps of an epoch; see above.
+
+    kernels: the module fused_cpu or fused_cuda, live the data set in its form; weight [C, P] float32, the one parameter
+    of `optimizer` (fused; Adam on a CUDA device also capturable, on which torch insists); labels [N, C] float32,
+    targets of all images; scaler a GradScaler, enabled or not; precision: the type to which the kernels round the
+    weights; average [C, P] or None: a moving average, average = decay average + (1 - decay) weight at each step;
+    rates [steps * batch, C] receives each batch's rates with the weights it met; skipped, an int64 tensor [], counts
+    the steps that the scaler left out; chunk: steps between which a run can stop without leaving a graph;
+    capture=False runs every step alone. Made anew after a checkpoint is loaded, for graphs have the optimiser's
+    tensors by heart.
+    """
+
+    def __init__(
+        self, kernels: Any, weight: Tensor, live: Any, labels: Tensor, spec: NeuronSpec, *, steps: int, batch: int,
+        T: int, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, precision: torch.dtype = torch.float32,
+        average: Tensor | None = None, rates: Tensor | None = None, skipped: Tensor | None = None,
+        chunk: int | None = None, capture: bool | None = None,
+    ) -> None:  # fmt: skip
+        device, outputs = weight.device, len(weight)
+        self.static = device.type == "cuda"
+        self.capture = self.static if capture is None else capture
+        if self.capture and not optimizer.param_groups[0].get("capturable", True):
+            raise ValueError("an optimizer with capturable=False can't be captured in a CUDA graph; make it with True")
+        self.kernels, self.weight, self.live, self.labels, self.spec = kernels, weight, live, labels, spec
+        self.T, self.steps, self.batch, self.precision = T, steps, batch, precision
+        self.chunk = min(chunk or (CHUNK if self.capture else 1), steps)
+        self.optimizer, self.scaler, self.average = optimizer, scaler, average
+        self.order = torch.zeros(steps * batch, dtype=torch.int64, device=device)
+        self.targets = torch.zeros(steps * batch, outputs, device=device)
+        self.rates = torch.zeros(steps * batch, outputs, device=device) if rates is None else rates
+        self.skipped = torch.zeros((), dtype=torch.int64, device=device) if skipped is None else skipped
+        self.learning_rates = torch.zeros(steps, device=device)
+        self.fresh = torch.zeros(steps, device=device)  # 1 - decay
+        self.epoch = torch.zeros(1, dtype=torch.int32, device=device)
+        self.eligibility = kernels.new_eligibility(live, batch, weight.shape)
+        self.gradient = torch.zeros_like(weight)
+        self.one = torch.ones((), device=device)
+        self.draw: Draw | None = None
+        self.numbers: tuple[Sequence[float], Sequence[float]] = [], []  # learning rates, 1 - decay
+        self.graphs: dict[int, torch.cuda.CUDAGraph] = {}  # first step of a chunk -> its graph
+        self.warm = False
+
+    def begin(
+        self, draw: Draw, order: Tensor, learning_rates: Sequence[float], decays: Sequence[float] | None = None
+    ) -> None:
+        """The epoch's own: draw.epoch its number, order [>= steps * batch] of the images, a learning rate a step."""
+        if self.draw is not None and draw[:2] != self.draw[:2]:
+            self.graphs.clear()  # seed and stream are numbers inside the graphs
+        self.draw = draw
+        self.order.copy_(order[: len(self.order)])
+        self.targets.copy_(self.labels[self.order])
+        self.numbers = learning_rates, [1 - decay for decay in decays or ()]
+        if self.static:
+            self.epoch.fill_(draw.epoch - (1 << 32 if draw.epoch >= 1 << 31 else 0))  # the same 32 bits
+            self.learning_rates.copy_(torch.tensor(learning_rates, dtype=torch.float32))
+            if decays is not None:
+                self.fresh.copy_(torch.tensor(self.numbers[1], dtype=torch.float32))
+
+    def run(self, first: int, last: int) -> None:
+        """Steps first .. last - 1, on a CUDA device without waiting for them."""
+        step = first
+        while step < last:
+            end = min(step + self.chunk, self.steps)
+            if self.capture and self.warm and step % self.chunk == 0 and end <= last:
+                self._graph(step, end).replay()
+                step = end
+            else:
+                self._step(step)
+                self.warm = True
+                step += 1
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.numbers[0][last - 1]  # a number again
+
+    def _graph(self, first: int, end: int) -> torch.cuda.CUDAGraph:
+        if first not in self.graphs:
+            graph = torch.cuda.CUDAGraph()
+            pool = next(iter(self.graphs.values())).pool() if self.graphs else None
+            with torch.cuda.graph(graph, pool=pool):  # records, runs nothing
+                for step in range(first, end):
+                    self._step(step)
+            self.graphs[first] = graph
+        return self.graphs[first]
+
+    def _step(self, step: int) -> None:
+        """One training step; on a CUDA device everything it reads and writes lies at a fixed place."""
+        assert self.draw is not None, "call begin first"
+        part = slice(step * self.batch, (step + 1) * self.batch)
+        index, rate = self.order[part], self.rates[part]
+        draw = self.draw._replace(epoch=self.epoch) if self.static else self.draw  # type: ignore[arg-type]
+        learning_rates, fresh = (self.learning_rates, self.fresh) if self.static else self.numbers
+        with torch.no_grad():
+            self.kernels.learn(
+                self.weight, self.live, index, self.T, draw, self.spec, self.precision, rate, self.eligibility
+            )
+            scale = self.scaler.scale(self.one)
+            upstream = torch.ops.aten.mse_loss_backward(scale, rate, self.targets[part], 1)  # 1: of the mean
+            self.kernels.weight_gradient(self.live, index, upstream, self.eligibility, self.spec, self.T, self.gradient)
+        self.weight.grad = self.gradient
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rates[step]
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.scaler.is_enabled():
+            self.skipped += self.scaler.scale(self.one) < scale
+        if self.average is not None:
+            with torch.no_grad():
+                self.average.lerp_(self.weight, fresh[step])
