@@ -21,10 +21,10 @@ import numpy as np
 from snn_mnist.config import EvalOptions, ExportOptions
 from snn_mnist.core.poisson import Draw, Stream
 from snn_mnist.data import load_dataset
-from snn_mnist.evaluate import Loaded, load_network
 from snn_mnist.export import hardware
 from snn_mnist.export.fixed_point import quantise, spike_counts
 from snn_mnist.model import SNN
+from snn_mnist.trained import Loaded, load_network
 
 VARIANTS: list[tuple[str, dict, dict]] = [  # (name, settings of the network, flags of the export)
     ("16 bits", {}, {"bits": 16}),

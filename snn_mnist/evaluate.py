@@ -8,42 +8,20 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from snn_mnist import checkpoint, report
-from snn_mnist.config import Config, EvalOptions
+from snn_mnist import report
+from snn_mnist.config import EvalOptions
 from snn_mnist.core.poisson import Draw, Stream
 from snn_mnist.data import Dataset, load_dataset
-from snn_mnist.model import CLASSES, PIXELS, SNN
+from snn_mnist.model import CLASSES, PIXELS
 from snn_mnist.place import choose_place
 from snn_mnist.scoring import Score, score, time_marks
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A checkpoint as a network, with the settings it was trained with."""
-
-    path: Path
-    config: Config
-    net: SNN
-    known: bool  # False: a checkpoint of another program, its settings are the tutorial's
-    epoch: int
-
-
-def load_network(place: str, **changes: Any) -> Loaded:
-    """The network of a checkpoint; `changes` that are not None replace its settings."""
-    path = checkpoint.find(place)
-    state = checkpoint.load(path)
-    settings = dict(state.get("config", {})) | {name: value for name, value in changes.items() if value is not None}
-    config = Config.from_mapping(settings, str(path))
-    net = SNN.from_config(config)
-    net.load_state_dict(state["net"])
-    return Loaded(path, config, net, "config" in state, state.get("epoch", -1))
+from snn_mnist.trained import load_network
 
 
 def run(options: EvalOptions) -> int:

@@ -21,10 +21,10 @@ from snn_mnist.config import PlotOptions, cores
 from snn_mnist.core.poisson import Draw, Stream
 from snn_mnist.data import load_dataset
 from snn_mnist.errors import SNNError
-from snn_mnist.evaluate import load_network, time_marks
 from snn_mnist.place import choose_place
 from snn_mnist.report import read_metrics
-from snn_mnist.scoring import score
+from snn_mnist.scoring import score, time_marks
+from snn_mnist.trained import load_network
 
 COMPARED = "curves_compared.png"  # of several runs; curves.png is the run's own
 

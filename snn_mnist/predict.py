@@ -24,8 +24,8 @@ from snn_mnist.core.poisson import Draw, Stream
 from snn_mnist.data import DIGITS, FASHION
 from snn_mnist.engines import TorchEngine
 from snn_mnist.errors import SNNError
-from snn_mnist.evaluate import Loaded, load_network
 from snn_mnist.model import SNN
+from snn_mnist.trained import Loaded, load_network
 
 BAR = 40  # characters of a firing rate of 1
 

@@ -34,8 +34,8 @@ from snn_mnist.core.poisson import Draw, Stream, poisson_encode
 from snn_mnist.data import Dataset, load_dataset
 from snn_mnist.engines import TorchEngine
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.evaluate import Loaded, load_network
 from snn_mnist.model import SNN
+from snn_mnist.trained import Loaded, load_network
 
 V_FILE, S_FILE, ALL_FILE = "v_t_array.npy", "s_t_array.npy", "trace.npz"
 SPAN = 1024  # steps encoded at a time, a multiple of 16

@@ -26,10 +26,10 @@ import numpy as np
 from snn_mnist import __version__, checkpoint
 from snn_mnist.config import DATASETS, Config, ExportOptions, ImportOptions
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.evaluate import Loaded
 from snn_mnist.export.files import directory, replacing
 from snn_mnist.model import CLASSES, PIXELS
 from snn_mnist.options import show
+from snn_mnist.trained import Loaded
 
 MAX_BYTES = 64 << 20  # of a file and of what it unpacks to; this network needs 63 kB
 DEFAULT_DT = 1e-4

@@ -1,0 +1,33 @@
+"""A trained network: what a checkpoint holds, put together again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from snn_mnist import checkpoint
+from snn_mnist.config import Config
+from snn_mnist.model import SNN
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checkpoint as a network, with the settings it was trained with."""
+
+    path: Path
+    config: Config
+    net: SNN
+    known: bool  # False: a checkpoint of another program, its settings are the tutorial's
+    epoch: int
+
+
+def load_network(place: str, **changes: Any) -> Loaded:
+    """The network of a checkpoint; `changes` that are not None replace its settings."""
+    path = checkpoint.find(place)
+    state = checkpoint.load(path)
+    settings = dict(state.get("config", {})) | {name: value for name, value in changes.items() if value is not None}
+    config = Config.from_mapping(settings, str(path))
+    net = SNN.from_config(config)
+    net.load_state_dict(state["net"])
+    return Loaded(path, config, net, "config" in state, state.get("epoch", -1))
