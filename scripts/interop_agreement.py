@@ -96,7 +96,7 @@ def traps(loaded: Loaded, images: object) -> None:
 
 
 def _data_dir() -> str:
-    from snn_mnist.config import EvalOptions
+    from snn_mnist.verb_options import EvalOptions
 
     return EvalOptions(resume="-").data_dir
 

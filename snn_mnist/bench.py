@@ -22,12 +22,12 @@ from typing import Any
 import torch
 
 from snn_mnist import __version__, report
-from snn_mnist.config import BenchOptions
 from snn_mnist.contestants import serve
 from snn_mnist.data import load_dataset
 from snn_mnist.errors import SNNError
 from snn_mnist.kernels import backends
 from snn_mnist.place import choose_device
+from snn_mnist.verb_options import BenchOptions
 
 
 class Process:

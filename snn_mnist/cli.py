@@ -12,10 +12,10 @@ import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
-from snn_mnist import __version__, config
+from snn_mnist import __version__
+from snn_mnist.config import RESUME_RULES, Config
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.options import (
     Options,
@@ -27,6 +27,16 @@ from snn_mnist.options import (
     options_of,
     read_yaml,
     sorted_by_group,
+)
+from snn_mnist.verb_options import (
+    BenchOptions,
+    EvalOptions,
+    ExportOptions,
+    ImportOptions,
+    InfoOptions,
+    PlotOptions,
+    PredictOptions,
+    TraceOptions,
 )
 
 PROGRAM = "python -m snn_mnist"
@@ -48,27 +58,20 @@ class Verb:
 
 VERBS = {
     "train": Verb(
-        config.Config,
+        Config,
         "snn_mnist.train:run",
         "train a network, test it after each epoch, save the run",
-        config.RESUME_RULES,
+        RESUME_RULES,
     ),
-    "eval": Verb(
-        config.EvalOptions,
-        "snn_mnist.evaluate:run",
-        "test a checkpoint: accuracy as mean ± std, by class, by T",
-    ),
-    "trace": Verb(config.TraceOptions, "snn_mnist.trace:run", "follow single images through a checkpoint, in pictures"),
-    "plot": Verb(config.PlotOptions, "snn_mnist.plot:run", "draw the curves and weights of runs"),
-    "predict": Verb(config.PredictOptions, "snn_mnist.predict:run", "classify your own pictures"),
-    "export": Verb(
-        config.ExportOptions, "snn_mnist.export:run", "write a checkpoint for other simulators and hardware"
-    ),
-    "import": Verb(config.ImportOptions, "snn_mnist.export:run_import", "make a checkpoint of a NIR file"),
-    "bench": Verb(config.BenchOptions, "snn_mnist.bench:run", "measure the images per second of every backend"),
-    "info": Verb(config.InfoOptions, "snn_mnist.info:run", "show versions, devices, backends and the data found"),
+    "eval": Verb(EvalOptions, "snn_mnist.evaluate:run", "test a checkpoint: accuracy as mean ± std, by class, by T"),
+    "trace": Verb(TraceOptions, "snn_mnist.trace:run", "follow single images through a checkpoint, in pictures"),
+    "plot": Verb(PlotOptions, "snn_mnist.plot:run", "draw the curves and weights of runs"),
+    "predict": Verb(PredictOptions, "snn_mnist.predict:run", "classify your own pictures"),
+    "export": Verb(ExportOptions, "snn_mnist.export:run", "write a checkpoint for other simulators and hardware"),
+    "import": Verb(ImportOptions, "snn_mnist.export:run_import", "make a checkpoint of a NIR file"),
+    "bench": Verb(BenchOptions, "snn_mnist.bench:run", "measure the images per second of every backend"),
+    "info": Verb(InfoOptions, "snn_mnist.info:run", "show versions, devices, backends and the data found"),
 }
-VERBS = {name: verb for name, verb in VERBS.items() if find_spec(verb.handler.split(":")[0])}
 
 
 # ---------------------------------------------------------------------------- flags

@@ -1,4 +1,7 @@
-"""The settings of every verb. `Config` is training's; its mathematics is that of the README's equations."""
+"""The settings of training: `Config`, checked when made, and what of it a resumed run may change.
+
+Its mathematics is that of the README's equations.
+"""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -7,35 +10,30 @@ from typing import Any, Self
 
 from snn_mnist import __version__
 from snn_mnist.errors import UsageError
+from snn_mnist.flags import (
+    CHECKPOINT,
+    DATASETS,
+    MAX_SEED,
+    MAX_T,
+    Threads,
+    backend_option,
+    data_dir_option,
+    device_option,
+    threads_option,
+)
 from snn_mnist.options import (
     Options,
     choice,
     integer,
-    matching,
     number,
     option,
     optional,
     options_of,
     path,
     read_yaml,
-    several,
     show,
     switch,
 )
-
-DATASETS = ("mnist", "fashion", "digits")
-BACKENDS = ("auto", "torch", "numba", "cupy")
-MAX_SEED = 2**32 - 1
-MAX_T = 1_000_000
-
-DEVICE = matching(r"auto|cpu|cuda(:\d{1,3})?", "auto, cpu, cuda, cuda:0, cuda:1, …")
-CHECKPOINT = "a checkpoint file or a run directory"
-
-
-def cores() -> int:
-    """The processor cores this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _surrogates() -> Iterable[str]:
@@ -44,44 +42,8 @@ def _surrogates() -> Iterable[str]:
     return FORMULAS
 
 
-def _data_dir() -> str:
-    return os.environ.get("SNN_MNIST_DATA") or "./data"
-
-
-def _data_dir_option() -> Any:
-    what = "where the data are, as MNIST/raw/… and FashionMNIST/raw/…; missing files are downloaded there"
-    return option(_data_dir, path("DIR"), "Data", what, shown="$SNN_MNIST_DATA, else ./data")
-
-
-def _device_option(group: str = "Machine") -> Any:
-    return option("auto", DEVICE, group, "cpu, cuda, cuda:1, …; auto takes a GPU where there is one")
-
-
-def _backend_option(what: str = "who computes: torch is the reference, numba (CPU) and cupy (CUDA) are fused") -> Any:
-    return option("auto", choice(BACKENDS), "Machine", what)
-
-
-def _j_option() -> Any:
-    return option(None, optional(integer(1)), "Machine", "threads", shown="all cores", saved=False)
-
-
-class _Threads:
-    """For a record with `j`: the threads to use, and a word when they are fewer than was asked for."""
-
-    j: int | None
-
-    @property
-    def threads(self) -> int:
-        return min(self.j or cores(), cores())
-
-    def notes(self) -> list[str]:
-        if self.j and self.j > cores():
-            return [f"-j {self.j} is more than the {cores()} cores here; using {cores()}"]
-        return []
-
-
 @dataclass(frozen=True, kw_only=True)
-class Config(_Threads, Options):
+class Config(Threads, Options):
     """Everything that decides a training run. Checked when made; `given` names what the user set."""
 
     # Network
@@ -149,7 +111,7 @@ class Config(_Threads, Options):
 
     # Data
     dataset: str = option("mnist", choice(DATASETS), "Data", "what to learn; digits needs no download", fixed=True)
-    data_dir: str = _data_dir_option()
+    data_dir: str = data_dir_option()
     val: int = option(
         0,
         integer(0),
@@ -182,12 +144,12 @@ class Config(_Threads, Options):
     )
 
     # Machine
-    device: str = _device_option()
-    backend: str = _backend_option()
+    device: str = device_option()
+    backend: str = backend_option()
     step_mode: str = option(
         "m", choice(("s", "m")), "Machine", "one time step or all T at once; s needs the least memory, m is fast"
     )
-    j: int | None = _j_option()
+    j: int | None = threads_option()
     eval_every: int = option(1, integer(1), "Machine", "test after every so many epochs, and after the last")
 
     def __post_init__(self) -> None:
@@ -293,211 +255,3 @@ Resuming (-resume FILE_OR_RUN_DIRECTORY):
     {_flags(MATHEMATICAL[8:])}
   A finished run has nothing to do; extend it with a larger -epochs.
 """
-
-
-# ---------------------------------------------------------------------------- the other verbs
-
-
-def _checkpoint_option() -> Any:
-    return option(None, path(), "Files", CHECKPOINT, required=True)
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvalOptions(_Threads, Options):
-    """Test a checkpoint. None means: as in the checkpoint."""
-
-    resume: str = _checkpoint_option()
-    repeats: int = option(10, integer(1, 100_000), "Test", "encodings of the test images; gives the ± of the accuracy")
-    T: int | None = option(None, optional(integer(1, MAX_T)), "Test", "time steps", shown="the checkpoint's")
-    tau: float | None = option(
-        None,
-        optional(number(above=1)),
-        "Test",
-        "membrane time constant",
-        shown="the checkpoint's, 2.0 for one that has none",
-    )
-    seed: int | None = option(
-        None, optional(integer(0, MAX_SEED)), "Test", "seed of the spikes", shown="the checkpoint's"
-    )
-    b: int = option(1000, integer(1), "Test", "images at a time; changes no result")
-    json: str | None = option(None, optional(path("FILE")), "Files", "write all results there; - is stdout")
-    dataset: str | None = option(None, optional(choice(DATASETS)), "Data", "what to test on", shown="the checkpoint's")
-    data_dir: str = _data_dir_option()
-    device: str = _device_option()
-    backend: str = _backend_option()
-    j: int | None = _j_option()
-
-
-@dataclass(frozen=True, kw_only=True)
-class TraceOptions(Options):
-    """Follow images through a checkpoint, step by step."""
-
-    resume: str = _checkpoint_option()
-    index: tuple[int, ...] = option((0,), several(integer(0)), "Images", "which test images, counted from 0")
-    misclassified: int = option(0, integer(0), "Images", "instead, the first so many images the network gets wrong")
-    T: int | None = option(None, optional(integer(1, MAX_T)), "Images", "time steps", shown="the checkpoint's")
-    tau: float | None = option(
-        None,
-        optional(number(above=1)),
-        "Images",
-        "membrane time constant",
-        shown="the checkpoint's, 2.0 for one that has none",
-    )
-    seed: int | None = option(
-        None, optional(integer(0, MAX_SEED)), "Images", "seed of the spikes", shown="the checkpoint's"
-    )
-    out: str | None = option(
-        None, optional(path("DIR")), "Files", "where arrays and pictures go", shown="trace_INDEX beside the checkpoint"
-    )
-    dataset: str | None = option(None, optional(choice(DATASETS)), "Data", "what to show", shown="the checkpoint's")
-    data_dir: str = _data_dir_option()
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlotOptions(Options):
-    """Draw the curves of runs."""
-
-    runs: tuple[str, ...] = option(
-        (),
-        several(path("DIR")),
-        "Files",
-        "run directories, such as logs/T100_b64_adam_lr0.001",
-        required=True,
-        positional=True,
-    )
-    out: str | None = option(
-        None,
-        optional(path("FILE")),
-        "Files",
-        "the picture",
-        shown="curves.png in the run; of several curves_compared.png in the first",
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchOptions(_Threads, Options):
-    """Measure images per second."""
-
-    backend: tuple[str, ...] = option(
-        ("auto",),
-        several(choice((*BACKENDS, "spikingjelly"))),
-        "Machine",
-        "which to measure",
-        shown="all that are available",
-    )
-    T: tuple[int, ...] = option((100,), several(integer(1, MAX_T)), "Work", "time steps")
-    b: tuple[int, ...] = option((64,), several(integer(1)), "Work", "batch sizes")
-    repeats: int = option(5, integer(1, 10_000), "Work", "measurements of each; the median is reported")
-    seconds: float = option(2.0, number(above=0), "Work", "length of one measurement")
-    dataset: str = option("mnist", choice(DATASETS), "Data", "what to compute with")
-    data_dir: str = _data_dir_option()
-    json: str | None = option(None, optional(path("FILE")), "Files", "write all results there; - is stdout")
-    device: str = _device_option()
-    j: int | None = _j_option()
-
-
-@dataclass(frozen=True, kw_only=True)
-class InfoOptions(Options):
-    """Look at this machine."""
-
-    data_dir: str = _data_dir_option()
-    json: str | None = option(None, optional(path("FILE")), "Files", "write it all there; - is stdout")
-
-
-DISCRETIZATIONS = ("euler", "exact")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportOptions(Options):
-    """Write a checkpoint in another format. None means: as in the checkpoint."""
-
-    resume: str = _checkpoint_option()
-    format: str = option(
-        "nir",
-        choice(("nir", "hardware", "html")),
-        "Files",
-        "a NIR graph, integer weights with C and Verilog files, or a page to play with",
-    )
-    out: str | None = option(
-        None, optional(path()), "Files", "the file (hardware: directory) to write", shown="beside the checkpoint"
-    )
-    T: int | None = option(None, optional(integer(1, MAX_T)), "Network", "time steps", shown="the checkpoint's")
-    tau: float | None = option(
-        None, optional(number(above=1)), "Network", "time constant in time steps", shown="the checkpoint's"
-    )
-    dt: float = option(1e-4, number(above=0), "NIR", "seconds a time step stands for")
-    discretization: str = option(
-        "euler",
-        choice(DISCRETIZATIONS),
-        "NIR",
-        "how the importer steps: forward Euler, or exact for one that uses the exponential",
-    )
-    threshold: str = option(
-        "below",
-        choice(("below", "same")),
-        "NIR",
-        "NIR fires above its threshold, we at ours: write the next float32 below, or the same number",
-    )
-    allow_lossy: bool = option(False, switch(), "NIR", "write even what the format cannot say: soft reset")
-    verify: bool = option(
-        False, switch(), "NIR", "read the file back and compare its spikes, also in the simulators found here"
-    )
-    verify_images: int = option(100, integer(1), "NIR", "how many test images -verify compares")
-    bits: int = option(8, integer(4, 16), "Hardware", "bits of an integer weight")
-    scale: str = option(
-        "tensor", choice(("tensor", "neuron")), "Hardware", "one scale for all weights or one for each neuron"
-    )
-    fraction: int | None = option(
-        None,
-        optional(integer(0, 16)),
-        "Hardware",
-        "fraction bits of a membrane potential",
-        shown="as many as give the threshold 12 bits",
-    )
-    report: bool = option(
-        True, switch(), "Hardware", "measure the accuracy at 16, 8, 6 and 4 bits on the whole test set"
-    )
-    seed: int | None = option(
-        None, optional(integer(0, MAX_SEED)), "Data", "seed of the spikes", shown="the checkpoint's"
-    )
-    data_dir: str = _data_dir_option()
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImportOptions(Options):
-    """Make a checkpoint of a file in another format. None means: as the file says."""
-
-    file: str = option(None, path("FILE"), "Files", "the NIR file to read", required=True, positional=True)
-    out: str | None = option(
-        None, optional(path("FILE")), "Files", "the checkpoint to write", shown="the file with the ending .pth"
-    )
-    T: int | None = option(None, optional(integer(1, MAX_T)), "NIR", "time steps", shown="the file's, else 100")
-    dt: float | None = option(
-        None, optional(number(above=0)), "NIR", "seconds a time step stands for", shown="the file's, else 1e-4"
-    )
-    discretization: str | None = option(
-        None,
-        optional(choice(DISCRETIZATIONS)),
-        "NIR",
-        "how the file is meant to be stepped",
-        shown="the file's, else euler",
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class PredictOptions(Options):
-    """Classify pictures with a checkpoint."""
-
-    images: tuple[str, ...] = option(
-        (), several(path("FILE")), "Files", "picture files", required=True, positional=True
-    )
-    resume: str = _checkpoint_option()
-    T: int | None = option(None, optional(integer(1, MAX_T)), "Images", "time steps", shown="the checkpoint's")
-    tau: float | None = option(
-        None, optional(number(above=1)), "Images", "time constant in time steps", shown="the checkpoint's"
-    )
-    seed: int | None = option(
-        None, optional(integer(0, MAX_SEED)), "Images", "seed of the spikes", shown="the checkpoint's"
-    )
-    show: bool = option(True, switch(), "Images", "draw the prepared picture and the rates in the terminal")
-    json: str | None = option(None, optional(path("FILE")), "Files", "write all results there; - is stdout")

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from snn_mnist import report
-from snn_mnist.config import EvalOptions
 from snn_mnist.core.poisson import Draw, Stream
 from snn_mnist.data import Dataset, load_dataset
 from snn_mnist.model import CLASSES, PIXELS
 from snn_mnist.place import choose_place
 from snn_mnist.scoring import Score, score, time_marks
 from snn_mnist.trained import load_network
+from snn_mnist.verb_options import EvalOptions
 
 
 def run(options: EvalOptions) -> int:

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from snn_mnist import __version__, idx
-from snn_mnist.config import InfoOptions, cores
 from snn_mnist.errors import SNNError
+from snn_mnist.flags import cores
+from snn_mnist.verb_options import InfoOptions
 
 REQUIRED = (
     "torch",

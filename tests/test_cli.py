@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Program
 
-from snn_mnist import __version__, cli, config
+from snn_mnist import __version__, cli, config, flags
 from snn_mnist.cli import VERBS, Verb, main, parse, read_options
-from snn_mnist.config import BenchOptions, Config, EvalOptions, ImportOptions, PlotOptions
+from snn_mnist.config import Config
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.options import Options, default_of, flag_of, integer, option, options_of
+from snn_mnist.verb_options import BenchOptions, EvalOptions, ImportOptions, PlotOptions
 
 # ---------------------------------------------------------------------------- flags
 
@@ -258,10 +259,10 @@ def test_any_character_can_be_printed_anywhere(program: Program, tmp_path: Path,
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 def test_ctrl_c_before_anything_is_to_save(tmp_path: Path):
     code = (
-        "import sys, time, types\nfrom snn_mnist import cli, config\n"
+        "import sys, time, types\nfrom snn_mnist import cli, verb_options\n"
         "def run(options):\n    print('ready', flush=True)\n    time.sleep(60)\n"
         "sys.modules['slow'] = types.SimpleNamespace(run=run)\n"
-        "cli.VERBS['slow'] = cli.Verb(config.InfoOptions, 'slow:run', 'sleeps')\n"
+        "cli.VERBS['slow'] = cli.Verb(verb_options.InfoOptions, 'slow:run', 'sleeps')\n"
         "sys.exit(cli.main(['slow']))"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -285,7 +286,7 @@ def test_info_tells_what_is_there(capsys: pytest.CaptureFixture, tmp_path: Path)
     import torch
 
     assert found["version"] == __version__ and found["packages"]["torch"] in torch.__version__
-    assert found["devices"]["cpu"] == f"{config.cores()} cores"
+    assert found["devices"]["cpu"] == f"{flags.cores()} cores"
     assert found["backends"]["torch"]["cpu"] == "available"
     assert set(found["data"]["mnist"].values()) == {"missing"}
     assert all(part in text for part in ("torch", "numba", "mnist", "missing (4 files in", "kernel cache:"))

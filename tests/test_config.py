@@ -11,14 +11,17 @@ from conftest import ROOT
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from snn_mnist import cli, config
-from snn_mnist.config import MATHEMATICAL, Config, EvalOptions, PlotOptions
+from snn_mnist import cli, config, flags, verb_options
+from snn_mnist.config import MATHEMATICAL, Config
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.kernels.formulas import FORMULAS
 from snn_mnist.options import MAX_YAML_BYTES, default_of, flag_of, markdown_table, options_of, read_yaml
+from snn_mnist.verb_options import EvalOptions, PlotOptions
 
-RECORDS = [item for item in vars(config).values() if isinstance(item, type) and item.__name__.endswith("Options")]
-RECORDS = [record for record in RECORDS if record.__name__ != "Options"] + [Config]
+RECORDS = [
+    Config,
+    *(item for name, item in vars(verb_options).items() if name.endswith("Options") and name != "Options"),
+]
 
 
 def refused(**values: object) -> str:
@@ -163,8 +166,8 @@ def test_sizes_against_the_data():
 
 def test_more_threads_than_cores_is_a_note():
     many = Config(j=10_000)
-    assert many.threads == config.cores() and "10000" in many.notes()[0]
-    assert Config().threads == config.cores() and not Config().notes()
+    assert many.threads == flags.cores() and "10000" in many.notes()[0]
+    assert Config().threads == flags.cores() and not Config().notes()
     assert Config(j=1).threads == 1
 
 
@@ -210,7 +213,7 @@ configs = st.fixed_dictionaries(
         "neuron": st.sampled_from(["lif", "if"]),
         "amp": st.booleans(),
         "seed": st.integers(0, 2**32 - 1),
-        "dataset": st.sampled_from(config.DATASETS),
+        "dataset": st.sampled_from(flags.DATASETS),
         "data_dir": names,
         "out_dir": names,
         "device": st.sampled_from(["auto", "cpu", "cuda", "cuda:7"]),

@@ -361,7 +361,7 @@ def test_a_directory_is_no_file_to_write(tmp_path):
 
 
 def _options(loaded):
-    from snn_mnist.config import ExportOptions
+    from snn_mnist.verb_options import ExportOptions
 
     return ExportOptions(resume=str(loaded.path))
 

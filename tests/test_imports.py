@@ -18,8 +18,10 @@ MODULES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 HANDLERS = {verb.handler.partition(":")[0] for verb in VERBS.values()}
-LIGHT_PARTS = ("", ".errors", ".options", ".config", ".cli", ".idx", ".kernels", ".kernels.formulas")
-LIGHT = [f"snn_mnist{part}" for part in LIGHT_PARTS]
+LIGHT = [
+    f"snn_mnist{part}"
+    for part in ("", ".errors", ".options", ".flags", ".config", ".verb_options", ".cli", ".idx", ".kernels.formulas")
+]
 
 
 def imports(name: str, lazy: bool) -> set[str]:
@@ -68,8 +70,12 @@ def test_the_direction(name: str):
             allowed = False
         elif within(name, "options", "idx"):
             allowed = within(target, "errors")
+        elif within(name, "flags"):
+            allowed = within(target, "options")
         elif within(name, "config"):
-            allowed = target == "snn_mnist" or within(target, "options", "errors", "kernels.formulas")
+            allowed = target == "snn_mnist" or within(target, "flags", "options", "errors", "kernels.formulas")
+        elif within(name, "verb_options"):
+            allowed = within(target, "flags", "options")
         elif within(name, "data"):
             allowed = within(target, "idx", "errors", "core")
         elif within(target, "cli"):

@@ -8,10 +8,11 @@ import torch
 
 from snn_mnist import checkpoint, evaluate
 from snn_mnist import train as training
-from snn_mnist.config import Config, EvalOptions
+from snn_mnist.config import Config
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.interrupt import Interruption
 from snn_mnist.report import METRICS, read_metrics
+from snn_mnist.verb_options import EvalOptions
 
 DIGITS = {"dataset": "digits", "T": 20, "b": 100, "lr": 5e-3, "figures": False}
 TIMES = {"train_images_per_s", "test_images_per_s", "seconds"}

@@ -24,12 +24,14 @@ from typing import Any
 import numpy as np
 
 from snn_mnist import __version__, checkpoint
-from snn_mnist.config import DATASETS, Config, ExportOptions, ImportOptions
+from snn_mnist.config import Config
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.export.files import directory, replacing
+from snn_mnist.flags import DATASETS
 from snn_mnist.model import CLASSES, PIXELS
 from snn_mnist.options import show
 from snn_mnist.trained import Loaded
+from snn_mnist.verb_options import ExportOptions, ImportOptions
 
 MAX_BYTES = 64 << 20  # of a file and of what it unpacks to; this network needs 63 kB
 DEFAULT_DT = 1e-4
