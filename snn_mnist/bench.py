@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import itertools
-import json
 import multiprocessing
 import platform
 import statistics
@@ -21,12 +20,13 @@ from typing import Any
 
 import torch
 
-from snn_mnist import __version__, report
+from snn_mnist import __version__
 from snn_mnist.contestants import serve
 from snn_mnist.data import load_dataset
 from snn_mnist.errors import SNNError
 from snn_mnist.kernels import backends
 from snn_mnist.place import choose_device
+from snn_mnist.results import write_json
 from snn_mnist.verb_options import BenchOptions
 
 
@@ -88,11 +88,7 @@ def run(options: BenchOptions) -> int:
     if options.json:
         record = {"machine": _machine(device), "threads": options.threads, "dataset": options.dataset,
                   "command": " ".join(sys.argv[1:]), "seconds": options.seconds, "results": results}  # fmt: skip
-        text = json.dumps(record, indent=2) + "\n"
-        if options.json == "-":
-            print(text, end="")
-        else:
-            report.write_text(Path(options.json), text)
+        write_json(options.json, record)
     return 0
 
 

@@ -5,20 +5,18 @@ python -m snn_mnist eval -resume logs/T100_b64_adam_lr0.001
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from snn_mnist import report
 from snn_mnist.core.poisson import Draw, Stream
 from snn_mnist.data import Dataset, load_dataset
 from snn_mnist.model import CLASSES, PIXELS
 from snn_mnist.place import choose_place
+from snn_mnist.results import write_json
 from snn_mnist.scoring import Score, score, time_marks
 from snn_mnist.trained import load_network
 from snn_mnist.verb_options import EvalOptions
@@ -47,12 +45,10 @@ def run(options: EvalOptions) -> int:
     }  # fmt: skip
     if not loaded.known:
         result["assumed"] = {"tau": config.tau, "T": config.T}
-    if options.json == "-":
-        print(json.dumps(result, indent=2))
-        return 0
-    print(describe(result, place))
+    if options.json != "-":
+        print(describe(result, place))
     if options.json:
-        report.write_text(Path(options.json), json.dumps(result, indent=2) + "\n")
+        write_json(options.json, result)
     return 0
 
 

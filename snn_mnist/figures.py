@@ -95,19 +95,19 @@ def _text(value: Any) -> str:
 # ---------------------------------------------------------------------------- files
 
 
-def write(path: Path, figure: Figure) -> Path:
-    """The figure as a PNG."""
+def write(path: Path, figure: Figure, flag: str = "-out-dir") -> Path:
+    """The figure as a PNG; `flag` is the one that chose the place."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
-    return write_bytes(path, buffer.getvalue())
+    return write_bytes(path, buffer.getvalue(), flag)
 
 
-def write_bytes(path: Path, content: bytes) -> Path:
+def write_bytes(path: Path, content: bytes, flag: str = "-out-dir") -> Path:
     """A file, whole or not at all."""
     try:
         files.write_whole(path, content)
     except OSError as fault:
-        raise report.cant_write(path, fault) from fault
+        raise report.cant_write(path, fault, flag) from fault
     return path
 
 
@@ -235,7 +235,10 @@ def _confusion_title(counts: np.ndarray, class_names: Sequence[str]) -> str:
     wrong = counts - np.diag(np.diag(counts))
     if not wrong.any():
         return f"{right:.2f} % right"
-    label, verdict = np.unravel_index(wrong.argmax(), wrong.shape)
+    most = np.argwhere(wrong == wrong.max())
+    if len(most) > 1:
+        return f"{right:.2f} % right; most frequent errors: {len(most)} kinds ({wrong.max()}× each)"
+    label, verdict = most[0]
     often = f"{class_names[label]} taken for {class_names[verdict]} ({wrong.max()}×)"
     return f"{right:.2f} % right; most frequent error: {often}"
 

@@ -7,7 +7,6 @@ A part that is broken is reported as such, never raised: this is the verb people
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import sys
@@ -19,6 +18,7 @@ from typing import Any
 from snn_mnist import __version__, idx
 from snn_mnist.errors import SNNError
 from snn_mnist.flags import cores
+from snn_mnist.results import write_json
 from snn_mnist.verb_options import InfoOptions
 
 REQUIRED = (
@@ -37,16 +37,10 @@ EXTRAS = {"cupy-cuda13x": "cuda13", "cupy-cuda12x": "cuda12", "nir": "nir"}
 
 def run(options: InfoOptions) -> int:
     found = collect(options.data_dir)
-    text = json.dumps(found, indent=2)
-    if options.json == "-":
-        print(text)
-        return 0
+    if options.json != "-":
+        print(as_text(found))
     if options.json:
-        try:
-            Path(options.json).write_text(text + "\n", encoding="utf-8")
-        except OSError as fault:
-            raise SNNError(f"{options.json} can't be written ({fault.strerror}); name another file") from fault
-    print(as_text(found))
+        write_json(options.json, found)
     return 0
 
 

@@ -40,7 +40,7 @@ def run(options: PlotOptions) -> int:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as fault:
         raise SNNError(f"{target.parent} can't be made ({fault.strerror}); choose another -out") from fault
-    print(figures.write(target, figures.learning_curves(curves)))
+    print(figures.write(target, figures.learning_curves(curves), "-out"))
     for folder in runs:
         if (folder / LATEST).is_file():
             for file in plot_network(folder):

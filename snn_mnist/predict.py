@@ -8,23 +8,22 @@ same picture, seed and checkpoint give the same rates whatever other pictures ar
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from snn_mnist import picture, report
+from snn_mnist import picture
 from snn_mnist.core.poisson import Draw, Stream
 from snn_mnist.data import DIGITS, FASHION
 from snn_mnist.engines import TorchEngine
 from snn_mnist.errors import SNNError
 from snn_mnist.model import SNN
-from snn_mnist.trained import Loaded, load_network
+from snn_mnist.results import write_json
+from snn_mnist.trained import load_network
 from snn_mnist.verb_options import PredictOptions
 
 BAR = 40  # characters of a firing rate of 1
@@ -89,7 +88,9 @@ def run(options: PredictOptions) -> int:
         results.append(_record(place, prepared, verdict, names))
         if options.json != "-":
             print("\n".join(lines(place, prepared, verdict, names, options.show, terminal())))
-    _write_json(options, loaded, results)
+    if options.json:
+        settings = {"checkpoint": str(loaded.path), "T": config.T, "tau": config.tau, "seed": config.seed}
+        write_json(options.json, settings | {"pictures": results})
     return 1 if failures else 0
 
 
@@ -104,18 +105,6 @@ def _record(place: str, prepared: picture.Prepared, verdict: Verdict, names: tup
         "rates": verdict.rates,
         "dark_on_light": prepared.dark_on_light,
     }
-
-
-def _write_json(options: PredictOptions, loaded: Loaded, results: list[dict[str, Any]]) -> None:
-    if options.json is None:
-        return
-    config = loaded.config
-    whole = {"checkpoint": str(loaded.path), "T": config.T, "tau": config.tau, "seed": config.seed}
-    text = json.dumps(whole | {"pictures": results}, indent=2) + "\n"
-    if options.json == "-":
-        print(text, end="")
-    else:
-        report.write_text(Path(options.json), text)
 
 
 # ---------------------------------------------------------------------------- the terminal

@@ -30,8 +30,8 @@ LEFTOVER = re.compile(r"\.(checkpoint_\w+\.pth|config\.yaml|environment\.json|me
 SCALARS = tuple(name for name in METRICS if name != "epoch") + VALIDATION
 
 
-def cant_write(path: Path, fault: OSError) -> SNNError:
-    return SNNError(f"{path} can't be written ({reason(fault)}); free space or choose another -out-dir")
+def cant_write(path: Path, fault: OSError, flag: str = "-out-dir") -> SNNError:
+    return SNNError(f"{path} can't be written ({reason(fault)}); free space or choose another {flag}")
 
 
 def new_run_directory(out_dir: str, name: str) -> Path:

@@ -205,12 +205,16 @@ def save(trace: Trace, config: Config, class_names: Sequence[str], folder: Path)
     except OSError as fault:
         raise SNNError(f"{folder} can't be made ({fault.strerror}); choose another -out") from fault
     for name, content in files.items():
-        figures.write_bytes(folder / name, content)
+        figures.write_bytes(folder / name, content, "-out")
     threshold, reset = config.v_threshold, config.v_reset
-    figures.write(folder / "input.png", trace_figures.shown_image(trace, class_names))
-    figures.write(folder / "spikes.png", trace_figures.raster(trace, class_names))
-    figures.write(folder / "voltages.png", trace_figures.voltages(trace, class_names, threshold))
-    figures.write(folder / "winner.png", trace_figures.winner(trace, class_names, threshold, reset))
+    pictures = {
+        "input.png": trace_figures.shown_image(trace, class_names),
+        "spikes.png": trace_figures.raster(trace, class_names),
+        "voltages.png": trace_figures.voltages(trace, class_names, threshold),
+        "winner.png": trace_figures.winner(trace, class_names, threshold, reset),
+    }
+    for name, picture in pictures.items():
+        figures.write(folder / name, picture, "-out")
 
 
 def _npy(array: np.ndarray) -> bytes:

@@ -105,6 +105,9 @@ def test_confusion_matrix_has_every_count_and_names_the_worst(names):
     assert f"{names[4]} taken for {names[9]} (321×)" in title.replace("\n", " ")
     assert f"{100 * 5000 / int(confusion.sum()):.2f} % right" in title
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("verdict of the network", "label")
+    confusion[9, 4] = 321  # two kinds tie
+    title = figures.confusion_matrix(confusion, names).axes[0].get_title(loc="left")
+    assert "most frequent errors: 2 kinds (321× each)" in title.replace("\n", " ")
     assert figures.confusion_matrix(torch.eye(10).long(), names).axes[0].get_title(loc="left") == "100.00 % right"
 
 

@@ -36,7 +36,7 @@ def weight(data) -> Tensor:
 @pytest.fixture
 def without_pictures(monkeypatch):
     """Drawing takes most of the time, and most tests look at the arrays."""
-    monkeypatch.setattr(trace.figures, "write", lambda path, figure: path)
+    monkeypatch.setattr(trace.figures, "write", lambda path, *_: path)
     for name in ("shown_image", "raster", "voltages", "winner"):
         monkeypatch.setattr(trace.trace_figures, name, lambda *_: None)
 

@@ -1,0 +1,20 @@
+"""The option -json of a verb: all its results as one file, or on standard output."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from snn_mnist.errors import SNNError
+from snn_mnist.files import reason, write_whole
+
+
+def write_json(where: str, results: dict[str, Any]) -> None:
+    """`where` is what -json names; - is standard output. The file is written whole or not at all."""
+    text = json.dumps(results, indent=2) + "\n"
+    if where == "-":
+        print(text, end="")
+        return
+    try:
+        write_whole(Path(where), text.encode())
+    except OSError as fault:
+        raise SNNError(f"{where} can't be written ({reason(fault)}); free space or choose another -json") from fault
