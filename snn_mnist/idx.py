@@ -188,8 +188,7 @@ def ensure(name: str, data_dir: str | os.PathLike[str], download: bool = True) -
 def _download(files: FileSet, missing: list[File], raw: Path) -> str:
     """Fetch what is missing; '' or the reason why not. A file gets its name when it is complete."""
     try:
-        raw.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".download-", dir=raw) as scratch:
+        with _directory(raw), tempfile.TemporaryDirectory(prefix=".download-", dir=raw) as scratch:
             from torchvision import datasets
 
             mirrors = getattr(datasets, files.folder).mirrors
@@ -201,6 +200,19 @@ def _download(files: FileSet, missing: list[File], raw: Path) -> str:
     except OSError as fault:
         return f"{fault.filename or raw}: {(fault.strerror or str(fault)).lower()}"
     return ""
+
+
+@contextlib.contextmanager
+def _directory(folder: Path) -> Iterator[None]:
+    """Makes it, and removes what was made when nothing has come into it, as after a mistyped -data-dir."""
+    absent = [one for one in (folder, *folder.parents) if not one.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        for one in absent:
+            with contextlib.suppress(OSError):  # it is not empty
+                one.rmdir()
 
 
 def _fetch(file: File, mirrors: list[str], folder: Path) -> str:

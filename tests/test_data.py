@@ -395,12 +395,12 @@ def test_a_download_that_fails_leaves_nothing_and_names_the_ways_on(
     mirror.mode = mode
     started = time.monotonic()
     with pytest.raises(DataMissing) as caught:
-        load_dataset("mnist", tmp_path)
+        load_dataset("mnist", tmp_path / "mistyped" / "data")
     message = str(caught.value)
     assert words in message.lower() and "\n" not in message
-    assert str(tmp_path / "MNIST" / "raw") in message
+    assert str(tmp_path / "mistyped" / "data" / "MNIST" / "raw") in message
     assert all(way in message for way in ("put the files there", "SNN_MNIST_DATA", "-dataset digits"))
-    assert os.listdir(tmp_path / "MNIST" / "raw") == []
+    assert os.listdir(tmp_path) == []
     assert time.monotonic() - started < 10
 
 
