@@ -102,8 +102,10 @@ class SpikingJelly:
         return total / self.T
 
     def _measure(self, train: bool, seconds: float) -> float:
-        images, batches = 0, iter(self.batches[train])
-        image, label = next(batches)  # the workers have started
+        if not len(self.batches[train]):
+            raise ValueError("-b is more than the training images")
+        images, batches = 0, itertools.chain.from_iterable(itertools.repeat(self.batches[train]))
+        next(batches)  # the workers have started
         started = time.perf_counter()
         for image, label in batches:
             image, label = image.to(self.device), label.to(self.device)
