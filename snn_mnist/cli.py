@@ -4,6 +4,7 @@ A flag takes one dash, as in the tutorial, or two; it is never abbreviated, and 
 dash (`-v-reset -1e-1`), neither of which argparse offers. To add a verb, add a line to VERBS.
 """
 
+import codecs
 import contextlib
 import importlib
 import os
@@ -18,6 +19,7 @@ from snn_mnist import __version__
 from snn_mnist.config import RESUME_RULES, Config
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.options import (
+    SWITCH_WORDS,
     Options,
     brief,
     closest,
@@ -97,6 +99,9 @@ def parse(record: type[Options], tokens: Sequence[str]) -> dict[str, Any]:
             raise UsageError(f"unknown flag {brief(token.partition('=')[0])}; {remedy}")
         value: Any = text
         if not declared.kind.metavar:
+            if not equals and queue and queue[0].lower() in SWITCH_WORDS:
+                flag = flag_of(field)
+                raise UsageError(f"-{name} {queue[0]}: a switch takes no value; give -{flag} or -no-{flag}")
             value = text if equals else not negated
         elif not equals:
             if not queue or _is_flag(queue[0], flags):
@@ -218,7 +223,7 @@ def dispatch(tokens: list[str]) -> int:
 
 @contextlib.contextmanager
 def _printable_streams() -> Iterator[None]:
-    """Let a terminal that cannot show '±' or a path's characters show an escape instead of failing.
+    """Let a terminal that cannot show '±' show '+-', and an escape for a path's characters, instead of failing.
 
     Streams that the caller closed (`>&-`) become /dev/null: else the first file opened would take their place.
     """
@@ -228,8 +233,21 @@ def _printable_streams() -> Iterator[None]:
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors="snn_mnist.plain")
     yield
+
+
+PLAIN = {"±": "+-", "×": "x", "→": "->", "…": "...", "τ": "tau"}
+
+
+def _plainly(fault: UnicodeError) -> tuple[str, int]:
+    """What a codec is to write for characters that it does not have."""
+    assert isinstance(fault, UnicodeEncodeError)
+    part = fault.object[fault.start : fault.end]
+    return "".join(PLAIN.get(c) or c.encode("ascii", "backslashreplace").decode() for c in part), fault.end
+
+
+codecs.register_error("snn_mnist.plain", _plainly)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -117,13 +117,15 @@ def path(metavar: str = "PATH") -> Kind:
     return Kind("the name of a file or directory", read, metavar)
 
 
+SWITCH_WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
+
 def switch() -> Kind:
     """On or off: `-name` and `-no-name` as flags, true or false in a file."""
-    words = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
     def read(value: Any) -> bool:
         if isinstance(value, str):
-            value = words.get(value.lower())
+            value = SWITCH_WORDS.get(value.lower())
         if not isinstance(value, bool):
             raise ValueError
         return value
