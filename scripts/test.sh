@@ -17,7 +17,7 @@ check() { # check NAME COMMAND…
 check ruff "$python" -m ruff check .
 check format "$python" -m ruff format --check .
 check mypy "$python" -m mypy
-check pytest "$python" -m pytest "$@"
+check pytest "$python" -m pytest -n 2 "$@"
 if [ -n "$failed" ]; then
     printf 'failed:%s\n' "$failed"
     exit 1

@@ -275,11 +275,17 @@ def test_all_checks_run_whatever_one_says(checkout: Checkout):
     checkout.ready("dev")
     done = checkout.run("scripts/test.sh", "-k", "a or b")
     assert done.returncode == 0 and done.stdout.endswith("all checks passed\n")
-    assert checkout.calls("-m pytest") == ["python -m pytest -k a or b"]
-    for failing in ({"RUFF": "1"}, {"MYPY": "1"}, {"PYTEST": "1"}, {"RUFF": "1", "PYTEST": "5"}):
+    assert checkout.calls("-m pytest") == ["python -m pytest -n 2 -k a or b"]
+    failures: list[tuple[dict[str, str], str]] = [
+        ({"RUFF": "1"}, "ruff format"),
+        ({"MYPY": "1"}, "mypy"),
+        ({"PYTEST": "1"}, "pytest"),
+        ({"RUFF": "1", "PYTEST": "5"}, "ruff format pytest"),
+    ]
+    for failing, named in failures:
         done = checkout.run("scripts/test.sh", **failing)
         assert done.returncode == 1
-        assert done.stdout.endswith(f"failed: {' '.join(failing).lower()}\n")
+        assert done.stdout.endswith(f"failed: {named}\n")
         assert all(checkout.calls(f"-m {check}") for check in ("ruff", "mypy", "pytest"))
 
 
@@ -290,4 +296,4 @@ def test_ci_takes_the_shared_data_where_they_are(checkout: Checkout):
     shared.mkdir(parents=True)
     done = checkout.run(".ci/run", "-x")
     assert done.returncode == 0 and f"data {shared}\n" in done.stdout
-    assert checkout.calls("-m pytest") == ["python -m pytest -x"]
+    assert checkout.calls("-m pytest") == ["python -m pytest -n 2 -x"]

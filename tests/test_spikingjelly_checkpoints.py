@@ -74,7 +74,7 @@ def tutorial_checkpoint(path, optimizer_of):
 def test_training_goes_on_from_the_tutorials_checkpoint(tmp_path, capsys, optimizer_of, settings):
     path = tmp_path / "checkpoint_latest.pth"
     before = tutorial_checkpoint(path, optimizer_of)
-    flags = ["-dataset", "digits", "-T", "5", "-limit-batches", "1", "-epochs", "6", "-b", "32"]
+    flags = ["-dataset", "digits", "-T", "5", "-limit-batches", "1", "-epochs", "6", "-b", "32", "-no-figures"]
     assert main(["train", "-resume", str(path), *flags, "-out-dir", str(tmp_path / "runs")]) == 0
     assert "says nothing of T, tau" in capsys.readouterr().out
     (run,) = (tmp_path / "runs").iterdir()
@@ -96,7 +96,7 @@ def test_the_momentum_of_the_tutorials_checkpoint_goes_on(tmp_path):
     for factor in (1, 0):
         state["optimizer"]["state"][0]["momentum_buffer"] = factor * old
         torch.save(state, tmp_path / "m.pth")
-        flags = ["-dataset", "digits", "-T", "5", "-limit-batches", "1", "-epochs", "6"]
+        flags = ["-dataset", "digits", "-T", "5", "-limit-batches", "1", "-epochs", "6", "-no-figures"]
         out = tmp_path / str(factor)
         assert main(["train", "-resume", str(tmp_path / "m.pth"), *flags, "-out-dir", str(out)]) == 0
         after = checkpoint.load(next(out.iterdir()))
@@ -118,7 +118,7 @@ def test_eval_takes_the_tutorials_checkpoint(tmp_path, capsys):
 
 
 def our_run(folder, *flags):
-    base = ["-dataset", "digits", "-T", "20", "-epochs", "1", "-limit-batches", "3"]
+    base = ["-dataset", "digits", "-T", "20", "-epochs", "1", "-limit-batches", "3", "-no-figures"]
     assert main(["train", *base, *flags, "-out-dir", str(folder)]) == 0
     return next(folder.iterdir()) / checkpoint.LATEST
 
