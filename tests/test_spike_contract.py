@@ -75,6 +75,18 @@ def test_ties_are_resolved_as_defined():
     assert ties > 300
 
 
+def test_more_ties_in_an_image_than_there_is_room_for():
+    """One draw in 256 ties: those of 28 x 28 pixels fit, those of larger images are resolved in groups."""
+    images, index, draw = np.full((1, 20_000), 100, np.uint8), np.array([9]), Draw(1, 2, 3)
+    images[0, ::4] = 0
+    images[0, 1::4] = 255
+    images[0, 2::4] = 254  # nearly all of its ties fire
+    assert 4 * spikes._TIE_ROOM < 10_000 * 128 / 256
+    a = spikes.encode(images, index, 0, 144, draw)
+    b = spikes.encode_torch(torch.from_numpy(images), torch.from_numpy(index), 0, 144, draw)
+    assert torch.equal(torch.from_numpy(a), b)
+
+
 @pytest.mark.parametrize("steps", [1, 15, 16, 17, 64, 65, 100, 127, 128, 129, 300])
 def test_numba_and_torch_give_the_same_bits(steps):
     images, index, draw = some_images(seed=steps), np.array([5, 59_999, 0, 3, 2]), Draw(3, 1, 2)
