@@ -95,7 +95,7 @@ def _checked(state: Any, damaged: Damaged) -> dict[str, Any]:
     _check_number("max_test_acc", state.get("max_test_acc", 0.0), damaged, 0, 1)
     for key in ("optimizer", "config", "scaler", "running", "best"):
         if not isinstance(state.get(key, {}), dict):
-            raise damaged(f"has a {key} that is no dictionary")
+            raise damaged(f"has {key} that is no dictionary")
     _check_config(state.get("config", {}), damaged)
     _check_optimizer(state.get("optimizer", {}), damaged)
     scaler = state.get("scaler", {})
@@ -113,6 +113,7 @@ def _checked(state: Any, damaged: Damaged) -> dict[str, Any]:
         _check_keys("running", running, {"rates", "seconds"}, damaged, more=True)
         _check_tensor("running rates", running["rates"], (None, CLASSES), damaged)
         _check_number("running seconds", running["seconds"], damaged, 0, 1e12)
+        _check_number("running skipped", running.get("skipped", 0), damaged, 0, COUNTS, whole=True)
     return state
 
 
@@ -122,10 +123,11 @@ def _shown(value: Any) -> str:
 
 
 def _check_keys(name: str, found: dict[Any, Any], wanted: set[str], damaged: Damaged, more: bool = False) -> None:
+    name = f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
     if missing := wanted - set(found):
-        raise damaged(f"has a {name} without {', '.join(sorted(missing))}")
+        raise damaged(f"has {name} without {', '.join(sorted(missing))}")
     if not more and (extra := set(found) - wanted):
-        raise damaged(f"has a {name} with {_shown(sorted(map(str, extra))[0])}")
+        raise damaged(f"has {name} with {_shown(sorted(map(str, extra))[0])}")
 
 
 def _check_tensor(name: str, value: Any, shape: tuple[int | None, ...], damaged: Damaged) -> None:
@@ -187,5 +189,8 @@ def _check_optimizer(optimizer: dict[str, Any], damaged: Damaged) -> None:
             _check_tensor("optimizer steps", value, (), damaged)
         elif value is not None or name != "momentum_buffer":
             _check_tensor(f"optimizer state {name}", value, SHAPE, damaged)
-    if slots and "momentum_buffer" not in slots:
-        _check_keys("optimizer state", slots, {"step", "exp_avg", "exp_avg_sq"}, damaged)
+    if slots:
+        sgd = "momentum_buffer" in slots
+        _check_keys(
+            "optimizer state", slots, {"momentum_buffer"} if sgd else {"step", "exp_avg", "exp_avg_sq"}, damaged
+        )

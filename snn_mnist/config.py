@@ -253,5 +253,7 @@ Resuming (-resume FILE_OR_RUN_DIRECTORY):
   These may not, as the result would be neither the old run's nor a new one's, unless -force is given:
     {_flags(MATHEMATICAL[:8])},
     {_flags(MATHEMATICAL[8:])}
+  Forced so, with another -out-dir, or from a file that is no run's checkpoint_latest.pth, it goes on in a
+  new directory, with metrics.csv and checkpoint_max.pth of its own.
   A finished run has nothing to do; extend it with a larger -epochs.
 """

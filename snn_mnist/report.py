@@ -67,28 +67,36 @@ def remove_leftovers(folder: Path) -> None:
                 path.unlink()
 
 
-def environment(place: str) -> str:
-    """The text of environment.json: what produced the run."""
+def note_environment(path: Path, place: str) -> None:
+    """environment.json: what began the run, and under 'resumed' what went on with it."""
+    start = environment(place)
+    try:
+        first = json.loads(path.read_text(encoding="utf-8"))
+        first["resumed"] = [*first.get("resumed", []), start]
+    except (OSError, ValueError, TypeError, AttributeError):  # none yet, or none to be read
+        first = start
+    write_text(path, json.dumps(first, indent=2))
+
+
+def environment(place: str) -> dict[str, Any]:
+    """Command, machine and versions of this process."""
     import numba
     import numpy
     import torch
 
-    return json.dumps(
-        {
-            "command": shlex.join([Path(sys.executable).name, "-m", "snn_mnist", *sys.argv[1:]]),
-            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "place": place,
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.platform()}",
-            "versions": {
-                "snn_mnist": __version__,
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "numba": numba.__version__,
-                "numpy": numpy.__version__,
-            },
+    return {
+        "command": shlex.join([Path(sys.executable).name, "-m", "snn_mnist", *sys.argv[1:]]),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "place": place,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.platform()}",
+        "versions": {
+            "snn_mnist": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numba": numba.__version__,
+            "numpy": numpy.__version__,
         },
-        indent=2,
-    )
+    }
 
 
 class MetricsFile:

@@ -77,9 +77,15 @@ def check_position(config: Config, step: int, steps: int, rates: Tensor) -> None
         )
 
 
-def directory_to_continue(config: Config) -> Path | None:
-    """The run directory, when its latest checkpoint is resumed; None when a new one is to be made."""
+def directory_to_continue(config: Config, state: dict[str, Any]) -> Path | None:
+    """The directory of the resumed run, when its latest checkpoint goes on with the same mathematics in the same place;
+    None where a new one is to be made, with metrics and a best epoch of
+    its own."""
     if config.resume is None:
         return None
     path = checkpoint.find(config.resume)
-    return path.parent if path.name == checkpoint.LATEST and (path.parent / "config.yaml").is_file() else None
+    folder = path.parent
+    elsewhere = "out_dir" in config.given and Path(config.out_dir).resolve() != folder.resolve().parent
+    if path.name != checkpoint.LATEST or not (folder / "config.yaml").is_file() or elsewhere:
+        return None
+    return None if config.changed_mathematics(state.get("config", {})) else folder

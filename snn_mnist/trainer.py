@@ -48,6 +48,7 @@ class Run:
         self.interruption = interruption
         self.resumed = checkpoint.load(config.resume) if config.resume else {}
         self.config = config = resolve(config, self.resumed)
+        self.continued = directory_to_continue(config, self.resumed)
         self.place = choose_place(config.device, config.backend, config.threads, config.step_mode)
         if config.amp and self.place.device.type == "cpu":
             without_tiles()
@@ -118,9 +119,10 @@ class Run:
         restore_optimizer(self.optimizer, state, self.config)
         if state.get("scaler"):
             self.scaler.load_state_dict(state["scaler"])
-        self.best = Best(**state.get("best", {}))
-        self.epoch, self.step = state.get("epoch", -1) + 1, state.get("step", 0)
+        if self.continued:  # a new directory has its own best epoch, whose weights lie in it
+            self.best = Best(**state.get("best", {}))
         self.max_test_acc = float(state.get("max_test_acc", 0.0))
+        self.epoch, self.step = state.get("epoch", -1) + 1, state.get("step", 0)
         if self.step:
             running = state["running"]
             check_position(self.config, self.step, self.steps, running["rates"])
@@ -132,20 +134,19 @@ class Run:
         """The run directory: the resumed one when its latest checkpoint is resumed, else a new one."""
         config = self.config
         name = f"T{config.T}_b{config.b}_{config.opt}_lr{config.lr}{'_amp' if config.amp else ''}"
-        continued = directory_to_continue(config)
-        self.folder = continued or report.new_run_directory(config.out_dir, name)
+        self.folder = self.continued or report.new_run_directory(config.out_dir, name)
         self.closing.enter_context(files.only_one(self.folder))
         columns = report.METRICS + (report.VALIDATION if config.val else ())
         self.metrics = report.MetricsFile(self.folder / "metrics.csv", columns, self.epoch)
-        if continued:
+        if self.continued:
             report.remove_leftovers(self.folder)
             if self.metrics.missing:
                 print(f"{self.metrics.path} lacks {self.metrics.missing}, finished earlier; going on without")
         report.write_text(self.folder / "config.yaml", config.to_yaml())
-        report.write_text(self.folder / "environment.json", report.environment(str(self.place)))
+        report.note_environment(self.folder / "environment.json", str(self.place))
         self.tensorboard = report.TensorBoard(self.folder, self.epoch, self.metrics.rows)
         self.closing.callback(self.tensorboard.close)
-        if not continued:
+        if not self.continued:
             self._save(self.folder / checkpoint.LATEST)  # a death within the first epoch leaves this one
 
     # ---- the run ----
@@ -179,10 +180,7 @@ class Run:
             print(f"interrupted in epoch {self.epoch + 1} after {self.step} of {self.steps} steps, all saved; "
                   f"go on with: python -m snn_mnist train -resume {_quoted(self.folder)}", flush=True)  # fmt: skip
             return row
-        self.tensorboard.add(lambda writer: figures.settings_to_tensorboard(writer, config.to_mapping(), row))
         self._summarise(row)
-        if config.figures:
-            figures.write_run_figures(self.folder, *self._pictured())
         return row
 
     def train_epoch(self, stop: int | None = None) -> None:
@@ -194,7 +192,7 @@ class Run:
         draw = Draw(config.seed, Stream.TRAIN, self.epoch)
         self.training.begin(draw, self.order, *self._schedules())
         self.progress.start(self.epoch, steps * config.b, self.step * config.b)
-        while self.step < stop and not self.interruption.requested:
+        while self.step < stop:
             chunk = self.training.chunk
             end = min((self.step // chunk + 1) * chunk, stop)
             self.training.run(self.step, end)
@@ -204,6 +202,8 @@ class Run:
                 self._check_numbers()
             if self.progress.due():
                 self.progress.figures(*self._training_figures())
+            if self.interruption.requested:
+                break
         self._check_numbers()  # reads from the device, which waits for its last step
         self.spent = time.perf_counter() - started
         self.progress.stop()
@@ -228,6 +228,8 @@ class Run:
         self.tensorboard.write(row)
         if "test_acc" in row and config.figures and figures.due(epoch, config.epochs):
             self.tensorboard.add(lambda writer: figures.to_tensorboard(writer, epoch, *self._pictured()))
+        if epoch + 1 == config.epochs:
+            self._conclude(row)
         skipped = int(self.skipped)
         self.epoch, self.step, self.spent = epoch + 1, 0, 0.0
         self.skipped.zero_()
@@ -236,6 +238,13 @@ class Run:
         self._save(self.folder / checkpoint.LATEST)
         self.progress.line(_epoch_line(row, config.epochs, skipped))
         return row
+
+    def _conclude(self, row: dict[str, Any]) -> None:
+        """What a finished run has beside its epochs; made before its last checkpoint says that it is finished."""
+        mapping = self.config.to_mapping()
+        self.tensorboard.add(lambda writer: figures.settings_to_tensorboard(writer, mapping, row))
+        if self.config.figures:
+            figures.write_run_figures(self.folder, *self._pictured())
 
     def _test(self) -> dict[str, float]:
         if self.average is not None:
@@ -340,6 +349,8 @@ class Run:
                 "the last epoch is the honest figure (-val 5000 chooses on held-out training images)"
             )
         print(f"test it again: python -m snn_mnist eval -resume {_quoted(self.folder)}")
+        if self.interruption.requested:
+            print("interrupted after the last step; the run is complete and saved")
 
 
 def _epoch_line(row: dict[str, Any], epochs: int, skipped: int) -> str:

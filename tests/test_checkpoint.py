@@ -1,6 +1,8 @@
 """Checkpoints: what is saved comes back, other programs can read it, and the rules of going on."""
 
+import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import pytest
 import torch
 from conftest import Program
 
-from snn_mnist import archive, checkpoint, resume
+from snn_mnist import archive, checkpoint, figures, report, resume
 from snn_mnist import train as training
 from snn_mnist.config import MATHEMATICAL, Config
 from snn_mnist.errors import SNNError, UsageError
@@ -198,3 +200,89 @@ def test_the_middle_of_an_epoch_must_fit(folders: dict[str, Path], tmp_path: Pat
     with pytest.raises(SNNError, match=words):
         training.run(resumed(tmp_path / "half.pth", epochs=2, out_dir=str(tmp_path / "out")))
     assert not (tmp_path / "out").exists()
+
+
+# ---------------------------------------------------------------------------- where it goes on
+
+
+@pytest.fixture
+def own(folders: dict[str, Path], tmp_path: Path) -> Path:
+    """A run directory of one epoch, to be changed."""
+    return Path(shutil.copytree(folders["adam"], tmp_path / "runs" / "T4"))
+
+
+def test_forced_mathematics_gets_a_directory_of_its_own(own: Path, tmp_path: Path):
+    """The old run keeps its files; the new one has its columns, and a best epoch whose weights lie in it."""
+    before = {path: path.read_bytes() for path in own.iterdir()}
+    out = tmp_path / "out"
+    config = resumed(own, val=100, force=True, epochs=2, out_dir=str(out), j=1)
+    assert training.run(config) == 0
+    assert {path: path.read_bytes() for path in own.iterdir()} == before
+    (folder,) = out.iterdir()
+    (row,) = report.read_metrics(folder / "metrics.csv")
+    assert row["epoch"] == 1 and "val_acc" in row
+    best = checkpoint.load(folder / checkpoint.BEST)["best"]
+    assert (best["epoch"], best["score"]) == (1, row["val_acc"])
+
+
+def test_going_on_from_the_best_checkpoint_makes_one_of_its_own(own: Path, tmp_path: Path):
+    state = checkpoint.load(own / checkpoint.BEST)
+    state["best"]["score"] = state["best"]["test_acc"] = 1.0  # not to be exceeded
+    checkpoint.save(own / checkpoint.BEST, state)
+    assert training.run(resumed(own / checkpoint.BEST, epochs=2, out_dir=str(tmp_path / "out"), j=1)) == 0
+    (folder,) = (tmp_path / "out").iterdir()
+    assert checkpoint.load(folder / checkpoint.BEST)["best"]["epoch"] == 1
+
+
+def test_another_out_dir_is_not_ignored(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    out, before = tmp_path / "elsewhere", sorted(path.name for path in own.iterdir())
+    assert training.run(resumed(own, epochs=2, out_dir=str(out), j=1)) == 0
+    (folder,) = out.iterdir()
+    assert [row["epoch"] for row in report.read_metrics(folder / "metrics.csv")] == [1]
+    assert sorted(path.name for path in own.iterdir()) == before
+    monkeypatch.chdir(tmp_path)
+    assert training.run(resumed(own, epochs=2, out_dir="runs", j=1)) == 0  # where it is already
+    assert [row["epoch"] for row in report.read_metrics(own / "metrics.csv")] == [0, 1]
+
+
+def test_environment_keeps_every_start(own: Path):
+    for epochs in (2, 3):
+        assert training.run(resumed(own, epochs=epochs, j=1)) == 0
+    starts = json.loads((own / "environment.json").read_text())
+    assert {"command", "started", "place", "machine", "versions"} < set(starts)
+    assert len(starts["resumed"]) == 2 and all(start["place"] for start in starts["resumed"])
+
+
+def test_a_death_before_the_last_figures_loses_none(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The last checkpoint is written after all else, so the last epoch is done again, figures and all."""
+
+    class Death(Exception):
+        pass
+
+    def die(*_: object) -> None:
+        raise Death
+
+    with monkeypatch.context() as patched:
+        patched.setattr(figures, "write_run_figures", die)
+        with pytest.raises(Death):
+            training.run(resumed(own, epochs=2, figures=True, j=1))
+    assert not (own / "curves.png").exists() and checkpoint.load(own)["epoch"] == 0
+    assert training.run(resumed(own, epochs=2, figures=True, j=1)) == 0
+    assert (own / "curves.png").exists() and checkpoint.load(own)["epoch"] == 1
+    assert [row["epoch"] for row in report.read_metrics(own / "metrics.csv")] == [0, 1]
+    assert training.run(Config(**SMALL | {"epochs": 2, "out_dir": str(tmp_path / "whole")})) == 0
+    (whole,) = (tmp_path / "whole").iterdir()
+    assert torch.equal(checkpoint.load(whole)["net"][checkpoint.WEIGHT], checkpoint.load(own)["net"][checkpoint.WEIGHT])
+
+
+def test_slots_of_two_optimisers_and_odd_counts_are_damage(own: Path):
+    state = checkpoint.load(own)
+    state["optimizer"]["state"][0]["momentum_buffer"] = torch.zeros(10, 784)
+    checkpoint.save(own / checkpoint.LATEST, state)
+    with pytest.raises(SNNError, match="an optimizer state with exp_avg"):
+        checkpoint.load(own)
+    del state["optimizer"]["state"][0]["momentum_buffer"]
+    state |= {"step": 1, "running": {"rates": torch.zeros(16, 10), "seconds": 1.0, "skipped": -1}}
+    checkpoint.save(own / checkpoint.LATEST, state)
+    with pytest.raises(SNNError, match="running skipped -1"):
+        checkpoint.load(own)
