@@ -370,7 +370,7 @@ def starts(nursery: Nursery, out: Path, n: int, flags: list[str] = QUICK) -> Fin
 
 def directories(out: Path, n: int) -> Findings:
     """n processes that make their run directory in the same millisecond."""
-    from snn_mnist.report import new_run_directory
+    from snn_mnist.run_directory import new_run_directory
 
     found = Findings()
     read, write = os.pipe()

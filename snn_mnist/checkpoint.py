@@ -22,9 +22,11 @@ from snn_mnist.config import Config
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.files import reason, write_whole
 from snn_mnist.options import brief
+from snn_mnist.run_directory import BEST as BEST
+from snn_mnist.run_directory import LATEST as LATEST
+from snn_mnist.run_directory import find
 
 VERSION = 1
-LATEST, BEST = "checkpoint_latest.pth", "checkpoint_max.pth"
 WEIGHT, SHAPE = "layer.1.weight", (10, 784)
 CLASSES = SHAPE[0]
 COUNTS = 2**31  # epochs and steps stay below it
@@ -40,24 +42,6 @@ def save(path: Path, state: dict[str, Any]) -> None:
         write_whole(path, buffer.getvalue())
     except OSError as fault:
         raise SNNError(f"{path} can't be written ({reason(fault)}); free space or choose another -out-dir") from fault
-
-
-def find(place: str | os.PathLike[str]) -> Path:
-    """The checkpoint file that `-resume` names: a file, or the latest one of a run directory."""
-    path = Path(place)
-    remedy = "name a checkpoint file or a run directory"
-    try:
-        if path.is_dir():
-            path = path / LATEST
-            if not path.exists():
-                raise SNNError(f"no {LATEST} in {place}; {remedy}")
-        if path.is_file():
-            return path
-        if path.exists():
-            raise SNNError(f"{path} is no regular file; {remedy}")
-    except OSError as fault:
-        raise SNNError(f"{path} can't be read ({reason(fault)}); {remedy}") from fault
-    raise SNNError(f"there is no checkpoint {path}; {remedy}")
 
 
 def load(place: str | os.PathLike[str]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from snn_mnist import __version__
+from snn_mnist import __version__, run_directory
 from snn_mnist.config import RESUME_RULES, Config
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.options import (
@@ -205,6 +205,8 @@ def dispatch(tokens: list[str]) -> int:
         options = read_options(verb.record, tokens[1:])
         for note in options.notes():
             print(f"snn_mnist: note: {note}", file=sys.stderr)
+        if resumed := getattr(options, "resume", None):
+            run_directory.find(resumed)  # a mistyped name is told before seconds of imports
         return verb.run(options)
     if asks_help or word == "help":
         print(help_text(), end="")

@@ -8,7 +8,6 @@ import io
 import json
 import os
 import platform
-import re
 import shlex
 import shutil
 import sys
@@ -26,29 +25,11 @@ METRICS = (
     "train_images_per_s", "test_images_per_s", "seconds",
 )  # fmt: skip
 VALIDATION = ("val_loss", "val_acc")
-LEFTOVER = re.compile(r"\.(checkpoint_\w+\.pth|config\.yaml|environment\.json|metrics\.csv|\w+\.png)\.\d+")
 SCALARS = tuple(name for name in METRICS if name != "epoch") + VALIDATION
 
 
 def cant_write(path: Path, fault: OSError, flag: str = "-out-dir") -> SNNError:
     return SNNError(f"{path} can't be written ({reason(fault)}); free space or choose another {flag}")
-
-
-def new_run_directory(out_dir: str, name: str) -> Path:
-    """Makes OUT_DIR/name, or name-2, name-3, … where it is taken; mkdir decides between runs that start at once."""
-    base = Path(out_dir)
-    try:
-        base.mkdir(parents=True, exist_ok=True)
-        number = 1
-        while True:
-            folder = base / (name if number == 1 else f"{name}-{number}")
-            try:
-                folder.mkdir()
-                return folder
-            except FileExistsError:
-                number += 1
-    except OSError as fault:
-        raise SNNError(f"no run directory can be made in {base} ({fault.strerror}); choose another -out-dir") from fault
 
 
 def write_text(path: Path, text: str) -> None:
@@ -57,14 +38,6 @@ def write_text(path: Path, text: str) -> None:
         write_whole(path, text.encode())
     except OSError as fault:
         raise cant_write(path, fault) from fault
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Removes the temporary files of a run that was killed while it wrote."""
-    for path in folder.glob(".*.*"):
-        if LEFTOVER.fullmatch(path.name):
-            with contextlib.suppress(OSError):
-                path.unlink()
 
 
 def note_environment(path: Path, place: str) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from snn_mnist import checkpoint, figures, files, report
+from snn_mnist import checkpoint, figures, files, report, run_directory
 from snn_mnist.config import Config
 from snn_mnist.core.poisson import Draw, Stream, random_order
 from snn_mnist.data import Dataset, load_dataset
@@ -134,12 +134,12 @@ class Run:
         """The run directory: the resumed one when its latest checkpoint is resumed, else a new one."""
         config = self.config
         name = f"T{config.T}_b{config.b}_{config.opt}_lr{config.lr}{'_amp' if config.amp else ''}"
-        self.folder = self.continued or report.new_run_directory(config.out_dir, name)
+        self.folder = self.continued or run_directory.new_run_directory(config.out_dir, name)
         self.closing.enter_context(files.only_one(self.folder))
         columns = report.METRICS + (report.VALIDATION if config.val else ())
         self.metrics = report.MetricsFile(self.folder / "metrics.csv", columns, self.epoch)
         if self.continued:
-            report.remove_leftovers(self.folder)
+            run_directory.remove_leftovers(self.folder)
             if self.metrics.missing:
                 print(f"{self.metrics.path} lacks {self.metrics.missing}, finished earlier; going on without")
         report.write_text(self.folder / "config.yaml", config.to_yaml())

@@ -18,10 +18,11 @@ MODULES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 HANDLERS = {verb.handler.partition(":")[0] for verb in VERBS.values()}
-LIGHT = [
-    f"snn_mnist{part}"
-    for part in ("", ".errors", ".options", ".flags", ".config", ".verb_options", ".cli", ".idx", ".kernels.formulas")
-]
+LIGHT = [  # they import neither torch nor numpy
+    "snn_mnist", "snn_mnist.kernels.formulas", *(f"snn_mnist.{name}" for name in (
+        "errors", "options", "flags", "config", "verb_options", "cli", "idx", "files", "run_directory",
+    )),
+]  # fmt: skip
 
 
 def imports(name: str, lazy: bool) -> set[str]:
