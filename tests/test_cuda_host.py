@@ -422,3 +422,26 @@ def test_multi_step_neuron_of_no_size(host):
         out, v, _ = neuron_cuda.multi_step(torch.zeros(shape), 0.5, spec_of(), False)
         assert out.shape == shape and v.shape == shape[1:]
         assert v.numel() == 0 or torch.equal(v, torch.full(shape[1:], 0.5))
+
+
+# ---- the program ----
+
+
+def test_the_trainer(host, tmp_path, monkeypatch):
+    """A run of the trainer with these kernels learns what one with the CPU's learns; only the device is another."""
+    from snn_mnist import trainer
+    from snn_mnist.config import Config
+    from snn_mnist.interrupt import Interruption
+    from snn_mnist.place import Place
+
+    settings = {"dataset": "digits", "T": 8, "b": 40, "lr": 0.01, "epochs": 2, "limit_batches": 5, "figures": False}
+    rows = []
+    for backend in ("cupy", "numba"):
+        place = Place(torch.device("cpu"), backend, "for a test", 1)
+        monkeypatch.setattr(trainer, "choose_place", lambda *_, place=place: place)
+        run = trainer.Run(Config(**settings, out_dir=str(tmp_path / backend)), Interruption())
+        rows.append(run.go())
+        assert run.training.kernels is (fused_cuda if backend == "cupy" else fused_cpu)
+    for name in ("train_loss", "train_acc", "test_loss", "test_acc", "max_test_acc"):
+        assert rows[0][name] == pytest.approx(rows[1][name], abs=2e-3), name
+    assert {launch[0] for launch in host.launches} == {"fused", "contract"}
