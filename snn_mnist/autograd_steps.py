@@ -42,7 +42,9 @@ class AutogradSteps:
     ) -> None:
         """The epoch's own: draw.epoch its number, order [>= steps * batch] of the images, a learning rate a step, and
         a decay of the moving average."""
-        self.draw, self.learning_rates, self.decays = draw, learning_rates, decays
+        if self.average is not None and decays is None:
+            raise ValueError("a moving average needs its decays")
+        self.draw, self.learning_rates, self.decays = draw, learning_rates, decays or ()
         self.order = order.to(self.labels.device)
         self.targets = self.labels[self.order]
 
@@ -63,7 +65,7 @@ class AutogradSteps:
         self.scaler.step(self.optimizer)
         self._update_scaler()
         self.rates[part] = rate.detach()
-        if self.average is not None and self.decays is not None:
+        if self.average is not None:
             self.average.lerp_(self.weight.detach(), 1 - self.decays[step])
 
     def _update_scaler(self) -> None:

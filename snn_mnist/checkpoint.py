@@ -20,7 +20,7 @@ from torch import Tensor
 from snn_mnist import archive
 from snn_mnist.config import Config
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.files import reason, write_whole
+from snn_mnist.files import cant_write, reason, write_whole
 from snn_mnist.options import brief
 from snn_mnist.run_directory import BEST as BEST
 from snn_mnist.run_directory import LATEST as LATEST
@@ -41,7 +41,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
     try:
         write_whole(path, buffer.getvalue())
     except OSError as fault:
-        raise SNNError(f"{path} can't be written ({reason(fault)}); free space or choose another -out-dir") from fault
+        raise cant_write(path, fault) from fault
 
 
 def load(place: str | os.PathLike[str]) -> dict[str, Any]:

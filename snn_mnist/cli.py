@@ -82,6 +82,7 @@ VERBS = {
 def parse(record: type[Options], tokens: Sequence[str]) -> dict[str, Any]:
     """The settings that the command line gives, checked; UsageError for anything it does not know."""
     flags = {flag_of(field): (field, declared) for field, declared in options_of(record)}
+    positionals = any(declared.positional for _, declared in flags.values())
     values: dict[str, Any] = {}
     loose: list[str] = []  # what stands without a flag
     queue = list(tokens)
@@ -99,7 +100,7 @@ def parse(record: type[Options], tokens: Sequence[str]) -> dict[str, Any]:
             raise UsageError(f"unknown flag {brief(token.partition('=')[0])}; {remedy}")
         value: Any = text
         if not declared.kind.metavar:
-            if not equals and queue and queue[0].lower() in SWITCH_WORDS:
+            if not equals and queue and queue[0].lower() in SWITCH_WORDS and not positionals:
                 flag = flag_of(field)
                 raise UsageError(f"-{name} {queue[0]}: a switch takes no value; give -{flag} or -no-{flag}")
             value = text if equals else not negated

@@ -38,7 +38,9 @@ class Trainer:
     def __init__(self, backend: str, settings: dict[str, Any]) -> None:
         self.run = Run(Config(backend=backend, **settings), Interruption())
         self.run.progress = report.Progress(1, live=False)
-        self._epoch_of(1)  # warm-up
+        for steps in (self.run.steps, self.run.steps) if backend == "cupy" else (1,):
+            self._epoch_of(steps)  # warm-up: on a GPU the graphs are captured in the first two epochs
+            self.run.epoch += 1
         self.draws = itertools.count()
 
     def _epoch_of(self, steps: int) -> float:

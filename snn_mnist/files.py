@@ -72,3 +72,8 @@ def reason(fault: BaseException) -> str:
     """What an exception says, on one line."""
     text = str(getattr(fault, "strerror", None) or fault or type(fault).__name__)
     return " ".join(text.split())[:200] or type(fault).__name__
+
+
+def cant_write(path: str | os.PathLike[str], fault: OSError, flag: str = "-out-dir") -> SNNError:
+    """The error for a file that could not be written; `flag` is the one that chose the place."""
+    return SNNError(f"{path} can't be written ({reason(fault)}); free space or choose another {flag}")

@@ -18,7 +18,7 @@ from typing import Any
 
 from snn_mnist import __version__
 from snn_mnist.errors import SNNError
-from snn_mnist.files import reason, write_whole
+from snn_mnist.files import cant_write, reason, write_whole
 
 METRICS = (
     "epoch", "train_loss", "train_acc", "test_loss", "test_acc", "max_test_acc", "lr",
@@ -26,10 +26,6 @@ METRICS = (
 )  # fmt: skip
 VALIDATION = ("val_loss", "val_acc")
 SCALARS = tuple(name for name in METRICS if name != "epoch") + VALIDATION
-
-
-def cant_write(path: Path, fault: OSError, flag: str = "-out-dir") -> SNNError:
-    return SNNError(f"{path} can't be written ({reason(fault)}); free space or choose another {flag}")
 
 
 def write_text(path: Path, text: str) -> None:

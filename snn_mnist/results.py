@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from snn_mnist.errors import SNNError
-from snn_mnist.files import reason, write_whole
+from snn_mnist.files import cant_write, write_whole
 
 
 def write_json(where: str, results: dict[str, Any]) -> None:
@@ -17,4 +16,4 @@ def write_json(where: str, results: dict[str, Any]) -> None:
     try:
         write_whole(Path(where), text.encode())
     except OSError as fault:
-        raise SNNError(f"{where} can't be written ({reason(fault)}); free space or choose another -json") from fault
+        raise cant_write(where, fault, "-json") from fault

@@ -13,6 +13,7 @@ from snn_mnist import checkpoint
 from snn_mnist.config import Config
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.options import show
+from snn_mnist.run_directory import LATEST
 
 HYPERPARAMETERS = ("betas", "eps", "weight_decay", "amsgrad", "maximize", "dampening", "nesterov")  # beyond our flags
 
@@ -68,24 +69,51 @@ def _plain(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def check_position(config: Config, step: int, steps: int, rates: Tensor) -> None:
-    """A checkpoint in the middle of an epoch fits a run whose epochs have the same batches."""
+def fill_momentum(sgd: torch.optim.Optimizer, weight: Tensor) -> None:
+    """Momentum 0 where there is none yet: torch leaves it uninitialised when loss scaling skips the first step."""
+    if sgd.state[weight].get("momentum_buffer") is None:
+        sgd.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+
+
+def check_position(config: Config, state: dict[str, Any], steps: int) -> None:
+    """A checkpoint in the middle of an epoch fits a run whose epochs have the same batches and mathematics."""
+    step, rates = state["step"], state["running"]["rates"]
+    remedy = "finish that epoch with the old settings first"
+    if changed := config.changed_mathematics(state.get("config", {})):
+        raise SNNError(
+            f"{config.resume} was saved within an epoch, after {step} steps, whose rest can't have other mathematics: "
+            f"{', '.join(changed)}; {remedy}"
+        )
     if step > steps or len(rates) != step * config.b:
         raise SNNError(
             f"{config.resume} was saved within an epoch, after {step} steps with {len(rates)} images, which does not "
-            f"fit {steps} steps of b {config.b}; finish that epoch with the old settings first"
+            f"fit {steps} steps of b {config.b}; {remedy}"
         )
 
 
 def directory_to_continue(config: Config, state: dict[str, Any]) -> Path | None:
-    """The directory of the resumed run, when its latest checkpoint goes on with the same mathematics in the same place;
-    None where a new one is to be made, with metrics and a best epoch of
-    its own."""
+    """The directory of the resumed run, when its latest checkpoint goes on with the same mathematics in the same
+    place; else None: a new one, with metrics and a best epoch of its own, is made, and it is said why."""
     if config.resume is None:
         return None
     path = checkpoint.find(config.resume)
-    folder = path.parent
-    elsewhere = "out_dir" in config.given and Path(config.out_dir).resolve() != folder.resolve().parent
-    if path.name != checkpoint.LATEST or not (folder / "config.yaml").is_file() or elsewhere:
+    reason = ""
+    if path.name != LATEST or not (path.parent / "config.yaml").is_file():
+        reason = f"{path} is no run's {LATEST}"
+    elif changed := config.changed_mathematics(state.get("config", {})):
+        reason = ", ".join(changed)
+    elif _elsewhere(config, path.parent):
+        reason = f"-out-dir {config.out_dir}"
+    if reason:
+        print(f"going on in a new directory: {reason}")
         return None
-    return None if config.changed_mathematics(state.get("config", {})) else folder
+    return path.parent
+
+
+def _elsewhere(config: Config, folder: Path) -> bool:
+    """Whether -out-dir, given on the command line and not by -config alone, is another place than the run's."""
+    if "out_dir" not in config.given:
+        return False
+    if config.config and Config.from_yaml(config.config).out_dir == config.out_dir:
+        return False
+    return Path(config.out_dir).resolve() not in (folder.resolve().parent, folder.parent.resolve())

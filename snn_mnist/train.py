@@ -34,7 +34,7 @@ def repeat(config: Config, interruption: Interruption) -> None:
         row = one.go()
         if row.get("epoch") == one.config.epochs - 1:
             finals.append(100 * row["test_acc"])
-        if interruption.requested:
+        if interruption.requested and len(finals) < config.seeds:
             print(f"{len(finals)} of {config.seeds} seeds were done before")
             return
     mean, std = statistics.mean(finals), statistics.stdev(finals)

@@ -26,7 +26,7 @@ from snn_mnist.errors import SNNError
 from snn_mnist.interrupt import Interrupted, Interruption
 from snn_mnist.model import CLASSES, SNN
 from snn_mnist.place import choose_place, without_tiles
-from snn_mnist.resume import check_position, directory_to_continue, resolve, restore_optimizer
+from snn_mnist.resume import check_position, directory_to_continue, fill_momentum, resolve, restore_optimizer
 from snn_mnist.scoring import Score, mean_squared_error, score, time_marks
 
 CHECK_EVERY = 50  # steps between looks for weights that are not finite
@@ -49,6 +49,7 @@ class Run:
         self.resumed = checkpoint.load(config.resume) if config.resume else {}
         self.config = config = resolve(config, self.resumed)
         self.continued = directory_to_continue(config, self.resumed)
+        self.latest: Path | None = None  # the last good checkpoint of a run that has a directory
         self.place = choose_place(config.device, config.backend, config.threads, config.step_mode)
         if config.amp and self.place.device.type == "cpu":
             without_tiles()
@@ -58,6 +59,8 @@ class Run:
         self._prepare_data(data)
         self._prepare_network()
         self._restore()
+        if config.opt == "sgd" and config.momentum:
+            fill_momentum(self.optimizer, self.net.weight)
         self.training = self.train_engine.training_steps(
             self.targets, steps=self.steps, batch=config.b, T=config.T, optimizer=self.optimizer, scaler=self.scaler,
             amp=config.amp, average=self.average, rates=self.rates, skipped=self.skipped,
@@ -96,16 +99,14 @@ class Run:
         if config.opt == "adam":
             capturable = self.place.backend == "cupy"  # in a CUDA graph
             return torch.optim.Adam(weights, lr=config.lr, fused=True, capturable=capturable)
-        sgd = torch.optim.SGD(weights, lr=config.lr, momentum=config.momentum, fused=True)
-        if config.momentum:  # torch leaves it uninitialised when loss scaling skips the very first step
-            sgd.state[self.net.weight]["momentum_buffer"] = torch.zeros_like(self.net.weight)
-        return sgd
+        return torch.optim.SGD(weights, lr=config.lr, momentum=config.momentum, fused=True)
 
     def _warm_up(self) -> None:
-        """One image forward and back, so that no compilation falls into the measured time."""
+        """One image forward and back, so that no compilation of kernels falls into the measured time."""
         with self._autocast():
             one = torch.zeros(1, dtype=torch.int64)
             rate = self.train_engine.firing_rate(one, self.config.T, Draw(0, Stream.TRAIN, 0))
+            self.test_engine.firing_counts(one, time_marks(self.config.T), Draw(0, Stream.TRAIN, 0))
         torch.autograd.grad(rate.sum(), self.net.weight)
 
     def _restore(self) -> None:
@@ -121,11 +122,12 @@ class Run:
             self.scaler.load_state_dict(state["scaler"])
         if self.continued:  # a new directory has its own best epoch, whose weights lie in it
             self.best = Best(**state.get("best", {}))
-        self.max_test_acc = float(state.get("max_test_acc", 0.0))
+        if self.continued or "config" not in state:  # the tutorial's checkpoints have no directory to go on in
+            self.max_test_acc = float(state.get("max_test_acc", 0.0))
         self.epoch, self.step = state.get("epoch", -1) + 1, state.get("step", 0)
         if self.step:
             running = state["running"]
-            check_position(self.config, self.step, self.steps, running["rates"])
+            check_position(self.config, state, self.steps)
             self.rates[: self.step * self.config.b] = running["rates"].to(self.rates)
             self.spent = float(running["seconds"])
             self.skipped += running.get("skipped", 0)
@@ -135,6 +137,7 @@ class Run:
         config = self.config
         name = f"T{config.T}_b{config.b}_{config.opt}_lr{config.lr}{'_amp' if config.amp else ''}"
         self.folder = self.continued or run_directory.new_run_directory(config.out_dir, name)
+        self.latest = self.folder / checkpoint.LATEST
         self.closing.enter_context(files.only_one(self.folder))
         columns = report.METRICS + (report.VALIDATION if config.val else ())
         self.metrics = report.MetricsFile(self.folder / "metrics.csv", columns, self.epoch)
@@ -147,7 +150,7 @@ class Run:
         self.tensorboard = report.TensorBoard(self.folder, self.epoch, self.metrics.rows)
         self.closing.callback(self.tensorboard.close)
         if not self.continued:
-            self._save(self.folder / checkpoint.LATEST)  # a death within the first epoch leaves this one
+            self._save(checkpoint.LATEST)  # a death within the first epoch leaves this one
 
     # ---- the run ----
 
@@ -176,7 +179,7 @@ class Run:
                 self.interruption.check()
                 row = self._finish_epoch()
         except Interrupted:
-            self._save(self.folder / checkpoint.LATEST)
+            self._save(checkpoint.LATEST)
             print(f"interrupted in epoch {self.epoch + 1} after {self.step} of {self.steps} steps, all saved; "
                   f"go on with: python -m snn_mnist train -resume {_quoted(self.folder)}", flush=True)  # fmt: skip
             return row
@@ -211,13 +214,16 @@ class Run:
     def _finish_epoch(self) -> dict[str, Any]:
         """Test, record, save, in the order that a death at any moment leaves consistent."""
         config, epoch = self.config, self.epoch
+        last = epoch + 1 == config.epochs
+        if last:  # should its figures fail, no training is lost
+            self._save(checkpoint.LATEST)
         loss, accuracy = self._training_figures()
         row: dict[str, Any] = {
             "epoch": epoch, "train_loss": loss, "train_acc": accuracy, "lr": self._learning_rate(0),
             "train_images_per_s": self.steps * config.b / self.spent,
         }  # fmt: skip
         improved = False
-        if (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs:
+        if (epoch + 1) % config.eval_every == 0 or last:
             row |= self._test()
             judged = row.get("val_acc", row["test_acc"])
             improved = judged > self.best.score
@@ -228,14 +234,14 @@ class Run:
         self.tensorboard.write(row)
         if "test_acc" in row and config.figures and figures.due(epoch, config.epochs):
             self.tensorboard.add(lambda writer: figures.to_tensorboard(writer, epoch, *self._pictured()))
-        if epoch + 1 == config.epochs:
+        if last:
             self._conclude(row)
         skipped = int(self.skipped)
         self.epoch, self.step, self.spent = epoch + 1, 0, 0.0
         self.skipped.zero_()
         if improved:
-            self._save(self.folder / checkpoint.BEST)
-        self._save(self.folder / checkpoint.LATEST)
+            self._save(checkpoint.BEST)
+        self._save(checkpoint.LATEST)
         self.progress.line(_epoch_line(row, config.epochs, skipped))
         return row
 
@@ -284,7 +290,7 @@ class Run:
         return torch.autocast(self.place.device.type) if self.config.amp else nullcontext()
 
     def _learning_rate(self, step: int) -> float:
-        """lr, or (1 + cos(pi t)) lr / 2 with t from 0 at the first step of the run to 1 at its last."""
+        """lr, or (1 + cos(pi t)) lr / 2 with t the share of the run's steps that are done."""
         if self.config.schedule == "constant":
             return self.config.lr
         t = (self.epoch * self.steps + step) / (self.config.epochs * self.steps)
@@ -302,8 +308,7 @@ class Run:
     def _check_numbers(self) -> None:
         if not math.isfinite(self.net.weight.detach().sum().item()):
             self.progress.stop()
-            kept = self.folder / checkpoint.LATEST
-            good = f"; the last good checkpoint is {kept}" if kept.exists() else ""
+            good = f"; the last good checkpoint is {self.latest}" if self.latest and self.latest.exists() else ""
             raise SNNError(
                 f"the weights are not finite by step {self.step} of epoch {self.epoch + 1}: a learning rate of "
                 f"{self.config.lr} is probably too high; lower -lr{good}"
@@ -315,7 +320,7 @@ class Run:
         rates, labels = self.rates[:done], self.data.train.labels[self.order[:done].to(self.place.device)]
         return mean_squared_error(rates, labels), (rates.argmax(1) == labels).double().mean().item()
 
-    def _save(self, path: Path) -> None:
+    def _save(self, name: str) -> None:
         """A checkpoint of the finished epochs plus the steps done of the next."""
         weight = self.net.weight.detach().cpu()
         state: dict[str, Any] = {
@@ -333,7 +338,7 @@ class Run:
         if self.step:
             rates = self.rates[: self.step * self.config.b].cpu()
             state["running"] = {"rates": rates, "seconds": self.spent, "skipped": int(self.skipped)}
-        checkpoint.save(path, state)
+        checkpoint.save(self.folder / name, state)
 
     def _summarise(self, row: dict[str, Any]) -> None:
         best = self.best

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ import pytest
 import torch
 from conftest import Program
 
-from snn_mnist import archive, checkpoint, figures, report, resume
+from snn_mnist import archive, checkpoint, cli, figures, report, resume
 from snn_mnist import train as training
 from snn_mnist.config import MATHEMATICAL, Config
 from snn_mnist.errors import SNNError, UsageError
+from snn_mnist.interrupt import Interruption
 
 SMALL = {"dataset": "digits", "T": 4, "b": 16, "limit_batches": 4, "figures": False, "epochs": 1, "j": 1}
 
@@ -286,3 +288,61 @@ def test_slots_of_two_optimisers_and_odd_counts_are_damage(own: Path):
     checkpoint.save(own / checkpoint.LATEST, state)
     with pytest.raises(SNNError, match="running skipped -1"):
         checkpoint.load(own)
+
+
+def test_figures_that_can_not_be_written_cost_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: object) -> None:
+        raise SNNError("confusion.png can't be written")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(figures, "write_run_figures", fail)
+        with pytest.raises(SNNError, match="confusion"):
+            training.run(Config(**SMALL | {"figures": True, "out_dir": str(tmp_path / "a")}))
+    (folder,) = (tmp_path / "a").iterdir()
+    state = checkpoint.load(folder)
+    assert (state["epoch"], state["step"]) == (-1, 4)  # trained, to be tested
+    assert training.run(Config(**SMALL | {"out_dir": str(tmp_path / "b")})) == 0
+    (whole,) = (tmp_path / "b").iterdir()
+    assert torch.equal(checkpoint.load(whole)["net"][checkpoint.WEIGHT], state["net"][checkpoint.WEIGHT])
+    assert training.run(resumed(folder)) == 0
+    assert (folder / checkpoint.BEST).exists() and (folder / "weights.png").exists()
+
+
+def test_a_maximum_is_that_of_the_same_computation(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    for name in (checkpoint.LATEST, checkpoint.BEST):
+        state = checkpoint.load(own / name) | {"max_test_acc": 1.0}
+        checkpoint.save(own / name, state)
+    given = {"tau": 40.0, "force": True, "epochs": 2, "out_dir": str(tmp_path / "out"), "j": 1}
+    assert training.run(resumed(own, **given)) == 0
+    assert "going on in a new directory: tau 2.0 → 40.0" in capsys.readouterr().out
+    (folder,) = (tmp_path / "out").iterdir()
+    (row,) = report.read_metrics(folder / "metrics.csv")
+    assert row["max_test_acc"] == row["test_acc"] < 1
+
+
+def test_the_rest_of_an_epoch_has_the_mathematics_of_its_start(own: Path, tmp_path: Path):
+    state = checkpoint.load(own)
+    state |= {"step": 2, "running": {"rates": torch.zeros(32, 10), "seconds": 1.0}}
+    checkpoint.save(own / checkpoint.LATEST, state)
+    with pytest.raises(SNNError, match=r"after 2 steps, whose rest can't have other mathematics: T 4 → 5; finish"):
+        training.run(resumed(own, T=5, force=True, epochs=2, out_dir=str(tmp_path / "out")))
+    assert not (tmp_path / "out").exists()
+
+
+def test_momentum_begins_at_zero_where_there_was_none(own: Path, folders: dict[str, Path], tmp_path: Path):
+    state = checkpoint.load(folders["sgd"])
+    state["optimizer"]["state"] = {}
+    checkpoint.save(own / checkpoint.LATEST, state)
+    run = training.Run(resumed(own, epochs=2, j=1), Interruption())
+    assert not run.optimizer.state[run.net.weight]["momentum_buffer"].any()
+
+
+def test_the_out_dir_of_a_configuration_file_moves_no_run(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    text = (own / "config.yaml").read_text()
+    (own / "config.yaml").write_text(re.sub(r"out_dir: .*", "out_dir: ./logs", text))
+    config = cli.read_options(Config, ["-config", str(own / "config.yaml"), "-resume", str(own), "-epochs", "2"])
+    assert training.run(config) == 0
+    assert [row["epoch"] for row in report.read_metrics(own / "metrics.csv")] == [0, 1]
+    assert list((tmp_path / "elsewhere").iterdir()) == []

@@ -14,7 +14,7 @@ from test_fused_cpu import GRID, equations, images_of, spec_of
 from snn_mnist.core import functional, neuron, surrogate
 from snn_mnist.core.poisson import Draw
 from snn_mnist.engines import TorchEngine, cupy_engine
-from snn_mnist.kernels import cuda, fused_cpu, fused_cuda, neuron_cuda, spikes
+from snn_mnist.kernels import cuda, fused_cpu, fused_cuda, neuron_cuda, self_check, spikes
 from snn_mnist.kernels.formulas import FORMULAS
 from snn_mnist.kernels.fused_steps import FusedSteps
 from snn_mnist.model import SNN
@@ -47,8 +47,8 @@ def on_device(images):
 
 
 def test_start_up_check():
-    fused_cuda.self_check.cache_clear()
-    assert fused_cuda.self_check(DEVICE) is None
+    self_check.self_check.cache_clear()
+    assert self_check.self_check(DEVICE) is None
 
 
 # ---- spikes ----

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from snn_mnist.kernels import backends, cuda, fused_cuda, neuron_cuda
+from snn_mnist.kernels import backends, cuda, neuron_cuda, self_check
 
 
 class CUDARuntimeError(RuntimeError):
@@ -115,14 +115,14 @@ def test_this_machine_says_why(monkeypatch):
 def test_auto_takes_torch_when_the_start_up_check_fails(machine, monkeypatch):
     machine(cupy_with())
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(fused_cuda, "self_check", lambda device: "its start-up check failed: the spikes differ")
+    monkeypatch.setattr(self_check, "self_check", lambda device: "its start-up check failed: the spikes differ")
     assert backends.choose("auto", "cuda") == (
         "torch",
         "cupy can't be used: its start-up check failed: the spikes differ",
     )
     with pytest.raises(ValueError, match="start-up check failed"):
         backends.choose("cupy", "cuda")
-    monkeypatch.setattr(fused_cuda, "self_check", lambda device: None)
+    monkeypatch.setattr(self_check, "self_check", lambda device: None)
     assert backends.choose("auto", "cuda") == ("cupy", "the fused one for cuda")
     assert backends.choose("torch", "cuda") == ("torch", "as asked")
 

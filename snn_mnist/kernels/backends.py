@@ -33,9 +33,9 @@ def choose(name: str, device: str | torch.device) -> tuple[str, str]:
     asked = fast if name == "auto" else name
     reason = why_unavailable(asked, device)
     if reason is None and asked == "cupy":
-        from snn_mnist.kernels import fused_cuda
+        from snn_mnist.kernels import self_check
 
-        reason = fused_cuda.self_check(device)
+        reason = self_check.self_check(device)
     if name != "auto":
         if reason:
             raise ValueError(f"backend {name!r} can't be used: {reason}")

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from snn_mnist.kernels.formulas import FORMULAS, expression
-from snn_mnist.kernels.spec import NeuronSpec
+from snn_mnist.kernels.spec import NeuronSpec, coefficients
 
 # No contraction of a * b + c: where one rounding is meant the source says so, as on the CPU. Division, square root and
 # functions are the exact ones. CuPy adds -ftz=true of its own accord: floats below 1.2e-38 count as 0.
@@ -49,11 +49,8 @@ def gradient_macro(spec: NeuronSpec, dtype: str = "float32") -> dict[str, str]:
 
 
 def neuron_arguments(spec: NeuronSpec, real: type[np.floating] = np.float32) -> tuple[np.floating, ...]:
-    """(keep, gain, rest, threshold, reset) of H = keep V + gain X + rest, rounded as on the CPU."""
-    keep = real(1.0 if spec.tau is None else 1.0 - 1.0 / spec.tau)
-    gain = real(1.0 / spec.tau if spec.tau is not None and spec.decay_input else 1.0)
-    reset = real(spec.v_reset or 0.0)
-    return keep, gain, reset * (real(1) - keep), real(spec.v_threshold), reset
+    """(keep, gain, rest, threshold, reset), as the kernels take them; the rest is compiled in."""
+    return coefficients(spec, np.dtype(real).name)[:5]
 
 
 # ---- launches ------------------------------------------------------------------------------------------------

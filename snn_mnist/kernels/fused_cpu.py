@@ -1,8 +1,7 @@
 """One pass from pixels to firing rates and the weight gradient, on the CPU.
 
 For each sample: spikes as bits, the linear layer, LIF over T, and, when training, the loss-independent factor of the
-backward pass. Nothing of size [T, N] is kept, only the rows of
-the sample that a thread is at:
+backward pass. Nothing of size [T, N] is kept, only the rows of the sample that a thread is at. It rests on this:
 
     the readout is a mean over T, so dL/dS[t] = dL/drate / T is the same at every step, and the backward recurrence
         dH[t] = dS g(x[t]) + dV/dH[t] (1 - 1/tau) dH[t+1],      x = H - V_threshold
@@ -18,7 +17,6 @@ the end of each pixel's bits was mispredicted: 4.3 and 4.2 us an image on one co
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -31,7 +29,7 @@ from torch.autograd.function import once_differentiable
 from snn_mnist.kernels import simd
 from snn_mnist.kernels.gradient_cpu import gradient_function
 from snn_mnist.kernels.jit import kernel
-from snn_mnist.kernels.spec import NeuronSpec
+from snn_mnist.kernels.spec import NeuronSpec, coefficients
 from snn_mnist.kernels.spikes import SPAN, Draw, LivePixels, padded_nibbles, scratch, spike_masks
 
 ROW = simd.LANES  # outputs are padded to one vector; at most this many neurons
@@ -160,15 +158,15 @@ def _eligibility(live, masks, steps, sums, table, first):  # type: ignore[no-unt
 @numba.njit
 def _scan(current, steps, neuron, marks, counts):  # type: ignore[no-untyped-def]
     """Charge, fire, reset over T; current becomes H - V_threshold; counts[m] = spikes of the first marks[m] steps."""
-    keep, gain, threshold, reset, hard = neuron[:5]
+    keep, gain, rest, threshold, reset, hard = neuron[:6]
     keep_v, gain_v, threshold_v = simd.splat(keep), simd.splat(gain), simd.splat(threshold)
-    reset_v, leak_v = simd.splat(reset), simd.splat(reset * (np.float32(1) - keep))
+    reset_v, rest_v = simd.splat(reset), simd.splat(rest)
     one, fired = simd.splat(np.float32(1)), simd.splat(np.float32(0))
     v = reset_v
     t = 0
     for m in range(marks.shape[0]):
         while t < marks[m]:
-            charge = simd.fma(simd.load(current, t * ROW), gain_v, leak_v)
+            charge = simd.fma(simd.load(current, t * ROW), gain_v, rest_v)
             h = simd.fma(v, keep_v, charge)
             x = simd.sub(h, threshold_v)
             simd.store(current, t * ROW, x)
@@ -182,7 +180,7 @@ def _scan(current, steps, neuron, marks, counts):  # type: ignore[no-untyped-def
 @numba.njit
 def _unscan(x_over_t, factor, steps, neuron):  # type: ignore[no-untyped-def]
     """The backward recurrence for dS = 1/T: factor holds g(x) and becomes dX."""
-    keep, gain, threshold, reset, hard, attached = neuron
+    keep, gain, _, threshold, reset, hard, attached = neuron
     keep_v, scale = simd.splat(keep), simd.splat(gain / np.float32(steps))
     zero, one = simd.splat(np.float32(0)), simd.splat(np.float32(1))
     jump = simd.splat(reset - threshold)  # V_reset - H = (V_reset - V_threshold) - x
@@ -285,16 +283,6 @@ def _contract(offsets, all_pixels, index, places, table, upstream, workers, grad
             gradient[c, p] = total[c]
 
 
-@functools.cache
-def neuron_record(spec: NeuronSpec) -> tuple[np.float32, ...]:
-    """(keep, gain, threshold, reset, hard, attached): H = keep V + gain X + (1 - keep) reset, with reset 0 if soft."""
-    keep = 1.0 if spec.tau is None else 1.0 - 1.0 / spec.tau
-    gain = 1.0 / spec.tau if spec.tau is not None and spec.decay_input else 1.0
-    hard = spec.v_reset is not None
-    record = (keep, gain, spec.v_threshold, spec.v_reset or 0.0, hard, not spec.detach_reset)
-    return tuple(np.float32(value) for value in record)
-
-
 class Eligibility(NamedTuple):
     """E of each sample of a batch, at its live pixels."""
 
@@ -322,7 +310,7 @@ def _launch(
     _fused(
         live.offsets, live.pixels, live.values, index.numpy(), weights, marks[-1],
         np.uint32(draw.epoch), np.uint32(draw.seed), np.uint32(draw.stream),
-        neuron_record(spec), gradient, np.asarray(marks, np.int64), min(numba.get_num_threads(), len(index)),
+        tuple(coefficients(spec)), gradient, np.asarray(marks, np.int64), min(numba.get_num_threads(), len(index)),
         counts.numpy(), input_spikes.numpy(), *eligibility,
     )  # fmt: skip
     return input_spikes
@@ -359,18 +347,13 @@ def weight_gradient(
     _contract(live.offsets, live.pixels, index.numpy(), places, table, upstream.numpy(), workers, out.numpy())
 
 
-_spare: list[Eligibility] = []  # whose backward pass is done; a fresh table of 0.6 MB would be page-faulted each time
-
-
 class _FiringRate(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, weight: Tensor, live: LivePixels, index: Tensor, steps: int, draw: Draw, spec: NeuronSpec,
         precision: torch.dtype,
     ) -> Tensor:  # fmt: skip
-        eligibility = _spare.pop() if _spare else _NO_TABLE
-        if len(eligibility.places) < len(index) or len(eligibility.table) < len(index) * live.most * ROW:
-            eligibility = new_eligibility(live, len(index), weight.shape)
+        eligibility = new_eligibility(live, len(index), weight.shape)
         rate = torch.empty(len(index), len(weight))
         learn(weight, live, index, steps, draw, spec, precision, rate, eligibility)
         ctx.pass_data = live, index, eligibility, spec, steps
@@ -386,7 +369,6 @@ class _FiringRate(torch.autograd.Function):
         gradient = torch.empty(ctx.shape)
         weight_gradient(live, index, upstream, eligibility, spec, steps, gradient)
         ctx.pass_data = None
-        _spare.append(eligibility)
         return gradient.to(ctx.dtype), None, None, None, None, None, None
 
 

@@ -6,11 +6,11 @@
 
 A step is: kernels, gradient of the loss, GradScaler, optimiser, moving average: bit for bit what autograd and the
 optimiser would do. On a CUDA device all of it reads static tensors: the epoch's number, order, labels and learning
-rates lie at places that the graphs have by heart. A step that is run alone and the same step replayed are the same
-launches in the same order, so an epoch cut into pieces in any way gives the same bits; whole chunks are replayed, the
-rest is run step by step. The first step of all is always run so: it makes the optimiser's state and loads the kernels,
-neither of which a capture may do. Between runs the optimiser is as after an ordinary loop, so a checkpoint is taken as
-from one.
+rates (as float32) lie at places that the graphs have by heart. A step that is run alone and the same step replayed are
+the same launches in the same order, so an epoch cut into pieces in any way gives the same bits; whole chunks are
+replayed, the rest is run step by step. The first step of all is always run so: it makes the optimiser's state and loads
+the kernels, neither of which a capture may do. Between runs the optimiser is as after an ordinary loop, so a checkpoint
+is taken as from one.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class FusedSteps:
     weights; average [C, P] or None: a moving average, average = decay average + (1 - decay) weight at each step;
     rates [steps * batch, C] receives each batch's rates with the weights it met; skipped, an int64 tensor [], counts
     the steps that the scaler left out; chunk: steps between which a run can stop without leaving a graph;
-    capture=False runs every step alone. Made anew after a checkpoint is loaded, for graphs have the optimiser's
+    static: what differs from epoch to epoch lies in tensors; capture: chunks are replayed from graphs; both by default
+    on a CUDA device. Made anew after a checkpoint is loaded, for graphs have the optimiser's
     tensors by heart.
     """
 
@@ -44,11 +45,11 @@ class FusedSteps:
         self, kernels: Any, weight: Tensor, live: Any, labels: Tensor, spec: NeuronSpec, *, steps: int, batch: int,
         T: int, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, precision: torch.dtype = torch.float32,
         average: Tensor | None = None, rates: Tensor | None = None, skipped: Tensor | None = None,
-        chunk: int | None = None, capture: bool | None = None,
+        chunk: int | None = None, static: bool | None = None, capture: bool | None = None,
     ) -> None:  # fmt: skip
         device, outputs = weight.device, len(weight)
-        self.static = device.type == "cuda"
-        self.capture = self.static if capture is None else capture
+        self.static = device.type == "cuda" if static is None else static
+        self.capture = device.type == "cuda" if capture is None else capture
         if self.capture and not optimizer.param_groups[0].get("capturable", True):
             raise ValueError("an optimizer with capturable=False can't be captured in a CUDA graph; make it with True")
         self.kernels, self.weight, self.live, self.labels, self.spec = kernels, weight, live, labels, spec
@@ -76,6 +77,8 @@ class FusedSteps:
         """The epoch's own: draw.epoch its number, order [>= steps * batch] of the images, a learning rate a step."""
         if self.draw is not None and draw[:2] != self.draw[:2]:
             self.graphs.clear()  # seed and stream are numbers inside the graphs
+        if self.average is not None and decays is None:
+            raise ValueError("a moving average needs its decays")
         self.draw = draw
         self.order.copy_(order[: len(self.order)])
         self.targets.copy_(self.labels[self.order])

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from snn_mnist.kernels.gradient_cpu import gradient_function
 from snn_mnist.kernels.jit import kernel
-from snn_mnist.kernels.spec import NeuronSpec
+from snn_mnist.kernels.spec import NeuronSpec, coefficients
 
 BLOCK = 1024  # neurons a block: v and a row of x stay in the first-level cache
 
@@ -73,28 +73,13 @@ def _backward(d_spikes, d_v_seq, d_v, overshoot, slope, keep, gain, threshold, r
                 d_v[m] = d_h * keep
 
 
-def _constants(spec: NeuronSpec, real: Any) -> dict[str, Any]:
-    keep = 1.0 if spec.tau is None else 1.0 - 1.0 / spec.tau
-    gain = 1.0 / spec.tau if spec.tau is not None and spec.decay_input else 1.0
-    reset = spec.v_reset or 0.0
-    return {
-        "keep": real(keep),
-        "gain": real(gain),
-        "rest": real((1.0 - keep) * reset),
-        "threshold": real(spec.v_threshold),
-        "reset": real(reset),
-        "hard": spec.v_reset is not None,
-        "attached": real(not spec.detach_reset),
-    }
-
-
 class _MultiStep(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x_seq: Tensor, v: Tensor, spec: NeuronSpec, store_v_seq: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         x = x_seq.detach().contiguous().view(len(x_seq), -1).numpy()
-        c = _constants(spec, x.dtype.type)
+        c = coefficients(spec, x.dtype.name)
         learning = any(ctx.needs_input_grad)
         nothing = np.empty((0, x.shape[1]), x.dtype)
         spikes = np.empty_like(x)
@@ -102,7 +87,7 @@ class _MultiStep(torch.autograd.Function):
         v_seq = np.empty_like(x) if store_v_seq else nothing
         v_last = v.detach().clone(memory_format=torch.contiguous_format)
         _forward(
-            x, v_last.view(-1).numpy(), c["keep"], c["gain"], c["rest"], c["threshold"], c["reset"], c["hard"],
+            x, v_last.view(-1).numpy(), c.keep, c.gain, c.rest, c.threshold, c.reset, c.hard,
             spikes, overshoot, v_seq,
         )  # fmt: skip
         ctx.spec, ctx.stored = spec, store_v_seq
@@ -116,7 +101,7 @@ class _MultiStep(torch.autograd.Function):
     def backward(ctx: Any, d_spikes: Tensor, d_v: Tensor, d_v_seq: Tensor) -> tuple[Tensor | None, ...]:
         (saved,) = ctx.saved_tensors
         overshoot = saved.numpy()
-        c = _constants(ctx.spec, overshoot.dtype.type)
+        c = coefficients(ctx.spec, overshoot.dtype.name)
         slope = np.empty_like(overshoot)
         address = gradient_function(ctx.spec.surrogate, ctx.spec.parameters, str(overshoot.dtype)).ctypes
         address(
@@ -127,7 +112,7 @@ class _MultiStep(torch.autograd.Function):
         later = d_v_seq.contiguous().view(len(overshoot), -1).numpy() if ctx.stored else overshoot[:0]
         _backward(
             d_spikes.contiguous().view(len(overshoot), -1).numpy(), later, d_first.view(-1).numpy(), overshoot, slope,
-            c["keep"], c["gain"], c["threshold"], c["reset"], c["hard"], c["attached"],
+            c.keep, c.gain, c.threshold, c.reset, c.hard, c.attached,
         )  # fmt: skip
         return torch.from_numpy(slope).view(d_spikes.shape), d_first, None, None
 
