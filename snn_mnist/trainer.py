@@ -21,6 +21,7 @@ from torch.nn.functional import one_hot
 from snn_mnist import checkpoint, figures, files, report, run_directory
 from snn_mnist.config import Config
 from snn_mnist.core.poisson import Draw, Stream, random_order
+from snn_mnist.crowding import Crowding
 from snn_mnist.data import Dataset, load_dataset
 from snn_mnist.errors import SNNError
 from snn_mnist.interrupt import Interrupted, Interruption
@@ -51,6 +52,7 @@ class Run:
         self.continued = directory_to_continue(config, self.resumed)
         self.latest: Path | None = None  # the last good checkpoint of a run that has a directory
         self.place = choose_place(config.device, config.backend, config.threads, config.step_mode)
+        self.crowding = self._follow_the_machine()
         if config.amp and self.place.device.type == "cpu":
             without_tiles()
             print("amp on the CPU: bfloat16 without loss scaling, which its range does not need")
@@ -67,6 +69,14 @@ class Run:
         )  # fmt: skip
 
     # ---- before the first step ----
+
+    def _follow_the_machine(self) -> Crowding | None:
+        """Where -j leaves the number of threads open and no result depends on it."""
+        if self.place.backend != "numba" or self.config.j is not None or self.place.threads == 1:
+            return None
+        from snn_mnist.kernels import jit
+
+        return Crowding(self.place.threads, jit.set_threads)
 
     def _prepare_data(self, data: Dataset) -> None:
         config, device = self.config, self.place.device
@@ -198,7 +208,10 @@ class Run:
         while self.step < stop:
             chunk = self.training.chunk
             end = min((self.step // chunk + 1) * chunk, stop)
+            began = time.perf_counter()
             self.training.run(self.step, end)
+            if self.crowding:
+                self.crowding.note(time.perf_counter() - began)
             self.progress.step((end - self.step) * config.b)
             self.step = end
             if end % CHECK_EVERY == 0 and self.place.device.type == "cpu":  # a GPU would have to wait
@@ -242,7 +255,7 @@ class Run:
         if improved:
             self._save(checkpoint.BEST)
         self._save(checkpoint.LATEST)
-        self.progress.line(_epoch_line(row, config.epochs, skipped))
+        self.progress.line(_epoch_line(row, config.epochs, skipped) + self._threads_left())
         return row
 
     def _conclude(self, row: dict[str, Any]) -> None:
@@ -284,6 +297,11 @@ class Run:
         return score(engine, index, labels, marks, draw, self.place.test_batch, self.interruption.check)
 
     # ---- parts of an epoch ----
+
+    def _threads_left(self) -> str:
+        if self.crowding is None or self.crowding.count == self.place.threads:
+            return ""
+        return f"  on {self.crowding.count} of {self.place.threads} threads: other programs hold cores"
 
     def _autocast(self) -> Any:
         """Half precision with -amp: float16 on CUDA, bfloat16 on the CPU."""

@@ -1,0 +1,57 @@
+"""Fewer threads while other programs hold the cores.
+
+All threads wait for the last one at the end of a kernel. Where another program has one of the cores, that one waits for
+its turn, for milliseconds, in each of a thousand steps a second: two threads were four times slower than one on a
+machine of two cores with one busy program beside. The fused CPU kernels give the same bits for every number of threads,
+so the number may follow the machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+WINDOW = 16  # steps that are timed together
+PATIENCE = 16  # windows between two trials
+
+
+class Crowding:
+    """Chooses the number of threads by the time that steps take.
+
+    A trial times each of a few numbers over one window and takes the fastest. It comes first of all, then when steps
+    take half as long again as they did in the last one, and from time to time while some cores are left to others.
+    """
+
+    def __init__(self, most: int, use: Callable[[int], object]) -> None:
+        """most: threads at most; use(n) makes the coming steps run on n threads"""
+        self.most, self.use = most, use
+        self.choices = sorted({most, max(1, most - 1), (most + 1) // 2, 1}, reverse=True)
+        self.count = most
+        self._window: list[float] = []
+        self._begin_trial()
+
+    def note(self, seconds: float) -> None:
+        """The time of one step."""
+        self._window.append(seconds)
+        if len(self._window) == WINDOW:
+            self._judge(sum(self._window[1:]) / (WINDOW - 1))  # the first may pay for the change
+            self._window = []
+
+    def _begin_trial(self) -> None:
+        self._times: dict[int, float] = {}
+        self._set(self.choices[0])
+
+    def _judge(self, mean: float) -> None:
+        if len(self._times) < len(self.choices):
+            self._times[self.count] = mean
+            untried = [count for count in self.choices if count not in self._times]
+            self._set(untried[0] if untried else min(self._times, key=self._times.__getitem__))
+            self._since = 0
+            return
+        self._since += 1
+        slow = mean > 1.5 * self._times[self.count]
+        if (slow and self._since >= PATIENCE) or (self.count < self.most and self._since >= 2 * PATIENCE):
+            self._begin_trial()
+
+    def _set(self, count: int) -> None:
+        self.count = count
+        self.use(count)

@@ -1,0 +1,67 @@
+"""The number of threads follows the machine, the results do not."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from snn_mnist import checkpoint, crowding, trainer
+from snn_mnist.config import Config
+from snn_mnist.crowding import PATIENCE, WINDOW, Crowding
+from snn_mnist.interrupt import Interruption
+from snn_mnist.kernels import jit
+
+QUIET = {4: 1.0, 3: 1.3, 2: 1.9, 1: 3.6}
+CROWDED = {4: 8.0, 3: 1.4, 2: 2.0, 1: 3.6}
+
+
+def after(chosen: Crowding, times: dict[int, float], windows: int) -> int:
+    for _ in range(windows * WINDOW):
+        chosen.note(times[chosen.count])
+    return chosen.count
+
+
+def test_it_takes_the_fastest_and_follows_the_machine():
+    used: list[int] = []
+    chosen = Crowding(4, used.append)
+    assert chosen.choices == [4, 3, 2, 1]
+    assert after(chosen, QUIET, 4) == 4 and used == [4, 3, 2, 1, 4]
+    assert after(chosen, QUIET, 10 * PATIENCE) == 4 and len(used) == 5  # no trial while all is well
+    assert after(chosen, CROWDED, PATIENCE + 8) == 3
+    assert after(chosen, QUIET, 2 * PATIENCE + 8) == 4  # the other program has ended
+
+
+def test_a_single_slow_step_changes_nothing():
+    used: list[int] = []
+    chosen = Crowding(2, used.append)
+    after(chosen, {2: 1.0, 1: 1.8}, 2 + PATIENCE)
+    chosen.note(5.0)
+    assert after(chosen, {2: 1.0, 1: 1.8}, 3 * PATIENCE) == 2 and used == [2, 1, 2]
+
+
+@pytest.mark.skipif(jit.numba.config.NUMBA_NUM_THREADS < 2, reason="one core")
+def test_results_do_not_depend_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Threads that change with almost every step, against one thread throughout."""
+    settings = {"dataset": "digits", "T": 20, "b": 64, "epochs": 2, "figures": False}
+    before, used = jit.numba.get_num_threads(), []
+    try:
+        trainer.Run(Config(**settings, j=1, out_dir=str(tmp_path / "one")), Interruption()).go()
+        monkeypatch.setattr(crowding, "WINDOW", 2)
+        monkeypatch.setattr(crowding, "PATIENCE", 1)
+        monkeypatch.setattr(jit, "set_threads", lambda n, real=jit.set_threads: used.append(real(n)) or used[-1])
+        monkeypatch.setattr(crowding.Crowding, "_judge", lambda self, _: self._set(3 - self.count))
+        run = trainer.Run(Config(**settings, out_dir=str(tmp_path / "many")), Interruption())
+        assert run.crowding
+        run.go()
+    finally:
+        jit.set_threads(before)
+    assert used.count(1) > 5 and used.count(2) > 5
+    one, many = (checkpoint.load(next((tmp_path / name).iterdir())) for name in ("one", "many"))
+    assert torch.equal(one["net"][checkpoint.WEIGHT], many["net"][checkpoint.WEIGHT])
+    assert one["max_test_acc"] == many["max_test_acc"]
+
+
+def test_an_explicit_number_is_kept(tmp_path: Path):
+    for settings in ({"j": 2}, {"backend": "torch"}):
+        run = trainer.Run(Config(dataset="digits", T=4, out_dir=str(tmp_path), **settings), Interruption())
+        assert run.crowding is None
