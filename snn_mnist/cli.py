@@ -253,8 +253,11 @@ def _plainly(fault: UnicodeError) -> tuple[str, int]:
 codecs.register_error("snn_mnist.plain", _plainly)
 
 
+INSTALL = "take the environment that scripts/train.sh makes: source .venv/bin/activate"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line; print an error as one line. Returns the exit code: 0, 1, 2 or 130."""
+    """Run a command line; print an error as one line. Returns the exit code: 0, 1, 2, 130 or 143."""
     tokens = list(sys.argv[1:] if argv is None else argv)
     debug = any(token in ("-debug", "--debug") for token in tokens)
     try:
@@ -271,6 +274,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             raise
         return _fail(str(error), error.exit_code)
+    except ModuleNotFoundError as error:
+        if debug:
+            raise
+        return _fail(f"{sys.executable} has no {error.name}; {INSTALL}", 1)
     except Exception as error:
         if debug:
             raise

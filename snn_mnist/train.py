@@ -30,6 +30,7 @@ def repeat(config: Config, interruption: Interruption) -> None:
         raise UsageError("-seeds starts new runs; resume a single one without it")
     finals: list[float] = []
     for seed in range(config.seed, config.seed + config.seeds):
+        print(f"seed {seed}: {seed - config.seed + 1} of {config.seeds} runs", flush=True)
         one = Run(replace(config, seed=seed, seeds=1), interruption)
         row = one.go()
         if row.get("epoch") == one.config.epochs - 1:

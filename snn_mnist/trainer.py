@@ -146,6 +146,8 @@ class Run:
         """The run directory: the resumed one when its latest checkpoint is resumed, else a new one."""
         config = self.config
         name = f"T{config.T}_b{config.b}_{config.opt}_lr{config.lr}{'_amp' if config.amp else ''}"
+        if config.dataset != "mnist":
+            name += f"_{config.dataset}"
         self.folder = self.continued or run_directory.new_run_directory(config.out_dir, name)
         self.latest = self.folder / checkpoint.LATEST
         self.closing.enter_context(files.only_one(self.folder))
@@ -369,7 +371,8 @@ class Run:
         else:
             print(
                 f"highest: {self.max_test_acc:.2%}, but that maximum was chosen on the test images themselves; "
-                "the last epoch is the honest figure (-val 5000 chooses on held-out training images)"
+                f"the last epoch is the honest figure (-val {len(self.data.train) // 12} chooses on held-out training "
+                "images)"
             )
         print(f"test it again: python -m snn_mnist eval -resume {_quoted(self.folder)}")
         if self.interruption.requested:

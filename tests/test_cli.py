@@ -317,3 +317,14 @@ def test_results_that_cannot_be_written(capsys: pytest.CaptureFixture, tmp_path:
     out, err = capsys.readouterr()
     assert "snn_mnist" in out and "none/x can't be written (No such file or directory); free" in err
     assert err.endswith("choose another -json\n")
+
+
+def test_a_python_without_the_packages_is_told_where_they_are(tmp_path: Path):
+    """The commands that a run suggests, typed before the environment is activated."""
+    code = "import sys; sys.modules['torch'] = None; from snn_mnist import cli; sys.exit(cli.main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "train", "-dataset", "digits"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"snn_mnist: error: {sys.executable} has no torch; take the environment ")
+    assert done.stderr.endswith("source .venv/bin/activate\n")

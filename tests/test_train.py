@@ -120,7 +120,7 @@ def test_changed_mathematics_is_refused_by_name(tmp_path):
 
 def test_a_run_leaves_all_its_files(tmp_path):
     folder = train(tmp_path, epochs=2)
-    assert folder.name == "T20_b100_adam_lr0.005"
+    assert folder.name == "T20_b100_adam_lr0.005_digits"
     names = {path.name for path in folder.iterdir()}
     assert {
         "config.yaml",
@@ -135,7 +135,7 @@ def test_a_run_leaves_all_its_files(tmp_path):
     assert header == list(METRICS)
     assert Config.from_yaml(folder / "config.yaml").T == 20
     again = train(tmp_path, epochs=1)
-    assert again.name == "T20_b100_adam_lr0.005-2"
+    assert again.name == "T20_b100_adam_lr0.005_digits-2"
     assert json.loads((folder / "environment.json").read_text())["versions"]["torch"] == torch.__version__
 
 
