@@ -191,12 +191,12 @@ def draw_spike_train(axes: Axes, fired: np.ndarray) -> None:
 def mark_levels(axes: Axes, v_threshold: float, v_reset: float | None) -> None:
     """Dashed lines at threshold and reset, named at the right edge."""
     size = 0.9 * text_size(axes.figure)  # type: ignore[arg-type]
-    levels = [(v_threshold, "threshold", VERMILLION, "--")]
-    if v_reset is not None:
-        levels.append((v_reset, "reset", GREEN, ":"))
-    for height, name, colour, line in levels:
+    levels = [(v_threshold, "threshold", VERMILLION, "--", "center")]
+    if v_reset is not None:  # always below the threshold: the names grow apart, however close the lines are
+        levels = [(v_threshold, "threshold", VERMILLION, "--", "bottom"), (v_reset, "reset", GREEN, ":", "top")]
+    for height, name, colour, line, side in levels:
         axes.axhline(height, color=colour, linestyle=line, linewidth=1.8)
         axes.annotate(
             f"{name}\n{height:g}", (1, height), xycoords=("axes fraction", "data"), xytext=(5, 0),
-            textcoords="offset points", va="center", color=colour, fontsize=size,
+            textcoords="offset points", va=side, color=colour, fontsize=size,
         )  # fmt: skip
