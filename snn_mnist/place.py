@@ -75,5 +75,6 @@ def choose_device(name: str) -> torch.device:
         count = torch.cuda.device_count()
         if device.index is not None and device.index >= count:
             raise UsageError(f"-device {name}: there are {count} CUDA devices; give cuda:0 to cuda:{count - 1}")
-        torch.cuda.set_device(device)  # its streams and graphs are then those of torch's calls without a device
+        if device.index is not None:
+            torch.cuda.set_device(device)  # its streams and graphs are then those of torch's calls without a device
     return device

@@ -379,3 +379,44 @@ def test_training_by_the_command_line(program):
         assert "backend cupy on" in done.stdout
         last = [line for line in done.stdout.splitlines() if line.startswith("last epoch")]
         assert last and float(last[0].rsplit(" ", 1)[1].rstrip("%")) > 70
+
+
+def run_on(device: str, out, epochs: int, **settings) -> tuple[torch.Tensor, list[dict]]:
+    """Weights and metrics (timings aside) of a run on the digits: 22 steps an epoch, so less than a graph."""
+    from snn_mnist import checkpoint, report, trainer
+    from snn_mnist.config import Config
+    from snn_mnist.interrupt import Interruption
+
+    given = {"dataset": "digits", "T": 20, "epochs": epochs, "device": device, "figures": False, "out_dir": str(out)}
+    given |= {"backend": "cupy"} | settings
+    run = trainer.Run(Config(**given, given=frozenset(given)), Interruption())
+    run.go()
+    timings = {"train_images_per_s", "test_images_per_s", "seconds"}
+    rows = report.read_metrics(run.folder / "metrics.csv")
+    rows = [{name: value for name, value in row.items() if name not in timings} for row in rows]
+    return checkpoint.load(run.folder)["net"][checkpoint.WEIGHT], rows
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"amp": True}, {"opt": "sgd", "lr": 1.0, "amp": True}, {"ema": 0.99}], ids=str
+)
+def test_resumed_is_uninterrupted(tmp_path, settings):
+    weight, rows = run_on("cuda", tmp_path / "whole", 4, **settings)
+    run_on("cuda", tmp_path / "cut", 2, **settings)
+    (folder,) = (tmp_path / "cut").iterdir()
+    resumed, resumed_rows = run_on("cuda", tmp_path / "cut", 4, resume=str(folder))
+    assert torch.equal(weight, resumed) and rows == resumed_rows and weight.isfinite().all()
+
+
+def test_the_cpu_learns_the_same(tmp_path):
+    _, rows = run_on("cuda", tmp_path / "gpu", 3)
+    _, expected = run_on("cpu", tmp_path / "cpu", 3, backend="numba")
+    for row, other in zip(rows, expected, strict=True):
+        assert row["train_loss"] == pytest.approx(other["train_loss"], rel=1e-2)
+        assert abs(row["test_acc"] - other["test_acc"]) < 0.02
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one CUDA device or none")
+def test_another_device_than_the_first(tmp_path):
+    first, second = (run_on(device, tmp_path / device[-1], 3) for device in ("cuda:0", "cuda:1"))
+    assert torch.equal(first[0], second[0]) and first[1] == second[1]
