@@ -19,9 +19,10 @@ from snn_mnist.core.poisson import Draw
 class AutogradSteps:
     """The training steps of an epoch on an engine whose `firing_rate` is differentiable.
 
-    labels [N, C] float32, targets of all images; amp: forward in half precision; average [C, P] or None: a moving
-    average of the weight; rates [steps * batch, C] receives each batch's rates with the weights it met; skipped, an
-    int64 tensor [], counts the steps that the scaler left out; chunk: steps between which a run can stop.
+    labels [N, C] float32, targets of all images; steps: of an epoch, as many as rates has room for; amp: forward in
+    half precision; average [C, P] or None: a moving average of the weight; rates [steps * batch, C] receives each
+    batch's rates with the weights it met; skipped, an int64 tensor [], counts the steps that the scaler left out;
+    chunk: steps between which a run can stop.
     """
 
     chunk = 1
@@ -31,7 +32,7 @@ class AutogradSteps:
         scaler: torch.amp.GradScaler, amp: bool, average: Tensor | None, rates: Tensor, skipped: Tensor,
     ) -> None:  # fmt: skip
         self.engine, self.weight, self.labels = engine, engine.net.weight, labels
-        self.steps, self.batch, self.T = steps, batch, T
+        self.batch, self.T = batch, T
         self.optimizer, self.scaler, self.average = optimizer, scaler, average
         self.rates, self.skipped = rates, skipped
         self.one = torch.ones((), device=labels.device)

@@ -91,11 +91,11 @@ def check_position(config: Config, state: dict[str, Any], steps: int) -> None:
         )
 
 
-def directory_to_continue(config: Config, state: dict[str, Any]) -> Path | None:
+def directory_to_continue(config: Config, state: dict[str, Any]) -> tuple[Path | None, str]:
     """The directory of the resumed run, when its latest checkpoint goes on with the same mathematics in the same
-    place; else None: a new one, with metrics and a best epoch of its own, is made, and it is said why."""
+    place; else None, for a new one with metrics and a best epoch of its own, and the reason."""
     if config.resume is None:
-        return None
+        return None, ""
     path = checkpoint.find(config.resume)
     reason = ""
     if path.name != LATEST or not (path.parent / "config.yaml").is_file():
@@ -104,10 +104,7 @@ def directory_to_continue(config: Config, state: dict[str, Any]) -> Path | None:
         reason = ", ".join(changed)
     elif _elsewhere(config, path.parent):
         reason = f"-out-dir {config.out_dir}"
-    if reason:
-        print(f"going on in a new directory: {reason}")
-        return None
-    return path.parent
+    return (None, reason) if reason else (path.parent, "")
 
 
 def _elsewhere(config: Config, folder: Path) -> bool:

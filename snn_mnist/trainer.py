@@ -49,7 +49,7 @@ class Run:
         self.interruption = interruption
         self.resumed = checkpoint.load(config.resume) if config.resume else {}
         self.config = config = resolve(config, self.resumed)
-        self.continued = directory_to_continue(config, self.resumed)
+        self.continued, self.why_elsewhere = directory_to_continue(config, self.resumed)
         self.latest: Path | None = None  # the last good checkpoint of a run that has a directory
         self.place = choose_place(config.device, config.backend, config.threads, config.step_mode)
         self.crowding = self._follow_the_machine()
@@ -148,6 +148,8 @@ class Run:
         name = f"T{config.T}_b{config.b}_{config.opt}_lr{config.lr}{'_amp' if config.amp else ''}"
         if config.dataset != "mnist":
             name += f"_{config.dataset}"
+        if self.why_elsewhere:
+            print(f"going on in a new directory: {self.why_elsewhere}")
         self.folder = self.continued or run_directory.new_run_directory(config.out_dir, name)
         self.latest = self.folder / checkpoint.LATEST
         self.closing.enter_context(files.only_one(self.folder))

@@ -37,8 +37,7 @@ class FusedSteps:
     rates [steps * batch, C] receives each batch's rates with the weights it met; skipped, an int64 tensor [], counts
     the steps that the scaler left out; chunk: steps between which a run can stop without leaving a graph;
     static: what differs from epoch to epoch lies in tensors; capture: chunks are replayed from graphs; both by default
-    on a CUDA device. Made anew after a checkpoint is loaded, for graphs have the optimiser's
-    tensors by heart.
+    on a CUDA device. Made anew after a checkpoint is loaded, for graphs have the optimiser's tensors by heart.
     """
 
     def __init__(
@@ -60,9 +59,10 @@ class FusedSteps:
         self.targets = torch.zeros(steps * batch, outputs, device=device)
         self.rates = torch.zeros(steps * batch, outputs, device=device) if rates is None else rates
         self.skipped = torch.zeros((), dtype=torch.int64, device=device) if skipped is None else skipped
-        self.learning_rates = torch.zeros(steps, device=device)
-        self.fresh = torch.zeros(steps, device=device)  # 1 - decay
-        self.epoch = torch.zeros(1, dtype=torch.int32, device=device)
+        if self.static:
+            self.epoch = torch.zeros(1, dtype=torch.int32, device=device)
+            self.learning_rates = torch.zeros(steps, device=device)
+            self.fresh = torch.zeros(steps, device=device)  # 1 - decay
         self.eligibility = kernels.new_eligibility(live, batch, weight.shape)
         self.gradient = torch.zeros_like(weight)
         self.one = torch.ones((), device=device)
