@@ -29,6 +29,11 @@ class Crowding:
         self._window: list[float] = []
         self._begin_trial()
 
+    @property
+    def reduced(self) -> bool:
+        """Whether the last trial chose fewer threads than there could be; not within a trial."""
+        return len(self._times) == len(self.choices) and self.count < self.most
+
     def note(self, seconds: float) -> None:
         """The time of one step."""
         self._window.append(seconds)
@@ -49,7 +54,7 @@ class Crowding:
             return
         self._since += 1
         slow = mean > 1.5 * self._times[self.count]
-        if (slow and self._since >= PATIENCE) or (self.count < self.most and self._since >= 2 * PATIENCE):
+        if (slow and self._since >= PATIENCE) or (self.reduced and self._since >= 2 * PATIENCE):
             self._begin_trial()
 
     def _set(self, count: int) -> None:

@@ -303,9 +303,9 @@ class Run:
     # ---- parts of an epoch ----
 
     def _threads_left(self) -> str:
-        if self.crowding is None or self.crowding.count == self.place.threads:
+        if self.crowding is None or not self.crowding.reduced:
             return ""
-        return f"  on {self.crowding.count} of {self.place.threads} threads: other programs hold cores"
+        return f"  on {self.crowding.count} of {self.place.threads} threads, the faster choice now"
 
     def _autocast(self) -> Any:
         """Half precision with -amp: float16 on CUDA, bfloat16 on the CPU."""

@@ -25,9 +25,10 @@ def test_it_takes_the_fastest_and_follows_the_machine():
     used: list[int] = []
     chosen = Crowding(4, used.append)
     assert chosen.choices == [4, 3, 2, 1]
-    assert after(chosen, QUIET, 4) == 4 and used == [4, 3, 2, 1, 4]
+    assert after(chosen, QUIET, 3) == 1 and not chosen.reduced  # in a trial
+    assert after(chosen, QUIET, 1) == 4 and used == [4, 3, 2, 1, 4] and not chosen.reduced
     assert after(chosen, QUIET, 10 * PATIENCE) == 4 and len(used) == 5  # no trial while all is well
-    assert after(chosen, CROWDED, PATIENCE + 8) == 3
+    assert after(chosen, CROWDED, PATIENCE + 8) == 3 and chosen.reduced
     assert after(chosen, QUIET, 2 * PATIENCE + 8) == 4  # the other program has ended
 
 
