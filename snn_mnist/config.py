@@ -214,7 +214,10 @@ class Config(Threads, Options):
         import yaml
 
         head = f"# snn_mnist {__version__}; to repeat the run: python -m snn_mnist train -config THIS_FILE\n"
-        return head + yaml.safe_dump(self.to_mapping(), sort_keys=False, allow_unicode=True)
+        mapping = self.to_mapping()
+        # YAML has three more line breaks than \n; inside quotes they read back as \n, unless they are escaped.
+        breaks = {"\x85", "\u2028", "\u2029"} & {letter for value in mapping.values() for letter in str(value)}
+        return head + yaml.safe_dump(mapping, sort_keys=False, allow_unicode=not breaks)
 
     def on_top_of(self, saved: Mapping[str, Any], source: str = "") -> Self:
         """What a resumed run uses: its saved settings, and over them the ones the user gave now."""
