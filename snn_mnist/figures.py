@@ -192,16 +192,24 @@ def _curves_title(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 
 def receptive_fields(weight: Tensor, class_names: Sequence[str]) -> Figure:
     """weight [10, 784]: what each neuron looks for, as an image, all on one scale symmetric about 0."""
-    images = weight.detach().cpu().float().numpy().reshape(-1, 28, 28)
+    from matplotlib.patches import Rectangle
+
+    images = weight.detach().cpu().float().numpy().reshape(2, 5, 28, 28)
     limit = float(np.quantile(np.abs(images), 0.995)) or 1.0  # a few far weights would pale all others
     figure = drawing.own_figure((9.0, 4.4))
-    grid = figure.subplots(2, 5)
-    for axes, one, name in zip(grid.flat, images, class_names, strict=True):
-        shown = axes.imshow(one, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
-        axes.set_title(name, fontsize=drawing.text_size(figure))
-        axes.set_xticks([])
-        axes.set_yticks([])
-    drawing.add_colorbar(grid, shown, "weight", extend="both")
+    axes = figure.add_subplot()
+    # one axes with gaps (NaN), not ten: laid out and drawn three times as fast
+    across, down = 28 + 2, 28 + 7
+    mosaic = np.full((2 * down, 5 * across), np.nan, np.float32)
+    for (row, column), name in zip(np.ndindex(2, 5), class_names, strict=True):
+        top, left = row * down + 7, column * across
+        mosaic[top : top + 28, left : left + 28] = images[row, column]
+        axes.text(left + 13.5, top - 2, name, ha="center", fontsize=drawing.text_size(figure), in_layout=False)
+        frame = {"fill": False, "linewidth": 0.8, "in_layout": False}
+        axes.add_patch(Rectangle((left - 0.5, top - 0.5), 28, 28, **frame))
+    shown = axes.imshow(mosaic, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+    axes.set_axis_off()
+    drawing.add_colorbar(axes, shown, "weight", extend="both")
     drawing.heading(figure, "A pixel's spike excites the neuron where its weight is red, inhibits it where blue")
     return figure
 
@@ -220,7 +228,9 @@ def confusion_matrix(confusion: Tensor, class_names: Sequence[str]) -> Figure:
     for (row, column), count in np.ndenumerate(counts):
         if count:
             colour = "white" if shares[row, column] > 20 else "black"
-            axes.text(column, row, f"{count}", ha="center", va="center", color=colour, fontsize=0.75 * size)
+            axes.text(
+                column, row, f"{count}", ha="center", va="center", color=colour, fontsize=0.75 * size, in_layout=False
+            )  # fmt: skip
     drawing.style(axes, _confusion_title(counts, class_names), "verdict of the network", "label")
     long = max(map(len, class_names)) > 2
     axes.set_xticks(range(len(class_names)), class_names, rotation=45 if long else 0, ha="right" if long else "center")

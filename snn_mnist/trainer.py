@@ -82,7 +82,7 @@ class Run:
         config, device = self.config, self.place.device
         shuffled = random_order(len(data.train), 0, 0, Stream.HOLDOUT)  # the same images for every seed
         self.held_out = shuffled[: config.val].sort().values
-        self.learned = shuffled[config.val :].sort().values
+        self.learned = shuffled[config.val :].sort().values.to(device)
         self.data = data.to(device)
         self.targets = one_hot(self.data.train.labels, CLASSES).float()
         self.steps = min(len(self.learned) // config.b, config.limit_batches or len(self.learned))
@@ -205,7 +205,7 @@ class Run:
         config, steps = self.config, self.steps
         stop = steps if stop is None else stop
         started = time.perf_counter() - self.spent
-        self.order = self.learned[random_order(len(self.learned), config.seed, self.epoch)]
+        self.order = self.learned[random_order(len(self.learned), config.seed, self.epoch, device=self.place.device)]
         draw = Draw(config.seed, Stream.TRAIN, self.epoch)
         self.training.begin(draw, self.order, *self._schedules())
         self.progress.start(self.epoch, steps * config.b, self.step * config.b)
@@ -297,7 +297,8 @@ class Run:
 
     def _score(self, engine: Any, index: Tensor, labels: Tensor, stream: Stream) -> Score:
         draw = Draw(self.config.seed, stream, self.epoch)
-        marks = time_marks(self.config.T)
+        last = self.epoch + 1 == self.config.epochs
+        marks = time_marks(self.config.T) if last else [self.config.T]  # the last test is drawn against T
         return score(engine, index, labels, marks, draw, self.place.test_batch, self.interruption.check)
 
     # ---- parts of an epoch ----
@@ -339,7 +340,7 @@ class Run:
     def _training_figures(self) -> tuple[float, float]:
         """Loss and accuracy over the steps of this epoch so far, each batch with the weights it met."""
         done = self.step * self.config.b
-        rates, labels = self.rates[:done], self.data.train.labels[self.order[:done].to(self.place.device)]
+        rates, labels = self.rates[:done], self.data.train.labels[self.order[:done]]
         return mean_squared_error(rates, labels), (rates.argmax(1) == labels).double().mean().item()
 
     def _save(self, name: str) -> None:

@@ -84,12 +84,16 @@ def test_receptive_fields_are_the_weights_on_a_symmetric_scale():
     weight = torch.randn(10, 784) - 0.3
     weight[3, 5] = 50.0  # must not pale all others
     figure = figures.receptive_fields(weight.requires_grad_(), DIGITS)
-    images = [axes.images[0] for axes in figure.axes[:10]]
-    for number, image in enumerate(images):
-        assert np.array_equal(image.get_array(), weight[number].detach().view(28, 28))
-        low, high = image.get_clim()
-        assert low == -high and 1 < high < 10
-    assert [axes.get_title() for axes in figure.axes[:10]] == DIGITS
+    axes = figure.axes[0]
+    shown = axes.images[0].get_array().filled(np.nan)
+    for number, (frame, name) in enumerate(zip(axes.patches, axes.texts, strict=True)):
+        left, top = (round(corner + 0.5) for corner in frame.get_xy())
+        assert np.array_equal(shown[top : top + 28, left : left + 28], weight[number].detach().view(28, 28))
+        assert left < name.get_position()[0] < left + 27 and name.get_position()[1] < top
+    assert np.isfinite(shown).sum() == 7840
+    low, high = axes.images[0].get_clim()
+    assert low == -high and 1 < high < 10
+    assert [text.get_text() for text in axes.texts] == DIGITS
     figures.receptive_fields(torch.zeros(10, 784), DIGITS).canvas.draw()
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,8 +45,9 @@ def poisson_encode(images: Tensor, index: Tensor, start: int, stop: int, draw: D
     return spikes.encode_torch(images, index, start, stop, draw)
 
 
-def random_order(n: int, seed: int, epoch: int, stream: Stream = Stream.ORDER) -> Tensor:
-    """A permutation of 0 .. n - 1 [n] int64, the same on every machine: the argsort of a 62-bit key an index."""
-    first, second, _, _ = philox_torch((torch.arange(n), 0, 0, epoch), (seed, stream))
-    key = (first >> 2 << 32 | second).numpy()
-    return torch.from_numpy(np.argsort(key, kind="stable"))
+def random_order(
+    n: int, seed: int, epoch: int, stream: Stream = Stream.ORDER, device: torch.device | str = "cpu"
+) -> Tensor:
+    """A permutation of 0 .. n - 1 [n] int64 on `device`, the same on every one: the argsort of a 62-bit key an index."""
+    first, second, _, _ = philox_torch((torch.arange(n, device=device), 0, 0, epoch), (seed, stream))
+    return (first >> 2 << 32 | second).argsort(stable=True)
