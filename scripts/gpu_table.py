@@ -52,14 +52,9 @@ def machine() -> str:
     try:
         import torch
 
-        if not torch.cuda.is_available():
-            return f"no CUDA device (torch {torch.__version__})"
-        about = torch.cuda.get_device_properties(0)
-        text = f"{about.name}, sm_{about.major}{about.minor}, torch {torch.__version__}"
-        import cupy
+        from snn_mnist.machine import gpu
 
-        driver = cupy.cuda.runtime.driverGetVersion()
-        return f"{text}, CuPy {cupy.__version__}, driver for CUDA {driver // 1000}.{driver % 1000 // 10}"
+        return f"{gpu()}, torch {torch.__version__}" if torch.cuda.is_available() else "no CUDA device"
     except Exception as fault:  # a broken installation: the table is still wanted
         return f"the device can't be described ({type(fault).__name__}: {fault})"
 

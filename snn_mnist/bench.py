@@ -3,7 +3,7 @@
     python -m snn_mnist bench -T 10,100 -b 64,1024
 
 Measurements of the contestants take turns, so that a machine that slows down slows all of them. Reported are the
-median and the range; compilation is done before and told apart.
+median and the range; compilation is done before and told apart. On a GPU, CUDA events take the time.
 """
 
 from __future__ import annotations
@@ -12,16 +12,15 @@ import contextlib
 import importlib.metadata
 import itertools
 import multiprocessing
-import platform
 import statistics
 import sys
-from pathlib import Path
+from collections.abc import Container
 from typing import Any
 
 import torch
 
-from snn_mnist import __version__
-from snn_mnist.contestants import serve
+from snn_mnist import __version__, machine
+from snn_mnist.contestants import SPIKINGJELLY, serve
 from snn_mnist.data import load_dataset
 from snn_mnist.errors import SNNError
 from snn_mnist.kernels import backends
@@ -37,7 +36,7 @@ class Process:
         self.name = name
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, name), daemon=name != "spikingjelly")
+        self.process = context.Process(target=serve, args=(theirs, name), daemon=name not in SPIKINGJELLY)
         self.process.start()
         theirs.close()
 
@@ -72,19 +71,19 @@ def run(options: BenchOptions) -> int:
     )
     print(_HEAD, file=out, flush=True)
     processes = {name: Process(name) for name in names}
+    optional = () if "spikingjelly-fused" in options.backend else ("spikingjelly-fused",)  # measured where it works
     results: list[dict[str, Any]] = []
     try:
         for steps, batch in itertools.product(options.T, options.b):
-            rows = _measure(processes, options, device, steps, batch)
+            rows = _measure(processes, optional, options, device, steps, batch)
             results += rows
             for row in rows:
                 print(_line(row, min(r["train"]["median"] for r in rows)), file=out, flush=True)
     finally:
         for process in processes.values():
             process.stop()
-    compiled = max(row["compile_seconds"] for row in results)
-    if compiled:
-        print(f"\ncompilation, before the measurements: {compiled:.1f} s", file=out)
+    for line in _told_apart(results):
+        print(line, file=out)
     if options.json:
         record = {"machine": _machine(device), "threads": options.threads, "dataset": options.dataset,
                   "command": " ".join(sys.argv[1:]), "seconds": options.seconds, "results": results}  # fmt: skip
@@ -100,7 +99,9 @@ def _names(options: BenchOptions, device: torch.device) -> list[str]:
             if reason:
                 raise SNNError(f"{name} can't be measured: {reason}")
         return list(options.backend)
-    known = ("cupy", "numba", "torch", "spikingjelly")
+    known = ["cupy", "numba", "torch", *SPIKINGJELLY]
+    if device.type != "cuda":
+        known.remove("spikingjelly-fused")  # what is fused there is for GPUs
     reasons = {name: _why_not(name, device, options) for name in known}
     for name, reason in reasons.items():
         if reason:
@@ -109,7 +110,7 @@ def _names(options: BenchOptions, device: torch.device) -> list[str]:
 
 
 def _why_not(name: str, device: torch.device, options: BenchOptions) -> str | None:
-    if name != "spikingjelly":
+    if name not in SPIKINGJELLY:
         return backends.why_unavailable(name, device)
     if options.dataset != "mnist":
         return "its loop is measured on mnist"
@@ -121,13 +122,23 @@ def _why_not(name: str, device: torch.device, options: BenchOptions) -> str | No
 
 
 def _measure(
-    processes: dict[str, Process], options: BenchOptions, device: torch.device, steps: int, batch: int
-) -> list[dict[str, Any]]:
+    processes: dict[str, Process], optional: Container[str], options: BenchOptions, device: torch.device, steps: int,
+    batch: int,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """A row for each contestant; an optional one that can't be made is left out, with its reason."""
     settings = {
         "T": steps, "b": batch, "j": options.threads, "device": str(device), "dataset": options.dataset,
         "data_dir": options.data_dir, "epochs": 1,
     }  # fmt: skip
-    compiled = {name: process.ask("make", settings) for name, process in processes.items()}
+    made: dict[str, dict[str, Any]] = {}
+    for name, process in list(processes.items()):
+        try:
+            made[name] = process.ask("make", settings)
+        except SNNError as fault:
+            if name not in optional:
+                raise
+            print(f"without {name}: {fault}", file=sys.stderr)
+            processes.pop(name).stop()
     samples: dict[tuple[str, str], list[float]] = {}
     peaks: dict[str, int] = {}
     for repeat in range(options.repeats + 1):
@@ -141,11 +152,22 @@ def _measure(
                     peaks[name] = answer["peak_bytes"]
     return [
         {
-            "backend": name, "T": steps, "b": batch, "peak_bytes": peaks[name], "compile_seconds": compiled[name],
+            "backend": name, "T": steps, "b": batch, "peak_bytes": peaks[name], **made[name],
             **{what: _spread(samples[name, what]) for what in ("train", "test")},
         }
         for name in processes
     ]  # fmt: skip
+
+
+def _told_apart(results: list[dict[str, Any]]) -> list[str]:
+    """What was done before the measurements, and what stands behind a name."""
+    lines = {}
+    for row in results:  # the last row of each holds the sums of its whole process
+        work = (("compile_seconds", "compiled"), ("capture_seconds", "captured CUDA graphs"))
+        before = " and ".join(f"{what} for {row[key]:.1f} s" for key, what in work if row[key] >= 0.05)
+        parts = [row["about"], f"{before} before the measurements" if before else ""]
+        lines[row["backend"]] = f"{row['backend']}: {', '.join(filter(None, parts))}" if any(parts) else ""
+    return ["", *filter(None, lines.values())] if any(lines.values()) else []
 
 
 def _spread(values: list[float]) -> dict[str, Any]:
@@ -153,20 +175,12 @@ def _spread(values: list[float]) -> dict[str, Any]:
 
 
 def _machine(device: torch.device) -> str:
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    else:
-        name = platform.processor() or platform.machine()
-        try:
-            cpu = Path("/proc/cpuinfo").read_text()
-            name = next(line.split(":")[1].strip() for line in cpu.splitlines() if line.startswith("model name"))
-        except (OSError, StopIteration):
-            pass
+    name = machine.gpu(device.index or 0) if device.type == "cuda" else machine.processor()
     return f"{name}, snn_mnist {__version__}, torch {torch.__version__}"
 
 
 _HEAD = (
-    f"{'':13}{'T':>5}{'batch':>6}{'training images/s':>30}{'us/image':>10}{'testing images/s':>30}"
+    f"{'':18}{'T':>5}{'batch':>6}{'training images/s':>30}{'us/image':>10}{'testing images/s':>30}"
     f"{'peak memory':>13}{'speed-up':>10}"
 )
 
@@ -177,6 +191,6 @@ def _line(row: dict[str, Any], slowest: float) -> str:
 
     train = row["train"]
     return (
-        f"{row['backend']:13}{row['T']:>5}{row['b']:>6}{speed(train):>30}{1e6 / train['median']:>10.1f}"
+        f"{row['backend']:18}{row['T']:>5}{row['b']:>6}{speed(train):>30}{1e6 / train['median']:>10.1f}"
         f"{speed(row['test']):>30}{row['peak_bytes'] / 2**20:>10,.0f} MB{train['median'] / slowest:>9.1f}x"
     )

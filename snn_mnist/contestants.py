@@ -1,16 +1,18 @@
 """What `bench` measures: our trainer on each backend, and SpikingJelly's tutorial loop where it is installed.
 
 A contestant is made for one (T, batch size) and trains or tests for about so many seconds; it lives in a process of its
-own, so that thread pools and memory are not shared with another's.
+own, so that thread pools and memory are not shared with another's. On a GPU, CUDA events take the time.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import io
 import itertools
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -23,8 +25,34 @@ from snn_mnist.interrupt import Interruption
 from snn_mnist.scoring import score
 from snn_mnist.trainer import Run
 
+SPIKINGJELLY = ("spikingjelly-fused", "spikingjelly")  # with its fused multi-step neurons; its example as shipped
+
+
+class Stopwatch:
+    """Seconds in `with` blocks, summed up: by CUDA events on a GPU, which it waits for, else by the clock."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.seconds = device, 0.0
+
+    def __enter__(self) -> None:
+        if self.device.type == "cuda":
+            self.events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+            self.events[0].record(torch.cuda.current_stream(self.device))
+        else:
+            self.started = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        if self.device.type == "cuda":
+            self.events[1].record(torch.cuda.current_stream(self.device))
+            self.events[1].synchronize()
+            self.seconds += self.events[0].elapsed_time(self.events[1]) / 1000
+        else:
+            self.seconds += time.perf_counter() - self.started
+
 
 class Contestant(Protocol):
+    device: torch.device
+
     def train(self, seconds: float) -> float:
         """Training speed in images/s."""
 
@@ -38,47 +66,48 @@ class Trainer:
     def __init__(self, backend: str, settings: dict[str, Any]) -> None:
         self.run = Run(Config(backend=backend, **settings), Interruption())
         self.run.progress = report.Progress(1, live=False)
-        for steps in (self.run.steps, self.run.steps) if backend == "cupy" else (1,):
-            self._epoch_of(steps)  # warm-up: on a GPU the graphs are captured in the first two epochs
-            self.run.epoch += 1
-        self.draws = itertools.count()
+        self.device, self.draws = self.run.place.device, itertools.count()
+        for _ in range(2 if backend == "cupy" else 1):  # on a GPU the graphs are captured in the first two epochs
+            self._steps(self.run.steps if backend == "cupy" else 1)
 
-    def _epoch_of(self, steps: int) -> float:
-        """Seconds for so many steps of an epoch."""
+    def _steps(self, count: int) -> None:
+        """So many steps of a new epoch."""
         run = self.run
-        run.step, run.spent = 0, 0.0
-        run.train_epoch(stop=steps)
-        return run.spent
+        run.epoch, run.step, run.spent = run.epoch + 1, 0, 0.0
+        run.train_epoch(stop=count)
 
     def train(self, seconds: float) -> float:
-        steps, spent = 0, 0.0
-        while spent < seconds:
-            per_step = spent / steps if steps else self._epoch_of(1)
-            count = max(1, min(self.run.steps, int((seconds - spent) / per_step)))
-            spent += self._epoch_of(count)
-            steps += count
-            self.run.epoch += 1
-        return steps * self.run.config.b / spent
+        run, watch, done = self.run, Stopwatch(self.device), 0
+        chunk = run.training.chunk  # a graph's
+        while watch.seconds < seconds:
+            wanted = int((seconds - watch.seconds) * done / watch.seconds) if done else chunk
+            count = min(run.steps, max(wanted // chunk, 1) * chunk)
+            with watch:
+                self._steps(count)
+            done += count
+        return done * run.config.b / watch.seconds
 
     def test(self, seconds: float) -> float:
-        run, images, spent = self.run, 0, 0.0
+        run, watch, images = self.run, Stopwatch(self.device), 0
         labels = run.data.test.labels
         part = torch.arange(min(len(labels), run.place.test_batch))
-        while spent < seconds:
+        while watch.seconds < seconds:
             draw = Draw(0, Stream.TEST, next(self.draws))
-            started = time.perf_counter()
-            with torch.no_grad():
+            with watch, torch.no_grad():
                 score(run.test_engine, part, labels[part], [run.config.T], draw, run.place.test_batch)
-            spent += time.perf_counter() - started
             images += len(part)
-        return images / spent
+        return images / watch.seconds
 
 
 class SpikingJelly:
     """The loop of its lif_fc_mnist example with its own modules: images through a DataLoader, encoded and run step by
-    step, Adam, on the same device."""
+    step, Adam, on the same device.
 
-    def __init__(self, settings: dict[str, Any]) -> None:
+    multi_step: all steps at once instead, by the fastest neurons it has for the device: of its release 0.0.0.0.14 those
+    of its CuPy backend, of 2.0 those that it chooses.
+    """
+
+    def __init__(self, settings: dict[str, Any], multi_step: bool = False) -> None:
         from spikingjelly.activation_based import encoding, functional, layer, neuron, surrogate
         from torchvision import datasets, transforms
 
@@ -87,7 +116,14 @@ class SpikingJelly:
         torch.set_num_threads(settings["j"])
         lif = neuron.LIFNode(tau=2.0, surrogate_function=surrogate.ATan())
         net = torch.nn.Sequential(layer.Flatten(), layer.Linear(784, 10, bias=False), lif)
-        self.net = net.to(self.device)
+        self.net, self.multi_step = net.to(self.device), multi_step
+        self.about = "SpikingJelly " + importlib.metadata.version("spikingjelly")
+        if multi_step:
+            functional.set_step_mode(net, "m")
+            if hasattr(functional, "set_backend") and self.device.type == "cuda":
+                functional.set_backend(net, "cupy", neuron.LIFNode)
+            found = getattr(functional, "neuron_implementation", lambda *_: {"implementation": lif.backend})
+            self.about += f", multi-step neurons by {found('lif', self.device)['implementation']}"
         self.optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
         self.batches = {
             train: torch.utils.data.DataLoader(
@@ -96,8 +132,12 @@ class SpikingJelly:
             )
             for train in (True, False)
         }  # fmt: skip
+        if multi_step:  # its first batch compiles its kernels, or shows that they don't work
+            self.train(0)
 
     def _rates(self, images: torch.Tensor) -> torch.Tensor:
+        if self.multi_step:
+            return self.net(self.encoder(images.expand(self.T, *images.shape))).mean(0)
         total: Any = 0.0
         for _ in range(self.T):
             total = total + self.net(self.encoder(images))
@@ -106,25 +146,29 @@ class SpikingJelly:
     def _measure(self, train: bool, seconds: float) -> float:
         if not len(self.batches[train]):
             raise ValueError("-b is more than the training images")
-        images, batches = 0, itertools.chain.from_iterable(itertools.repeat(self.batches[train]))
+        images, watch = 0, Stopwatch(self.device)
+        batches = itertools.chain.from_iterable(itertools.repeat(self.batches[train]))
         next(batches)  # the workers have started
-        started = time.perf_counter()
-        for image, label in batches:
-            image, label = image.to(self.device), label.to(self.device)
-            rates = self._rates(image)
-            if train:
-                self.optimizer.zero_grad()
-                target = torch.nn.functional.one_hot(label, 10).float()
-                loss = torch.nn.functional.mse_loss(rates, target)
-                loss.backward()
-                self.optimizer.step()
-                loss.item()
-            (rates.argmax(1) == label).float().sum().item()
-            self.reset_net(self.net)
-            images += len(label)
-            if time.perf_counter() - started > seconds:
-                break
-        return images / (time.perf_counter() - started)
+        began = time.perf_counter()
+        with watch:
+            while not images or time.perf_counter() - began < seconds:  # each batch is waited for, as in the example
+                image, label = next(batches)
+                images += self._batch(image, label, train)
+        return images / watch.seconds
+
+    def _batch(self, image: torch.Tensor, label: torch.Tensor, train: bool) -> int:
+        image, label = image.to(self.device), label.to(self.device)
+        rates = self._rates(image)
+        if train:
+            self.optimizer.zero_grad()
+            target = torch.nn.functional.one_hot(label, 10).float()
+            loss = torch.nn.functional.mse_loss(rates, target)
+            loss.backward()
+            self.optimizer.step()
+            loss.item()
+        (rates.argmax(1) == label).float().sum().item()
+        self.reset_net(self.net)
+        return len(label)
 
     def train(self, seconds: float) -> float:
         return self._measure(True, seconds)
@@ -134,8 +178,11 @@ class SpikingJelly:
             return self._measure(False, seconds)
 
 
-def peak_memory() -> int:
-    """The most bytes of memory this process has held since `forget_peak`."""
+def peak_memory(device: torch.device) -> int:
+    """The most bytes of memory this process has held since `forget_peak`: on a GPU of that, else of the machine's."""
+    if device.type == "cuda":
+        cupy = sys.modules.get("cupy")  # SpikingJelly's neurons take memory by it
+        return torch.cuda.max_memory_allocated(device) + (cupy.get_default_memory_pool().total_bytes() if cupy else 0)
     with contextlib.suppress(OSError), open("/proc/self/status") as status:
         return next(1024 * int(line.split()[1]) for line in status if line.startswith("VmHWM"))
     import resource
@@ -147,11 +194,20 @@ def forget_peak() -> None:
     """Linux can start the peak anew; elsewhere it is that of the whole process."""
     with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as refs:
         refs.write("5")
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _make(name: str, settings: dict[str, Any]) -> Contestant:
+    if name not in SPIKINGJELLY:
+        return Trainer(name, settings)
+    warnings.simplefilter("ignore")  # of its DataLoader: too many processes, no memory to pin
+    return SpikingJelly(settings, name == "spikingjelly-fused")
 
 
 def serve(connection: Any, name: str) -> None:
     """The process of one contestant: takes ('make', settings), ('train', s), ('test', s), ('stop', None)."""
-    contestant: Contestant | None = None
+    contestant: Any = None
     while True:
         order, value = connection.recv()
         try:
@@ -160,12 +216,14 @@ def serve(connection: Any, name: str) -> None:
             if order == "make":
                 contestant = None
                 forget_peak()
+                started = time.perf_counter()
                 with contextlib.redirect_stdout(io.StringIO()):
-                    contestant = SpikingJelly(value) if name == "spikingjelly" else Trainer(name, value)
-                answer: Any = _compile_seconds()
+                    contestant = _make(name, value)
+                ready = {"ready_seconds": time.perf_counter() - started, "about": getattr(contestant, "about", "")}
+                answer: Any = ready | _compile_seconds(contestant)
             else:
                 measure: Callable[[float], float] = getattr(contestant, order)
-                answer = {"images_per_s": measure(value), "peak_bytes": peak_memory()}
+                answer = {"images_per_s": measure(value), "peak_bytes": peak_memory(contestant.device)}
             connection.send((True, answer))
         except KeyboardInterrupt:
             return
@@ -173,6 +231,9 @@ def serve(connection: Any, name: str) -> None:
             connection.send((False, f"{type(fault).__name__}: {fault}"))
 
 
-def _compile_seconds() -> float:
-    jit = sys.modules.get("snn_mnist.kernels.jit")
-    return sum(jit.compile_seconds.values()) if jit else 0.0
+def _compile_seconds(contestant: Contestant) -> dict[str, float]:
+    """What compiling kernels, and capturing graphs of them, has taken in this process."""
+    modules = [sys.modules.get(f"snn_mnist.kernels.{name}") for name in ("jit", "cuda")]
+    compiling = sum(sum(module.compile_seconds.values()) for module in modules if module)
+    capturing = getattr(contestant.run.training, "capture_seconds", 0.0) if isinstance(contestant, Trainer) else 0.0
+    return {"compile_seconds": compiling, "capture_seconds": capturing}

@@ -205,8 +205,9 @@ def receptive_fields(weight: Tensor, class_names: Sequence[str]) -> Figure:
         top, left = row * down + 7, column * across
         mosaic[top : top + 28, left : left + 28] = images[row, column]
         axes.text(left + 13.5, top - 2, name, ha="center", fontsize=drawing.text_size(figure), in_layout=False)
-        frame = {"fill": False, "linewidth": 0.8, "in_layout": False}
-        axes.add_patch(Rectangle((left - 0.5, top - 0.5), 28, 28, **frame))
+        frame = Rectangle((left - 0.5, top - 0.5), 28, 28, fill=False, linewidth=0.8)
+        frame.set_in_layout(False)
+        axes.add_patch(frame)
     shown = axes.imshow(mosaic, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
     axes.set_axis_off()
     drawing.add_colorbar(axes, shown, "weight", extend="both")

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from snn_mnist import __version__, idx
+from snn_mnist import __version__, idx, machine
 from snn_mnist.errors import SNNError
 from snn_mnist.flags import cores
 from snn_mnist.results import write_json
@@ -49,7 +49,7 @@ def collect(data_dir: str) -> dict[str, Any]:
     return {
         "version": __version__,
         "python": f"{platform.python_version()} ({sys.executable})",
-        "machine": machine(),
+        "machine": this_machine(),
         "packages": packages(),
         "devices": _guarded(devices),
         "backends": _guarded(backends),
@@ -59,8 +59,8 @@ def collect(data_dir: str) -> dict[str, Any]:
     }
 
 
-def machine() -> str:
-    return f"{_processor()}, {cores()} cores, {platform.platform()}"
+def this_machine() -> str:
+    return f"{machine.processor()}, {cores()} cores, {platform.platform()}"
 
 
 def packages() -> dict[str, str]:
@@ -83,9 +83,7 @@ def devices() -> dict[str, str]:
 
     listed = {"cpu": f"{cores()} cores"}
     for i in range(torch.cuda.device_count()):
-        about = torch.cuda.get_device_properties(i)
-        memory = about.total_memory / 2**30
-        listed[f"cuda:{i}"] = f"{about.name}, {memory:.0f} GiB, compute capability {about.major}.{about.minor}"
+        listed[f"cuda:{i}"] = machine.gpu(i)
     if not torch.cuda.is_available():
         built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
         listed["cuda"] = f"not available to torch {torch.__version__} ({built})"
@@ -130,17 +128,6 @@ def kernel_cache() -> str:
         return "not writable: kernels are compiled anew in each process (SNN_MNIST_CACHE names another place)"
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     return f"{folder} ({size / 1e6:.1f} MB)"
-
-
-def _processor() -> str:
-    """The processor's model; platform.processor() is empty on Linux."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or "processor unknown"
 
 
 def _guarded(part: Callable[[], Any]) -> Any:

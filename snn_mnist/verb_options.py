@@ -108,7 +108,7 @@ class BenchOptions(Threads, Options):
 
     backend: tuple[str, ...] = option(
         ("auto",),
-        several(choice((*BACKENDS, "spikingjelly"))),
+        several(choice((*BACKENDS, "spikingjelly", "spikingjelly-fused"))),
         "Machine",
         "which to measure",
         shown="all that are available",

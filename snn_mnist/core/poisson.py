@@ -48,6 +48,6 @@ def poisson_encode(images: Tensor, index: Tensor, start: int, stop: int, draw: D
 def random_order(
     n: int, seed: int, epoch: int, stream: Stream = Stream.ORDER, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """A permutation of 0 .. n - 1 [n] int64 on `device`, the same on every one: the argsort of a 62-bit key an index."""
+    """A permutation of 0 .. n - 1 [n] int64, the same on every device: the argsort of a 62-bit key an index."""
     first, second, _, _ = philox_torch((torch.arange(n, device=device), 0, 0, epoch), (seed, stream))
     return (first >> 2 << 32 | second).argsort(stable=True)

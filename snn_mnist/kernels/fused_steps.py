@@ -15,6 +15,7 @@ is taken as from one.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -69,6 +70,7 @@ class FusedSteps:
         self.draw: Draw | None = None
         self.numbers: tuple[Sequence[float], Sequence[float]] = [], []  # learning rates, 1 - decay
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}  # first step of a chunk -> its graph
+        self.capture_seconds = 0.0
         self.warm = False
 
     def begin(
@@ -106,12 +108,14 @@ class FusedSteps:
 
     def _graph(self, first: int, end: int) -> torch.cuda.CUDAGraph:
         if first not in self.graphs:
+            started = time.perf_counter()
             graph = torch.cuda.CUDAGraph()
             pool = next(iter(self.graphs.values())).pool() if self.graphs else None
             with torch.cuda.graph(graph, pool=pool):  # records, runs nothing
                 for step in range(first, end):
                     self._step(step)
             self.graphs[first] = graph
+            self.capture_seconds += time.perf_counter() - started
         return self.graphs[first]
 
     def _step(self, step: int) -> None:

@@ -1,0 +1,54 @@
+"""This machine in words: its processor, its GPU with driver and versions."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import platform
+import re
+from pathlib import Path
+
+
+def processor() -> str:
+    """The processor's model; platform.processor() is empty on Linux."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine() or "processor unknown"
+
+
+def gpu(index: int = 0) -> str:
+    """'NVIDIA H200 (sm_90, 140 GiB), driver 580.95.05 for CUDA 13.0, torch's CUDA 13.2, CuPy 14.2.0'; torch sees it."""
+    import torch
+
+    about = torch.cuda.get_device_properties(index)
+    parts = [
+        f"{about.name} (sm_{about.major}{about.minor}, {about.total_memory / 2**30:.0f} GiB)",
+        driver(),
+        f"torch's CUDA {torch.version.cuda}",
+    ]
+    if version := cupy_version():
+        parts.append(f"CuPy {version}")
+    return ", ".join(parts)
+
+
+def driver() -> str:
+    """'driver 580.95.05 for CUDA 13.0': the module's version where Linux tells it, and the newest CUDA it knows."""
+    import torch
+
+    module = ""
+    with contextlib.suppress(OSError):
+        found = re.search(r"\b\d{3}\.\d+(\.\d+)?\b", Path("/proc/driver/nvidia/version").read_text(encoding="utf-8"))
+        module = f" {found[0]}" if found else ""
+    with contextlib.suppress(Exception):  # torch built without CUDA, or one that has moved the function
+        knows = torch._C._cuda_getDriverVersion()  # type: ignore[attr-defined]
+        module += f" for CUDA {knows // 1000}.{knows % 1000 // 10}"
+    return f"driver{module or ' unknown'}"
+
+
+def cupy_version() -> str | None:
+    for name in ("cupy-cuda13x", "cupy-cuda12x", "cupy"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(name)
+    return None
