@@ -1,7 +1,7 @@
 """The CUDA kernels without a GPU: their own source, compiled by g++, against the CPU kernels and float64 equations.
 
-What this cannot show: that a GPU runs them, how fast, and that no barrier is missing between warps. (A phase that
-depends on the order of its threads would show: they run upwards and downwards.)
+What this cannot show: that a GPU runs them, and how fast. A phase that depends on the order of its threads shows here,
+where they run upwards and downwards; a missing barrier in test_cuda_sanitized.py.
 """
 
 import ctypes

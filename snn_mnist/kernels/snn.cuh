@@ -2,8 +2,9 @@
 //
 // The same text is compiled by NVRTC for a GPU and by a C++ compiler for the host, where the tests run whole kernels
 // block after block. A kernel is written as phases, EACH_THREAD(n) { … }: on a GPU every thread runs the body once and
-// a barrier follows; on the host a loop over `thread` runs it, in the order that the test asks for. What a thread
-// keeps from phase to phase lies in PER_THREAD variables, read by MINE(name).
+// a barrier follows; on the host a loop over `thread` runs it, in the order that the test asks for, or with
+// HOST_THREADS real threads do, with a barrier, under a checker of races. What a thread keeps from phase to phase lies
+// in PER_THREAD variables, read by MINE(name).
 #pragma once
 
 typedef unsigned short u16;
@@ -54,25 +55,32 @@ static i64 host_block, host_grid;
 static int host_row, host_backwards;
 static char *host_memory;
 
-// Threads of a phase run upwards or downwards: a phase that depends on their order gives two results.
 #define FUNCTION static inline
 #define KERNEL(threads) extern "C" void
 #define BLOCK_INDEX host_block
 #define BLOCK_ROW host_row
 #define GRID_SIZE host_grid
+#ifdef HOST_THREADS
+static thread_local int host_thread;
+static void host_barrier();
+#define EACH_THREAD(threads) for (int thread = host_thread, once = 1; once; once = 0, host_barrier())
+#define PER_THREAD(type, name, threads) type name[1]
+#define MINE(name) name[0]
+#else // a phase runs upwards or downwards: one that depends on the order of its threads gives two results
 #define EACH_THREAD(threads) \
     for (int turn = 0, thread; turn < (threads) && (thread = host_backwards ? (threads) - 1 - turn : turn, 1); ++turn)
 #define PER_THREAD(type, name, threads) static type name[threads]
 #define MINE(name) name[thread]
+#endif
 #define __restrict__ __restrict
 
 FUNCTION float fused_multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
 FUNCTION double fused_multiply_add(double a, double b, double c) { return fma(a, b, c); }
 FUNCTION int population_count(u32 word) { return __builtin_popcount(word); }
 FUNCTION int lowest_bit(u32 word) { return __builtin_ctz(word); }
-FUNCTION u32 add_to(u32 *sum, u32 value) { return (*sum += value) - value; }
-FUNCTION u64 add_to(u64 *sum, u64 value) { return (*sum += value) - value; }
-FUNCTION void set_bits(u32 *word, u32 bits) { *word |= bits; }
+FUNCTION u32 add_to(u32 *sum, u32 value) { return __atomic_fetch_add(sum, value, __ATOMIC_RELAXED); }
+FUNCTION u64 add_to(u64 *sum, u64 value) { return __atomic_fetch_add(sum, value, __ATOMIC_RELAXED); }
+FUNCTION void set_bits(u32 *word, u32 bits) { __atomic_fetch_or(word, bits, __ATOMIC_RELAXED); }
 FUNCTION float from_half(u16 half) {
     _Float16 value;
     __builtin_memcpy(&value, &half, 2);
