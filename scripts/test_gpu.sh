@@ -4,8 +4,9 @@
 #   bash scripts/test_gpu.sh [flags of pytest]
 #
 #   SNN_MNIST_GPU_PYTHON  a Python that has torch, CuPy and pytest (default: the environment of scripts/setup.sh)
-#   SNN_MNIST_EXTRAS      the CuPy to install there: cuda13 (default) or cuda12
+#   SNN_MNIST_EXTRAS      the CuPy to install there: cuda13 (default) or cuda12; compute-sanitizer comes with it
 #
+# Times and accuracy are measured by `python scripts/gpu_marks.py OUT_DIR`.
 # The exit code is 0 when tests ran, none failed, and the sanitizer found nothing.
 set -uo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -13,24 +14,39 @@ cd "$root" || exit 1
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 python=${SNN_MNIST_GPU_PYTHON:-}
 if [ -z "$python" ]; then
-    extra=cuda13
-    case " ${SNN_MNIST_EXTRAS:-} " in *" cuda12 "*) extra=cuda12 ;; esac
-    python=$(bash "$root/scripts/setup.sh" dev "$extra") || exit 1
+    cuda=13
+    case " ${SNN_MNIST_EXTRAS:-} " in *" cuda12 "*) cuda=12 ;; esac
+    python=$(bash "$root/scripts/setup.sh" dev "cuda$cuda" "sanitizer$cuda") || exit 1
 fi
+sanitizer=$(command -v compute-sanitizer) || sanitizer=$("$python" - <<'PYTHON'
+import glob, importlib.util
+package = importlib.util.find_spec("nvidia")
+for folder in (package.submodule_search_locations or []) if package else []:
+    print(*glob.glob(f"{folder}/*/bin/compute-sanitizer")[:1])
+PYTHON
+)
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 
 "$python" -m pytest -m gpu --junitxml="$folder/tests.xml" "$@" || true
 
-# Two small tests, one launch of each kernel, under the checkers of memory and of races in shared memory.
+# Two small tests, one launch of each kernel, under the checkers of memory, of races in shared memory and of barriers;
+# the last two look at our kernels alone.
 small=(
     tests/test_cuda_gpu.py::test_start_up_check
     "tests/test_cuda_gpu.py::test_multi_step_module_beyond_a_block[129]"
 )
-for tool in memcheck racecheck; do
-    if ! command -v compute-sanitizer >/dev/null; then
-        printf '%s\tnot run: compute-sanitizer is not installed\n' "$tool"
-    elif compute-sanitizer --tool "$tool" --error-exitcode 9 --target-processes all \
+ours=()
+for kernel in fused contract encode_spikes forward backward; do ours+=(--kernel-name "kns=$kernel"); done
+why_not=
+"$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || why_not='no CUDA device'
+[ -n "$sanitizer" ] || why_not='compute-sanitizer is not installed (pip install nvidia-cuda-sanitizer-api)'
+for tool in memcheck racecheck synccheck; do
+    only=("${ours[@]}")
+    if [ "$tool" = memcheck ]; then only=(); fi
+    if [ -n "$why_not" ]; then
+        printf '%s\tnot run: %s\n' "$tool" "$why_not"
+    elif "$sanitizer" --tool "$tool" ${only[@]+"${only[@]}"} --error-exitcode 9 --target-processes all \
         "$python" -m pytest -q -p no:cacheprovider "${small[@]}" >"$folder/$tool.log" 2>&1 &&
         grep -q '^2 passed' "$folder/$tool.log"; then
         printf '%s\tclean\n' "$tool"

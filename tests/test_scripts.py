@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import ROOT, no_network
 
 pytestmark = pytest.mark.skipif(os.name != "posix" or not shutil.which("bash"), reason="needs bash")
@@ -297,3 +298,41 @@ def test_ci_takes_the_shared_data_where_they_are(checkout: Checkout):
     done = checkout.run(".ci/run", "-x")
     assert done.returncode == 0 and f"data {shared}\n" in done.stdout
     assert checkout.calls("-m pytest") == ["python -m pytest -n 2 -x"]
+
+
+# ---------------------------------------------------------------------------- what is measured on a GPU
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here: run scripts/test_gpu.sh itself")
+def test_gpu_tests_say_that_nothing_was_tested():
+    environment = os.environ | {"SNN_MNIST_GPU_PYTHON": sys.executable}
+    command = ["bash", str(ROOT / "scripts" / "test_gpu.sh"), "-k", "start_up", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment, timeout=200)
+    assert done.returncode == 1, done.stdout + done.stderr
+    table = done.stdout.partition("\nno CUDA device\n")[2].splitlines()
+    assert ["test_start_up_check", "0", "0", "1"] in [line.split()[:4] for line in table]
+    assert [line.partition(": ")[0] for line in table if ": not run: " in line] == [
+        "memcheck",
+        "racecheck",
+        "synccheck",
+    ]
+    assert table[-1] == "GPU tests: nothing was tested"
+
+
+def test_report_of_a_gpu_is_written_for_any_device(tmp_path):
+    """scripts/gpu_marks.py, on the CPU and the digits: every section, with numbers in it."""
+    command = [sys.executable, str(ROOT / "scripts" / "gpu_marks.py"), str(tmp_path), "-device", "cpu"]
+    command += ["-seconds", "0.05", "-repeats", "2", "-flags", "-dataset", "digits", "-epochs", "2", "-no-figures"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment, timeout=280)
+    assert done.returncode == 0, done.stderr
+    report = (tmp_path / "gpu_marks.md").read_text(encoding="utf-8")
+    runs = [line.split(" | ") for line in report.splitlines() if line.startswith("| cpu")]
+    assert [cells[0] for cells in runs] == ["| cpu", "| cpu -amp"]
+    for cells in runs:
+        assert len(cells) == 7 and cells[6].startswith("all finite; 0 epochs with skipped steps")
+        assert 0 < float(cells[1].removesuffix(" s")) < float(cells[2].removesuffix(" s"))
+    step = float(report.partition("**")[2].partition(" µs")[0])
+    parts = [float(line.split("|")[2]) for line in report.splitlines() if line.startswith(("| encode", "| weight"))]
+    assert len(parts) == 2 and sum(parts) > 0 and step > 0
+    assert "numba" in report.partition("## bench")[2] and "images/s" in report.partition("## bench")[2]
