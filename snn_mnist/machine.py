@@ -6,6 +6,7 @@ import contextlib
 import importlib.metadata
 import platform
 import re
+import shutil
 from pathlib import Path
 
 
@@ -31,6 +32,11 @@ def gpu(index: int = 0) -> str:
     if version := cupy_version():
         parts.append(f"CuPy {version}")
     return ", ".join(parts)
+
+
+def has_nvidia_driver() -> bool:
+    """Whether this machine has one, whatever torch makes of it: then there is most likely a GPU too."""
+    return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
 
 
 def driver() -> str:

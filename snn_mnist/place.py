@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from snn_mnist import machine
 from snn_mnist.engines import ENGINES, Engine
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.kernels import backends
+from snn_mnist.kernels import backends, cuda
 from snn_mnist.model import SNN
 
 
@@ -51,6 +52,8 @@ def choose_place(device_name: str, backend: str, threads: int, step_mode: str = 
 
         jit.announce_to_stderr()
         threads = jit.set_threads(threads)
+        if device_name == "auto" and machine.has_nvidia_driver() and (why := cuda.device_fault()):
+            reason = f"{reason}; no GPU is used, for {why}"
     # Beside the fused kernel torch has only small tensors left to do, and two pools would fight for the cores.
     torch.set_num_threads(1 if backend == "numba" else threads)
     return Place(device, backend, reason, threads)
@@ -71,7 +74,7 @@ def choose_device(name: str) -> torch.device:
     device = torch.device(name)
     if device.type == "cuda":
         if not torch.cuda.is_available():
-            raise UsageError(f"-device {name}: torch {torch.__version__} sees no CUDA device here; use -device cpu")
+            raise UsageError(f"-device {name}: {cuda.device_fault()}; use -device cpu")
         count = torch.cuda.device_count()
         if device.index is not None and device.index >= count:
             raise UsageError(f"-device {name}: there are {count} CUDA devices; give cuda:0 to cuda:{count - 1}")

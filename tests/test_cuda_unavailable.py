@@ -7,7 +7,10 @@ import pytest
 import torch
 from conftest import ROOT
 
+from snn_mnist import machine as machine_words
+from snn_mnist.errors import UsageError
 from snn_mnist.kernels import backends, cuda, neuron_cuda, self_check
+from snn_mnist.place import choose_place
 
 
 class CUDARuntimeError(RuntimeError):
@@ -110,6 +113,21 @@ def test_this_machine_says_why(monkeypatch):
     with pytest.raises(ValueError, match="backend 'cupy' can't be used: cupy's kernels run on a CUDA device, not on"):
         backends.choose("cupy", "cpu")
     assert backends.choose("auto", "cpu")[0] == "numba"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch can use the GPU here")
+def test_auto_says_why_a_gpu_is_left_unused(monkeypatch):
+    """A driver is here, and torch can't use it: said with torch's own reason, where nobody asked for the CPU."""
+    monkeypatch.setattr(cuda, "device_fault", lambda: "torch can't use a CUDA device: the driver is too old")
+    monkeypatch.setattr(machine_words, "has_nvidia_driver", lambda: True)
+    assert choose_place("auto", "auto", 1).reason == (
+        "the fused one for cpu; no GPU is used, for torch can't use a CUDA device: the driver is too old"
+    )
+    assert choose_place("cpu", "auto", 1).reason == "the fused one for cpu"
+    with pytest.raises(UsageError, match=r"-device cuda: .*the driver is too old; use -device cpu"):
+        choose_place("cuda", "auto", 1)
+    monkeypatch.setattr(machine_words, "has_nvidia_driver", lambda: False)
+    assert choose_place("auto", "auto", 1).reason == "the fused one for cpu"
 
 
 def test_auto_takes_torch_when_the_start_up_check_fails(machine, monkeypatch):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from snn_mnist.kernels import cuda
+
 NAMES = ("torch", "numba", "cupy")
 
 
@@ -13,11 +15,9 @@ def why_unavailable(name: str, device: str | torch.device = "cpu") -> str | None
         return f"there is no backend {name!r}; choose from {', '.join(NAMES)}"
     device = torch.device(device)
     if name == "cupy":
-        from snn_mnist.kernels import cuda
-
         return cuda.why_unavailable(device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        return f"no CUDA device is available to torch {torch.__version__}; use -device cpu"
+        return f"{cuda.device_fault()}; use -device cpu"
     if name == "numba" and device.type != "cpu":
         return f"numba's kernels run on the CPU, not on {device}; use -device cpu, or -backend torch"
     return None

@@ -140,11 +140,12 @@ def why_unavailable(device: str | torch.device | None = None) -> str | None:
 @functools.cache
 def _missing() -> str | None:
     """What of driver, device, CuPy and NVRTC is missing on this machine; everything that is, in one line."""
-    faults = [fault for fault in (_device_fault(), _cupy_fault()) if fault]
+    faults = [fault for fault in (device_fault(), _cupy_fault()) if fault]
     return "; ".join(faults) or None
 
 
-def _device_fault() -> str | None:
+def device_fault() -> str | None:
+    """None when torch can use a CUDA device, else why not, in its own words."""
     if torch.version.cuda is None:
         return f"torch {torch.__version__} is built without CUDA (a build with it: https://pytorch.org/get-started/locally)"
     try:
