@@ -70,12 +70,14 @@ def heading(figure: Figure, text: str) -> None:
 
 def wrapped(text: str, width: float, size: float) -> str:
     """A title in as many lines as it needs in `width` inches, axis labels at its left allowed for."""
-    from matplotlib.textpath import TextPath
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
 
+    font = FontProperties(size=size)
     longest = len(text)
     while longest > 20:
         lines = textwrap.wrap(text, longest, break_long_words=False)
-        widest = max(TextPath((0, 0), line, size=size).get_extents().width for line in lines)
+        widest = max(text_to_path.get_text_width_height_descent(line, font, False)[0] for line in lines)
         if widest <= 0.86 * width * 72:
             return "\n".join(lines)
         longest = min(longest - 1, int(longest * 0.95 * width * 72 / widest))
