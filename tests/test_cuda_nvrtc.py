@@ -24,6 +24,7 @@ HEADER = Path(cuda.__file__).with_name("snn.cuh").read_text().replace("#pragma o
 
 def together(texts: list[str]) -> str:
     """One program of many variants, with kernels NAME_0, NAME_1, …"""
+    assert all(text.isascii() for text in texts)  # CuPy writes them in the locale's encoding
     parts = [HEADER]
     for i, text in enumerate(texts):
         assert text.count(HEADER) == 1

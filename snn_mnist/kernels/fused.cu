@@ -64,7 +64,7 @@ FUNCTION char *block_memory(char *outside, int stride) {
 #endif
 }
 
-// Spikes of steps start … start + count - 1 as masks. Work per thread: one Philox call for each 16 steps of a pixel.
+// Spikes of steps start ... start + count - 1 as masks. Work per thread: one Philox call for each 16 steps of a pixel.
 FUNCTION void encode(const Work &w, const Draw &draw, int live, int stride, int start, int count, int thread) {
     for (int item = thread; item < live * HALVES; item += THREADS) {
         const int half = item / live, j = item - half * live;
@@ -291,7 +291,7 @@ KERNEL(THREADS) fused(
 
 #if LEARNING
 #define LANES 32
-#define SLICES 8 // a block adds the samples n = slice, slice + 8, … of 32 pixels, then the eight sums in order
+#define SLICES 8 // a block adds the samples n = slice, slice + 8, ... of 32 pixels, then the eight sums in order
 
 // weight_gradient [OUTPUTS, PIXELS] = sum_n upstream[n, c] E_n[c, p] over the samples in which pixel p is live.
 // Grid: (ceil(PIXELS / 32), OUTPUTS).

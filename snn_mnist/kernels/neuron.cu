@@ -70,7 +70,7 @@ KERNEL(THREADS) backward(
     EACH_THREAD(THREADS) {
         for (i64 m = BLOCK_INDEX * THREADS + thread; m < size; m += GRID_SIZE * THREADS) {
             REAL d_after = d_last_v[m]; // dL/dV[t], from the steps after t
-            for (i64 last = steps; last > 0; last -= AHEAD) { // steps last - 1 … last - AHEAD
+            for (i64 last = steps; last > 0; last -= AHEAD) { // steps last - 1 ... last - AHEAD
                 REAL overs[AHEAD];
                 stored d_spike[AHEAD], d_seq[AHEAD];
 #pragma unroll

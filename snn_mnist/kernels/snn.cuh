@@ -1,10 +1,10 @@
 // Arithmetic of the CUDA kernels: random bits, byte comparison, charge, fire, reset, and the step back.
 //
-// The same text is compiled by NVRTC for a GPU and by a C++ compiler for the host, where the tests run whole kernels
-// block after block. A kernel is written as phases, EACH_THREAD(n) { … }: on a GPU every thread runs the body once and
-// a barrier follows; on the host a loop over `thread` runs it, in the order that the test asks for, or with
-// HOST_THREADS real threads do, with a barrier, under a checker of races. What a thread keeps from phase to phase lies
-// in PER_THREAD variables, read by MINE(name).
+// The same text, in ASCII since CuPy writes it to a file in the locale's encoding, is compiled by NVRTC for a GPU and by
+// a C++ compiler for the host, where the tests run whole kernels block after block. A kernel is written as phases,
+// EACH_THREAD(n) { ... }: on a GPU every thread runs the body once and a barrier follows; on the host a loop over
+// `thread` runs it, in the order that the test asks for, or with HOST_THREADS real threads do, with a barrier, under a
+// checker of races. What a thread keeps from phase to phase lies in PER_THREAD variables, read by MINE(name).
 #pragma once
 
 typedef unsigned short u16;
@@ -136,7 +136,7 @@ FUNCTION u32 bytes_equal(u32 a, u32 b) { // HIGH bit of each byte where a == b
     return ~(((x & ~HIGH) + ~HIGH) | x) & HIGH;
 }
 
-FUNCTION u32 gather_high(u32 bits) { // bits 7, 15, 23, 31 to bits 0 … 3
+FUNCTION u32 gather_high(u32 bits) { // bits 7, 15, 23, 31 to bits 0 ... 3
     return ((bits >> 7) * 0x01020408u) >> 24 & 15u;
 }
 
@@ -144,7 +144,7 @@ struct Bits16 {
     u32 less, equal; // of sixteen steps
 };
 
-// The first digit of steps 16 block … 16 block + 15 of pixel p, compared with its byte k.
+// The first digit of steps 16 block ... 16 block + 15 of pixel p, compared with its byte k.
 FUNCTION Bits16 first_digits(const Draw &draw, u32 p, u32 k, u32 block) {
     const Words random = philox(block, p, draw.image, draw.epoch, draw.seed, draw.stream);
     const u32 digits = k * 0x01010101u;
