@@ -121,7 +121,7 @@ def data_files(name: str, data_dir: str) -> dict[str, str]:
 
 
 def kernel_cache() -> str:
-    from snn_mnist.kernels.jit import cache_directory
+    from snn_mnist.kernels.cache import cache_directory
 
     folder = cache_directory()
     if folder is None:

@@ -16,7 +16,7 @@ from test_interruption import once
 from torture import QUICK, Nursery, metrics
 
 from snn_mnist import checkpoint
-from snn_mnist.kernels import jit
+from snn_mnist.kernels.cache import cache_directory
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="terminals and locales of POSIX")
 
@@ -95,7 +95,7 @@ def test_ctrl_c_on_a_terminal(tmp_path: Path):
 
 
 def test_a_damaged_cache_of_kernels_is_made_anew(program: Program, tmp_path: Path):
-    used = jit.cache_directory()
+    used = cache_directory()
     assert used
     cache = tmp_path / "cache" / used.name
     shutil.copytree(used, cache)
@@ -107,6 +107,37 @@ def test_a_damaged_cache_of_kernels_is_made_anew(program: Program, tmp_path: Pat
     assert done.returncode == 0 and "compiled _encode" in done.stderr and "Traceback" not in done.stderr
     done = program("train", *QUICK, "-epochs", "1", env=env, timeout=280)
     assert done.returncode == 0 and done.stderr == ""
+
+
+CUPY = """import os
+os.makedirs(os.environ.get("CUPY_CACHE_DIR", os.path.expanduser("~/.cupy/kernel_cache")))  # as CuPy 14 does
+__version__ = "14.2.0"
+"""
+ASK = """import os
+from snn_mnist.kernels.cuda import import_cupy
+print(import_cupy().__version__, os.environ["CUPY_CACHE_DIR"], os.path.isdir(os.environ["CUPY_CACHE_DIR"]))
+"""
+
+
+@pytest.mark.parametrize("where", ["ours", "the user's", "nowhere"])
+def test_cupys_kernels_are_kept_where_there_is_room(tmp_path: Path, where: str):
+    """CuPy can't be imported where its cache can't be made, and its default is in the home directory."""
+    (tmp_path / "cupy.py").write_text(CUPY)
+    env = {name: value for name, value in os.environ.items() if name != "CUPY_CACHE_DIR"}
+    env |= {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "HOME": "/proc/nowhere", "TMPDIR": str(tmp_path)}
+    env["SNN_MNIST_CACHE"] = "/proc/nowhere" if where == "nowhere" else str(tmp_path / "cache")
+    if where == "the user's":
+        env["CUPY_CACHE_DIR"] = str(tmp_path / "own")
+    done = subprocess.run([sys.executable, "-c", ASK], env=env, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    version, folder, exists = done.stdout.split()
+    assert version == "14.2.0" and exists == "True"
+    if where == "ours":
+        assert Path(folder).parents[1] == tmp_path / "cache"
+    elif where == "the user's":
+        assert folder == env["CUPY_CACHE_DIR"]
+    else:
+        assert Path(folder).parent.name.startswith("snn_mnist-") and not Path(folder).parent.exists()
 
 
 def test_more_threads_than_cores(nursery: Nursery, tmp_path: Path):

@@ -9,7 +9,13 @@ kernel is loaded.
 
 from __future__ import annotations
 
+import atexit
 import functools
+import importlib
+import os
+import shutil
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from snn_mnist.kernels.cache import cache_directory
 from snn_mnist.kernels.formulas import FORMULAS, expression
 from snn_mnist.kernels.spec import NeuronSpec, coefficients
 
@@ -53,6 +60,21 @@ def neuron_arguments(spec: NeuronSpec, real: type[np.floating] = np.float32) -> 
     return coefficients(spec, np.dtype(real).name)[:5]
 
 
+def import_cupy() -> Any:
+    """CuPy, or the error of its import.
+
+    It keeps compiled kernels beside ours, or where nothing can be kept in a folder that is removed at the end: its own
+    default is in the home directory, and its import fails where that can't be written. The user's CUPY_CACHE_DIR stays.
+    """
+    if "cupy" not in sys.modules and "CUPY_CACHE_DIR" not in os.environ:
+        kept = cache_directory()
+        if kept is None:
+            kept = Path(tempfile.mkdtemp(prefix="snn_mnist-"))
+            atexit.register(shutil.rmtree, kept, ignore_errors=True)
+        os.environ["CUPY_CACHE_DIR"] = str(kept / "cupy")
+    return importlib.import_module("cupy")
+
+
 # ---- launches ------------------------------------------------------------------------------------------------
 
 
@@ -63,8 +85,7 @@ def load(text: str, name: str, device: torch.device) -> Kernel:
 
 @functools.cache
 def _load(text: str, name: str, index: int) -> Kernel:
-    import cupy
-
+    cupy = import_cupy()
     started = time.perf_counter()
     with cupy.cuda.Device(index):
         try:
@@ -105,8 +126,7 @@ class _TorchStream:
 
 @functools.lru_cache(maxsize=64)
 def _stream(address: int, index: int) -> Any:
-    import cupy
-
+    cupy = import_cupy()
     if hasattr(cupy.cuda.Stream, "from_external"):
         return cupy.cuda.Stream.from_external(_TorchStream(address))
     return cupy.cuda.ExternalStream(address, index)
@@ -119,8 +139,7 @@ def device_index(device: torch.device) -> int:
 @functools.cache
 def shared_limit(device: torch.device) -> int:
     """Bytes of shared memory that a block may ask for."""
-    import cupy
-
+    cupy = import_cupy()
     return int(cupy.cuda.Device(device_index(device)).attributes["MaxSharedMemoryPerBlockOptin"])
 
 
@@ -160,7 +179,7 @@ def _cupy_fault() -> str | None:
     torch_major = int((torch.version.cuda or "13").split(".")[0])
     extra = f"pip install 'snn_mnist[cuda{12 if torch_major < 13 else 13}]'"
     try:
-        import cupy
+        cupy = import_cupy()
     except Exception as fault:  # a broken installation can raise anything
         missing = isinstance(fault, ModuleNotFoundError) and fault.name == "cupy"
         what = "is not installed" if missing else "can't be imported"

@@ -1,22 +1,19 @@
 """numba compilation with a disk cache that is keyed by every kernel source, so that it can't go stale.
 
 numba's own cache looks at the file of the cached function alone: a helper changed in another file would leave
-an old kernel in place. Here the cache folder is named by a hash of all files of this folder. Where the folder
+an old kernel in place. Here the cache folder (cache.py) is named by a hash of all files of this folder. Where it
 can't be made or written, kernels compile anew in each process and everything else works the same.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import logging
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numba
@@ -24,32 +21,10 @@ import numba.core.ccallback
 import numba.core.sigutils
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 
+from snn_mnist.kernels.cache import cache_directory, source_hash
+
 log = logging.getLogger("snn_mnist")
 compile_seconds: dict[str, float] = {}  # kernel name -> seconds spent compiling it in this process
-
-
-@functools.cache
-def source_hash() -> str:
-    """Hash of all kernel sources of this folder."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-@functools.cache
-def cache_directory() -> Path | None:
-    """A writable folder for compiled kernels, or None. `SNN_MNIST_CACHE` names another place."""
-    base = os.environ.get("SNN_MNIST_CACHE") or os.path.join(
-        os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache"), "snn_mnist"
-    )
-    folder = Path(base) / f"kernels-{source_hash()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError:
-        return None
 
 
 class _Locator(_CacheLocator):
