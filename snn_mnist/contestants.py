@@ -22,6 +22,7 @@ from snn_mnist import report
 from snn_mnist.config import Config
 from snn_mnist.core.poisson import Draw, Stream
 from snn_mnist.interrupt import Interruption
+from snn_mnist.kernels import cuda, fused_steps
 from snn_mnist.scoring import score
 from snn_mnist.trainer import Run
 
@@ -190,12 +191,12 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def forget_peak() -> None:
+def forget_peak(device: torch.device) -> None:
     """Linux can start the peak anew; elsewhere it is that of the whole process."""
     with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as refs:
         refs.write("5")
-    if torch.cuda.is_initialized():
-        torch.cuda.reset_peak_memory_stats()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def _make(name: str, settings: dict[str, Any]) -> Contestant:
@@ -215,12 +216,12 @@ def serve(connection: Any, name: str) -> None:
                 return
             if order == "make":
                 contestant = None
-                forget_peak()
+                forget_peak(torch.device(value["device"]))
                 started = time.perf_counter()
                 with contextlib.redirect_stdout(io.StringIO()):
                     contestant = _make(name, value)
                 ready = {"ready_seconds": time.perf_counter() - started, "about": getattr(contestant, "about", "")}
-                answer: Any = ready | _compile_seconds(contestant)
+                answer: Any = ready | _compile_seconds()
             else:
                 measure: Callable[[float], float] = getattr(contestant, order)
                 answer = {"images_per_s": measure(value), "peak_bytes": peak_memory(contestant.device)}
@@ -231,9 +232,8 @@ def serve(connection: Any, name: str) -> None:
             connection.send((False, f"{type(fault).__name__}: {fault}"))
 
 
-def _compile_seconds(contestant: Contestant) -> dict[str, float]:
+def _compile_seconds() -> dict[str, float]:
     """What compiling kernels, and capturing graphs of them, has taken in this process."""
-    modules = [sys.modules.get(f"snn_mnist.kernels.{name}") for name in ("jit", "cuda")]
-    compiling = sum(sum(module.compile_seconds.values()) for module in modules if module)
-    capturing = getattr(contestant.run.training, "capture_seconds", 0.0) if isinstance(contestant, Trainer) else 0.0
-    return {"compile_seconds": compiling, "capture_seconds": capturing}
+    jit = sys.modules.get("snn_mnist.kernels.jit")
+    compiled = (*cuda.compile_seconds.values(), *(jit.compile_seconds.values() if jit else ()))
+    return {"compile_seconds": sum(compiled), "capture_seconds": sum(fused_steps.capture_seconds.values())}

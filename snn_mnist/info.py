@@ -94,12 +94,12 @@ def backends() -> dict[str, dict[str, str]]:
     """For each backend and each kind of device, 'available' or the reason why not."""
     import torch
 
-    from snn_mnist.kernels.backends import NAMES, why_unavailable
+    from snn_mnist.kernels.backends import NAMES, why_refused
 
     kinds = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
-    listed = {name: {kind: why_unavailable(name, kind) or "available" for kind in kinds} for name in NAMES}
+    listed = {name: {kind: why_refused(name, kind) or "available" for kind in kinds} for name in NAMES}
     if "cuda" not in kinds:
-        listed["cupy"] = {"cuda": why_unavailable("cupy", "cuda") or "available"}
+        listed["cupy"] = {"cuda": why_refused("cupy", "cuda") or "available"}
     return listed
 
 

@@ -33,8 +33,8 @@ class Place:
 
     def __str__(self) -> str:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "the CPU"
-        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
-        return f"backend {self.backend} on {name}, {threads} ({self.reason})"
+        threads = "" if self.device.type == "cuda" else f", {self.threads} thread{'s' if self.threads > 1 else ''}"
+        return f"backend {self.backend} on {name}{threads} ({self.reason})"
 
 
 def choose_place(device_name: str, backend: str, threads: int, step_mode: str = "m") -> Place:
@@ -45,7 +45,7 @@ def choose_place(device_name: str, backend: str, threads: int, step_mode: str = 
     else:
         try:
             backend, reason = backends.choose(backend, device)
-        except ValueError as fault:
+        except (ValueError, RuntimeError) as fault:
             raise SNNError(str(fault)) from fault
     if device.type == "cpu":  # the torch backend encodes by numba too
         from snn_mnist.kernels import jit

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from snn_mnist import __version__
+from snn_mnist import __version__, machine
 from snn_mnist.errors import SNNError
 from snn_mnist.files import cant_write, reason, write_whole
 
@@ -57,7 +57,8 @@ def environment(place: str) -> dict[str, Any]:
         "command": shlex.join([Path(sys.executable).name, "-m", "snn_mnist", *sys.argv[1:]]),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "place": place,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.platform()}",
+        "machine": f"{machine.processor()}, {os.cpu_count()} cores, {platform.platform()}",
+        **({"gpu": machine.gpu(torch.cuda.current_device())} if torch.cuda.is_initialized() else {}),
         "versions": {
             "snn_mnist": __version__,
             "python": platform.python_version(),

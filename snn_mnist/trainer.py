@@ -83,6 +83,7 @@ class Run:
         shuffled = random_order(len(data.train), 0, 0, Stream.HOLDOUT)  # the same images for every seed
         self.held_out = shuffled[: config.val].sort().values
         self.learned = shuffled[config.val :].sort().values.to(device)
+        self.test_labels, self.held_out_labels = data.test.labels, data.train.labels[self.held_out]
         self.data = data.to(device)
         self.targets = one_hot(self.data.train.labels, CLASSES).float()
         self.steps = min(len(self.learned) // config.b, config.limit_batches or len(self.learned))
@@ -95,7 +96,9 @@ class Run:
         self.average = self.net.weight.detach().clone() if config.ema else None
         self.tested = self.net if self.average is None else SNN.from_config(config).to(device)
         self.test_engine = self.place.engine(self.tested, self.data.test.images)
-        self.held_out_engine = self.place.engine(self.tested, self.data.train.images) if config.val else None
+        if config.val:  # the weights that are tested are those that learn, unless they are averaged
+            same = self.tested is self.net
+            self.held_out_engine = self.train_engine if same else self.place.engine(self.tested, self.data.train.images)
         self.optimizer = self._new_optimizer()
         scaled = config.amp and device.type == "cuda"  # bfloat16 on the CPU has float32's range: nothing to scale
         self.scaler = torch.amp.GradScaler(device.type, enabled=scaled)
@@ -273,20 +276,19 @@ class Run:
         if self.average is not None:
             with torch.no_grad():
                 self.tested.weight.copy_(self.average)
-        everything = torch.arange(len(self.data.test))
+        everything = torch.arange(len(self.data.test), device=self.place.device)
         started = time.perf_counter()
         with self._autocast():
-            tested = self._score(self.test_engine, everything, self.data.test.labels, Stream.TEST)
+            tested = self._score(self.test_engine, everything, self.test_labels, Stream.TEST)
         seconds = time.perf_counter() - started
         self.max_test_acc = max(self.max_test_acc, tested.accuracy())
         row = {
             "test_loss": tested.loss(), "test_acc": tested.accuracy(), "test_seconds": seconds,
             "test_images_per_s": len(everything) / seconds,
         }  # fmt: skip
-        if self.held_out_engine is not None:
-            labels = self.data.train.labels.cpu()[self.held_out]
+        if self.config.val:
             with self._autocast():
-                held = self._score(self.held_out_engine, self.held_out, labels, Stream.VALIDATION)
+                held = self._score(self.held_out_engine, self.held_out, self.held_out_labels, Stream.VALIDATION)
             row |= {"val_loss": held.loss(), "val_acc": held.accuracy()}
         self.last_test = tested
         return row

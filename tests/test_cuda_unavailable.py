@@ -81,6 +81,8 @@ def test_the_driver_is_too_old_for_cupy(machine):
     reason = machine(cupy_with(built=13020, driver=12080), torch_cuda="12.8")
     assert "CuPy 14.2.0 for CUDA 13 needs a newer driver: the driver knows CUDA up to 12.8" in reason
     assert "torch is built for CUDA 12.8" in reason and "'snn_mnist[cuda12]'" in reason
+    reason = machine(cupy_with(built=12090, driver=11040), torch_cuda="12.8")
+    assert reason.endswith("CUDA up to 11.4; update it") and "needs a newer driver" in reason  # no CuPy of ours for 11
 
 
 def test_the_wrong_major_version_is_named_where_it_hurts(machine):
@@ -110,8 +112,9 @@ def test_torch_has_no_cuda_or_no_driver(machine):
 def test_this_machine_says_why(monkeypatch):
     """Whatever this machine has: an explicit choice of cupy on the CPU is refused, `auto` tells what it took."""
     cuda._missing.cache_clear()
-    with pytest.raises(ValueError, match="backend 'cupy' can't be used: cupy's kernels run on a CUDA device, not on"):
+    with pytest.raises(ValueError, match="backend 'cupy' can't be used: cupy's kernels run on a CUDA device") as told:
         backends.choose("cupy", "cpu")
+    assert str(told.value).endswith(", not on cpu; use -backend numba")
     assert backends.choose("auto", "cpu")[0] == "numba"
 
 

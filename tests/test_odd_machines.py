@@ -110,7 +110,7 @@ def test_a_damaged_cache_of_kernels_is_made_anew(program: Program, tmp_path: Pat
 
 
 CUPY = """import os
-os.makedirs(os.environ.get("CUPY_CACHE_DIR", os.path.expanduser("~/.cupy/kernel_cache")))  # as CuPy 14 does
+os.makedirs(os.environ.get("CUPY_CACHE_DIR", os.path.expanduser("~/.cupy/kernel_cache")), exist_ok=True)  # as CuPy 14
 __version__ = "14.2.0"
 """
 ASK = """import os
@@ -133,11 +133,11 @@ def test_cupys_kernels_are_kept_where_there_is_room(tmp_path: Path, where: str):
     version, folder, exists = done.stdout.split()
     assert version == "14.2.0" and exists == "True"
     if where == "ours":
-        assert Path(folder).parents[1] == tmp_path / "cache"
+        assert folder == str(tmp_path / "cache" / "cupy")
     elif where == "the user's":
         assert folder == env["CUPY_CACHE_DIR"]
     else:
-        assert Path(folder).parent.name.startswith("snn_mnist-") and not Path(folder).parent.exists()
+        assert Path(folder).name.startswith("snn_mnist-") and not Path(folder).exists()
 
 
 def test_more_threads_than_cores(nursery: Nursery, tmp_path: Path):

@@ -15,12 +15,23 @@ def why_unavailable(name: str, device: str | torch.device = "cpu") -> str | None
         return f"there is no backend {name!r}; choose from {', '.join(NAMES)}"
     device = torch.device(device)
     if name == "cupy":
-        return cuda.why_unavailable(device)
+        reason = cuda.why_unavailable(device)
+        return reason if device.type == "cuda" or not reason else f"{reason}; use -backend numba"
     if device.type == "cuda" and not torch.cuda.is_available():
         return f"{cuda.device_fault()}; use -device cpu"
     if name == "numba" and device.type != "cpu":
         return f"numba's kernels run on the CPU, not on {device}; use -device cpu, or -backend torch"
     return None
+
+
+def why_refused(name: str, device: str | torch.device = "cpu") -> str | None:
+    """`why_unavailable`, and of the CUDA kernels also what their start-up check on this very device finds."""
+    reason = why_unavailable(name, device)
+    if reason is None and name == "cupy":
+        from snn_mnist.kernels import self_check
+
+        reason = self_check.self_check(torch.device(device))
+    return reason
 
 
 def choose(name: str, device: str | torch.device) -> tuple[str, str]:
@@ -30,12 +41,7 @@ def choose(name: str, device: str | torch.device) -> tuple[str, str]:
     """
     device = torch.device(device)
     fast = "cupy" if device.type == "cuda" else "numba"
-    asked = fast if name == "auto" else name
-    reason = why_unavailable(asked, device)
-    if reason is None and asked == "cupy":
-        from snn_mnist.kernels import self_check
-
-        reason = self_check.self_check(device)
+    reason = why_refused(fast if name == "auto" else name, device)
     if name != "auto":
         if reason:
             raise ValueError(f"backend {name!r} can't be used: {reason}")

@@ -1,4 +1,4 @@
-"""Where compiled kernels are kept from run to run: a folder named by a hash of all kernel sources."""
+"""Where compiled kernels are kept from run to run: numba's in a folder named by a hash of sources, CuPy's beside."""
 
 from __future__ import annotations
 
@@ -11,20 +11,25 @@ from pathlib import Path
 
 @functools.cache
 def source_hash() -> str:
-    """Hash of all kernel sources of this folder."""
+    """Hash of all Python sources of this folder."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
-@functools.cache
 def cache_directory() -> Path | None:
-    """A writable folder for compiled kernels, or None. `SNN_MNIST_CACHE` names another place."""
+    """The folder of numba's kernels, or None where it can't be written."""
+    return writable(f"kernels-{source_hash()}")
+
+
+@functools.cache
+def writable(name: str) -> Path | None:
+    """A folder of this name in our cache, made where it was not, or None. `SNN_MNIST_CACHE` names another cache."""
     base = os.environ.get("SNN_MNIST_CACHE") or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache"), "snn_mnist"
     )
-    folder = Path(base) / f"kernels-{source_hash()}"
+    folder = Path(base) / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snn_mnist.kernels.cache import cache_directory
+from snn_mnist.kernels.cache import writable
 from snn_mnist.kernels.formulas import FORMULAS, expression
 from snn_mnist.kernels.spec import NeuronSpec, coefficients
 
@@ -63,15 +63,16 @@ def neuron_arguments(spec: NeuronSpec, real: type[np.floating] = np.float32) -> 
 def import_cupy() -> Any:
     """CuPy, or the error of its import.
 
-    It keeps compiled kernels beside ours, or where nothing can be kept in a folder that is removed at the end: its own
-    default is in the home directory, and its import fails where that can't be written. The user's CUPY_CACHE_DIR stays.
+    It keeps compiled kernels beside numba's, or where nothing can be kept in a folder that is removed at the end: its
+    own default is in the home directory, and its import fails where that can't be written. The user's CUPY_CACHE_DIR
+    stays.
     """
     if "cupy" not in sys.modules and "CUPY_CACHE_DIR" not in os.environ:
-        kept = cache_directory()
+        kept = writable("cupy")
         if kept is None:
             kept = Path(tempfile.mkdtemp(prefix="snn_mnist-"))
             atexit.register(shutil.rmtree, kept, ignore_errors=True)
-        os.environ["CUPY_CACHE_DIR"] = str(kept / "cupy")
+        os.environ["CUPY_CACHE_DIR"] = str(kept)
     return importlib.import_module("cupy")
 
 
@@ -148,11 +149,10 @@ def shared_limit(device: torch.device) -> int:
 
 def why_unavailable(device: str | torch.device | None = None) -> str | None:
     """None, or why no kernel can run on this device (None: on any), with the original error and the remedy."""
-    kind = None if device is None else torch.device(device).type
-    if kind not in (None, "cuda"):
+    if device is not None and torch.device(device).type != "cuda":
         missing = _missing()
-        here = f" (here: {missing})" if missing else ", such as -device cuda"
-        return f"cupy's kernels run on a CUDA device, not on {device}; use -backend numba, or a CUDA device{here}"
+        here = f" (of which there is none here: {missing})" if missing else ""
+        return f"cupy's kernels run on a CUDA device{here}, not on {device}"
     return _missing()
 
 
@@ -197,7 +197,8 @@ def _cupy_fault() -> str | None:
         return None  # no driver: told by torch
     if driver // 1000 < built // 1000:
         fits = f"the driver knows CUDA up to {driver // 1000}.{driver % 1000 // 10}{other}"
-        return f"{name} needs a newer driver: {fits}; update it, or pip install 'snn_mnist[cuda{driver // 1000}]'"
+        older = f", or pip install 'snn_mnist[cuda{driver // 1000}]'" if driver >= 12000 else ""
+        return f"{name} needs a newer driver: {fits}; update it{older}"
     try:
         runtime.getDeviceCount()
     except Exception as fault:

@@ -12,13 +12,13 @@
 // that depends on the order of threads is a float, so results are bitwise repeatable.
 //
 // Set at compile time: PIXELS, OUTPUTS, THREADS, SPAN (steps held at a time, a multiple of 32), HARD, OUTSIDE (working
-// memory in global memory, where a block's own is too small), LEARNING, and then STEPS (T), ATTACHED and GRADIENT(x).
+// memory in global memory, where a block's own is too small), TIES (listed ties; more are drawn on the spot), LEARNING,
+// and then STEPS (T), ATTACHED, GRADIENT(x), and LANES and SLICES of `contract`.
 #include "snn.cuh"
 
 #define GROUPS ((OUTPUTS + 3) / 4) // neurons go by fours, one 16-byte access
 #define WORDS (SPAN / 32)
 #define HALVES (SPAN / 16)
-#define TIES 512 // listed ties; more are drawn on the spot
 
 struct alignas(16) Four {
     float f[4];
@@ -290,11 +290,9 @@ KERNEL(THREADS) fused(
 }
 
 #if LEARNING
-#define LANES 32
-#define SLICES 8 // a block adds the samples n = slice, slice + 8, ... of 32 pixels, then the eight sums in order
-
 // weight_gradient [OUTPUTS, PIXELS] = sum_n upstream[n, c] E_n[c, p] over the samples in which pixel p is live.
-// Grid: (ceil(PIXELS / 32), OUTPUTS).
+// A block adds the samples n = slice, slice + SLICES, ... of LANES pixels, then the sums of the slices in order.
+// Grid: (ceil(PIXELS / LANES), OUTPUTS).
 KERNEL(LANES * SLICES) contract(
     const unsigned char *__restrict__ images, const i64 *__restrict__ index, const float *__restrict__ upstream,
     const float *__restrict__ eligibility, int samples, float *__restrict__ weight_gradient

@@ -22,9 +22,10 @@ from snn_mnist.kernels.spikes import Draw
 THREADS_LEARNING = 512  # a small batch leaves a multiprocessor to one block
 THREADS_COUNTING = 256
 COUNTING_SPAN = 128  # steps that a forward pass holds at a time, for any T
-CONTRACT_LANES, CONTRACT_THREADS = 32, 256  # as in fused.cu
-TIES = 512
+CONTRACT_LANES, CONTRACT_SLICES = 32, 8  # pixels of a block of `contract`, and sums of each
+TIES = 512  # that a block lists; more are drawn on the spot
 LIMIT_OUTPUTS, LIMIT_PIXELS, LIMIT_LEARNING_STEPS = 128, 65535, 1 << 20
+LIMIT_ITEMS = (1 << 31) - 1024  # that the threads of a block count in 32 bits
 
 
 class LivePixels(NamedTuple):
@@ -71,12 +72,16 @@ def _plan(weight_shape: tuple[int, int], stride: int, spec: NeuronSpec, steps: i
     outputs, pixels = weight_shape
     learning = steps is not None
     span = COUNTING_SPAN if steps is None else (steps + 31) // 32 * 32
+    if stride * (span // 16) > LIMIT_ITEMS:
+        raise ValueError(
+            f"T={steps} with {stride} live pixels is too much for the fused CUDA kernel; lower T or use -backend torch"
+        )
     size = work_bytes(outputs, span, learning, stride)
     outside = size > limit
     threads = THREADS_LEARNING if learning else THREADS_COUNTING
     macros: dict[str, Any] = {
         "PIXELS": pixels, "OUTPUTS": outputs, "THREADS": threads, "SPAN": span, "HARD": spec.v_reset is not None,
-        "OUTSIDE": outside, "LEARNING": learning,
+        "OUTSIDE": outside, "LEARNING": learning, "TIES": TIES, "LANES": CONTRACT_LANES, "SLICES": CONTRACT_SLICES,
     }  # fmt: skip
     if learning:
         macros |= {"STEPS": steps, "ATTACHED": not spec.detach_reset} | cuda.gradient_macro(spec)
@@ -101,7 +106,11 @@ def _prepared(weight: Tensor, live: LivePixels, index: Tensor, precision: torch.
         raise ValueError(f"the weight is on {weight.device} and the images on {live.images.device}; move one of them")
     if precision != torch.float16:
         weight = weight.to(precision)
-    return weight.detach().float().contiguous(), index.to(live.images.device).contiguous()
+    return weight.detach().float().contiguous(), _as_index(live, index)
+
+
+def _as_index(live: LivePixels, index: Tensor) -> Tensor:
+    return index.to(live.images.device, torch.int64).contiguous()
 
 
 def _draw_arguments(draw: Draw) -> tuple[cuda.Argument, ...]:
@@ -174,7 +183,7 @@ def weight_gradient(
     samples, outputs, pixels = eligibility.shape
     plan = _plan((outputs, pixels), live.stride, spec, steps, cuda.shared_limit(live.images.device))
     cuda.load(plan.text, "contract", live.images.device)(
-        ((pixels + CONTRACT_LANES - 1) // CONTRACT_LANES, outputs), CONTRACT_THREADS,
+        ((pixels + CONTRACT_LANES - 1) // CONTRACT_LANES, outputs), CONTRACT_LANES * CONTRACT_SLICES,
         (live.images, index, upstream.float().contiguous(), eligibility, np.int32(samples), out),
     )  # fmt: skip
 
@@ -185,7 +194,7 @@ class _FiringRate(torch.autograd.Function):
         ctx: Any, weight: Tensor, live: LivePixels, index: Tensor, steps: int, draw: Draw, spec: NeuronSpec,
         precision: torch.dtype,
     ) -> Tensor:  # fmt: skip
-        index = index.to(live.images.device).contiguous()
+        index = _as_index(live, index)
         rate = torch.empty(len(index), len(weight), device=live.images.device)
         eligibility = new_eligibility(live, len(index), weight.shape)
         learn(weight, live, index, steps, draw, spec, precision, rate, eligibility)
@@ -219,7 +228,7 @@ def firing_rate(
 def encode(live: LivePixels, index: Tensor, start: int, stop: int, draw: Draw) -> Tensor:
     """Spikes [stop - start, N, P] float32 of steps start .. stop - 1, start a multiple of 16: `spikes.encode`."""
     device, pixels = live.images.device, live.images.shape[1]
-    index = index.to(device).contiguous()
+    index = _as_index(live, index)
     spikes = torch.zeros(stop - start, len(index), pixels, device=device)
     if spikes.numel() == 0:
         return spikes

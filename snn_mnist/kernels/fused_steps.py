@@ -26,6 +26,7 @@ from snn_mnist.kernels.spec import NeuronSpec
 from snn_mnist.kernels.spikes import Draw
 
 CHUNK = 128  # steps a graph
+capture_seconds: dict[str, float] = {}  # device -> seconds spent capturing graphs in this process
 
 
 class FusedSteps:
@@ -70,7 +71,8 @@ class FusedSteps:
         self.draw: Draw | None = None
         self.numbers: tuple[Sequence[float], Sequence[float]] = [], []  # learning rates, 1 - decay
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}  # first step of a chunk -> its graph
-        self.capture_seconds = 0.0
+        # torch's own stream for captures belongs to the device of the first capture in the process
+        self.stream = torch.cuda.Stream(device) if self.capture else None
         self.warm = False
 
     def begin(
@@ -111,11 +113,13 @@ class FusedSteps:
             started = time.perf_counter()
             graph = torch.cuda.CUDAGraph()
             pool = next(iter(self.graphs.values())).pool() if self.graphs else None
-            with torch.cuda.graph(graph, pool=pool):  # records, runs nothing
-                for step in range(first, end):
+            device = self.weight.device
+            with torch.cuda.device(device), torch.cuda.graph(graph, pool=pool, stream=self.stream):
+                for step in range(first, end):  # recorded, not run
                     self._step(step)
             self.graphs[first] = graph
-            self.capture_seconds += time.perf_counter() - started
+            taken = capture_seconds.get(str(device), 0.0)
+            capture_seconds[str(device)] = taken + time.perf_counter() - started
         return self.graphs[first]
 
     def _step(self, step: int) -> None:

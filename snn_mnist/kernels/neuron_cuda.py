@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from snn_mnist.kernels import cuda
 from snn_mnist.kernels.spec import NeuronSpec
 
-THREADS = 128  # as in neuron.cu
+THREADS = 128  # of a block
 
 why_unavailable = cuda.why_unavailable
 
@@ -29,6 +29,7 @@ def text(spec: NeuronSpec, dtype: torch.dtype, learning: bool) -> str:
         "REAL": "double" if dtype == torch.float64 else "float",
         "HALF_IO": dtype == torch.float16,
         "HARD": spec.v_reset is not None,
+        "THREADS": THREADS,
     }
     if learning:
         real = "float64" if dtype == torch.float64 else "float32"
@@ -92,5 +93,7 @@ def multi_step(
         start = v.to(x_seq.device, real)
     else:
         start = torch.full(x_seq.shape[1:], float(v), dtype=real, device=x_seq.device)
+    if start.shape != x_seq.shape[1:]:
+        raise ValueError(f"v has shape {list(start.shape)}, a step of x_seq {list(x_seq.shape[1:])}; give v that shape")
     spikes, v_last, v_seq = _MultiStep.apply(x_seq.to(taken), start, spec, store_v_seq)
     return spikes.to(dtype), v_last.to(dtype), v_seq.to(dtype) if store_v_seq else None

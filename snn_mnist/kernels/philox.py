@@ -21,7 +21,9 @@ WORD = 0xFFFFFFFF
 def philox_torch(counter: tuple[Tensor | int, ...], key: tuple[int, int]) -> tuple[Tensor, ...]:
     """Four words (int64 tensors in 0 .. 2**32 - 1) for counters that broadcast against each other."""
     device = next((c.device for c in counter if isinstance(c, Tensor)), None)
-    words = (torch.as_tensor(c, dtype=torch.int64, device=device) for c in counter)
+    words = (  # a number is filled in on the device: a copy there would wait for all that runs there
+        c.long() if isinstance(c, Tensor) else torch.full((), c, dtype=torch.int64, device=device) for c in counter
+    )
     c0, c1, c2, c3 = torch.broadcast_tensors(*words)
     k0, k1 = key
     for _ in range(ROUNDS):

@@ -18,11 +18,23 @@ _LIF = NeuronSpec(2.0, True, 1.0, 0.0, False, "atan", (("alpha", 2.0),))
 @functools.cache
 @torch.enable_grad()
 def self_check(device: torch.device) -> str | None:
-    """None when a tiny batch gives on this device what the CPU gives, else what went wrong. A second or two."""
+    """None when a tiny batch gives on this device what the CPU gives, else what went wrong. A second or two.
+
+    RuntimeError when the device can't be used at all after that: a kernel's fault takes all CUDA of a process with it.
+    """
     try:
         return _differences(device) or _graphs_differ(device)
     except Exception as fault:  # a kernel that can't be compiled or launched, or a fault of the device
-        return f"its start-up check failed: {cuda.one_line(fault)}"
+        found = f"its start-up check failed: {cuda.one_line(fault)}"
+        try:
+            if device.type == "cuda":
+                torch.zeros(1, device=device).cpu()  # does torch still work there?
+        except RuntimeError as dead:
+            raise RuntimeError(
+                f"the CUDA kernels have made {device} unusable for this process ({found}); "
+                "use -backend torch, and report this"
+            ) from dead
+        return found
 
 
 def _differences(device: torch.device) -> str | None:
