@@ -64,11 +64,10 @@ def run(options: BenchOptions) -> int:
     names = _names(options, device)
     load_dataset(options.dataset, options.data_dir)  # a fault of the data is told here, not by a child
     out = sys.stderr if options.json == "-" else sys.stdout
-    print(f"{_machine(device)}, {options.threads} threads, {options.dataset}, Adam", file=out)
-    print(
-        f"median of {options.repeats} measurements of {options.seconds:g} s each [lowest, highest]\n",
-        file=out,
-    )
+    threads = "1 thread" if options.threads == 1 else f"{options.threads} threads"
+    print(f"{_machine(device)}, {threads}, {options.dataset}, Adam", file=out)
+    several = f"median of {options.repeats} measurements of {options.seconds:g} s each [lowest, highest]"
+    print(f"{several if options.repeats > 1 else f'one measurement of {options.seconds:g} s each'}\n", file=out)
     print(_HEAD, file=out, flush=True)
     processes = {name: Process(name) for name in names}
     optional = names if "auto" in options.backend else []  # what nobody asked for is measured where it works
@@ -99,19 +98,19 @@ def _names(options: BenchOptions, device: torch.device) -> list[str]:
             if reason:
                 raise SNNError(f"{name} can't be measured: {reason}")
         return list(options.backend)
-    known = ["cupy", "numba", "torch", *SPIKINGJELLY]
-    if device.type != "cuda":
-        known.remove("spikingjelly-fused")  # what is fused there is for GPUs
-    reasons = {name: _why_not(name, device, options) for name in known}
+    own = ["cupy", "torch", *SPIKINGJELLY] if device.type == "cuda" else ["numba", "torch", "spikingjelly"]
+    reasons = {name: _why_not(name, device, options) for name in own}
     for name, reason in reasons.items():
         if reason:
             print(f"without {name}: {reason}", file=sys.stderr)
-    return [name for name in known if not reasons[name]]
+    return [name for name in own if not reasons[name]]
 
 
 def _why_not(name: str, device: torch.device, options: BenchOptions) -> str | None:
     if name not in SPIKINGJELLY:
         return backends.why_unavailable(name, device)
+    if name == "spikingjelly-fused" and device.type != "cuda":
+        return "its fused neurons are for CUDA devices; measure spikingjelly"
     if options.dataset != "mnist":
         return "its loop is measured on mnist"
     try:
@@ -180,17 +179,18 @@ def _machine(device: torch.device) -> str:
 
 
 _HEAD = (
-    f"{'':18}{'T':>5}{'batch':>6}{'training images/s':>30}{'us/image':>10}{'testing images/s':>30}"
+    f"{'':18}{'T':>5}{'batch':>6}{'training images/s':>36}{'us/image':>10}{'testing images/s':>36}"
     f"{'peak memory':>13}{'speed-up':>10}"
 )
 
 
 def _line(row: dict[str, Any], slowest: float) -> str:
     def speed(spread: dict[str, Any]) -> str:
-        return f"{spread['median']:,.0f} [{spread['low']:,.0f}, {spread['high']:,.0f}]"
+        reach = f" [{spread['low']:,.0f}, {spread['high']:,.0f}]" if len(spread["values"]) > 1 else ""
+        return f"{spread['median']:,.0f}{reach}"
 
     train = row["train"]
     return (
-        f"{row['backend']:18}{row['T']:>5}{row['b']:>6}{speed(train):>30}{1e6 / train['median']:>10.1f}"
-        f"{speed(row['test']):>30}{row['peak_bytes'] / 2**20:>10,.0f} MB{train['median'] / slowest:>9.1f}x"
+        f"{row['backend']:18}{row['T']:>5}{row['b']:>6}{speed(train):>36}{1e6 / train['median']:>10.1f}"
+        f"{speed(row['test']):>36}{row['peak_bytes'] / 2**20:>10,.0f} MB{train['median'] / slowest:>9.1f}x"
     )

@@ -90,6 +90,9 @@ def _spread(values: list[float]) -> dict[str, float]:
 def describe(result: dict[str, Any], place: Any) -> str:
     """The report for a person."""
     accuracy, loss, steps = result["accuracy"], result["loss"], result["T"]
+    several = result["encodings"] > 1  # one has no spread
+    spread = f" ± {100 * accuracy['std']:.2f} % (mean ± std of {result['encodings']} encodings)" if several else ""
+    loss_spread = f" ± {loss['std']:.5f}" if several else ""
     width = max(len(name) for name in result["class_names"])
     lines = [
         f"{result['checkpoint']} (epoch {result['epoch'] + 1}) on {result['images']:,} test images of "
@@ -98,9 +101,9 @@ def describe(result: dict[str, Any], place: Any) -> str:
     if "assumed" in result:
         lines.append(f"the checkpoint does not say tau and T: using {result['assumed']}; -tau and -T change them")
     lines += [
-        f"accuracy  {accuracy['mean']:.2%} ± {100 * accuracy['std']:.2f} % (mean ± std of {result['encodings']} "
-        f"encodings); ± {100 * result['standard_error']:.2f} % standard error of a test set of this size",
-        f"loss      {loss['mean']:.5f} ± {loss['std']:.5f}",
+        f"accuracy  {accuracy['mean']:.2%}{spread}; ± {100 * result['standard_error']:.2f} % standard error of a test "
+        "set of this size",
+        f"loss      {loss['mean']:.5f}{loss_spread}",
         "",
         f"spikes a neuron and image   {result['spikes_per_neuron_and_image']:.2f} in {steps} steps",
         f"input spikes an image       {result['input_spikes_per_image']:,.0f}",

@@ -68,6 +68,12 @@ def packages() -> dict[str, str]:
     found = {name: _version(name) or f"missing; pip install {name}" for name in REQUIRED}
     installed = {name: version for name in EXTRAS if (version := _version(name))}
     absent = {name: f"not installed (optional: pip install 'snn_mnist[{extra}]')" for name, extra in EXTRAS.items()}
+    both = [name for name in installed if name.startswith("cupy-")]
+    if len(both) > 1:
+        remedy = f"pip uninstall {' '.join(both)}, then install the one that fits"
+        installed |= {name: f"{installed[name]}; two CuPys disturb each other: {remedy}" for name in both}
+    elif both:
+        absent |= {name: f"not needed beside {both[0]}" for name in EXTRAS if name.startswith("cupy-")}
     return found | {name: installed.get(name, absent[name]) for name in EXTRAS}
 
 

@@ -45,7 +45,9 @@ def choose_place(device_name: str, backend: str, threads: int, step_mode: str = 
     else:
         try:
             backend, reason = backends.choose(backend, device)
-        except (ValueError, RuntimeError) as fault:
+        except ValueError as fault:
+            raise UsageError(str(fault)) from fault
+        except RuntimeError as fault:  # the device is lost
             raise SNNError(str(fault)) from fault
     if device.type == "cpu":  # the torch backend encodes by numba too
         from snn_mnist.kernels import jit

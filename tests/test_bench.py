@@ -32,9 +32,13 @@ def test_two_backends_in_one_run(program, tmp_path):
 
 
 def test_what_is_not_here_is_told(program):
-    done = program("bench", "-backend", "spikingjelly-fused", "-dataset", "digits")
-    assert done.returncode == 1 and done.stderr.count("\n") == 1
-    assert "spikingjelly-fused can't be measured: its loop is measured on mnist" in done.stderr
+    for name, why in (
+        ("spikingjelly", "its loop is measured on mnist"),
+        ("spikingjelly-fused", "its fused neurons are"),
+    ):
+        done = program("bench", "-backend", name, "-dataset", "digits", "-device", "cpu")
+        assert done.returncode == 1 and done.stderr.count("\n") == 1
+        assert f"{name} can't be measured: {why}" in done.stderr
     done = program("bench", "-backend", "cupy", "-device", "cpu", "-dataset", "digits")
     assert done.returncode == 1 and "cupy can't be measured: cupy's kernels run on a CUDA device" in done.stderr
 

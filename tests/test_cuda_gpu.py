@@ -4,12 +4,18 @@ Sizes go well beyond one block, and odd ones are among them. Oracles are the CPU
 equations in float64.
 """
 
+import json
+import os
 import statistics
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
-from test_fused_cpu import GRID, equations, images_of, spec_of
+from conftest import ROOT
+from cuda_checks import FULL, HALF, check_fused, check_multi_step, check_surrogate
+from test_fused_cpu import spec_of
 
 from snn_mnist.core import functional, neuron, surrogate
 from snn_mnist.core.poisson import Draw
@@ -21,7 +27,6 @@ from snn_mnist.model import SNN
 
 pytestmark = pytest.mark.gpu
 DEVICE = torch.device("cuda")
-HALF, FULL = torch.float16, torch.float32  # what the weights are rounded to
 DRAW = Draw(1, 0, 2)
 
 
@@ -80,36 +85,9 @@ def test_spikes_are_the_cpus_bit_for_bit(n, pixels, start, steps):
 # ---- the fused pass ----
 
 
-def check_fused(spec, n, steps, live=40, outputs=10, seed=0, rounded=False):
-    """Against the equations in float64, neurons that came near their threshold aside; the number of those."""
-    images, index = images_of(n, live, seed), torch.arange(n).flip(0)
-    generator = torch.Generator().manual_seed(seed)
-    weight = 0.15 * torch.randn(outputs, 784, generator=generator)
-    upstream = torch.randn(n, outputs, generator=generator)
-    learned = weight.clone().to(DEVICE).requires_grad_()
-    rate = fused_cuda.firing_rate(learned, on_device(images), index, steps, DRAW, spec, HALF if rounded else FULL)
-    (rate * upstream.to(DEVICE)).sum().backward()
-    exact = (weight.half() if rounded else weight).double().requires_grad_()
-    inputs = torch.from_numpy(spikes.encode(images[index.numpy()], index.numpy(), 0, steps, DRAW)).double()
-    start = torch.full((n, outputs), spec.v_reset or 0.0, dtype=torch.float64)
-    fired, _, margins = equations(inputs @ exact.t(), start, spec)
-    (fired.mean(0) * upstream).sum().backward()
-    tied = (margins < 1e-5).any(0)
-    assert torch.allclose(rate.detach().cpu().double()[~tied], fired.mean(0)[~tied], atol=1e-6)
-    if not tied.any():
-        error = (learned.grad.cpu() - exact.grad).norm() / exact.grad.norm().clamp(min=1e-12)
-        assert error < 1e-5, error
-    return int(tied.sum())
-
-
 @pytest.mark.parametrize("name", FORMULAS)
 def test_fused_pass_against_the_equations(name):
-    ties = 0
-    for i, (decay_input, v_reset, detach) in enumerate(GRID):
-        tau = (2.0, 1.1, None, 7.5)[i % 4]
-        spec = spec_of(name, decay_input=decay_input, v_reset=v_reset, detach=detach, tau=tau)
-        ties += check_fused(spec, 5, 37, seed=i)
-    assert ties <= 4
+    check_surrogate(name, DEVICE)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +104,9 @@ def test_fused_pass_against_the_equations(name):
     ],
 )
 def test_fused_pass_in_many_sizes(n, steps, live, outputs, rounded):
-    assert check_fused(spec_of(), n, steps, live, outputs, seed=n, rounded=rounded) <= max(4, n * outputs // 20)
+    assert check_fused(spec_of(), n, steps, live, outputs, seed=n, rounded=rounded, device=DEVICE) <= max(
+        4, n * outputs // 20
+    )
 
 
 def test_rates_and_gradient_against_the_cpu_kernel(record_property):
@@ -288,28 +268,7 @@ def test_speed_of_a_training_step(record_property):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", FORMULAS)
 def test_multi_step_neuron_against_the_equations(name, dtype):
-    torch.manual_seed(0)
-    tolerance = 2e-5 if dtype is torch.float32 else 1e-11
-    for i, (decay_input, v_reset, detach) in enumerate(GRID):
-        tau = None if i % 4 == 3 else 1.7
-        spec = spec_of(name, tau=tau, decay_input=decay_input, v_reset=v_reset, detach=detach)
-        shape = [(11, 3, 5), (1, 1), (40, 7), (5, 2, 3, 40), (8, 129), (17, 1025)][i % 6]
-        x64 = (2 * torch.randn(shape, dtype=torch.float64)).to(dtype).double().requires_grad_()
-        v64 = (0.3 * torch.randn(shape[1:], dtype=torch.float64)).to(dtype).double().requires_grad_()
-        weights = [torch.randn(s, dtype=torch.float64) for s in (shape, shape[1:], shape)]
-        x, v = (a.detach().to(DEVICE, dtype).requires_grad_() for a in (x64, v64))
-        out = neuron_cuda.multi_step(x, v, spec, True)
-        sum((o.double() * w.to(DEVICE)).sum() for o, w in zip(out, weights, strict=True)).backward()
-        fired, potentials, margins = equations(x64, v64, spec)
-        loss = (fired * weights[0]).sum() + (potentials[-1] * weights[1]).sum() + (potentials * weights[2]).sum()
-        loss.backward()
-        if margins.min() < 1e-6:
-            assert dtype is torch.float32  # a neuron at its threshold: float32 may decide otherwise
-            continue
-        assert torch.equal(out[0].cpu().double(), fired.detach())
-        assert torch.allclose(out[2].cpu().double(), potentials.detach(), atol=tolerance)
-        for got, expected in ((x.grad, x64.grad), (v.grad, v64.grad)):
-            assert (got.cpu().double() - expected).norm() <= tolerance * expected.norm().clamp(min=1)
+    check_multi_step(name, dtype, DEVICE)
 
 
 @pytest.mark.parametrize("size", [1, 127, 128, 129, 100_003])
@@ -321,7 +280,7 @@ def test_multi_step_module_beyond_a_block(size):
         node = neuron.LIFNode(
             3.0, surrogate_function=surrogate.ATan(), step_mode="m", backend=backend, store_v_seq=True
         )
-        inputs = x.to(device).requires_grad_()
+        inputs = x.clone().to(device).requires_grad_()
         first, second = node(inputs), node(inputs)  # the state is kept between calls
         (first.sum() + second.square().sum() + node.v_seq.sum()).backward()
         results.append([a.detach().cpu() for a in (first, second, node.v, node.v_seq, inputs.grad)])
@@ -368,17 +327,54 @@ def test_neurons_under_autocast_and_in_a_graph():
 # ---- the program ----
 
 
-def test_training_by_the_command_line(program):
-    """The bundled digits, with and without -amp; the weights learn and stay finite."""
-    for amp in ((), ("-amp",)):
-        done = program(
-            "train", "-dataset", "digits", "-backend", "cupy", "-device", "cuda", "-epochs", "3", "-T", "50",
-            "-lr", "0.01", "-out-dir", "runs", *amp, timeout=280,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        assert "backend cupy on" in done.stdout
-        last = [line for line in done.stdout.splitlines() if line.startswith("last epoch")]
-        assert last and float(last[0].rsplit(" ", 1)[1].rstrip("%")) > 70
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "-backend cupy", "-backend cupy -amp", "-backend cupy -val 200 -schedule cosine -ema 0.9",
+        "-backend torch", "-backend torch -amp",
+    ],
+)  # fmt: skip
+def test_training_and_test_by_the_command_line(program, tmp_path, flags):
+    """The bundled digits: the weights learn as the CPU's do (91 %), and are tested on the GPU again."""
+    done = program(
+        "train", "-dataset", "digits", "-device", "cuda", "-epochs", "3", "-T", "20", "-out-dir", "runs",
+        *flags.split(), timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert f"backend {flags.split()[1]} on" in done.stdout and "Warning" not in done.stderr
+    (last,) = [line for line in done.stdout.splitlines() if line.startswith("last epoch")]
+    accuracy = float(last.rsplit(" ", 1)[1].rstrip("%")) / 100
+    (folder,) = (tmp_path / "runs").iterdir()
+    done = program("eval", "-resume", str(folder), "-device", "cuda", "-repeats", "3", "-json", "-", timeout=280)
+    assert done.returncode == 0, done.stderr
+    assert accuracy > 0.85 and abs(json.loads(done.stdout)["accuracy"]["mean"] - accuracy) < 0.03
+
+
+def test_bench(program, tmp_path):
+    names = ["cupy", "torch"]
+    done = program(
+        "bench", "-device", "cuda", "-dataset", "digits", "-backend", *names, "-T", "20", "-seconds", "0.1", "-repeats",
+        "2", "-json", "out.json", timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "out.json").read_text())["results"]
+    assert [row["backend"] for row in rows] == names and rows[0]["capture_seconds"] > 0 == rows[1]["capture_seconds"]
+    assert all(row["train"]["low"] > 0 and row["test"]["low"] > 0 and row["peak_bytes"] > 0 for row in rows)
+
+
+def test_report_of_marks(tmp_path):
+    command = [sys.executable, str(ROOT / "scripts" / "gpu_marks.py"), str(tmp_path), "-seconds", "0.1"]
+    command += ["-repeats", "2", "-flags", "-dataset", "digits", "-epochs", "2"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment, timeout=280)
+    assert done.returncode == 0, done.stderr
+    report = (tmp_path / "gpu_marks.md").read_text(encoding="utf-8")
+    assert (
+        "NOT FINITE" not in report
+        and report.count("| cuda") == 3
+        and "Floor of an epoch: " in report
+        and "cupy" in report
+    )
 
 
 def run_on(device: str, out, epochs: int, **settings) -> tuple[torch.Tensor, list[dict]]:

@@ -5,14 +5,16 @@ where they run upwards and downwards; a missing barrier in test_cuda_sanitized.p
 """
 
 import ctypes
+from contextlib import contextmanager, nullcontext
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from cuda_checks import FULL, HALF, check_fused, check_multi_step, check_surrogate, fused_and_exact
 from cuda_host import HostKernels, build, compiler
-from test_fused_cpu import DRAW, GRID, equations, images_of, spec_of
+from test_fused_cpu import DRAW, images_of, spec_of
 from test_spike_contract import VECTORS
 
 from snn_mnist.core.poisson import Draw
@@ -35,7 +37,6 @@ extern "C" u32 test_equal(u32 a, u32 b) { return gather_high(bytes_equal(a, b));
 extern "C" u32 test_half(float value) { return to_half(value); }
 extern "C" float test_float(u32 half) { return from_half((u16)half); }
 """
-HALF, FULL = torch.float16, torch.float32  # what the weights are rounded to
 
 
 @pytest.fixture(scope="session")
@@ -121,41 +122,9 @@ def test_spikes_are_the_cpus_bit_for_bit(host, n, pixels, start, steps):
 # ---- the fused pass ----
 
 
-def fused_and_exact(spec, n, steps, live=40, outputs=10, seed=0, rounded=False):
-    """Rates and gradients of the kernel, and of the equations in float64; whether a neuron came near its threshold."""
-    images, index = images_of(n, live, seed), torch.arange(n).flip(0)
-    generator = torch.Generator().manual_seed(seed)
-    weight = 0.15 * torch.randn(outputs, 784, generator=generator)
-    upstream = torch.randn(n, outputs, generator=generator)
-    learned = weight.clone().requires_grad_()
-    rate = fused_cuda.firing_rate(
-        learned, fused_cuda.live_pixels(torch.from_numpy(images)), index, steps, DRAW, spec, HALF if rounded else FULL
-    )
-    (rate * upstream).sum().backward()
-    exact = (weight.half() if rounded else weight).double().requires_grad_()
-    inputs = torch.from_numpy(spikes.encode(images[index.numpy()], index.numpy(), 0, steps, DRAW)).double()
-    start = torch.full((n, outputs), spec.v_reset or 0.0, dtype=torch.float64)
-    fired, _, margins = equations(inputs @ exact.t(), start, spec)
-    (fired.mean(0) * upstream).sum().backward()
-    return rate.detach(), learned.grad, fired.mean(0).detach(), exact.grad, (margins < 1e-5).any(0)
-
-
-def check_fused(*args, **kwargs):
-    rate, gradient, exact_rate, exact_gradient, tied = fused_and_exact(*args, **kwargs)
-    assert torch.allclose(rate.double()[~tied], exact_rate[~tied], atol=1e-6)
-    if not tied.any():
-        error = (gradient - exact_gradient).norm() / exact_gradient.norm().clamp(min=1e-12)
-        assert error < 1e-5, error
-    return int(tied.sum())
-
-
-@pytest.mark.parametrize(("i", "name"), list(enumerate(FORMULAS)))
-def test_fused_pass_against_the_equations(host, i, name):
-    """Every surrogate, each with some of the kinds of reset and leak."""
-    decay_input, v_reset, detach = GRID[(5 * i) % len(GRID)]
-    tau = (2.0, 1.1, None, 7.5)[i % 4]
-    spec = spec_of(name, decay_input=decay_input, v_reset=v_reset, detach=detach, tau=tau)
-    assert check_fused(spec, 5, 37, seed=i) <= 1
+@pytest.mark.parametrize("name", FORMULAS)
+def test_fused_pass_against_the_equations(host, name):
+    check_surrogate(name)
 
 
 @pytest.mark.parametrize(
@@ -356,34 +325,89 @@ def test_epoch_of_steps_is_the_ordinary_loop(host, optimizer, scaled, static):
     assert run.scaler.state_dict() == scaler.state_dict()
 
 
+class Recorded:
+    """What a CUDA graph is to FusedSteps: steps are recorded and not run, until they are replayed."""
+
+    capturing: "Recorded | None" = None
+
+    def __init__(self):
+        self.steps, self.replays = [], 0
+
+    def pool(self):
+        return "a pool"
+
+    def replay(self):
+        self.replays += 1
+        for step in self.steps:
+            step()
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """CUDA graphs without a GPU; the arguments of each capture."""
+    captures, plain = [], FusedSteps._step
+
+    @contextmanager
+    def capture(graph, **settings):
+        captures.append(settings)
+        Recorded.capturing = graph
+        yield
+        Recorded.capturing = None
+
+    def step(run, number):
+        if Recorded.capturing is None:
+            plain(run, number)
+        else:
+            Recorded.capturing.steps.append(lambda: plain(run, number))
+
+    monkeypatch.setattr(FusedSteps, "_step", step)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Recorded)
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    monkeypatch.setattr(torch.cuda, "device", nullcontext)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: f"a stream of {device}")
+    return captures
+
+
+def test_whole_chunks_are_replayed_and_the_rest_is_run(host, graphs):
+    """An epoch of 11 steps in chunks of 4, cut in the middle: the bits of the plain loop, two graphs in use at the end
+    of the first epoch, and the third from the second epoch on, for the very first step is always run."""
+    images, steps, batch = images_of(48, live=100), 11, 4
+    live, labels = fused_cuda.live_pixels(torch.from_numpy(images)), torch.eye(10)[torch.arange(48) % 10]
+    start = 0.1 * torch.randn(10, 784, generator=torch.Generator().manual_seed(1))
+    results, replays = [], []
+    for capture in (False, True):
+        weight = torch.nn.Parameter(start.clone())
+        run = FusedSteps(
+            fused_cuda, weight, live, labels, spec_of(), steps=steps, batch=batch, T=20, chunk=4, static=True,
+            optimizer=torch.optim.Adam([weight], fused=True, capturable=True), capture=capture,
+            scaler=torch.amp.GradScaler("cpu", enabled=False),
+        )  # fmt: skip
+        rates = []
+        for epoch in range(3):
+            run.begin(Draw(1, 0, epoch), torch.arange(48).roll(epoch), [0.01 / (1 + step) for step in range(steps)])
+            for cut in ((0, 6), (6, 11)) if epoch == 1 else ((0, 11),):
+                run.run(*cut)
+            rates.append(run.rates.clone())
+            if capture:
+                replays.append({first: graph.replays for first, graph in run.graphs.items()})
+        results.append([*rates, weight.detach()])
+    for plain, replayed in zip(*results, strict=True):
+        assert torch.equal(plain, replayed)
+    # the second epoch is cut inside the second chunk, which is then run step by step
+    assert replays == [{4: 1, 8: 1}, {4: 1, 8: 2, 0: 1}, {4: 2, 8: 3, 0: 2}]
+    assert [c["pool"] for c in graphs] == [None, "a pool", "a pool"]
+    assert {c["stream"] for c in graphs} == {"a stream of cpu"}
+    run.begin(Draw(2, 0, 0), torch.arange(48), [0.01] * steps)
+    assert run.graphs == {}  # another seed, which the graphs have by heart
+
+
 # ---- multi-step neurons ----
 
 
-@pytest.mark.parametrize(("i", "name"), list(enumerate(FORMULAS)))
-def test_multi_step_neuron_against_the_equations(host, i, name):
-    torch.manual_seed(i)
-    for j, dtype in enumerate((torch.float32, torch.float64)):
-        tolerance = 2e-5 if dtype is torch.float32 else 1e-11
-        decay_input, v_reset, detach = GRID[(5 * i + j) % len(GRID)]
-        tau = None if i % 4 == 3 else 1.7
-        spec = spec_of(name, tau=tau, decay_input=decay_input, v_reset=v_reset, detach=detach)
-        shape = [(11, 3, 5), (1, 1), (40, 7), (5, 2, 3, 40), (8, 129), (17, 1025)][(2 * i + j) % 6]
-        x = (2 * torch.randn(shape, dtype=torch.float64)).to(dtype).requires_grad_()
-        v = (0.3 * torch.randn(shape[1:], dtype=torch.float64)).to(dtype).requires_grad_()
-        weights = [torch.randn(s, dtype=torch.float64) for s in (shape, shape[1:], shape)]
-        out = neuron_cuda.multi_step(x, v, spec, True)
-        sum((o.double() * w).sum() for o, w in zip(out, weights, strict=True)).backward()
-        x64, v64 = (a.detach().double().requires_grad_() for a in (x, v))
-        fired, potentials, margins = equations(x64, v64, spec)
-        loss = (fired * weights[0]).sum() + (potentials[-1] * weights[1]).sum() + (potentials * weights[2]).sum()
-        loss.backward()
-        if margins.min() < 1e-6:
-            assert dtype is torch.float32  # a neuron at its threshold: float32 may decide otherwise
-            continue
-        assert torch.equal(out[0].double(), fired.detach())
-        assert torch.allclose(out[2].double(), potentials.detach(), atol=tolerance)
-        for got, expected in ((x.grad, x64.grad), (v.grad, v64.grad)):
-            assert (got.double() - expected).norm() <= tolerance * expected.norm().clamp(min=1)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", FORMULAS)
+def test_multi_step_neuron_against_the_equations(host, name, dtype):
+    check_multi_step(name, dtype)
 
 
 def test_multi_step_neuron_equals_the_cpu_kernel(host):

@@ -3,6 +3,7 @@
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT
@@ -18,7 +19,7 @@ class CUDARuntimeError(RuntimeError):
 
 
 def raising(fault):
-    def call(*_):
+    def call(*_, **__):
         raise fault
 
     return call
@@ -109,12 +110,87 @@ def test_torch_has_no_cuda_or_no_driver(machine):
     assert "\n" not in reason
 
 
+class DriverError(Exception):
+    pass
+
+
+def test_a_launch_goes_to_torchs_stream_on_its_device(machine, monkeypatch):
+    """Grid, threads, arguments by value, shared memory beyond 48 KB only when asked for; a fault as one line."""
+    calls, inside = [], []
+
+    class Within:  # a device or a stream, entered again and again
+        def __init__(self, name):
+            self.name = name
+
+        def __enter__(self):
+            inside.append(self.name)
+
+        def __exit__(self, *_):
+            assert inside.pop() == self.name
+
+    class Kernel:
+        max_dynamic_shared_size_bytes = 49152
+
+        def __init__(self, text, name, options):
+            assert options == cuda.OPTIONS
+            self.text = text
+
+        def compile(self):
+            assert inside == ["device 1"]
+            if self.text == "broken":
+                raise DriverError("kern.cu(1): error: expected a declaration\n  broken")
+
+        def __call__(self, grid, block, arguments, *, shared_mem):
+            calls.append((grid, block, arguments, shared_mem, self.max_dynamic_shared_size_bytes, list(inside)))
+            if grid == (0,):
+                raise DriverError("CUDA_ERROR_INVALID_VALUE: invalid argument")
+
+    fake = cupy_with()
+    fake.RawKernel = Kernel
+    fake.cuda.Device = lambda index: Within(f"device {index}")
+    fake.cuda.Stream = SimpleNamespace(from_external=lambda stream: Within(f"stream {stream.__cuda_stream__()[1]}"))
+    fake.cuda.driver, fake.cuda.runtime.CUDARuntimeError = (
+        SimpleNamespace(CUDADriverError=DriverError),
+        CUDARuntimeError,
+    )
+    machine(fake)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda index: SimpleNamespace(cuda_stream=700 + index))
+    cuda._load.cache_clear(), cuda._stream.cache_clear()
+    device, values = torch.device("cuda:1"), torch.ones(2)
+    launch = cuda.load("text", "name", device)
+    launch((3, 2), 128, (values, None, np.float32(0.5)))
+    launch((3,), 128, (), shared_bytes=90_000)
+    places = ["device 1", "stream 701"]
+    assert calls[0] == ((3, 2), (128,), (values.data_ptr(), 0, np.float32(0.5)), 0, 49152, places)
+    assert [type(a) for a in calls[0][2]] == [np.uint64, np.uint64, np.float32]
+    assert calls[1] == ((3,), (128,), (), 90_000, 90_000, places) and "name" in cuda.compile_seconds
+    with pytest.raises(RuntimeError, match="'name' can't be launched: CUDA_ERROR_INVALID_VALUE: invalid argument"):
+        launch((0,), 128, ())
+    with pytest.raises(RuntimeError, match=r"'name' can't be compiled: .* expected a declaration broken"):
+        cuda.load("broken", "name", device)
+    cuda._load.cache_clear(), cuda._stream.cache_clear()
+
+
+def test_a_device_that_a_kernel_has_killed_is_no_place_for_another_backend(monkeypatch):
+    """An illegal access ends all CUDA of a process: `auto` must not go on to torch there."""
+    monkeypatch.setattr(self_check, "_differences", raising(RuntimeError("an illegal memory access was encountered")))
+    self_check.self_check.cache_clear()
+    alive = self_check.self_check(torch.device("cpu"))
+    assert alive == "its start-up check failed: an illegal memory access was encountered"
+    monkeypatch.setattr(torch, "zeros", raising(RuntimeError("CUDA error")))
+    with pytest.raises(RuntimeError, match=r"have made cuda unusable for this process .*illegal memory access"):
+        self_check.self_check(torch.device("cuda"))
+    self_check.self_check.cache_clear()
+
+
 def test_this_machine_says_why(monkeypatch):
     """Whatever this machine has: an explicit choice of cupy on the CPU is refused, `auto` tells what it took."""
     cuda._missing.cache_clear()
-    with pytest.raises(ValueError, match="backend 'cupy' can't be used: cupy's kernels run on a CUDA device") as told:
+    with pytest.raises(
+        ValueError, match="'cupy' can't be used: cupy's kernels run on a CUDA device, not on cpu"
+    ) as told:
         backends.choose("cupy", "cpu")
-    assert str(told.value).endswith(", not on cpu; use -backend numba")
+    assert str(told.value).endswith("; use -backend numba")
     assert backends.choose("auto", "cpu")[0] == "numba"
 
 

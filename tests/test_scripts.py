@@ -141,6 +141,30 @@ def test_extras_add_up_and_a_changed_pyproject_installs_again(checkout: Checkout
     assert checkout.calls("uv pip install")[0].endswith(" .[cuda13,dev,nir]")
 
 
+def test_an_extra_that_is_none_is_refused(checkout: Checkout):
+    for extras, message in (("cuda15", "there is no extra cuda15; give some of: cuda12 cuda13 "), ("cuda12 cuda13",
+                            "extras for CUDA 12 and 13 exclude each other")):  # fmt: skip
+        done = checkout.run("scripts/setup.sh", "dev", SNN_MNIST_EXTRAS=extras)
+        assert done.returncode == 1 and message in done.stderr and done.stderr.count("\n") == 1
+        assert not checkout.calls("uv ") and not (checkout.root / ".venv").exists()
+
+
+def test_one_cupy_takes_the_place_of_another(checkout: Checkout):
+    checkout.ready("dev", "cuda13", "sanitizer13")
+    assert checkout.run("scripts/setup.sh", SNN_MNIST_EXTRAS="cuda12").returncode == 0
+    assert checkout.calls("uninstall")[0].endswith(" cupy-cuda13x")
+    assert checkout.calls("uv pip install")[0].endswith(" .[cuda12,dev]")
+    assert checkout.run("scripts/setup.sh").returncode == 0 and not checkout.calls("uv ")
+
+
+def test_gpu_tests_look_for_a_driver_first(checkout: Checkout):
+    done = checkout.run("scripts/test_gpu.sh")
+    if os.path.exists("/proc/driver/nvidia/version"):
+        pytest.skip("there is one")
+    assert (done.returncode, done.stdout) == (1, "GPU tests: nothing was tested: no NVIDIA driver here\n")
+    assert not checkout.calls("")
+
+
 def test_uv_from_pip_where_it_is_not_there(checkout: Checkout):
     (checkout.stubs / "uv").unlink()
     assert checkout.run("scripts/setup.sh", PIP_HAS_UV="1").returncode == 0
@@ -329,10 +353,25 @@ def test_report_of_a_gpu_is_written_for_any_device(tmp_path):
     report = (tmp_path / "gpu_marks.md").read_text(encoding="utf-8")
     runs = [line.split(" | ") for line in report.splitlines() if line.startswith("| cpu")]
     assert [cells[0] for cells in runs] == ["| cpu", "| cpu -amp"]
+    assert "## configs/tutorial.yaml with -dataset digits -epochs 2 -no-figures" in report
     for cells in runs:
         assert len(cells) == 7 and cells[6].startswith("all finite; 0 epochs with skipped steps")
         assert 0 < float(cells[1].removesuffix(" s")) < float(cells[2].removesuffix(" s"))
     step = float(report.partition("**")[2].partition(" µs")[0])
     parts = [float(line.split("|")[2]) for line in report.splitlines() if line.startswith(("| encode", "| weight"))]
-    assert len(parts) == 2 and sum(parts) > 0 and step > 0
-    assert "numba" in report.partition("## bench")[2] and "images/s" in report.partition("## bench")[2]
+    assert len(parts) == 4 and sum(parts) > 0 and step > 0
+    assert "numba" in report.partition("## bench")[2] and "median of 2 measurements" in report.partition("## bench")[2]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["-device", "cpu", "-flags", "-epocs", "2"], "unknown flag -epocs; did you mean -epochs?"),
+        (["-device", "cuda:999"], "-device cuda:999: "),
+    ],
+)
+def test_report_of_a_gpu_refuses_in_one_line(tmp_path, flags, message):
+    command = [sys.executable, str(ROOT / "scripts" / "gpu_marks.py"), str(tmp_path / "out"), *flags]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert done.returncode == 1 and done.stdout == "" and not (tmp_path / "out").exists()
+    assert done.stderr.startswith("gpu_marks: error: ") and message in done.stderr and done.stderr.count("\n") == 1

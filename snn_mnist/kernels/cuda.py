@@ -151,16 +151,15 @@ def why_unavailable(device: str | torch.device | None = None) -> str | None:
     """None, or why no kernel can run on this device (None: on any), with the original error and the remedy."""
     if device is not None and torch.device(device).type != "cuda":
         missing = _missing()
-        here = f" (of which there is none here: {missing})" if missing else ""
-        return f"cupy's kernels run on a CUDA device{here}, not on {device}"
+        here = f" (and there is none here: {missing})" if missing else ""
+        return f"cupy's kernels run on a CUDA device, not on {device}{here}"
     return _missing()
 
 
 @functools.cache
 def _missing() -> str | None:
-    """What of driver, device, CuPy and NVRTC is missing on this machine; everything that is, in one line."""
-    faults = [fault for fault in (device_fault(), _cupy_fault()) if fault]
-    return "; ".join(faults) or None
+    """What of driver, device, CuPy and NVRTC is missing on this machine; CuPy only once torch can use a device."""
+    return device_fault() or _cupy_fault()
 
 
 def device_fault() -> str | None:
