@@ -203,6 +203,14 @@ class Config(Threads, Options):
                 f"{' that val leaves' if self.val else ''}; give a number from 1 to {left}"
             )
 
+    def notes(self) -> list[str]:
+        unused = [("tau", self.neuron != "lif", "lif"), ("momentum", self.opt != "sgd", "sgd")]
+        return super().notes() + [
+            f"-{name} {getattr(self, name)} is not used: it belongs to {whose}"
+            for name, idle, whose in unused
+            if idle and name in self.given
+        ]
+
     # ------------------------------------------------------------------------ files and resume
 
     @classmethod

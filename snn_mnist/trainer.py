@@ -52,7 +52,7 @@ class Run:
         self.continued, self.why_elsewhere = directory_to_continue(config, self.resumed)
         self.latest: Path | None = None  # the last good checkpoint of a run that has a directory
         self.place = choose_place(config.device, config.backend, config.threads, config.step_mode)
-        self.crowding = self._follow_the_machine()
+        self.crowding, self.told_threads = self._follow_the_machine(), self.place.threads
         if config.amp and self.place.device.type == "cpu":
             without_tiles()
             print("amp on the CPU: bfloat16 without loss scaling, which its range does not need")
@@ -184,6 +184,9 @@ class Run:
             self._open_files()
             images = self.steps * config.b
             print(f"{self.place}\n{config.dataset}: {images} images an epoch, run directory {self.folder}", flush=True)
+            if self.resumed:
+                begun = f" after {self.step} of {self.steps} steps" if self.step else ""
+                print(f"going on in epoch {self.epoch + 1} of {config.epochs}{begun}", flush=True)
             self.progress = report.Progress(config.epochs)
             self.closing.callback(self.progress.stop)
             return self._run_epochs()
@@ -306,9 +309,12 @@ class Run:
     # ---- parts of an epoch ----
 
     def _threads_left(self) -> str:
-        if self.crowding is None or not self.crowding.reduced:
+        """Once: that fewer threads are faster now, or that all are again."""
+        count = self.crowding.count if self.crowding and self.crowding.reduced else self.place.threads
+        if count == self.told_threads:
             return ""
-        return f"  on {self.crowding.count} of {self.place.threads} threads, the faster choice now"
+        self.told_threads = count
+        return f"  on {count} of {self.place.threads} threads, the faster choice now"
 
     def _autocast(self) -> Any:
         """Half precision with -amp: float16 on CUDA, bfloat16 on the CPU."""

@@ -97,15 +97,15 @@ def test_multi_step_neurons(checked, dtype):
     assert checked(work)[0].sum() > 0
 
 
-ENCODE = "EACH_THREAD(THREADS) { encode(w, draw, live, stride, start, count, thread); }"
-PIXELS = "for (int j = 0; j < live; ++j) {\n            const Four row"
+A_PHASE = "EACH_THREAD(THREADS) { encode(w, draw, live, stride, start, count, thread); }"
+A_LOOP = "for (int j = 0; j < live; ++j) {\n            const Four row"
 
 
 @pytest.mark.parametrize(
     ("sanitizer", "whole", "damaged", "found"),
     [
-        (RACES, ENCODE, ENCODE.replace("EACH_THREAD(THREADS) {", "{ const int thread = host_thread;"), "data race"),
-        (MEMORY, PIXELS, PIXELS.replace("j < live", "j < 1 << 12"), "heap-buffer-overflow"),
+        (RACES, A_PHASE, A_PHASE.replace("EACH_THREAD(THREADS) {", "{ const int thread = host_thread;"), "data race"),
+        (MEMORY, A_LOOP, A_LOOP.replace("j < live", "j < 1 << 12"), "heap-buffer-overflow"),
     ],
     ids=["a barrier too few", "a loop too long"],
 )
