@@ -81,7 +81,7 @@ def report(settings: Settings, device: torch.device, flags: str) -> None:
         (settings.out / "gpu_marks.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     gpu = f"{machine.gpu(device.index or 0)}; " if cuda else ""
-    add(f"{gpu}{machine.processor()}, {settings.config.threads} threads; torch {torch.__version__}", "")
+    add(f"{gpu}{machine.processor()}, {machine.threads(settings.config.threads)}; torch {torch.__version__}", "")
     add(f"## configs/tutorial.yaml{f' with {flags}' if flags else ''}", "")
     columns = ("run", "training and tests", "whole process", "training images/s, median [range] of epochs",
                "last epoch", f"mean ± std of {settings.repeats} encodings", "numbers")  # fmt: skip

@@ -12,23 +12,32 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${SNN_MNIST_VENV:-$root/.venv}
 case $venv in /*) ;; *) venv=$PWD/$venv ;; esac
 stamp=$venv/.snn_mnist
+here=$PWD
 wanted="$* $(printf '%s' "${SNN_MNIST_EXTRAS:-}" | tr ',' ' ')"
 
 say() { printf '%s\n' "$*" >&2; }
 die() { say "setup: error: $*"; exit 1; }
 venv_python() {
-    if [ -x "$venv/Scripts/python.exe" ]; then printf '%s' "$venv/Scripts/python.exe"; else printf '%s' "$venv/bin/python"; fi
+    local windows=$venv/Scripts/python.exe
+    if [ -x "$windows" ]; then printf '%s' "$windows"; else printf '%s' "$venv/bin/python"; fi
 }
 runs() { "$@" >/dev/null 2>&1; }
 
 # ---- the extras asked for: pyproject.toml has them, and those for CUDA 12 and 13 exclude each other
-known=$(sed -n '/^\[project.optional-dependencies\]/,/^\[/s/^\([a-z0-9_]*\) = .*/\1/p' "$root/pyproject.toml" | tr '\n' ' ')
+known=$(sed -n '/^\[project.optional-dependencies\]/,/^\[/s/^\([a-z0-9_]*\) = .*/\1/p' "$root/pyproject.toml" |
+    tr '\n' ' ')
 for extra in $wanted; do
-    case " $known" in *" $extra "*) ;; *) die "there is no extra $extra; give some of: $known" ;; esac
+    case " $known" in
+        *" $extra "*) ;;
+        *) die "there is no extra $extra; give some of: $known" ;;
+    esac
 done
 other= # the CUDA release whose packages go
-case " $wanted " in *12\ *13\ * | *13\ *12\ *) die "extras for CUDA 12 and 13 exclude each other; give one of:$wanted" ;;
-    *12\ *) other=13 ;; *13\ *) other=12 ;; esac
+case " $wanted " in
+    *12\ *13\ * | *13\ *12\ *) die "extras for CUDA 12 and 13 exclude each other; give those of one of them" ;;
+    *12\ *) other=13 sanitizer=nvidia-cuda-sanitizer-api ;;
+    *13\ *) other=12 sanitizer=nvidia-cuda-sanitizer-api-cu12 ;;
+esac
 
 # ---- nothing changed? The stamp holds the checksum of pyproject.toml, then the extras installed.
 checksum=$(cksum <"$root/pyproject.toml")
@@ -102,12 +111,11 @@ packages() { # install or uninstall in the environment
 # ---- the packages
 if [ -f "$stamp" ]; then
     before=$(tail -n +2 "$stamp")
-    if [ -n "$other" ] && printf '%s\n' "$before" | grep -q "$other\$"; then
-        say "setup: removing what was for CUDA $other"
-        packages uninstall "cupy-cuda${other}x" || true
-        before=$(printf '%s\n' "$before" | grep -v "$other\$" || true)
-    fi
+    if [ -n "$other" ]; then before=$(printf '%s\n' "$before" | grep -v "$other\$" || true); fi
     wanted="$wanted $(printf '%s' "$before" | tr '\n' ' ')"
+fi
+if [ -n "$other" ]; then # however they came there
+    packages uninstall "cupy-cuda${other}x" "$sanitizer" 2>/dev/null || true
 fi
 extras=$(printf '%s\n' $wanted | sort -u)
 target=".${extras:+[$(printf '%s' "$extras" | tr '\n' ',')]}"
@@ -136,5 +144,6 @@ if ! runs "$python" -c 'import torch, torchvision'; then
             "or install a matching pair into it by hand (https://pytorch.org/get-started/locally)"
 fi
 printf '%s\n' "$checksum" $extras >"$stamp"
-say "setup: done; in your terminal, first: source ${venv#"$PWD/"}/bin/activate"
+activate=$(dirname "$python")/activate
+say "setup: done; in your terminal, first: source $(printf '%q' "${activate#"$here/"}")"
 finish

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from snn_mnist import __version__, machine
+from snn_mnist.config import Config
 from snn_mnist.contestants import SPIKINGJELLY, serve
 from snn_mnist.data import load_dataset
 from snn_mnist.errors import SNNError
@@ -62,10 +63,11 @@ class Process:
 def run(options: BenchOptions) -> int:
     device = choose_device(options.device)
     names = _names(options, device)
-    load_dataset(options.dataset, options.data_dir)  # a fault of the data is told here, not by a child
+    images = len(load_dataset(options.dataset, options.data_dir).train)  # faults are told here, not by a child
+    for batch in options.b:
+        Config(b=batch, dataset=options.dataset).check_sizes(images)
     out = sys.stderr if options.json == "-" else sys.stdout
-    threads = "1 thread" if options.threads == 1 else f"{options.threads} threads"
-    print(f"{_machine(device)}, {threads}, {options.dataset}, Adam", file=out)
+    print(f"{_machine(device)}, {machine.threads(options.threads)}, {options.dataset}, Adam", file=out)
     several = f"median of {options.repeats} measurements of {options.seconds:g} s each [lowest, highest]"
     print(f"{several if options.repeats > 1 else f'one measurement of {options.seconds:g} s each'}\n", file=out)
     print(_HEAD, file=out, flush=True)
@@ -137,14 +139,15 @@ def _measure(
             if name not in optional:
                 raise
             print(f"without {name}: {fault}", file=sys.stderr)
-            processes.pop(name).stop()
+    if not made:
+        raise SNNError(f"nothing can be measured at T {steps}, b {batch} (see above); choose with -backend")
     samples: dict[tuple[str, str], list[float]] = {}
     peaks: dict[str, int] = {}
     for repeat in range(options.repeats + 1):
-        for name, process in processes.items():
+        for name in made:
             for what in ("train", "test"):
                 seconds = options.seconds if repeat else min(0.3, options.seconds)  # the first is the warm-up
-                answer = process.ask(what, seconds)
+                answer = processes[name].ask(what, seconds)
                 if repeat:
                     samples.setdefault((name, what), []).append(answer["images_per_s"])
                 if what == "train":
@@ -154,7 +157,7 @@ def _measure(
             "backend": name, "T": steps, "b": batch, "peak_bytes": peaks[name], **made[name],
             **{what: _spread(samples[name, what]) for what in ("train", "test")},
         }
-        for name in processes
+        for name in made
     ]  # fmt: skip
 
 

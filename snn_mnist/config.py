@@ -204,6 +204,8 @@ class Config(Threads, Options):
             )
 
     def notes(self) -> list[str]:
+        if self.resume or self.config:  # a file's settings are whole, and another may have the rest
+            return super().notes()
         unused = [("tau", self.neuron != "lif", "lif"), ("momentum", self.opt != "sgd", "sgd")]
         return super().notes() + [
             f"-{name} {getattr(self, name)} is not used: it belongs to {whose}"

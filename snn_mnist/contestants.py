@@ -195,7 +195,7 @@ def forget_peak(device: torch.device) -> None:
     """Linux can start the peak anew; elsewhere it is that of the whole process."""
     with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as refs:
         refs.write("5")
-    if device.type == "cuda":
+    if device.type == "cuda" and torch.cuda.is_initialized():  # else it holds none yet, and torch refuses
         torch.cuda.reset_peak_memory_stats(device)
 
 

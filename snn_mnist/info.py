@@ -73,7 +73,9 @@ def packages() -> dict[str, str]:
         remedy = f"pip uninstall {' '.join(both)}, then install the one that fits"
         installed |= {name: f"{installed[name]}; two CuPys disturb each other: {remedy}" for name in both}
     elif both:
-        absent |= {name: f"not needed beside {both[0]}" for name in EXTRAS if name.startswith("cupy-")}
+        absent |= {
+            name: f"another CuPy than {both[0]}, which is installed" for name in EXTRAS if name.startswith("cupy-")
+        }
     return found | {name: installed.get(name, absent[name]) for name in EXTRAS}
 
 
@@ -102,10 +104,16 @@ def backends() -> dict[str, dict[str, str]]:
 
     from snn_mnist.kernels.backends import NAMES, why_refused
 
+    def state(name: str, kind: str) -> str:
+        try:
+            return why_refused(name, kind) or "available"
+        except RuntimeError as fault:  # the device is lost: the other backends are still told
+            return str(fault)
+
     kinds = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
-    listed = {name: {kind: why_refused(name, kind) or "available" for kind in kinds} for name in NAMES}
+    listed = {name: {kind: state(name, kind) for kind in kinds} for name in NAMES}
     if "cuda" not in kinds:
-        listed["cupy"] = {"cuda": why_refused("cupy", "cuda") or "available"}
+        listed["cupy"] = {"cuda": state("cupy", "cuda")}
     return listed
 
 
@@ -132,8 +140,9 @@ def kernel_cache() -> str:
     folder = cache_directory()
     if folder is None:
         return "not writable: kernels are compiled anew in each process (SNN_MNIST_CACHE names another place)"
-    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    return f"{folder} ({size / 1e6:.1f} MB)"
+    kept = folder.parent  # CuPy's kernels lie there too
+    size = sum(file.stat().st_size for file in kept.rglob("*") if file.is_file())
+    return f"{kept} ({size / 1e6:.1f} MB)"
 
 
 def _guarded(part: Callable[[], Any]) -> Any:

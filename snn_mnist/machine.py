@@ -19,6 +19,10 @@ def processor() -> str:
     return platform.processor() or platform.machine() or "processor unknown"
 
 
+def threads(count: int) -> str:
+    return f"{count} thread{'s' if count > 1 else ''}"
+
+
 def gpu(index: int = 0) -> str:
     """'NVIDIA H200 (sm_90, 140 GiB), driver 580.95.05 for CUDA 13.0, torch's CUDA 13.2, CuPy 14.2.0'; torch sees it."""
     import torch

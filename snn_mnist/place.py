@@ -33,7 +33,7 @@ class Place:
 
     def __str__(self) -> str:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "the CPU"
-        threads = "" if self.device.type == "cuda" else f", {self.threads} thread{'s' if self.threads > 1 else ''}"
+        threads = "" if self.device.type == "cuda" else f", {machine.threads(self.threads)}"
         return f"backend {self.backend} on {name}{threads} ({self.reason})"
 
 

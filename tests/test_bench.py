@@ -43,6 +43,11 @@ def test_what_is_not_here_is_told(program):
     assert done.returncode == 1 and "cupy can't be measured: cupy's kernels run on a CUDA device" in done.stderr
 
 
+def test_a_batch_that_is_too_large_is_wrong_usage(program):
+    done = program("bench", "-dataset", "digits", "-b", "64,100000", "-device", "cpu")
+    assert (done.returncode, done.stdout) == (2, "") and "b 100000 is more than the 1437 training images" in done.stderr
+
+
 @pytest.mark.skipif(bench._why_not("spikingjelly", torch.device("cpu"), BenchOptions()) is None, reason="it is here")
 def test_a_contestant_that_can_not_be_made_is_left_out_where_nobody_asked_for_it(capsys):
     options = BenchOptions(dataset="digits", repeats=1, seconds=0.01)

@@ -353,8 +353,8 @@ def test_training_and_test_by_the_command_line(program, tmp_path, flags):
 def test_bench(program, tmp_path):
     names = ["cupy", "torch"]
     done = program(
-        "bench", "-device", "cuda", "-dataset", "digits", "-backend", *names, "-T", "20", "-seconds", "0.1", "-repeats",
-        "2", "-json", "out.json", timeout=280,
+        "bench", "-device", "cuda:0", "-dataset", "digits", "-backend", *names, "-T", "20", "-seconds", "0.1",
+        "-repeats", "2", "-json", "out.json", timeout=280,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "out.json").read_text())["results"]

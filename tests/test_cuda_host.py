@@ -231,6 +231,10 @@ def test_what_does_not_fit_is_an_error(host):
         fused_cuda.firing_rate(torch.zeros(129, 784), live, torch.arange(2), 10, DRAW, spec_of())
     with pytest.raises(ValueError, match="784"):
         fused_cuda.firing_counts(torch.zeros(10, 100), live, torch.arange(2), [10], DRAW, spec_of())
+    with pytest.raises(ValueError, match="T=1048576 with 65504 live pixels is too much for the fused CUDA kernel"):
+        fused_cuda._plan((10, 65_535), 65_504, spec_of(), 1 << 20, 232_448)
+    with pytest.raises(ValueError, match=r"v has shape \[3\], a step of x_seq \[2\]; give v that shape"):
+        neuron_cuda.multi_step(torch.zeros(4, 2), torch.zeros(3), spec_of(), False)
     with pytest.raises(ValueError, match="T=0"):
         fused_cuda.firing_rate(torch.zeros(10, 784), live, torch.arange(2), 0, DRAW, spec_of())
     counts, inputs = fused_cuda.firing_counts(torch.zeros(10, 784), live, torch.arange(0), [10], DRAW, spec_of())

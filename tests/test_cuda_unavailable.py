@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import ROOT
 
+from snn_mnist import info
 from snn_mnist import machine as machine_words
 from snn_mnist.errors import UsageError
 from snn_mnist.kernels import backends, cuda, neuron_cuda, self_check
@@ -90,7 +91,7 @@ def test_the_wrong_major_version_is_named_where_it_hurts(machine):
     fault = CUDARuntimeError("cudaErrorSystemDriverMismatch: system has unsupported display driver")
     reason = machine(cupy_with(built=12090, driver=13020, devices=fault))
     assert "CuPy 14.2.0 for CUDA 12 (torch is built for CUDA 13.2) can't use a device" in reason
-    assert str(fault) in reason and "'snn_mnist[cuda13]'" in reason
+    assert str(fault) in reason and "pip uninstall cupy-cuda12x, then pip install 'snn_mnist[cuda13]'" in reason
     assert machine(cupy_with(built=12090, driver=13020)) is None  # but where it works it is let be
 
 
@@ -177,10 +178,37 @@ def test_a_device_that_a_kernel_has_killed_is_no_place_for_another_backend(monke
     self_check.self_check.cache_clear()
     alive = self_check.self_check(torch.device("cpu"))
     assert alive == "its start-up check failed: an illegal memory access was encountered"
-    monkeypatch.setattr(torch, "zeros", raising(RuntimeError("CUDA error")))
+    touched = []
+
+    def zeros(*_, **__):
+        touched.append(None)
+        if len(touched) == 2:
+            raise RuntimeError("CUDA error")
+
+    monkeypatch.setattr(torch, "zeros", zeros)  # works before the kernels, and no more after them
     with pytest.raises(RuntimeError, match=r"have made cuda unusable for this process .*illegal memory access"):
         self_check.self_check(torch.device("cuda"))
+    monkeypatch.setattr(torch, "zeros", raising(torch.OutOfMemoryError("CUDA out of memory")))
+    with pytest.raises(RuntimeError, match="cuda can't be used: CUDA out of memory"):
+        self_check.self_check(torch.device("cuda"))
     self_check.self_check.cache_clear()
+
+
+def test_info_tells_each_backend_where_a_device_is_lost(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(cuda, "why_unavailable", lambda device: None)
+    monkeypatch.setattr(self_check, "self_check", raising(RuntimeError("cuda can't be used: out of memory")))
+    listed = info.backends()
+    assert listed["cupy"]["cuda"] == "cuda can't be used: out of memory" and listed["torch"]["cpu"] == "available"
+
+
+def test_info_warns_of_two_cupys(monkeypatch):
+    versions = {"cupy-cuda12x": "14.2.0", "cupy-cuda13x": "14.2.0"}
+    monkeypatch.setattr(info, "_version", lambda name: versions.get(name))
+    remedy = "two CuPys disturb each other: pip uninstall cupy-cuda13x cupy-cuda12x, then install the one that fits"
+    assert info.packages()["cupy-cuda12x"] == info.packages()["cupy-cuda13x"] == f"14.2.0; {remedy}"
+    del versions["cupy-cuda12x"]
+    assert info.packages()["cupy-cuda12x"] == "another CuPy than cupy-cuda13x, which is installed"
 
 
 def test_this_machine_says_why(monkeypatch):

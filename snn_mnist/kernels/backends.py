@@ -16,7 +16,7 @@ def why_unavailable(name: str, device: str | torch.device = "cpu") -> str | None
     device = torch.device(device)
     if name == "cupy":
         reason = cuda.why_unavailable(device)
-        return reason if device.type == "cuda" or not reason else f"{reason}; use -backend numba"
+        return reason if device.type == "cuda" else f"{reason}; use -backend numba"
     if device.type == "cuda" and not torch.cuda.is_available():
         return f"{cuda.device_fault()}; use -device cpu"
     if name == "numba" and device.type != "cpu":

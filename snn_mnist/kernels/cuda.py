@@ -191,12 +191,16 @@ def _cupy_fault() -> str | None:
     except Exception as fault:
         return f"{name} can't reach the CUDA runtime ({one_line(fault)}); {extra}"
     name += f" for CUDA {built // 1000}"
-    other = "" if built // 1000 == torch_major else f" (torch is built for CUDA {torch.version.cuda})"
+    other = ""
+    if built // 1000 != torch_major:  # two CuPys would disturb each other
+        other = f" (torch is built for CUDA {torch.version.cuda})"
+        extra = f"pip uninstall cupy-cuda{built // 1000}x, then {extra}"
     if not driver:
         return None  # no driver: told by torch
     if driver // 1000 < built // 1000:
         fits = f"the driver knows CUDA up to {driver // 1000}.{driver % 1000 // 10}{other}"
-        older = f", or pip install 'snn_mnist[cuda{driver // 1000}]'" if driver >= 12000 else ""
+        instead = f", or pip uninstall cupy-cuda{built // 1000}x, then pip install 'snn_mnist[cuda{driver // 1000}]'"
+        older = instead if driver >= 12000 else ""
         return f"{name} needs a newer driver: {fits}; update it{older}"
     try:
         runtime.getDeviceCount()

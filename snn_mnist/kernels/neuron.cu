@@ -1,8 +1,8 @@
 // IF and LIF over a whole sequence: charge, fire and reset of all T steps in one pass, and back; one thread a neuron,
 // its state in registers, neighbouring threads on neighbouring neurons. The mathematics of neuron_cpu.py.
 //
-// Set at compile time: THREADS of a block, REAL (float or double: the membrane and all arithmetic), HALF_IO (sequences in half precision,
-// REAL is float), HARD, and for `backward` also ATTACHED and GRADIENT(x).
+// Set at compile time: THREADS of a block, REAL (float or double: the membrane and all arithmetic), HALF_IO (sequences
+// in half precision, REAL is float), HARD, and for `backward` also ATTACHED and GRADIENT(x).
 #include "snn.cuh"
 
 #define AHEAD 8 // steps loaded at a time: loads do not depend on the state, so they wait for memory together

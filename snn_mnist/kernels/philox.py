@@ -19,7 +19,8 @@ WORD = 0xFFFFFFFF
 
 
 def philox_torch(counter: tuple[Tensor | int, ...], key: tuple[int, int]) -> tuple[Tensor, ...]:
-    """Four words (int64 tensors in 0 .. 2**32 - 1) for counters that broadcast against each other."""
+    """Four words (int64 tensors in 0 .. 2**32 - 1) for counters that broadcast against each other, tensors on
+    one device."""
     device = next((c.device for c in counter if isinstance(c, Tensor)), None)
     words = (  # a number is filled in on the device: a copy there would wait for all that runs there
         c.long() if isinstance(c, Tensor) else torch.full((), c, dtype=torch.int64, device=device) for c in counter

@@ -20,8 +20,13 @@ _LIF = NeuronSpec(2.0, True, 1.0, 0.0, False, "atan", (("alpha", 2.0),))
 def self_check(device: torch.device) -> str | None:
     """None when a tiny batch gives on this device what the CPU gives, else what went wrong. A second or two.
 
-    RuntimeError when the device can't be used at all after that: a kernel's fault takes all CUDA of a process with it.
+    RuntimeError when the device can't be used at all, before or after: a kernel's fault takes all CUDA of a process
+    with it.
     """
+    try:
+        torch.zeros(1, device=device)
+    except RuntimeError as fault:  # full, or another's alone
+        raise RuntimeError(f"{device} can't be used: {cuda.one_line(fault)}") from fault
     try:
         return _differences(device) or _graphs_differ(device)
     except Exception as fault:  # a kernel that can't be compiled or launched, or a fault of the device
@@ -29,6 +34,8 @@ def self_check(device: torch.device) -> str | None:
         try:
             if device.type == "cuda":
                 torch.zeros(1, device=device).cpu()  # does torch still work there?
+        except torch.OutOfMemoryError:
+            pass
         except RuntimeError as dead:
             raise RuntimeError(
                 f"the CUDA kernels have made {device} unusable for this process ({found}); "

@@ -1,7 +1,7 @@
 // Arithmetic of the CUDA kernels: random bits, byte comparison, charge, fire, reset, and the step back.
 //
-// The same text, in ASCII since CuPy writes it to a file in the locale's encoding, is compiled by NVRTC for a GPU and by
-// a C++ compiler for the host, where the tests run whole kernels block after block. A kernel is written as phases,
+// The same text, in ASCII since CuPy writes it to a file in the locale's encoding, is compiled by NVRTC for a GPU and
+// by a C++ compiler for the host, where the tests run whole kernels block after block. A kernel is written as phases,
 // EACH_THREAD(n) { ... }: on a GPU every thread runs the body once and a barrier follows; on the host a loop over
 // `thread` runs it, in the order that the test asks for, or with HOST_THREADS real threads do, with a barrier, under a
 // checker of races. What a thread keeps from phase to phase lies in PER_THREAD variables, read by MINE(name).
