@@ -3,7 +3,8 @@
 #
 #   bash scripts/test_gpu.sh [flags of pytest]
 #
-#   SNN_MNIST_GPU_PYTHON  a Python that has torch, CuPy and pytest (default: the environment of scripts/setup.sh)
+#   SNN_MNIST_GPU_PYTHON  a Python that has CuPy, pytest and what the program needs (default: the environment of
+#                         scripts/setup.sh)
 #   SNN_MNIST_EXTRAS      the CuPy to install there: cuda13 or cuda12 (default: the one that is there, else cuda13);
 #                         compute-sanitizer comes with it
 #

@@ -1,5 +1,6 @@
 """What all tests share: real MNIST where it lies, the program as a process, quiet property tests."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -7,7 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import hypothesis
 import pytest
 
 Done = subprocess.CompletedProcess[str]
@@ -17,8 +17,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 import torture  # noqa: E402
 
-hypothesis.settings.register_profile("snn_mnist", deadline=None, print_blob=True)
-hypothesis.settings.load_profile("snn_mnist")
+with contextlib.suppress(ModuleNotFoundError):  # the tests of a GPU do without
+    import hypothesis
+
+    hypothesis.settings.register_profile("snn_mnist", deadline=None, print_blob=True)
+    hypothesis.settings.load_profile("snn_mnist")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
