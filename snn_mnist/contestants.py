@@ -121,10 +121,12 @@ class SpikingJelly:
         self.about = "SpikingJelly " + importlib.metadata.version("spikingjelly")
         if multi_step:
             functional.set_step_mode(net, "m")
-            if hasattr(functional, "set_backend") and self.device.type == "cuda":
+            if hasattr(functional, "set_backend"):
                 functional.set_backend(net, "cupy", neuron.LIFNode)
-            found = getattr(functional, "neuron_implementation", lambda *_: {"implementation": lif.backend})
-            self.about += f", multi-step neurons by {found('lif', self.device)['implementation']}"
+                by = "cupy"
+            else:
+                by = functional.neuron_implementation("lif", self.device)["implementation"]
+            self.about += f", multi-step neurons by {by}"
         self.optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
         self.batches = {
             train: torch.utils.data.DataLoader(
@@ -236,4 +238,4 @@ def _compile_seconds() -> dict[str, float]:
     """What compiling kernels, and capturing graphs of them, has taken in this process."""
     jit = sys.modules.get("snn_mnist.kernels.jit")
     compiled = (*cuda.compile_seconds.values(), *(jit.compile_seconds.values() if jit else ()))
-    return {"compile_seconds": sum(compiled), "capture_seconds": sum(fused_steps.capture_seconds.values())}
+    return {"compile_seconds": sum(compiled), "capture_seconds": sum(fused_steps.capture_seconds)}

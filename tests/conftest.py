@@ -44,6 +44,30 @@ def mnist_dir() -> Path:
     return Path(folder)
 
 
+@pytest.fixture(scope="session")
+def compiled_here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where CUDA kernels compiled for the host are kept during a session."""
+    return tmp_path_factory.mktemp("host_kernels")
+
+
+@pytest.fixture
+def host(compiled_here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """CUDA launches of this test go to the host, see cuda_host.py; fresh tensors are full of NaN."""
+    import torch
+    from cuda_host import HostKernels, compiler
+
+    from snn_mnist.kernels import cuda
+
+    if compiler() is None:
+        pytest.skip("no g++ to compile the CUDA source for the host")
+    kernels = HostKernels(compiled_here)
+    monkeypatch.setattr(cuda, "load", kernels.load)
+    monkeypatch.setattr(cuda, "shared_limit", lambda device: 232_448)
+    torch.use_deterministic_algorithms(True)
+    yield kernels
+    torch.use_deterministic_algorithms(False)
+
+
 @pytest.fixture
 def program(tmp_path: Path) -> Program:
     """Runs `python -m snn_mnist …` in an empty directory, without a network.

@@ -88,11 +88,12 @@ def registers(texts: list[str], architecture: str) -> dict[str, int]:
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
 @pytest.mark.parametrize("name", FORMULAS)
 def test_every_training_pass(name, architecture):
-    """Two blocks of 512 threads find room in a multiprocessor."""
-    texts = [fused_text(name, v, d, 100) for v, d in RESETS]
-    assert len(set(texts)) == 4
+    """For each reset, with working memory in the block's own and in global memory; two blocks of 512 threads find room
+    in a multiprocessor."""
+    texts = [fused_text(name, v, d, 100, limit) for v, d in RESETS for limit in (10**6, 0)]
+    assert len(set(texts)) == 8
     used = registers(texts, architecture)
-    assert sorted(used) == sorted([f"contract_{i}" for i in range(4)] + [f"fused_{i}" for i in range(4)])
+    assert sorted(used) == sorted(f"{kernel}_{i}" for kernel in ("contract", "fused") for i in range(8))
     assert max(used.values()) <= 65_536 // (512 * 2)
 
 

@@ -12,22 +12,17 @@ from snn_mnist.kernels import cuda, fused_cuda, neuron_cuda
 SHARED = 232_448
 
 
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("sanitized")
-
-
 @pytest.fixture(params=[RACES, MEMORY])
-def checked(request, folder, monkeypatch):
+def checked(request, compiled_here, monkeypatch):
     """both(f): f() with the kernels thread after thread, and on real threads under the sanitizer."""
-    reason = why_not(request.param, folder)
+    reason = why_not(request.param, compiled_here)
     if reason:
         pytest.skip(reason)
-    threaded = ThreadedKernels(folder, request.param)
+    threaded = ThreadedKernels(compiled_here, request.param)
 
     def both(work):
         results = []
-        for kernels in (HostKernels(folder), threaded):
+        for kernels in (HostKernels(compiled_here), threaded):
             monkeypatch.setattr(cuda, "load", kernels.load)
             results.append(work())
         for plain, sanitized in zip(*results, strict=True):
@@ -109,10 +104,10 @@ A_LOOP = "for (int j = 0; j < live; ++j) {\n            const Four row"
     ],
     ids=["a barrier too few", "a loop too long"],
 )
-def test_a_damaged_kernel_is_noticed(folder, monkeypatch, sanitizer, whole, damaged, found):
-    if reason := why_not(sanitizer, folder):
+def test_a_damaged_kernel_is_noticed(compiled_here, monkeypatch, sanitizer, whole, damaged, found):
+    if reason := why_not(sanitizer, compiled_here):
         pytest.skip(reason)
-    kernels = ThreadedKernels(folder, sanitizer)
+    kernels = ThreadedKernels(compiled_here, sanitizer)
 
     def load(text, name, device):
         assert text.count(whole) == 1
