@@ -22,7 +22,8 @@ from snn_mnist import report
 from snn_mnist.config import Config
 from snn_mnist.core.poisson import Draw, Stream
 from snn_mnist.interrupt import Interruption
-from snn_mnist.kernels import cuda, fused_steps
+from snn_mnist.kernels import fused_steps
+from snn_mnist.kernels.cuda import launch as cuda
 from snn_mnist.scoring import score
 from snn_mnist.trainer import Run
 
@@ -236,6 +237,6 @@ def serve(connection: Any, name: str) -> None:
 
 def _compile_seconds() -> dict[str, float]:
     """What compiling kernels, and capturing graphs of them, has taken in this process."""
-    jit = sys.modules.get("snn_mnist.kernels.jit")
+    jit = sys.modules.get("snn_mnist.kernels.cpu.jit")
     compiled = (*cuda.compile_seconds.values(), *(jit.compile_seconds.values() if jit else ()))
     return {"compile_seconds": sum(compiled), "capture_seconds": sum(fused_steps.capture_seconds)}

@@ -122,13 +122,14 @@ class FusedEngine:
 
 
 def numba_engine(net: SNN, images: Tensor) -> FusedEngine:
-    from snn_mnist.kernels import fused_cpu, spikes
+    from snn_mnist.kernels import spikes
+    from snn_mnist.kernels.cpu import fused as fused_cpu
 
     return FusedEngine(fused_cpu, net, spikes.live_pixels(images.numpy()))
 
 
 def cupy_engine(net: SNN, images: Tensor) -> FusedEngine:
-    from snn_mnist.kernels import fused_cuda
+    from snn_mnist.kernels.cuda import fused as fused_cuda
 
     return FusedEngine(fused_cuda, net, fused_cuda.live_pixels(images))
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from snn_mnist import machine
 from snn_mnist.engines import ENGINES, Engine
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.kernels import backends, cuda
+from snn_mnist.kernels import backends
+from snn_mnist.kernels.cuda import launch as cuda
 from snn_mnist.model import SNN
 
 
@@ -50,7 +51,7 @@ def choose_place(device_name: str, backend: str, threads: int, step_mode: str = 
         except RuntimeError as fault:  # the device is lost
             raise SNNError(str(fault)) from fault
     if device.type == "cpu":  # the torch backend encodes by numba too
-        from snn_mnist.kernels import jit
+        from snn_mnist.kernels.cpu import jit
 
         jit.announce_to_stderr()
         threads = jit.set_threads(threads)

@@ -74,7 +74,7 @@ class Run:
         """Where -j leaves the number of threads open and no result depends on it."""
         if self.place.backend != "numba" or self.config.j is not None or self.place.threads == 1:
             return None
-        from snn_mnist.kernels import jit
+        from snn_mnist.kernels.cpu import jit
 
         return Crowding(self.place.threads, jit.set_threads)
 

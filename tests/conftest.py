@@ -56,7 +56,7 @@ def host(compiled_here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     import torch
     from cuda_host import HostKernels, compiler
 
-    from snn_mnist.kernels import cuda
+    from snn_mnist.kernels.cuda import launch as cuda
 
     if compiler() is None:
         pytest.skip("no g++ to compile the CUDA source for the host")

@@ -3,7 +3,9 @@
 import torch
 from test_fused_cpu import DRAW, GRID, equations, images_of, spec_of
 
-from snn_mnist.kernels import fused_cuda, neuron_cuda, spikes
+from snn_mnist.kernels import spikes
+from snn_mnist.kernels.cuda import fused as fused_cuda
+from snn_mnist.kernels.cuda import neuron as neuron_cuda
 
 HALF, FULL = torch.float16, torch.float32  # what the weights are rounded to
 EXPLODED = 1e6  # a gradient of that size has grown through the resets, and with it the rounding of any float32

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from snn_mnist.kernels import cuda
+from snn_mnist.kernels.cuda import launch as cuda
 
 GUARD = bytes(range(64))
 TYPES: dict[str, tuple[type, Any]] = {

@@ -5,7 +5,7 @@ import functools
 import importlib.util
 from pathlib import Path
 
-from snn_mnist.kernels.cuda import OPTIONS
+from snn_mnist.kernels.cuda.launch import OPTIONS
 
 CUPY_ADDS = ("-ftz=true", "--device-as-default-execution-space")
 

@@ -20,7 +20,11 @@ from test_fused_cpu import spec_of
 from snn_mnist.core import functional, neuron, surrogate
 from snn_mnist.core.poisson import Draw
 from snn_mnist.engines import TorchEngine, cupy_engine
-from snn_mnist.kernels import cuda, fused_cpu, fused_cuda, neuron_cuda, self_check, spikes
+from snn_mnist.kernels import self_check, spikes
+from snn_mnist.kernels.cpu import fused as fused_cpu
+from snn_mnist.kernels.cuda import fused as fused_cuda
+from snn_mnist.kernels.cuda import launch as cuda
+from snn_mnist.kernels.cuda import neuron as neuron_cuda
 from snn_mnist.kernels.formulas import FORMULAS
 from snn_mnist.kernels.fused_steps import FusedSteps
 from snn_mnist.model import SNN

@@ -18,7 +18,12 @@ from test_spike_contract import VECTORS
 
 from snn_mnist.core.poisson import Draw
 from snn_mnist.engines import cupy_engine, numba_engine
-from snn_mnist.kernels import cuda, fused_cpu, fused_cuda, neuron_cpu, neuron_cuda, self_check, spikes
+from snn_mnist.kernels import self_check, spikes
+from snn_mnist.kernels.cpu import fused as fused_cpu
+from snn_mnist.kernels.cpu import neuron as neuron_cpu
+from snn_mnist.kernels.cuda import fused as fused_cuda
+from snn_mnist.kernels.cuda import launch as cuda
+from snn_mnist.kernels.cuda import neuron as neuron_cuda
 from snn_mnist.kernels.formulas import FORMULAS
 from snn_mnist.model import SNN
 

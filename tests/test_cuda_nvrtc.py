@@ -12,7 +12,9 @@ import pytest
 import torch
 from test_fused_cpu import spec_of
 
-from snn_mnist.kernels import cuda, fused_cuda, neuron_cuda
+from snn_mnist.kernels.cuda import fused as fused_cuda
+from snn_mnist.kernels.cuda import launch as cuda
+from snn_mnist.kernels.cuda import neuron as neuron_cuda
 from snn_mnist.kernels.formulas import FORMULAS
 
 pytestmark = pytest.mark.skipif(

@@ -7,7 +7,9 @@ from cuda_host import HostKernels
 from cuda_threads import MEMORY, RACES, Fault, ThreadedKernels, why_not
 from test_fused_cpu import DRAW, images_of, spec_of
 
-from snn_mnist.kernels import cuda, fused_cuda, neuron_cuda
+from snn_mnist.kernels.cuda import fused as fused_cuda
+from snn_mnist.kernels.cuda import launch as cuda
+from snn_mnist.kernels.cuda import neuron as neuron_cuda
 
 SHARED = 232_448
 

@@ -8,7 +8,8 @@ from cuda_checks import FULL, HALF
 from test_fused_cpu import images_of, spec_of
 
 from snn_mnist.core.poisson import Draw
-from snn_mnist.kernels import fused_cpu, fused_cuda
+from snn_mnist.kernels.cpu import fused as fused_cpu
+from snn_mnist.kernels.cuda import fused as fused_cuda
 from snn_mnist.kernels.fused_steps import FusedSteps
 
 

@@ -11,7 +11,9 @@ from conftest import ROOT
 from snn_mnist import info
 from snn_mnist import machine as machine_words
 from snn_mnist.errors import UsageError
-from snn_mnist.kernels import backends, cuda, neuron_cuda, self_check
+from snn_mnist.kernels import backends, self_check
+from snn_mnist.kernels.cuda import launch as cuda
+from snn_mnist.kernels.cuda import neuron as neuron_cuda
 from snn_mnist.place import choose_place
 
 

@@ -8,10 +8,12 @@ import torch
 
 from snn_mnist.core import functional, neuron, surrogate
 from snn_mnist.core.poisson import Draw
-from snn_mnist.kernels import fused_cpu, jit, spikes
+from snn_mnist.kernels import spikes
+from snn_mnist.kernels.cpu import fused as fused_cpu
+from snn_mnist.kernels.cpu import jit
+from snn_mnist.kernels.cpu.neuron import multi_step
 from snn_mnist.kernels.formulas import FORMULAS, bind
-from snn_mnist.kernels.neuron_cpu import multi_step
-from snn_mnist.kernels.spec import NeuronSpec
+from snn_mnist.kernels.neuron_spec import NeuronSpec
 
 DRAW = Draw(1, 0, 2)
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from snn_mnist.core.poisson import Draw, Stream, poisson_encode, random_order
-from snn_mnist.kernels import jit, philox, spikes
+from snn_mnist.kernels import philox, spikes
+from snn_mnist.kernels.cpu import jit
 
 # Random123's known answers: counter, key, output
 VECTORS = [

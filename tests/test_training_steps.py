@@ -66,7 +66,8 @@ def test_half_precision_moves_the_rates():
 
 
 def test_an_optimiser_that_a_graph_can_not_hold():
-    from snn_mnist.kernels import fused_cpu, spikes
+    from snn_mnist.kernels import spikes
+    from snn_mnist.kernels.cpu import fused as fused_cpu
     from snn_mnist.kernels.fused_steps import FusedSteps
 
     weight = torch.nn.Parameter(torch.zeros(10, 784))

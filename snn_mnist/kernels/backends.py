@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from snn_mnist.kernels import cuda
+from snn_mnist.kernels.cuda import launch as cuda
 
 NAMES = ("torch", "numba", "cupy")
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 @functools.cache
 def source_hash() -> str:
-    """Hash of all Python sources of this folder."""
+    """Hash of all Python sources of this folder and its subfolders."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.relative_to(Path(__file__).parent).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
 
 

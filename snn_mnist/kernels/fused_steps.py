@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from snn_mnist.kernels.spec import NeuronSpec
+from snn_mnist.kernels.neuron_spec import NeuronSpec
 from snn_mnist.kernels.spikes import Draw
 
 CHUNK = 128  # steps a graph

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snn_mnist.kernels import simd
-from snn_mnist.kernels.jit import kernel
+from snn_mnist.kernels.cpu import simd
+from snn_mnist.kernels.cpu.jit import kernel
 from snn_mnist.kernels.philox import philox_scalar, philox_torch
 
 BLOCK = 16  # steps of one Philox call

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from snn_mnist.kernels import cuda
-from snn_mnist.kernels.spec import NeuronSpec
+from snn_mnist.kernels.cuda import launch as cuda
+from snn_mnist.kernels.neuron_spec import NeuronSpec
 from snn_mnist.kernels.spikes import Draw
 
 THREADS_LEARNING = 512  # a small batch leaves a multiprocessor to one block

@@ -10,8 +10,8 @@ import numba
 import numpy as np
 from numba import types
 
+from snn_mnist.kernels.cpu.jit import cached_cfunc
 from snn_mnist.kernels.formulas import FORMULAS, expression
-from snn_mnist.kernels.jit import cached_cfunc
 
 
 @numba.njit

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from snn_mnist.kernels.cache import writable
 from snn_mnist.kernels.formulas import FORMULAS, expression
-from snn_mnist.kernels.spec import NeuronSpec, coefficients
+from snn_mnist.kernels.neuron_spec import NeuronSpec, coefficients
 
 # No contraction of a * b + c: where one rounding is meant the source says so, as on the CPU. Division, square root and
 # functions are the exact ones. CuPy adds -ftz=true of its own accord: floats below 1.2e-38 count as 0.

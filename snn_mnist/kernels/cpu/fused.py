@@ -26,10 +26,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from snn_mnist.kernels import simd
-from snn_mnist.kernels.gradient_cpu import gradient_function
-from snn_mnist.kernels.jit import kernel
-from snn_mnist.kernels.spec import NeuronSpec, coefficients
+from snn_mnist.kernels.cpu import simd
+from snn_mnist.kernels.cpu.gradient import gradient_function
+from snn_mnist.kernels.cpu.jit import kernel
+from snn_mnist.kernels.neuron_spec import NeuronSpec, coefficients
 from snn_mnist.kernels.spikes import SPAN, Draw, LivePixels, padded_nibbles, scratch, spike_masks
 
 ROW = simd.LANES  # outputs are padded to one vector; at most this many neurons

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from snn_mnist.kernels.gradient_cpu import gradient_function
-from snn_mnist.kernels.jit import kernel
-from snn_mnist.kernels.spec import NeuronSpec, coefficients
+from snn_mnist.kernels.cpu.gradient import gradient_function
+from snn_mnist.kernels.cpu.jit import kernel
+from snn_mnist.kernels.neuron_spec import NeuronSpec, coefficients
 
 BLOCK = 1024  # neurons a block: v and a row of x stay in the first-level cache
 
