@@ -28,11 +28,11 @@ from snn_mnist.checkpoint import WEIGHT, load
 from snn_mnist.cli import read_options
 from snn_mnist.config import Config
 from snn_mnist.contestants import Stopwatch
-from snn_mnist.core.poisson import Draw, Stream
 from snn_mnist.errors import SNNError
 from snn_mnist.interrupt import Interruption
-from snn_mnist.kernels.fused_steps import FusedSteps
-from snn_mnist.place import choose_device
+from snn_mnist.model.device import choose_device
+from snn_mnist.model.fused_steps import FusedSteps
+from snn_mnist.model.poisson import Draw, Stream
 from snn_mnist.report import read_metrics
 from snn_mnist.trainer import Run
 

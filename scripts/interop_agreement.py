@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from snn_mnist.core.poisson import Draw, Stream, poisson_encode
 from snn_mnist.data import load_dataset
 from snn_mnist.export import importers, nir, verify
-from snn_mnist.model import SNN
-from snn_mnist.trained import Loaded, load_network
+from snn_mnist.model.network import SNN
+from snn_mnist.model.poisson import Draw, Stream, poisson_encode
+from snn_mnist.model.saved_network import Loaded, load_network
 
 VARIANTS: list[tuple[str, dict, dict]] = [  # (name, settings of the network, settings of the file)
     ("as trained (τ 2)", {}, {}),

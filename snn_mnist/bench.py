@@ -25,7 +25,7 @@ from snn_mnist.contestants import SPIKINGJELLY, serve
 from snn_mnist.data import load_dataset
 from snn_mnist.errors import SNNError
 from snn_mnist.kernels import backends
-from snn_mnist.place import choose_device
+from snn_mnist.model.device import choose_device
 from snn_mnist.results import write_json
 from snn_mnist.verb_options import BenchOptions
 

@@ -20,7 +20,7 @@ from snn_mnist.drawing import BLUE, GREEN, GREY, VERMILLION
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from snn_mnist.scoring import Score
+    from snn_mnist.model.scoring import Score
 
 CURVES, WEIGHTS, CONFUSION, AGAINST_T = "curves.png", "weights.png", "confusion.png", "accuracy_against_T.png"
 

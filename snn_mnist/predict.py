@@ -17,13 +17,13 @@ import numpy as np
 import torch
 
 from snn_mnist import picture
-from snn_mnist.core.poisson import Draw, Stream
 from snn_mnist.data import DIGITS, FASHION
-from snn_mnist.engines import TorchEngine
 from snn_mnist.errors import SNNError
-from snn_mnist.model import SNN
+from snn_mnist.model.engine import TorchEngine
+from snn_mnist.model.network import SNN
+from snn_mnist.model.poisson import Draw, Stream
+from snn_mnist.model.saved_network import load_network
 from snn_mnist.results import write_json
-from snn_mnist.trained import load_network
 from snn_mnist.verb_options import PredictOptions
 
 BAR = 40  # characters of a firing rate of 1

@@ -20,15 +20,15 @@ from torch.nn.functional import one_hot
 
 from snn_mnist import checkpoint, figures, files, report, run_directory
 from snn_mnist.config import Config
-from snn_mnist.core.poisson import Draw, Stream, random_order
 from snn_mnist.crowding import Crowding
 from snn_mnist.data import Dataset, load_dataset
 from snn_mnist.errors import SNNError
 from snn_mnist.interrupt import Interrupted, Interruption
-from snn_mnist.model import CLASSES, SNN
-from snn_mnist.place import choose_place, without_tiles
+from snn_mnist.model.device import choose_place, without_tiles
+from snn_mnist.model.network import CLASSES, SNN
+from snn_mnist.model.poisson import Draw, Stream, random_order
+from snn_mnist.model.scoring import Score, mean_squared_error, score, time_marks
 from snn_mnist.resume import check_position, directory_to_continue, fill_momentum, resolve, restore_optimizer
-from snn_mnist.scoring import Score, mean_squared_error, score, time_marks
 
 CHECK_EVERY = 50  # steps between looks for weights that are not finite
 

@@ -13,8 +13,8 @@ import torch
 from snn_mnist import checkpoint
 from snn_mnist.config import Config
 from snn_mnist.data import Dataset, load_dataset
-from snn_mnist.model import SNN
-from snn_mnist.trained import Loaded
+from snn_mnist.model.network import SNN
+from snn_mnist.model.saved_network import Loaded
 
 
 @functools.cache

@@ -18,16 +18,17 @@ from cuda_checks import FULL, HALF, check_fused, check_multi_step, check_surroga
 from test_fused_cpu import spec_of
 
 from snn_mnist.core import functional, neuron, surrogate
-from snn_mnist.core.poisson import Draw
-from snn_mnist.engines import TorchEngine, cupy_engine
-from snn_mnist.kernels import self_check, spikes
+from snn_mnist.kernels import spikes
 from snn_mnist.kernels.cpu import fused as fused_cpu
 from snn_mnist.kernels.cuda import fused as fused_cuda
 from snn_mnist.kernels.cuda import launch as cuda
 from snn_mnist.kernels.cuda import neuron as neuron_cuda
 from snn_mnist.kernels.formulas import FORMULAS
-from snn_mnist.kernels.fused_steps import FusedSteps
-from snn_mnist.model import SNN
+from snn_mnist.model import start_check as self_check
+from snn_mnist.model.engine import TorchEngine, cupy_engine
+from snn_mnist.model.fused_steps import FusedSteps
+from snn_mnist.model.network import SNN
+from snn_mnist.model.poisson import Draw
 
 pytestmark = pytest.mark.gpu
 DEVICE = torch.device("cuda")

@@ -16,16 +16,17 @@ from cuda_host import build, compiler
 from test_fused_cpu import DRAW, images_of, spec_of
 from test_spike_contract import VECTORS
 
-from snn_mnist.core.poisson import Draw
-from snn_mnist.engines import cupy_engine, numba_engine
-from snn_mnist.kernels import self_check, spikes
+from snn_mnist.kernels import spikes
 from snn_mnist.kernels.cpu import fused as fused_cpu
 from snn_mnist.kernels.cpu import neuron as neuron_cpu
 from snn_mnist.kernels.cuda import fused as fused_cuda
 from snn_mnist.kernels.cuda import launch as cuda
 from snn_mnist.kernels.cuda import neuron as neuron_cuda
 from snn_mnist.kernels.formulas import FORMULAS
-from snn_mnist.model import SNN
+from snn_mnist.model import start_check as self_check
+from snn_mnist.model.engine import cupy_engine, numba_engine
+from snn_mnist.model.network import SNN
+from snn_mnist.model.poisson import Draw
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no g++ to compile the CUDA source for the host")
 

@@ -7,10 +7,10 @@ import torch
 from cuda_checks import FULL, HALF
 from test_fused_cpu import images_of, spec_of
 
-from snn_mnist.core.poisson import Draw
 from snn_mnist.kernels.cpu import fused as fused_cpu
 from snn_mnist.kernels.cuda import fused as fused_cuda
-from snn_mnist.kernels.fused_steps import FusedSteps
+from snn_mnist.model.fused_steps import FusedSteps
+from snn_mnist.model.poisson import Draw
 
 
 @pytest.mark.parametrize("static", [False, True])
@@ -150,7 +150,7 @@ def test_the_trainer(host, tmp_path, monkeypatch):
     from snn_mnist import trainer
     from snn_mnist.config import Config
     from snn_mnist.interrupt import Interruption
-    from snn_mnist.place import Place
+    from snn_mnist.model.device import Place
 
     settings = {"dataset": "digits", "T": 8, "b": 40, "lr": 0.01, "epochs": 2, "limit_batches": 5, "figures": False}
     rows = []

@@ -14,11 +14,11 @@ import torch
 from export_net import digits, network, saved
 
 from snn_mnist.cli import main
-from snn_mnist.core.poisson import Draw, Stream, poisson_encode
 from snn_mnist.errors import UsageError
 from snn_mnist.export import fixed_point, hardware
 from snn_mnist.export.fixed_point import quantise, signed_bits
 from snn_mnist.export.verify import reference
+from snn_mnist.model.poisson import Draw, Stream, poisson_encode
 
 CC = shutil.which("cc") or shutil.which("gcc")
 needs_cc = pytest.mark.skipif(CC is None, reason="no C compiler here (cc or gcc)")

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from snn_mnist.core import functional, neuron, surrogate
-from snn_mnist.core.poisson import Draw
 from snn_mnist.kernels import spikes
 from snn_mnist.kernels.cpu import fused as fused_cpu
 from snn_mnist.kernels.cpu import jit
 from snn_mnist.kernels.cpu.neuron import multi_step
 from snn_mnist.kernels.formulas import FORMULAS, bind
 from snn_mnist.kernels.neuron_spec import NeuronSpec
+from snn_mnist.model.poisson import Draw
 
 DRAW = Draw(1, 0, 2)
 
@@ -126,8 +126,8 @@ def test_images_as_full_as_mnist(steps):
 def test_whole_test_set_equals_the_modules(mnist_dir):
     """On the same weights and spikes: counts of 2,000 test images, only ties at the threshold may differ, counted."""
     from snn_mnist.data import load_dataset
-    from snn_mnist.engines import TorchEngine, numba_engine
-    from snn_mnist.model import SNN
+    from snn_mnist.model.engine import TorchEngine, numba_engine
+    from snn_mnist.model.network import SNN
 
     images = load_dataset("mnist", mnist_dir).test.images
     torch.manual_seed(0)
@@ -145,8 +145,8 @@ def test_whole_test_set_equals_the_modules(mnist_dir):
 
 
 def test_step_modes_agree():
-    from snn_mnist.engines import TorchEngine
-    from snn_mnist.model import SNN
+    from snn_mnist.model.engine import TorchEngine
+    from snn_mnist.model.network import SNN
 
     images, index = torch.from_numpy(images_of(9)), torch.arange(9)
     results = []

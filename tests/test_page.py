@@ -25,11 +25,11 @@ from PIL import Image, ImageDraw
 
 from snn_mnist import picture
 from snn_mnist.cli import main
-from snn_mnist.core.poisson import Draw, Stream, poisson_encode
 from snn_mnist.export import html
 from snn_mnist.kernels.philox import philox_block
-from snn_mnist.model import SNN
-from snn_mnist.trained import Loaded, load_network
+from snn_mnist.model.network import SNN
+from snn_mnist.model.poisson import Draw, Stream, poisson_encode
+from snn_mnist.model.saved_network import Loaded, load_network
 
 NODE = shutil.which("node")
 needs_node = pytest.mark.skipif(NODE is None, reason="node is not installed")

@@ -14,7 +14,7 @@ from snn_mnist import checkpoint, cli, drawing, figures, plot
 from snn_mnist.config import Config
 from snn_mnist.data import FASHION, load_dataset
 from snn_mnist.errors import SNNError
-from snn_mnist.scoring import Score
+from snn_mnist.model.scoring import Score
 
 DIGITS = [str(digit) for digit in range(10)]
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from snn_mnist.core.poisson import Draw, Stream, poisson_encode, random_order
 from snn_mnist.kernels import philox, spikes
 from snn_mnist.kernels.cpu import jit
+from snn_mnist.model.poisson import Draw, Stream, poisson_encode, random_order
 
 # Random123's known answers: counter, key, output
 VECTORS = [

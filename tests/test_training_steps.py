@@ -4,10 +4,10 @@ import pytest
 import torch
 from test_fused_cpu import images_of
 
-from snn_mnist.autograd_steps import AutogradSteps
-from snn_mnist.core.poisson import Draw
-from snn_mnist.engines import numba_engine
-from snn_mnist.model import SNN
+from snn_mnist.model.autograd_steps import AutogradSteps
+from snn_mnist.model.engine import numba_engine
+from snn_mnist.model.network import SNN
+from snn_mnist.model.poisson import Draw
 
 STEPS, BATCH, T, N = 7, 4, 20, 30
 
@@ -68,7 +68,7 @@ def test_half_precision_moves_the_rates():
 def test_an_optimiser_that_a_graph_can_not_hold():
     from snn_mnist.kernels import spikes
     from snn_mnist.kernels.cpu import fused as fused_cpu
-    from snn_mnist.kernels.fused_steps import FusedSteps
+    from snn_mnist.model.fused_steps import FusedSteps
 
     weight = torch.nn.Parameter(torch.zeros(10, 784))
     adam, scaler = torch.optim.Adam([weight], fused=True), torch.amp.GradScaler("cpu", enabled=False)

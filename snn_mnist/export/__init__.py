@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
-from snn_mnist.trained import Loaded, load_network
+from snn_mnist.model.saved_network import Loaded, load_network
 from snn_mnist.verb_options import ExportOptions, ImportOptions
 
 FORMATS = {"nir": ("nir", ".nir"), "hardware": ("hardware", "_hardware"), "html": ("html", ".html")}

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from snn_mnist.core.poisson import Draw, poisson_encode
 from snn_mnist.errors import UsageError
-from snn_mnist.model import CLASSES, PIXELS, SNN
+from snn_mnist.model.network import CLASSES, PIXELS, SNN
+from snn_mnist.model.poisson import Draw, poisson_encode
 
 MULTIPLIER_BITS = 16
 MAX_FRACTION = 31

@@ -24,16 +24,16 @@ import numpy as np
 import torch
 
 from snn_mnist import __version__
-from snn_mnist.core.poisson import Draw, Stream, poisson_encode
 from snn_mnist.data import Dataset, load_dataset
 from snn_mnist.errors import UsageError
 from snn_mnist.export import files
 from snn_mnist.export.fixed_point import PRODUCT, FixedPoint, quantise, signed_bits, spike_counts
 from snn_mnist.flags import cores
-from snn_mnist.model import CLASSES, PIXELS
-from snn_mnist.place import choose_place
-from snn_mnist.scoring import score
-from snn_mnist.trained import Loaded
+from snn_mnist.model.device import choose_place
+from snn_mnist.model.network import CLASSES, PIXELS
+from snn_mnist.model.poisson import Draw, Stream, poisson_encode
+from snn_mnist.model.saved_network import Loaded
+from snn_mnist.model.scoring import score
 from snn_mnist.verb_options import ExportOptions
 
 GOLDEN_IMAGES = 16

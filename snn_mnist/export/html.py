@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from snn_mnist import __version__, picture
-from snn_mnist.core.poisson import Stream
 from snn_mnist.data import DIGITS, FASHION, load_dataset
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.export import files
-from snn_mnist.model import CLASSES
-from snn_mnist.trained import Loaded
+from snn_mnist.model.network import CLASSES
+from snn_mnist.model.poisson import Stream
+from snn_mnist.model.saved_network import Loaded
 from snn_mnist.verb_options import ExportOptions
 
 MAX_STEPS = 2000  # the page keeps all input spikes as bytes

@@ -28,9 +28,9 @@ from snn_mnist.config import Config
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.export.files import directory, replacing
 from snn_mnist.flags import DATASETS
-from snn_mnist.model import CLASSES, PIXELS
+from snn_mnist.model.network import CLASSES, PIXELS
+from snn_mnist.model.saved_network import Loaded
 from snn_mnist.options import show
-from snn_mnist.trained import Loaded
 from snn_mnist.verb_options import ExportOptions, ImportOptions
 
 MAX_BYTES = 64 << 20  # of a file and of what it unpacks to; this network needs 63 kB

@@ -28,7 +28,7 @@ def why_refused(name: str, device: str | torch.device = "cpu") -> str | None:
     """`why_unavailable`, and of the CUDA kernels also what their start-up check on this very device finds."""
     reason = why_unavailable(name, device)
     if reason is None and name == "cupy":
-        from snn_mnist.kernels import self_check
+        from snn_mnist.model import start_check as self_check
 
         reason = self_check.self_check(torch.device(device))
     return reason

@@ -12,11 +12,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from snn_mnist.autograd_steps import AutogradSteps
 from snn_mnist.core import functional
-from snn_mnist.core.poisson import Draw, poisson_encode
-from snn_mnist.kernels.fused_steps import FusedSteps
-from snn_mnist.model import CLASSES, PIXELS, SNN
+from snn_mnist.model.autograd_steps import AutogradSteps
+from snn_mnist.model.fused_steps import FusedSteps
+from snn_mnist.model.network import CLASSES, PIXELS, SNN
+from snn_mnist.model.poisson import Draw, poisson_encode
 
 CHUNK_BYTES = 64 << 20  # of spikes as floats that the torch engine makes at a time when nothing is differentiated
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from snn_mnist.core.poisson import Draw
-from snn_mnist.engines import Engine
-from snn_mnist.model import CLASSES
+from snn_mnist.model.engine import Engine
+from snn_mnist.model.network import CLASSES
+from snn_mnist.model.poisson import Draw
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from snn_mnist import checkpoint
 from snn_mnist.config import Config
-from snn_mnist.model import SNN
+from snn_mnist.model.network import SNN
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from snn_mnist.kernels.cuda import fused as fused_cuda
 from snn_mnist.kernels.cuda import launch as cuda
-from snn_mnist.kernels.fused_steps import FusedSteps
 from snn_mnist.kernels.neuron_spec import NeuronSpec
 from snn_mnist.kernels.spikes import Draw, encode_torch
+from snn_mnist.model.fused_steps import FusedSteps
 
 _LIF = NeuronSpec(2.0, True, 1.0, 0.0, False, "atan", (("alpha", 2.0),))
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from snn_mnist.core.poisson import Draw
+from snn_mnist.model.poisson import Draw
 
 
 class AutogradSteps:
