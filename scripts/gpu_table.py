@@ -52,7 +52,7 @@ def machine() -> str:
     try:
         import torch
 
-        from snn_mnist.machine import gpu
+        from snn_mnist.runs.machine import gpu
 
         return f"{gpu()}, torch {torch.__version__}" if torch.cuda.is_available() else "no CUDA device"
     except Exception as fault:  # a broken installation: the table is still wanted

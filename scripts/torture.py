@@ -131,7 +131,8 @@ def _serve() -> None:
     import torch._dynamo  # noqa: F401 torch.optim imports it when the first optimiser is made
     from numba.core.registry import cpu_target
 
-    from snn_mnist import cli, evaluate, events, train  # noqa: F401
+    from snn_mnist import cli, evaluate, train  # noqa: F401
+    from snn_mnist.runs import events  # noqa: F401
 
     cpu_target.typing_context.refresh()  # what numba sets up before it loads its first compiled kernel
     cpu_target.target_context.refresh()
@@ -209,7 +210,7 @@ def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def metrics(folder: Path) -> list[dict[str, float]]:
-    from snn_mnist.report import read_metrics
+    from snn_mnist.runs.report import read_metrics
 
     rows = read_metrics(folder / "metrics.csv")
     return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
@@ -217,7 +218,7 @@ def metrics(folder: Path) -> list[dict[str, float]]:
 
 def differences(a: Path, b: Path) -> list[str]:
     """What differs between two runs of the same settings; nothing, if faults did no harm."""
-    from snn_mnist import checkpoint
+    from snn_mnist.runs import checkpoint
 
     found = []
     for name in (checkpoint.LATEST, checkpoint.BEST):
@@ -267,8 +268,8 @@ def kills(nursery: Nursery, out: Path, n: int, seed: int = 0, flags: list[str] =
     One kill in three falls at any moment after the start, the others when training goes on: at once when a temporary
     file appears in the run directory (so within the writing of a checkpoint), or up to 0.2 s later.
     """
-    from snn_mnist import checkpoint
     from snn_mnist.errors import SNNError
+    from snn_mnist.runs import checkpoint
 
     chance, found, epochs = random.Random(seed), Findings(), 10
     arguments = ["train", *flags, "-out-dir", str(out / "killed")]
@@ -370,7 +371,7 @@ def starts(nursery: Nursery, out: Path, n: int, flags: list[str] = QUICK) -> Fin
 
 def directories(out: Path, n: int) -> Findings:
     """n processes that make their run directory in the same millisecond."""
-    from snn_mnist.run_directory import new_run_directory
+    from snn_mnist.runs.directory import new_run_directory
 
     found = Findings()
     read, write = os.pipe()
@@ -411,7 +412,7 @@ def directories(out: Path, n: int) -> Findings:
 
 def damage(file: Path, scratch: Path, n: int, seed: int = 0) -> Findings:
     """Cuts a checkpoint at n places and flips n bits, one at a time: it must be refused, or read as it was."""
-    from snn_mnist import checkpoint
+    from snn_mnist.runs import checkpoint
 
     chance, found = random.Random(seed), Findings()
     whole, state = file.read_bytes(), checkpoint.load(file)
@@ -453,8 +454,8 @@ def _structure(whole: bytes) -> list[int]:
 
 
 def _judge(path: Path, state: dict[str, Any], found: Findings, name: str) -> None:
-    from snn_mnist import checkpoint
     from snn_mnist.errors import SNNError
+    from snn_mnist.runs import checkpoint
 
     began = time.monotonic()
     try:

@@ -19,14 +19,15 @@ from typing import Any
 
 import torch
 
-from snn_mnist import __version__, machine
-from snn_mnist.config import Config
+from snn_mnist import __version__
 from snn_mnist.contestants import SPIKINGJELLY, serve
 from snn_mnist.data import load_dataset
 from snn_mnist.errors import SNNError
 from snn_mnist.kernels import backends
 from snn_mnist.model.device import choose_device
 from snn_mnist.results import write_json
+from snn_mnist.runs import machine
+from snn_mnist.runs.config import Config
 from snn_mnist.verb_options import BenchOptions
 
 

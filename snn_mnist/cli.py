@@ -15,10 +15,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from snn_mnist import __version__, run_directory
-from snn_mnist.config import RESUME_RULES, Config
+from snn_mnist import __version__
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.options import (
+from snn_mnist.runs import directory as run_directory
+from snn_mnist.runs.config import RESUME_RULES, Config
+from snn_mnist.runs.fields import (
     SWITCH_WORDS,
     Options,
     brief,

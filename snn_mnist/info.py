@@ -15,10 +15,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from snn_mnist import __version__, idx, machine
+from snn_mnist import __version__, idx
 from snn_mnist.errors import SNNError
-from snn_mnist.flags import cores
 from snn_mnist.results import write_json
+from snn_mnist.runs import machine
+from snn_mnist.runs.shared_fields import cores
 from snn_mnist.verb_options import InfoOptions
 
 REQUIRED = (

@@ -16,15 +16,15 @@ from typing import Any
 import torch
 
 from snn_mnist import figures
-from snn_mnist.checkpoint import LATEST
 from snn_mnist.data import load_dataset
 from snn_mnist.errors import SNNError
-from snn_mnist.flags import cores
 from snn_mnist.model.device import choose_place
 from snn_mnist.model.poisson import Draw, Stream
 from snn_mnist.model.saved_network import load_network
 from snn_mnist.model.scoring import score, time_marks
-from snn_mnist.report import read_metrics
+from snn_mnist.runs.checkpoint import LATEST
+from snn_mnist.runs.report import read_metrics
+from snn_mnist.runs.shared_fields import cores
 from snn_mnist.verb_options import PlotOptions
 
 COMPARED = "curves_compared.png"  # of several runs; curves.png is the run's own

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from snn_mnist.files import cant_write, write_whole
+from snn_mnist.runs.atomic_files import cant_write, write_whole
 
 
 def write_json(where: str, results: dict[str, Any]) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from snn_mnist import checkpoint
-from snn_mnist.config import Config
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.options import show
-from snn_mnist.run_directory import LATEST
+from snn_mnist.runs import checkpoint
+from snn_mnist.runs.config import Config
+from snn_mnist.runs.directory import LATEST
+from snn_mnist.runs.fields import show
 
 HYPERPARAMETERS = ("betas", "eps", "weight_decay", "amsgrad", "maximize", "dampening", "nesterov")  # beyond our flags
 

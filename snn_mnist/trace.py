@@ -28,7 +28,6 @@ import torch
 from torch import Tensor
 
 from snn_mnist import figures, trace_figures
-from snn_mnist.config import Config
 from snn_mnist.core import functional, layer, monitor, neuron
 from snn_mnist.data import Dataset, load_dataset
 from snn_mnist.errors import SNNError, UsageError
@@ -36,6 +35,7 @@ from snn_mnist.model.engine import TorchEngine
 from snn_mnist.model.network import SNN
 from snn_mnist.model.poisson import Draw, Stream, poisson_encode
 from snn_mnist.model.saved_network import Loaded, load_network
+from snn_mnist.runs.config import Config
 from snn_mnist.verb_options import TraceOptions
 
 V_FILE, S_FILE, ALL_FILE = "v_t_array.npy", "s_t_array.npy", "trace.npz"

@@ -8,9 +8,9 @@ from __future__ import annotations
 import statistics
 from dataclasses import replace
 
-from snn_mnist.config import Config
 from snn_mnist.errors import UsageError
 from snn_mnist.interrupt import Interruption
+from snn_mnist.runs.config import Config
 from snn_mnist.trainer import Run
 
 

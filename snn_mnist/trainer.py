@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from snn_mnist import checkpoint, figures, files, report, run_directory
-from snn_mnist.config import Config
+from snn_mnist import figures
 from snn_mnist.crowding import Crowding
 from snn_mnist.data import Dataset, load_dataset
 from snn_mnist.errors import SNNError
@@ -29,6 +28,10 @@ from snn_mnist.model.network import CLASSES, SNN
 from snn_mnist.model.poisson import Draw, Stream, random_order
 from snn_mnist.model.scoring import Score, mean_squared_error, score, time_marks
 from snn_mnist.resume import check_position, directory_to_continue, fill_momentum, resolve, restore_optimizer
+from snn_mnist.runs import atomic_files as files
+from snn_mnist.runs import checkpoint, report
+from snn_mnist.runs import directory as run_directory
+from snn_mnist.runs.config import Config
 
 CHECK_EVERY = 50  # steps between looks for weights that are not finite
 

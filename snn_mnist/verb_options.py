@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from snn_mnist.flags import (
+from snn_mnist.runs.fields import Options, choice, integer, number, option, optional, path, several, switch
+from snn_mnist.runs.shared_fields import (
     BACKENDS,
     CHECKPOINT,
     DATASETS,
@@ -15,7 +16,6 @@ from snn_mnist.flags import (
     device_option,
     threads_option,
 )
-from snn_mnist.options import Options, choice, integer, number, option, optional, path, several, switch
 
 DISCRETIZATIONS = ("euler", "exact")
 SAVED = "the checkpoint's"

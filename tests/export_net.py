@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from snn_mnist import checkpoint
-from snn_mnist.config import Config
 from snn_mnist.data import Dataset, load_dataset
 from snn_mnist.model.network import SNN
 from snn_mnist.model.saved_network import Loaded
+from snn_mnist.runs import checkpoint
+from snn_mnist.runs.config import Config
 
 
 @functools.cache

@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Program
 
-from snn_mnist import __version__, config, flags
+from snn_mnist import __version__
 from snn_mnist.cli import VERBS, Verb, main, parse, read_options
-from snn_mnist.config import Config
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.options import Options, default_of, flag_of, integer, option, options_of
+from snn_mnist.runs import config
+from snn_mnist.runs import shared_fields as flags
+from snn_mnist.runs.config import Config
+from snn_mnist.runs.fields import Options, default_of, flag_of, integer, option, options_of
 from snn_mnist.verb_options import BenchOptions, EvalOptions, ImportOptions, PlotOptions
 
 # ---------------------------------------------------------------------------- flags

@@ -11,11 +11,13 @@ from conftest import ROOT
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from snn_mnist import cli, config, flags, verb_options
-from snn_mnist.config import MATHEMATICAL, Config
+from snn_mnist import cli, verb_options
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.kernels.formulas import FORMULAS
-from snn_mnist.options import MAX_YAML_BYTES, default_of, flag_of, markdown_table, options_of, read_yaml
+from snn_mnist.runs import config
+from snn_mnist.runs import shared_fields as flags
+from snn_mnist.runs.config import MATHEMATICAL, Config
+from snn_mnist.runs.fields import MAX_YAML_BYTES, default_of, flag_of, markdown_table, options_of, read_yaml
 from snn_mnist.verb_options import EvalOptions, PlotOptions
 
 RECORDS = [

@@ -9,13 +9,13 @@ import torch
 from conftest import ROOT
 
 from snn_mnist import info
-from snn_mnist import machine as machine_words
 from snn_mnist.errors import UsageError
 from snn_mnist.kernels import backends
 from snn_mnist.kernels.cuda import launch as cuda
 from snn_mnist.kernels.cuda import neuron as neuron_cuda
 from snn_mnist.model import start_check as self_check
 from snn_mnist.model.device import choose_place
+from snn_mnist.runs import machine as machine_words
 
 
 class CUDARuntimeError(RuntimeError):

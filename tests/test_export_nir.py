@@ -12,14 +12,14 @@ import pytest
 import torch
 from export_net import digits, network, saved, weights
 
-from snn_mnist import checkpoint
 from snn_mnist.cli import main
-from snn_mnist.config import Config
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.export import nir as nir_file
 from snn_mnist.export import verify
 from snn_mnist.model.poisson import Draw, Stream, poisson_encode
 from snn_mnist.model.saved_network import load_network
+from snn_mnist.runs import checkpoint
+from snn_mnist.runs.config import Config
 
 nir = pytest.importorskip("nir", reason="the extra nir is not installed: pip install 'snn_mnist[nir]'")
 

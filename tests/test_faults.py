@@ -13,10 +13,10 @@ import torture
 from test_interruption import LONG, once, training_goes_on
 from torture import QUICK, Child, Nursery, differences
 
-from snn_mnist import checkpoint
 from snn_mnist.errors import SNNError
-from snn_mnist.files import write_whole
-from snn_mnist.report import MetricsFile, read_metrics, write_text
+from snn_mnist.runs import checkpoint
+from snn_mnist.runs.atomic_files import write_whole
+from snn_mnist.runs.report import MetricsFile, read_metrics, write_text
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="limits, mounts and users of POSIX")
 as_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root")
@@ -218,7 +218,7 @@ def test_events_are_missing(nursery: Nursery, run: Path, runs: tuple[Path, Path]
 
 @pytest.mark.parametrize("tail", [b"\x18", b"\x18\0\0\0\0\0\0\0\xa3\x7fK\x22\t", b"\xff" * 40])
 def test_events_have_a_torn_end_or_rows_to_come(nursery: Nursery, run: Path, runs: tuple[Path, Path], tail: bytes):
-    from snn_mnist.report import TensorBoard
+    from snn_mnist.runs.report import TensorBoard
 
     board = TensorBoard(run, 2)
     board.write({"epoch": 2, "train_loss": 9.0})

@@ -10,10 +10,10 @@ import pytest
 import torture
 from torture import QUICK, Child, Nursery, differences
 
-from snn_mnist import checkpoint
 from snn_mnist import train as training
-from snn_mnist.config import Config
 from snn_mnist.interrupt import Interruption
+from snn_mnist.runs import checkpoint
+from snn_mnist.runs.config import Config
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and fork of POSIX")
 

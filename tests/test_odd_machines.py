@@ -15,8 +15,8 @@ from conftest import ROOT, Program
 from test_interruption import once
 from torture import QUICK, Nursery, metrics
 
-from snn_mnist import checkpoint
 from snn_mnist.kernels.cache import cache_directory
+from snn_mnist.runs import checkpoint
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="terminals and locales of POSIX")
 

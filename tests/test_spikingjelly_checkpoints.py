@@ -23,11 +23,11 @@ import pytest
 import torch
 from export_net import digits, network, weights
 
-from snn_mnist import checkpoint
 from snn_mnist.cli import main
 from snn_mnist.export import verify
 from snn_mnist.model.poisson import Draw, Stream, poisson_encode
 from snn_mnist.model.saved_network import load_network
+from snn_mnist.runs import checkpoint
 
 VARIABLE = "SNN_MNIST_SPIKINGJELLY_PYTHON"
 ROOT = Path(__file__).parents[1]

@@ -6,13 +6,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from snn_mnist import checkpoint, cli, trace
-from snn_mnist.config import Config
+from snn_mnist import cli, trace
 from snn_mnist.core import functional, monitor, neuron
 from snn_mnist.data import load_dataset
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.model.network import SNN
 from snn_mnist.model.poisson import Draw, Stream, poisson_encode
+from snn_mnist.runs import checkpoint
+from snn_mnist.runs.config import Config
 
 PICTURES = {"input.png", "spikes.png", "voltages.png", "winner.png"}
 

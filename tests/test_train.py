@@ -6,12 +6,13 @@ import json
 import pytest
 import torch
 
-from snn_mnist import checkpoint, evaluate
+from snn_mnist import evaluate
 from snn_mnist import train as training
-from snn_mnist.config import Config
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.interrupt import Interruption
-from snn_mnist.report import METRICS, read_metrics
+from snn_mnist.runs import checkpoint
+from snn_mnist.runs.config import Config
+from snn_mnist.runs.report import METRICS, read_metrics
 from snn_mnist.verb_options import EvalOptions
 
 DIGITS = {"dataset": "digits", "T": 20, "b": 100, "lr": 5e-3, "figures": False}
@@ -78,7 +79,7 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, setting
             interruption.signal = 2
 
     with monkeypatch.context() as patch:
-        patch.setattr("snn_mnist.report.Progress.step", step)
+        patch.setattr("snn_mnist.runs.report.Progress.step", step)
         training.Run(config(out_dir=str(tmp_path / "parts"), epochs=4, **settings), interruption).go()
     folder = newest(tmp_path / "parts")
     state = checkpoint.load(folder)

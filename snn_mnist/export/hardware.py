@@ -28,12 +28,12 @@ from snn_mnist.data import Dataset, load_dataset
 from snn_mnist.errors import UsageError
 from snn_mnist.export import files
 from snn_mnist.export.fixed_point import PRODUCT, FixedPoint, quantise, signed_bits, spike_counts
-from snn_mnist.flags import cores
 from snn_mnist.model.device import choose_place
 from snn_mnist.model.network import CLASSES, PIXELS
 from snn_mnist.model.poisson import Draw, Stream, poisson_encode
 from snn_mnist.model.saved_network import Loaded
 from snn_mnist.model.scoring import score
+from snn_mnist.runs.shared_fields import cores
 from snn_mnist.verb_options import ExportOptions
 
 GOLDEN_IMAGES = 16

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from snn_mnist.config import Config
 from snn_mnist.data import load_dataset
 from snn_mnist.errors import SNNError
 from snn_mnist.export import importers
@@ -22,6 +21,7 @@ from snn_mnist.export import nir as nir_file
 from snn_mnist.model.network import SNN
 from snn_mnist.model.poisson import Draw, Stream, poisson_encode
 from snn_mnist.model.saved_network import Loaded
+from snn_mnist.runs.config import Config
 from snn_mnist.verb_options import ExportOptions
 
 BATCH = 10_000  # images x steps at a time: 31 MB of spikes

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from snn_mnist import machine
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.kernels import backends
 from snn_mnist.kernels.cuda import launch as cuda
 from snn_mnist.model.engine import ENGINES, Engine
 from snn_mnist.model.network import SNN
+from snn_mnist.runs import machine
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from snn_mnist.config import Config
 from snn_mnist.core import functional, layer, neuron, surrogate
+from snn_mnist.runs.config import Config
 
 PIXELS, CLASSES = 784, 10
 

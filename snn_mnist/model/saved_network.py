@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from snn_mnist import checkpoint
-from snn_mnist.config import Config
 from snn_mnist.model.network import SNN
+from snn_mnist.runs import checkpoint
+from snn_mnist.runs.config import Config
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from snn_mnist import __version__, machine
+from snn_mnist import __version__
 from snn_mnist.errors import SNNError
-from snn_mnist.files import cant_write, reason, write_whole
+from snn_mnist.runs import machine
+from snn_mnist.runs.atomic_files import cant_write, reason, write_whole
 
 METRICS = (
     "epoch", "train_loss", "train_acc", "test_loss", "test_acc", "max_test_acc", "lr",
@@ -141,7 +142,7 @@ class TensorBoard:
     """
 
     def __init__(self, folder: Path, first_epoch: int, rows: Sequence[dict[str, Any]] = ()) -> None:
-        from snn_mnist.events import PREFIX, Writer
+        from snn_mnist.runs.events import PREFIX, Writer
 
         self.folder = folder
         earlier = any(folder.glob(f"{PREFIX}*"))

@@ -10,18 +10,7 @@ from typing import Any, Self
 
 from snn_mnist import __version__
 from snn_mnist.errors import UsageError
-from snn_mnist.flags import (
-    CHECKPOINT,
-    DATASETS,
-    MAX_SEED,
-    MAX_T,
-    Threads,
-    backend_option,
-    data_dir_option,
-    device_option,
-    threads_option,
-)
-from snn_mnist.options import (
+from snn_mnist.runs.fields import (
     Options,
     choice,
     integer,
@@ -33,6 +22,17 @@ from snn_mnist.options import (
     read_yaml,
     show,
     switch,
+)
+from snn_mnist.runs.shared_fields import (
+    CHECKPOINT,
+    DATASETS,
+    MAX_SEED,
+    MAX_T,
+    Threads,
+    backend_option,
+    data_dir_option,
+    device_option,
+    threads_option,
 )
 
 

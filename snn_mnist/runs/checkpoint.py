@@ -17,14 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from snn_mnist import archive
-from snn_mnist.config import Config
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.files import cant_write, reason, write_whole
-from snn_mnist.options import brief
-from snn_mnist.run_directory import BEST as BEST
-from snn_mnist.run_directory import LATEST as LATEST
-from snn_mnist.run_directory import find
+from snn_mnist.runs import archive
+from snn_mnist.runs.atomic_files import cant_write, reason, write_whole
+from snn_mnist.runs.config import Config
+from snn_mnist.runs.directory import BEST as BEST
+from snn_mnist.runs.directory import LATEST as LATEST
+from snn_mnist.runs.directory import find
+from snn_mnist.runs.fields import brief
 
 VERSION = 1
 WEIGHT, SHAPE = "layer.1.weight", (10, 784)

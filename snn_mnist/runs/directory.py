@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from snn_mnist.errors import SNNError
-from snn_mnist.files import reason
+from snn_mnist.runs.atomic_files import reason
 
 LATEST, BEST = "checkpoint_latest.pth", "checkpoint_max.pth"
 LEFTOVER = re.compile(r"\.(checkpoint_\w+\.pth|config\.yaml|environment\.json|metrics\.csv|\w+\.png)\.\d+")

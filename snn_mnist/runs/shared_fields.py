@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from snn_mnist.options import choice, integer, matching, option, optional, path
+from snn_mnist.runs.fields import choice, integer, matching, option, optional, path
 
 DATASETS = ("mnist", "fashion", "digits")
 BACKENDS = ("auto", "torch", "numba", "cupy")
