@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from snn_mnist.data import load_dataset
+from snn_mnist.data.datasets import load_dataset
 from snn_mnist.export import importers, nir, verify
 from snn_mnist.model.network import SNN
 from snn_mnist.model.poisson import Draw, Stream, poisson_encode

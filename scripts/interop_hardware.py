@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from snn_mnist.data import load_dataset
+from snn_mnist.data.datasets import load_dataset
 from snn_mnist.export import hardware
 from snn_mnist.export.fixed_point import quantise, spike_counts
 from snn_mnist.model.network import SNN

@@ -21,7 +21,7 @@ import torch
 
 from snn_mnist import __version__
 from snn_mnist.contestants import SPIKINGJELLY, serve
-from snn_mnist.data import load_dataset
+from snn_mnist.data.datasets import load_dataset
 from snn_mnist.errors import SNNError
 from snn_mnist.kernels import backends
 from snn_mnist.model.device import choose_device

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from snn_mnist.data import Dataset, load_dataset
+from snn_mnist.data.datasets import Dataset, load_dataset
 from snn_mnist.model.device import choose_place
 from snn_mnist.model.network import CLASSES, PIXELS
 from snn_mnist.model.poisson import Draw, Stream

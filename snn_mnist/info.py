@@ -15,7 +15,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from snn_mnist import __version__, idx
+from snn_mnist import __version__
+from snn_mnist.data import idx
 from snn_mnist.errors import SNNError
 from snn_mnist.results import write_json
 from snn_mnist.runs import machine

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from snn_mnist import figures
-from snn_mnist.data import load_dataset
+from snn_mnist.data.datasets import load_dataset
 from snn_mnist.errors import SNNError
 from snn_mnist.model.device import choose_place
 from snn_mnist.model.poisson import Draw, Stream

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from snn_mnist import picture
-from snn_mnist.data import DIGITS, FASHION
+from snn_mnist.data import pictures as picture
+from snn_mnist.data.datasets import DIGITS, FASHION
 from snn_mnist.errors import SNNError
 from snn_mnist.model.engine import TorchEngine
 from snn_mnist.model.network import SNN

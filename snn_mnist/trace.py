@@ -29,7 +29,7 @@ from torch import Tensor
 
 from snn_mnist import figures, trace_figures
 from snn_mnist.core import functional, layer, monitor, neuron
-from snn_mnist.data import Dataset, load_dataset
+from snn_mnist.data.datasets import Dataset, load_dataset
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.model.engine import TorchEngine
 from snn_mnist.model.network import SNN

@@ -20,7 +20,7 @@ from torch.nn.functional import one_hot
 
 from snn_mnist import figures
 from snn_mnist.crowding import Crowding
-from snn_mnist.data import Dataset, load_dataset
+from snn_mnist.data.datasets import Dataset, load_dataset
 from snn_mnist.errors import SNNError
 from snn_mnist.interrupt import Interrupted, Interruption
 from snn_mnist.model.device import choose_place, without_tiles

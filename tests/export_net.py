@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from snn_mnist.data import Dataset, load_dataset
+from snn_mnist.data.datasets import Dataset, load_dataset
 from snn_mnist.model.network import SNN
 from snn_mnist.model.saved_network import Loaded
 from snn_mnist.runs import checkpoint

@@ -20,11 +20,11 @@ from conftest import no_network
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snn_mnist import data as data_module
-from snn_mnist import idx
-from snn_mnist.data import load_dataset
+from snn_mnist.data import datasets as data_module
+from snn_mnist.data import idx
+from snn_mnist.data.datasets import load_dataset
+from snn_mnist.data.idx import DataMissing, File, FileSet
 from snn_mnist.errors import SNNError
-from snn_mnist.idx import DataMissing, File, FileSet
 
 
 def idx_bytes(*shape: int, seed: int = 0, high: int = 256) -> bytes:

@@ -125,7 +125,7 @@ def test_images_as_full_as_mnist(steps):
 
 def test_whole_test_set_equals_the_modules(mnist_dir):
     """On the same weights and spikes: counts of 2,000 test images, only ties at the threshold may differ, counted."""
-    from snn_mnist.data import load_dataset
+    from snn_mnist.data.datasets import load_dataset
     from snn_mnist.model.engine import TorchEngine, numba_engine
     from snn_mnist.model.network import SNN
 

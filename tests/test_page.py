@@ -23,8 +23,8 @@ import torch
 from export_net import digits, network, saved
 from PIL import Image, ImageDraw
 
-from snn_mnist import picture
 from snn_mnist.cli import main
+from snn_mnist.data import pictures as picture
 from snn_mnist.export import html
 from snn_mnist.kernels.philox import philox_block
 from snn_mnist.model.network import SNN

@@ -11,7 +11,7 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from snn_mnist import cli, drawing, figures, plot
-from snn_mnist.data import FASHION, load_dataset
+from snn_mnist.data.datasets import FASHION, load_dataset
 from snn_mnist.errors import SNNError
 from snn_mnist.model.scoring import Score
 from snn_mnist.runs import checkpoint

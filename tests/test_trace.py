@@ -8,7 +8,7 @@ from torch import Tensor
 
 from snn_mnist import cli, trace
 from snn_mnist.core import functional, monitor, neuron
-from snn_mnist.data import load_dataset
+from snn_mnist.data.datasets import load_dataset
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.model.network import SNN
 from snn_mnist.model.poisson import Draw, Stream, poisson_encode

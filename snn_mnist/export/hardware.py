@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from snn_mnist import __version__
-from snn_mnist.data import Dataset, load_dataset
+from snn_mnist.data.datasets import Dataset, load_dataset
 from snn_mnist.errors import UsageError
 from snn_mnist.export import files
 from snn_mnist.export.fixed_point import PRODUCT, FixedPoint, quantise, signed_bits, spike_counts

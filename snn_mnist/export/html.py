@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from snn_mnist import __version__, picture
-from snn_mnist.data import DIGITS, FASHION, load_dataset
+from snn_mnist import __version__
+from snn_mnist.data import pictures as picture
+from snn_mnist.data.datasets import DIGITS, FASHION, load_dataset
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.export import files
 from snn_mnist.model.network import CLASSES

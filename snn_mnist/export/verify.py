@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from snn_mnist.data import load_dataset
+from snn_mnist.data.datasets import load_dataset
 from snn_mnist.errors import SNNError
 from snn_mnist.export import importers
 from snn_mnist.export import nir as nir_file

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from snn_mnist import idx
+from snn_mnist.data import idx
 
 FASHION = (
     "T-shirt/top",
