@@ -15,8 +15,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from snn_mnist import drawing, figures
 from snn_mnist.runs.shared_fields import cores
+from snn_mnist.visualizing import drawing
+from snn_mnist.visualizing import run_figures as figures
 
 STEPS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
 BATCHES = [1, 4, 16, 64, 256, 1024, 4096]

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from snn_mnist import figures
 from snn_mnist.data.datasets import load_dataset
 from snn_mnist.errors import SNNError
 from snn_mnist.model.device import choose_place
@@ -26,6 +25,7 @@ from snn_mnist.runs.checkpoint import LATEST
 from snn_mnist.runs.report import read_metrics
 from snn_mnist.runs.shared_fields import cores
 from snn_mnist.verb_options import PlotOptions
+from snn_mnist.visualizing import run_figures as figures
 
 COMPARED = "curves_compared.png"  # of several runs; curves.png is the run's own
 

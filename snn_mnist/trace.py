@@ -27,7 +27,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snn_mnist import figures, trace_figures
 from snn_mnist.core import functional, layer, monitor, neuron
 from snn_mnist.data.datasets import Dataset, load_dataset
 from snn_mnist.errors import SNNError, UsageError
@@ -37,6 +36,8 @@ from snn_mnist.model.poisson import Draw, Stream, poisson_encode
 from snn_mnist.model.saved_network import Loaded, load_network
 from snn_mnist.runs.config import Config
 from snn_mnist.verb_options import TraceOptions
+from snn_mnist.visualizing import run_figures as figures
+from snn_mnist.visualizing import trace_figures
 
 V_FILE, S_FILE, ALL_FILE = "v_t_array.npy", "s_t_array.npy", "trace.npz"
 SPAN = 1024  # steps encoded at a time, a multiple of 16

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from snn_mnist import figures
 from snn_mnist.crowding import Crowding
 from snn_mnist.data.datasets import Dataset, load_dataset
 from snn_mnist.errors import SNNError
@@ -32,6 +31,7 @@ from snn_mnist.runs import atomic_files as files
 from snn_mnist.runs import checkpoint, report
 from snn_mnist.runs import directory as run_directory
 from snn_mnist.runs.config import Config
+from snn_mnist.visualizing import run_figures as figures
 
 CHECK_EVERY = 50  # steps between looks for weights that are not finite
 

@@ -10,12 +10,14 @@ from matplotlib.colors import to_hex
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from snn_mnist import cli, drawing, figures, plot
+from snn_mnist import cli, plot
 from snn_mnist.data.datasets import FASHION, load_dataset
 from snn_mnist.errors import SNNError
 from snn_mnist.model.scoring import Score
 from snn_mnist.runs import checkpoint
 from snn_mnist.runs.config import Config
+from snn_mnist.visualizing import drawing
+from snn_mnist.visualizing import run_figures as figures
 
 DIGITS = [str(digit) for digit in range(10)]
 PNG = b"\x89PNG\r\n\x1a\n"

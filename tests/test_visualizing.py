@@ -9,8 +9,9 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from snn_mnist import drawing, visualizing
 from snn_mnist.core import neuron, surrogate
+from snn_mnist.visualizing import drawing
+from snn_mnist.visualizing import plots as visualizing
 
 LABELS = ("a title", "time step t", "neuron")
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from snn_mnist.drawing import (
+from snn_mnist.visualizing.drawing import (
     BLACK,
     BLUE,
     DPI,

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from snn_mnist import drawing
-from snn_mnist.drawing import BLUE, GREEN, GREY, VERMILLION
 from snn_mnist.runs import atomic_files as files
 from snn_mnist.runs import report
+from snn_mnist.visualizing import drawing
+from snn_mnist.visualizing.drawing import BLUE, GREEN, GREY, VERMILLION
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from snn_mnist import drawing
-from snn_mnist.drawing import BLUE, SKY, VERMILLION
+from snn_mnist.visualizing import drawing
+from snn_mnist.visualizing.drawing import BLUE, SKY, VERMILLION
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
