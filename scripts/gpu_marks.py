@@ -27,7 +27,6 @@ from snn_mnist import __version__
 from snn_mnist.cli import read_options
 from snn_mnist.contestants import Stopwatch
 from snn_mnist.errors import SNNError
-from snn_mnist.interrupt import Interruption
 from snn_mnist.model.device import choose_device
 from snn_mnist.model.fused_steps import FusedSteps
 from snn_mnist.model.poisson import Draw, Stream
@@ -35,7 +34,8 @@ from snn_mnist.runs import machine
 from snn_mnist.runs.checkpoint import WEIGHT, load
 from snn_mnist.runs.config import Config
 from snn_mnist.runs.report import read_metrics
-from snn_mnist.trainer import Run
+from snn_mnist.training.interruption import Interruption
+from snn_mnist.training.loop import Run
 
 ROOT = Path(__file__).resolve().parents[1]
 LAUNCHES = 200  # in a row, of a kernel that is timed alone

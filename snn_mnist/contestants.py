@@ -18,14 +18,14 @@ from typing import Any, Protocol
 
 import torch
 
-from snn_mnist.interrupt import Interruption
 from snn_mnist.kernels.cuda import launch as cuda
 from snn_mnist.model import fused_steps
 from snn_mnist.model.poisson import Draw, Stream
 from snn_mnist.model.scoring import score
 from snn_mnist.runs import report
 from snn_mnist.runs.config import Config
-from snn_mnist.trainer import Run
+from snn_mnist.training.interruption import Interruption
+from snn_mnist.training.loop import Run
 
 SPIKINGJELLY = ("spikingjelly-fused", "spikingjelly")  # with its fused multi-step neurons; its example as shipped
 

@@ -9,9 +9,9 @@ import statistics
 from dataclasses import replace
 
 from snn_mnist.errors import UsageError
-from snn_mnist.interrupt import Interruption
 from snn_mnist.runs.config import Config
-from snn_mnist.trainer import Run
+from snn_mnist.training.interruption import Interruption
+from snn_mnist.training.loop import Run
 
 
 def run(config: Config) -> int:

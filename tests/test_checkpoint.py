@@ -11,12 +11,13 @@ import pytest
 import torch
 from conftest import Program
 
-from snn_mnist import cli, resume
+from snn_mnist import cli
 from snn_mnist import train as training
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.interrupt import Interruption
 from snn_mnist.runs import archive, checkpoint, report
 from snn_mnist.runs.config import MATHEMATICAL, Config
+from snn_mnist.training import resume
+from snn_mnist.training.interruption import Interruption
 from snn_mnist.visualizing import run_figures as figures
 
 SMALL = {"dataset": "digits", "T": 4, "b": 16, "limit_batches": 4, "figures": False, "epochs": 1, "j": 1}

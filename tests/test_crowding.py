@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from snn_mnist import crowding, trainer
-from snn_mnist.crowding import PATIENCE, WINDOW, Crowding
-from snn_mnist.interrupt import Interruption
 from snn_mnist.kernels.cpu import jit
 from snn_mnist.runs import checkpoint
 from snn_mnist.runs.config import Config
+from snn_mnist.training import loop as trainer
+from snn_mnist.training import threads as crowding
+from snn_mnist.training.interruption import Interruption
+from snn_mnist.training.threads import PATIENCE, WINDOW, Crowding
 
 QUIET = {4: 1.0, 3: 1.3, 2: 1.9, 1: 3.6}
 CROWDED = {4: 8.0, 3: 1.4, 2: 2.0, 1: 3.6}

@@ -384,10 +384,10 @@ def test_report_of_marks(tmp_path):
 
 def run_on(device: str, out, epochs: int, **settings) -> tuple[torch.Tensor, list[dict]]:
     """Weights and metrics (timings aside) of a run on the digits: 22 steps an epoch, so less than a graph."""
-    from snn_mnist import trainer
-    from snn_mnist.interrupt import Interruption
     from snn_mnist.runs import checkpoint, report
     from snn_mnist.runs.config import Config
+    from snn_mnist.training import loop as trainer
+    from snn_mnist.training.interruption import Interruption
 
     given = {"dataset": "digits", "T": 20, "epochs": epochs, "device": device, "figures": False, "out_dir": str(out)}
     given |= {"backend": "cupy"} | settings

@@ -147,10 +147,10 @@ def test_whole_chunks_are_replayed_and_the_rest_is_run(host, graphs):
 
 def test_the_trainer(host, tmp_path, monkeypatch):
     """A run of the trainer with these kernels learns what one with the CPU's learns; only the device is another."""
-    from snn_mnist import trainer
-    from snn_mnist.interrupt import Interruption
     from snn_mnist.model.device import Place
     from snn_mnist.runs.config import Config
+    from snn_mnist.training import loop as trainer
+    from snn_mnist.training.interruption import Interruption
 
     settings = {"dataset": "digits", "T": 8, "b": 40, "lr": 0.01, "epochs": 2, "limit_batches": 5, "figures": False}
     rows = []

@@ -17,13 +17,13 @@ import torture
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from snn_mnist import resume
 from snn_mnist import train as training
 from snn_mnist.cli import main
 from snn_mnist.errors import SNNError
 from snn_mnist.runs import archive, checkpoint
 from snn_mnist.runs.config import Config
-from snn_mnist.trainer import Best
+from snn_mnist.training import resume
+from snn_mnist.training.loop import Best
 
 WEIGHT, SHAPE = checkpoint.WEIGHT, checkpoint.SHAPE
 

@@ -11,9 +11,9 @@ import torture
 from torture import QUICK, Child, Nursery, differences
 
 from snn_mnist import train as training
-from snn_mnist.interrupt import Interruption
 from snn_mnist.runs import checkpoint
 from snn_mnist.runs.config import Config
+from snn_mnist.training.interruption import Interruption
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and fork of POSIX")
 

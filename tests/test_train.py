@@ -9,10 +9,10 @@ import torch
 from snn_mnist import evaluate
 from snn_mnist import train as training
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.interrupt import Interruption
 from snn_mnist.runs import checkpoint
 from snn_mnist.runs.config import Config
 from snn_mnist.runs.report import METRICS, read_metrics
+from snn_mnist.training.interruption import Interruption
 from snn_mnist.verb_options import EvalOptions
 
 DIGITS = {"dataset": "digits", "T": 20, "b": 100, "lr": 5e-3, "figures": False}

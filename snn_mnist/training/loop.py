@@ -18,19 +18,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from snn_mnist.crowding import Crowding
 from snn_mnist.data.datasets import Dataset, load_dataset
 from snn_mnist.errors import SNNError
-from snn_mnist.interrupt import Interrupted, Interruption
 from snn_mnist.model.device import choose_place, without_tiles
 from snn_mnist.model.network import CLASSES, SNN
 from snn_mnist.model.poisson import Draw, Stream, random_order
 from snn_mnist.model.scoring import Score, mean_squared_error, score, time_marks
-from snn_mnist.resume import check_position, directory_to_continue, fill_momentum, resolve, restore_optimizer
 from snn_mnist.runs import atomic_files as files
 from snn_mnist.runs import checkpoint, report
 from snn_mnist.runs import directory as run_directory
 from snn_mnist.runs.config import Config
+from snn_mnist.training.interruption import Interrupted, Interruption
+from snn_mnist.training.resume import check_position, directory_to_continue, fill_momentum, resolve, restore_optimizer
+from snn_mnist.training.threads import Crowding
 from snn_mnist.visualizing import run_figures as figures
 
 CHECK_EVERY = 50  # steps between looks for weights that are not finite
