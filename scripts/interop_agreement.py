@@ -96,7 +96,7 @@ def traps(loaded: Loaded, images: object) -> None:
 
 
 def _data_dir() -> str:
-    from snn_mnist.verb_options import EvalOptions
+    from snn_mnist.cli.verb_settings import EvalOptions
 
     return EvalOptions(resume="-").data_dir
 

@@ -18,13 +18,13 @@ from pathlib import Path
 
 import numpy as np
 
+from snn_mnist.cli.verb_settings import EvalOptions, ExportOptions
 from snn_mnist.data.datasets import load_dataset
 from snn_mnist.export import hardware
 from snn_mnist.export.fixed_point import quantise, spike_counts
 from snn_mnist.model.network import SNN
 from snn_mnist.model.poisson import Draw, Stream
 from snn_mnist.model.saved_network import Loaded, load_network
-from snn_mnist.verb_options import EvalOptions, ExportOptions
 
 VARIANTS: list[tuple[str, dict, dict]] = [  # (name, settings of the network, flags of the export)
     ("16 bits", {}, {"bits": 16}),

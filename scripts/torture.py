@@ -131,7 +131,11 @@ def _serve() -> None:
     import torch._dynamo  # noqa: F401 torch.optim imports it when the first optimiser is made
     from numba.core.registry import cpu_target
 
-    from snn_mnist import cli, evaluate, train  # noqa: F401
+    from snn_mnist.cli import (
+        evaluate,  # noqa: F401
+        train,  # noqa: F401
+    )
+    from snn_mnist.cli import main as cli
     from snn_mnist.runs import events  # noqa: F401
 
     cpu_target.typing_context.refresh()  # what numba sets up before it loads its first compiled kernel

@@ -11,8 +11,8 @@ import pytest
 import torch
 from conftest import Program
 
-from snn_mnist import cli
-from snn_mnist import train as training
+from snn_mnist.cli import main as cli
+from snn_mnist.cli import train as training
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.runs import archive, checkpoint, report
 from snn_mnist.runs.config import MATHEMATICAL, Config

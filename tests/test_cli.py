@@ -13,13 +13,13 @@ import pytest
 from conftest import ROOT, Program
 
 from snn_mnist import __version__
-from snn_mnist.cli import VERBS, Verb, main, parse, read_options
+from snn_mnist.cli.main import VERBS, Verb, main, parse, read_options
+from snn_mnist.cli.verb_settings import BenchOptions, EvalOptions, ImportOptions, PlotOptions
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.runs import config
 from snn_mnist.runs import shared_fields as flags
 from snn_mnist.runs.config import Config
 from snn_mnist.runs.fields import Options, default_of, flag_of, integer, option, options_of
-from snn_mnist.verb_options import BenchOptions, EvalOptions, ImportOptions, PlotOptions
 
 # ---------------------------------------------------------------------------- flags
 
@@ -302,7 +302,7 @@ def test_info_tells_what_is_there(capsys: pytest.CaptureFixture, tmp_path: Path)
 
 
 def test_info_names_damaged_data_and_broken_packages(capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch):
-    from snn_mnist import info
+    from snn_mnist.cli import info
 
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)

@@ -11,14 +11,15 @@ from conftest import ROOT
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from snn_mnist import cli, verb_options
+from snn_mnist.cli import main as cli
+from snn_mnist.cli import verb_settings as verb_options
+from snn_mnist.cli.verb_settings import EvalOptions, PlotOptions
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.kernels.formulas import FORMULAS
 from snn_mnist.runs import config
 from snn_mnist.runs import shared_fields as flags
 from snn_mnist.runs.config import MATHEMATICAL, Config
 from snn_mnist.runs.fields import MAX_YAML_BYTES, default_of, flag_of, markdown_table, options_of, read_yaml
-from snn_mnist.verb_options import EvalOptions, PlotOptions
 
 RECORDS = [
     Config,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from snn_mnist.contestants import SpikingJelly
+from snn_mnist.cli.contestants import SpikingJelly
 
 
 @pytest.fixture

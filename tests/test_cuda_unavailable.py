@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from snn_mnist import info
+from snn_mnist.cli import info
 from snn_mnist.errors import UsageError
 from snn_mnist.kernels import backends
 from snn_mnist.kernels.cuda import launch as cuda

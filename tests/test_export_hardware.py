@@ -13,7 +13,7 @@ import pytest
 import torch
 from export_net import digits, network, saved
 
-from snn_mnist.cli import main
+from snn_mnist.cli.main import main
 from snn_mnist.errors import UsageError
 from snn_mnist.export import fixed_point, hardware
 from snn_mnist.export.fixed_point import quantise, signed_bits

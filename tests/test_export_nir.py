@@ -12,7 +12,7 @@ import pytest
 import torch
 from export_net import digits, network, saved, weights
 
-from snn_mnist.cli import main
+from snn_mnist.cli.main import main
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.export import nir as nir_file
 from snn_mnist.export import verify
@@ -361,7 +361,7 @@ def test_a_directory_is_no_file_to_write(tmp_path):
 
 
 def _options(loaded):
-    from snn_mnist.verb_options import ExportOptions
+    from snn_mnist.cli.verb_settings import ExportOptions
 
     return ExportOptions(resume=str(loaded.path))
 

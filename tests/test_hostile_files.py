@@ -17,8 +17,8 @@ import torture
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from snn_mnist import train as training
-from snn_mnist.cli import main
+from snn_mnist.cli import train as training
+from snn_mnist.cli.main import main
 from snn_mnist.errors import SNNError
 from snn_mnist.runs import archive, checkpoint
 from snn_mnist.runs.config import Config

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from snn_mnist.cli import VERBS
+from snn_mnist.cli.main import VERBS
 
 PACKAGE = ROOT / "snn_mnist"
 MODULES = {

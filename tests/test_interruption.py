@@ -10,7 +10,7 @@ import pytest
 import torture
 from torture import QUICK, Child, Nursery, differences
 
-from snn_mnist import train as training
+from snn_mnist.cli import train as training
 from snn_mnist.runs import checkpoint
 from snn_mnist.runs.config import Config
 from snn_mnist.training.interruption import Interruption

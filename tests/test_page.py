@@ -23,7 +23,7 @@ import torch
 from export_net import digits, network, saved
 from PIL import Image, ImageDraw
 
-from snn_mnist.cli import main
+from snn_mnist.cli.main import main
 from snn_mnist.data import pictures as picture
 from snn_mnist.export import html
 from snn_mnist.kernels.philox import philox_block

@@ -10,7 +10,8 @@ from matplotlib.colors import to_hex
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from snn_mnist import cli, plot
+from snn_mnist.cli import main as cli
+from snn_mnist.cli import plot
 from snn_mnist.data.datasets import FASHION, load_dataset
 from snn_mnist.errors import SNNError
 from snn_mnist.model.scoring import Score

@@ -17,13 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from snn_mnist import predict
-from snn_mnist.cli import main
+from snn_mnist.cli import predict
+from snn_mnist.cli.main import main
+from snn_mnist.cli.predict import Terminal, Verdict
 from snn_mnist.data import pictures as picture
 from snn_mnist.data.datasets import DIGITS, load_dataset
 from snn_mnist.errors import SNNError
 from snn_mnist.model.poisson import Draw, Stream, poisson_encode
-from snn_mnist.predict import Terminal, Verdict
 
 
 def stroke(height=300, width=400, at=(60, 100), size=(150, 90), pen=24):

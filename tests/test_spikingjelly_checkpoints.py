@@ -23,7 +23,7 @@ import pytest
 import torch
 from export_net import digits, network, weights
 
-from snn_mnist.cli import main
+from snn_mnist.cli.main import main
 from snn_mnist.export import verify
 from snn_mnist.model.poisson import Draw, Stream, poisson_encode
 from snn_mnist.model.saved_network import load_network

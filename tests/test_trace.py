@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from snn_mnist import cli, trace
+from snn_mnist.cli import main as cli
+from snn_mnist.cli import trace
 from snn_mnist.core import functional, monitor, neuron
 from snn_mnist.data.datasets import load_dataset
 from snn_mnist.errors import SNNError, UsageError

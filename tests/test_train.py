@@ -6,14 +6,14 @@ import json
 import pytest
 import torch
 
-from snn_mnist import evaluate
-from snn_mnist import train as training
+from snn_mnist.cli import evaluate
+from snn_mnist.cli import train as training
+from snn_mnist.cli.verb_settings import EvalOptions
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.runs import checkpoint
 from snn_mnist.runs.config import Config
 from snn_mnist.runs.report import METRICS, read_metrics
 from snn_mnist.training.interruption import Interruption
-from snn_mnist.verb_options import EvalOptions
 
 DIGITS = {"dataset": "digits", "T": 20, "b": 100, "lr": 5e-3, "figures": False}
 TIMES = {"train_images_per_s", "test_images_per_s", "seconds"}

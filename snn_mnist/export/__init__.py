@@ -11,8 +11,8 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
+from snn_mnist.cli.verb_settings import ExportOptions, ImportOptions
 from snn_mnist.model.saved_network import Loaded, load_network
-from snn_mnist.verb_options import ExportOptions, ImportOptions
 
 FORMATS = {"nir": ("nir", ".nir"), "hardware": ("hardware", "_hardware"), "html": ("html", ".html")}
 """Format -> its module here and the ending of its default name."""

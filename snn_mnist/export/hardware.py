@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from snn_mnist import __version__
+from snn_mnist.cli.verb_settings import ExportOptions
 from snn_mnist.data.datasets import Dataset, load_dataset
 from snn_mnist.errors import UsageError
 from snn_mnist.export import files
@@ -34,7 +35,6 @@ from snn_mnist.model.poisson import Draw, Stream, poisson_encode
 from snn_mnist.model.saved_network import Loaded
 from snn_mnist.model.scoring import score
 from snn_mnist.runs.shared_fields import cores
-from snn_mnist.verb_options import ExportOptions
 
 GOLDEN_IMAGES = 16
 MAX_STEPS = 10_000

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from snn_mnist import __version__
+from snn_mnist.cli.verb_settings import ExportOptions
 from snn_mnist.data import pictures as picture
 from snn_mnist.data.datasets import DIGITS, FASHION, load_dataset
 from snn_mnist.errors import SNNError, UsageError
@@ -21,7 +22,6 @@ from snn_mnist.export import files
 from snn_mnist.model.network import CLASSES
 from snn_mnist.model.poisson import Stream
 from snn_mnist.model.saved_network import Loaded
-from snn_mnist.verb_options import ExportOptions
 
 MAX_STEPS = 2000  # the page keeps all input spikes as bytes
 

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from snn_mnist import __version__
+from snn_mnist.cli.verb_settings import ExportOptions, ImportOptions
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.export.files import directory, replacing
 from snn_mnist.model.network import CLASSES, PIXELS
@@ -32,7 +33,6 @@ from snn_mnist.runs import checkpoint
 from snn_mnist.runs.config import Config
 from snn_mnist.runs.fields import show
 from snn_mnist.runs.shared_fields import DATASETS
-from snn_mnist.verb_options import ExportOptions, ImportOptions
 
 MAX_BYTES = 64 << 20  # of a file and of what it unpacks to; this network needs 63 kB
 DEFAULT_DT = 1e-4

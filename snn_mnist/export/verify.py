@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from snn_mnist.cli.verb_settings import ExportOptions
 from snn_mnist.data.datasets import load_dataset
 from snn_mnist.errors import SNNError
 from snn_mnist.export import importers
@@ -22,7 +23,6 @@ from snn_mnist.model.network import SNN
 from snn_mnist.model.poisson import Draw, Stream, poisson_encode
 from snn_mnist.model.saved_network import Loaded
 from snn_mnist.runs.config import Config
-from snn_mnist.verb_options import ExportOptions
 
 BATCH = 10_000  # images x steps at a time: 31 MB of spikes
 

@@ -16,6 +16,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from snn_mnist import __version__
+from snn_mnist.cli.verb_settings import (
+    BenchOptions,
+    EvalOptions,
+    ExportOptions,
+    ImportOptions,
+    InfoOptions,
+    PlotOptions,
+    PredictOptions,
+    TraceOptions,
+)
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.runs import directory as run_directory
 from snn_mnist.runs.config import RESUME_RULES, Config
@@ -30,16 +40,6 @@ from snn_mnist.runs.fields import (
     options_of,
     read_yaml,
     sorted_by_group,
-)
-from snn_mnist.verb_options import (
-    BenchOptions,
-    EvalOptions,
-    ExportOptions,
-    ImportOptions,
-    InfoOptions,
-    PlotOptions,
-    PredictOptions,
-    TraceOptions,
 )
 
 PROGRAM = "python -m snn_mnist"
@@ -62,18 +62,20 @@ class Verb:
 VERBS = {
     "train": Verb(
         Config,
-        "snn_mnist.train:run",
+        "snn_mnist.cli.train:run",
         "train a network, test it after each epoch, save the run",
         RESUME_RULES,
     ),
-    "eval": Verb(EvalOptions, "snn_mnist.evaluate:run", "test a checkpoint: accuracy as mean ± std, by class, by T"),
-    "trace": Verb(TraceOptions, "snn_mnist.trace:run", "follow single images through a checkpoint, in pictures"),
-    "plot": Verb(PlotOptions, "snn_mnist.plot:run", "draw the curves and weights of runs"),
-    "predict": Verb(PredictOptions, "snn_mnist.predict:run", "classify your own pictures"),
+    "eval": Verb(
+        EvalOptions, "snn_mnist.cli.evaluate:run", "test a checkpoint: accuracy as mean ± std, by class, by T"
+    ),
+    "trace": Verb(TraceOptions, "snn_mnist.cli.trace:run", "follow single images through a checkpoint, in pictures"),
+    "plot": Verb(PlotOptions, "snn_mnist.cli.plot:run", "draw the curves and weights of runs"),
+    "predict": Verb(PredictOptions, "snn_mnist.cli.predict:run", "classify your own pictures"),
     "export": Verb(ExportOptions, "snn_mnist.export:run", "write a checkpoint for other simulators and hardware"),
     "import": Verb(ImportOptions, "snn_mnist.export:run_import", "make a checkpoint of a NIR file"),
-    "bench": Verb(BenchOptions, "snn_mnist.bench:run", "measure the images per second of every backend"),
-    "info": Verb(InfoOptions, "snn_mnist.info:run", "show versions, devices, backends and the data found"),
+    "bench": Verb(BenchOptions, "snn_mnist.cli.bench:run", "measure the images per second of every backend"),
+    "info": Verb(InfoOptions, "snn_mnist.cli.info:run", "show versions, devices, backends and the data found"),
 }
 
 

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from snn_mnist import __version__
+from snn_mnist.cli.results import write_json
+from snn_mnist.cli.verb_settings import InfoOptions
 from snn_mnist.data import idx
 from snn_mnist.errors import SNNError
-from snn_mnist.results import write_json
 from snn_mnist.runs import machine
 from snn_mnist.runs.shared_fields import cores
-from snn_mnist.verb_options import InfoOptions
 
 REQUIRED = (
     "torch",

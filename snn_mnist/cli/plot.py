@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from snn_mnist.cli.verb_settings import PlotOptions
 from snn_mnist.data.datasets import load_dataset
 from snn_mnist.errors import SNNError
 from snn_mnist.model.device import choose_place
@@ -24,7 +25,6 @@ from snn_mnist.model.scoring import score, time_marks
 from snn_mnist.runs.checkpoint import LATEST
 from snn_mnist.runs.report import read_metrics
 from snn_mnist.runs.shared_fields import cores
-from snn_mnist.verb_options import PlotOptions
 from snn_mnist.visualizing import run_figures as figures
 
 COMPARED = "curves_compared.png"  # of several runs; curves.png is the run's own

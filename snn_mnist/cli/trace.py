@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from snn_mnist.cli.verb_settings import TraceOptions
 from snn_mnist.core import functional, layer, monitor, neuron
 from snn_mnist.data.datasets import Dataset, load_dataset
 from snn_mnist.errors import SNNError, UsageError
@@ -35,7 +36,6 @@ from snn_mnist.model.network import SNN
 from snn_mnist.model.poisson import Draw, Stream, poisson_encode
 from snn_mnist.model.saved_network import Loaded, load_network
 from snn_mnist.runs.config import Config
-from snn_mnist.verb_options import TraceOptions
 from snn_mnist.visualizing import run_figures as figures
 from snn_mnist.visualizing import trace_figures
 

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from snn_mnist.cli.results import write_json
+from snn_mnist.cli.verb_settings import PredictOptions
 from snn_mnist.data import pictures as picture
 from snn_mnist.data.datasets import DIGITS, FASHION
 from snn_mnist.errors import SNNError
@@ -23,8 +25,6 @@ from snn_mnist.model.engine import TorchEngine
 from snn_mnist.model.network import SNN
 from snn_mnist.model.poisson import Draw, Stream
 from snn_mnist.model.saved_network import load_network
-from snn_mnist.results import write_json
-from snn_mnist.verb_options import PredictOptions
 
 BAR = 40  # characters of a firing rate of 1
 

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from snn_mnist.cli.results import write_json
+from snn_mnist.cli.verb_settings import EvalOptions
 from snn_mnist.data.datasets import Dataset, load_dataset
 from snn_mnist.model.device import choose_place
 from snn_mnist.model.network import CLASSES, PIXELS
 from snn_mnist.model.poisson import Draw, Stream
 from snn_mnist.model.saved_network import load_network
 from snn_mnist.model.scoring import Score, score, time_marks
-from snn_mnist.results import write_json
-from snn_mnist.verb_options import EvalOptions
 
 
 def run(options: EvalOptions) -> int:

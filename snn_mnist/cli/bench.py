@@ -20,15 +20,15 @@ from typing import Any
 import torch
 
 from snn_mnist import __version__
-from snn_mnist.contestants import SPIKINGJELLY, serve
+from snn_mnist.cli.contestants import SPIKINGJELLY, serve
+from snn_mnist.cli.results import write_json
+from snn_mnist.cli.verb_settings import BenchOptions
 from snn_mnist.data.datasets import load_dataset
 from snn_mnist.errors import SNNError
 from snn_mnist.kernels import backends
 from snn_mnist.model.device import choose_device
-from snn_mnist.results import write_json
 from snn_mnist.runs import machine
 from snn_mnist.runs.config import Config
-from snn_mnist.verb_options import BenchOptions
 
 
 class Process:
