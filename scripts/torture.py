@@ -131,10 +131,6 @@ def _serve() -> None:
     import torch._dynamo  # noqa: F401 torch.optim imports it when the first optimiser is made
     from numba.core.registry import cpu_target
 
-    from snn_mnist.cli import (
-        evaluate,  # noqa: F401
-        train,  # noqa: F401
-    )
     from snn_mnist.cli import main as cli
     from snn_mnist.runs import events  # noqa: F401
 

@@ -54,9 +54,9 @@ def compiled_here(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def host(compiled_here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """CUDA launches of this test go to the host, see cuda_host.py; fresh tensors are full of NaN."""
     import torch
-    from cuda_host import HostKernels, compiler
 
     from snn_mnist.kernels.cuda import launch as cuda
+    from tests.support.cuda_host import HostKernels, compiler
 
     if compiler() is None:
         pytest.skip("no g++ to compile the CUDA source for the host")

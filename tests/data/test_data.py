@@ -1,0 +1,418 @@
+"""Data: the right bytes, or an error that names the file; nothing in between."""
+
+import gzip
+import hashlib
+import http.server
+import os
+import socketserver
+import stat
+import struct
+import threading
+import time
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from snn_mnist.data import datasets as data_module
+from snn_mnist.data import idx
+from snn_mnist.data.datasets import load_dataset
+from snn_mnist.data.idx import DataMissing, File, FileSet
+from snn_mnist.errors import SNNError
+from tests.conftest import no_network
+
+
+def idx_bytes(*shape: int, seed: int = 0, high: int = 256) -> bytes:
+    header = struct.pack(f">4B{len(shape)}I", 0, 0, 8, len(shape), *shape)
+    return header + np.random.default_rng(seed).integers(0, high, shape, dtype=np.uint8).tobytes()
+
+
+def md5(data: bytes) -> str:
+    return hashlib.md5(data).hexdigest()
+
+
+CONTENTS = {
+    "train-images-idx3-ubyte": idx_bytes(20, 28, 28),
+    "train-labels-idx1-ubyte": idx_bytes(20, seed=1, high=10),
+    "t10k-images-idx3-ubyte": idx_bytes(10, 28, 28, seed=2),
+    "t10k-labels-idx1-ubyte": idx_bytes(10, seed=3, high=10),
+}
+ZIPPED = {name: gzip.compress(data, mtime=0) for name, data in CONTENTS.items()}
+
+
+def small_file(name: str) -> File:
+    data = CONTENTS[name]
+    shape = struct.unpack(f">{data[3]}I", data[4 : 4 + 4 * data[3]])
+    return File(name, shape, md5(data), md5(ZIPPED[name]))
+
+
+SMALL = FileSet("MNIST", "MNIST", tuple(small_file(name) for name in CONTENTS))  # type: ignore[arg-type]
+IMAGES = SMALL.files[2]
+
+
+@pytest.fixture
+def small_mnist(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place of MNIST, a set of thirty random images with their own md5s."""
+    monkeypatch.setitem(idx.FILE_SETS, "mnist", SMALL)
+    for name, value in no_network().items():
+        monkeypatch.setenv(name, value)
+
+
+def write(folder: Path, zipped: tuple[str, ...] = ()) -> Path:
+    raw = folder / "MNIST" / "raw"
+    raw.mkdir(parents=True, exist_ok=True)
+    for name, data in CONTENTS.items():
+        if name in zipped:
+            (raw / f"{name}.gz").write_bytes(ZIPPED[name])
+        else:
+            (raw / name).write_bytes(data)
+    return raw
+
+
+# ---------------------------------------------------------------------------- what is loaded
+
+
+def test_real_mnist(mnist_dir: Path):
+    started = time.perf_counter()
+    data = load_dataset("mnist", mnist_dir, download=False)
+    seconds = time.perf_counter() - started
+    assert data.train.images.shape == (60_000, 784) and data.test.images.shape == (10_000, 784)
+    assert data.train.images.dtype == torch.uint8 and data.train.labels.dtype == torch.int64
+    assert data.train.labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
+    assert data.test.labels.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    assert round(data.train.images.double().mean().item() / 255, 4) == 0.1307  # as torchvision's examples normalise
+    assert seconds < 5, "a full load takes about 0.15 s"
+
+
+def test_the_same_as_torchvision_reads(mnist_dir: Path):
+    from torchvision.datasets import MNIST
+
+    ours, theirs = load_dataset("mnist", mnist_dir).test, MNIST(str(mnist_dir), train=False)
+    assert torch.equal(ours.images, theirs.data.view(-1, 784)) and torch.equal(ours.labels, theirs.targets)
+
+
+def test_the_published_md5s_are_torchvisions():
+    from torchvision import datasets
+
+    for files in idx.FILE_SETS.values():
+        published = getattr(datasets, files.folder).resources
+        assert [(f"{file.name}.gz", file.gz_md5) for file in files.files] == published
+
+
+@pytest.mark.usefixtures("small_mnist")
+@pytest.mark.parametrize("zipped", [(), tuple(CONTENTS), ("t10k-images-idx3-ubyte",)])
+def test_raw_and_zipped_files(tmp_path: Path, zipped: tuple[str, ...]):
+    raw = write(tmp_path, zipped)
+    before = sorted(os.listdir(raw))
+    data = load_dataset("mnist", tmp_path)
+    for split, part in ((data.train, "train"), (data.test, "t10k")):
+        assert split.images.numpy().tobytes() == CONTENTS[f"{part}-images-idx3-ubyte"][16:]
+        assert split.labels.tolist() == list(CONTENTS[f"{part}-labels-idx1-ubyte"][8:])
+        assert len(split) == len(split.labels)
+    assert sorted(os.listdir(raw)) == before, "reading writes nothing"
+    data.train.images[0] = 7  # its own memory, writable
+
+
+@pytest.mark.usefixtures("small_mnist")
+def test_a_read_only_directory_and_odd_names(tmp_path: Path):
+    place = tmp_path / "数据 and spaces"
+    raw = write(place)
+    raw.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    try:
+        assert len(load_dataset("mnist", place).train) == 20
+    finally:
+        raw.chmod(0o700)
+
+
+def test_digits():
+    data = load_dataset("digits", "/nowhere")
+    assert (len(data.train), len(data.test)) == (1437, 360)
+    assert data.train.images.dtype == torch.uint8 and data.train.images.shape[1:] == (784,)
+    assert data.test.labels.bincount().tolist() == [36, 36, 36, 36, 37, 36, 36, 36, 35, 36]
+    again = load_dataset("digits")
+    assert torch.equal(data.train.images, again.train.images) and torch.equal(data.test.labels, again.test.labels)
+
+
+def test_digits_without_scikit_learns_file(monkeypatch: pytest.MonkeyPatch):
+    usual = load_dataset("digits")
+    monkeypatch.setattr(data_module, "find_spec", lambda _: None)
+    assert torch.equal(load_dataset("digits").train.images, usual.train.images)
+
+
+def test_digits_are_enlarged_bilinearly():
+    from sklearn.datasets import load_digits
+
+    small = torch.from_numpy(load_digits().images)
+    big = torch.nn.functional.interpolate(small[:, None], size=(28, 28), mode="bilinear", align_corners=False)
+    expected = big[:, 0].flatten(1) * 255 / 16
+    data = load_dataset("digits")
+    target = torch.from_numpy(load_digits().target)
+    tests = target.argsort(stable=True)[::5].sort().values
+    is_train = torch.ones(1797, dtype=torch.bool).index_fill(0, tests, False)
+    for split, chosen in ((data.test, tests), (data.train, is_train)):
+        assert (split.images.double() - expected[chosen]).abs().max() <= 0.5 + 1e-9
+        assert torch.equal(split.labels, target[chosen])
+    assert data.train.images.max() == 255 and data.train.images.min() == 0
+
+
+def test_an_unknown_name():
+    with pytest.raises(ValueError, match="give one of mnist, fashion, digits"):
+        load_dataset("cifar")
+
+
+# ---------------------------------------------------------------------------- damaged files
+
+
+def refused(file: File, path: Path) -> str:
+    with pytest.raises(SNNError) as caught:
+        idx.read(file, path)
+    message = str(caught.value)
+    assert message.startswith(str(path)) and "\n" not in message
+    return message
+
+
+GOOD = CONTENTS[IMAGES.name]
+GOOD_GZ = ZIPPED[IMAGES.name]
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "0 bytes instead of 7,856"),
+        (GOOD[:-1], "7,855 bytes instead of 7,856"),
+        (GOOD + b"\0", "more bytes instead of 7,856"),
+        (b"\0\0\x08\x01" + GOOD[4:], "header is 00000801"),
+        (GOOD[:4] + struct.pack(">I", 11) + GOOD[8:], "instead of 00000803 0000000a"),
+        (GOOD[:-1] + bytes([GOOD[-1] ^ 1]), "md5 is"),
+    ],
+)
+def test_a_damaged_file(tmp_path: Path, data: bytes, words: str):
+    raw, zipped = tmp_path / IMAGES.name, tmp_path / f"{IMAGES.name}.gz"
+    raw.write_bytes(data)
+    zipped.write_bytes(gzip.compress(data))
+    for path in (raw, zipped):
+        message = refused(IMAGES, path)
+        assert words in message.replace(" unpacked", "") and "delete it, and the next run downloads it" in message
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x1f",
+        b"no gzip at all",
+        GOOD_GZ[:-9],
+        GOOD_GZ[:-1],
+        GOOD_GZ[:100],
+        GOOD_GZ + b"tail",
+        GOOD_GZ[:-8] + b"\0\0\0\0" + GOOD_GZ[-4:],
+    ],
+)
+def test_a_broken_gz(tmp_path: Path, data: bytes):
+    path = tmp_path / f"{IMAGES.name}.gz"
+    path.write_bytes(data)
+    assert "damaged" in refused(IMAGES, path)
+
+
+def test_a_gz_that_unpacks_to_gigabytes_is_left_after_what_is_needed(tmp_path: Path):
+    bomb = gzip.compress(b"\0" * 2**24, compresslevel=1) * 64  # 1 GiB in 64 members, 5 MB
+    for file, words in (
+        (IMAGES, "more bytes unpacked"),
+        (File(IMAGES.name, IMAGES.shape, None, "0"), "md5 is"),
+    ):
+        path = tmp_path / f"{file.name}.gz"
+        path.write_bytes(bomb)
+        tracemalloc.start()
+        assert words in refused(file, path)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 8e6
+
+
+def test_a_file_that_can_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / IMAGES.name
+    assert "no such file" in refused(IMAGES, path)
+    assert "is a directory" in refused(IMAGES, tmp_path)
+    path.write_bytes(GOOD)
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(5, "Input/output error", str(path))
+
+    monkeypatch.setattr(idx, "_read_bounded", fail)
+    assert "input/output error" in refused(IMAGES, path)
+
+
+mutations = st.lists(
+    st.tuples(
+        st.sampled_from(["flip", "cut", "insert", "drop", "repeat"]),
+        st.integers(0, 10**6),
+        st.binary(max_size=9),
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+def mutate(data: bytes, changes: list[tuple[str, int, bytes]]) -> bytes:
+    for kind, place, more in changes:
+        i = place % (len(data) or 1)
+        if kind == "flip" and data:
+            data = data[:i] + bytes([data[i] ^ (1 << place % 8)]) + data[i + 1 :]
+        elif kind == "cut":
+            data = data[:i]
+        elif kind == "insert":
+            data = data[:i] + more + data[i:]
+        elif kind == "drop":
+            data = data[:i] + data[i + len(more) :]
+        elif kind == "repeat":
+            data = data + data[i:]
+    return data
+
+
+@given(mutations, st.booleans())
+def test_any_damage_is_refused_or_harmless(tmp_path_factory: pytest.TempPathFactory, changes: list, zipped: bool):
+    """A header of gzip may change without changing what is in it; pixels never come out different."""
+    path = tmp_path_factory.getbasetemp() / (IMAGES.name + ".gz" * zipped)
+    path.write_bytes(mutate(GOOD_GZ if zipped else GOOD, changes))
+    try:
+        body = idx.read(IMAGES, path)
+    except SNNError as error:
+        assert str(path) in str(error)
+    else:
+        assert bytes(body) == GOOD[16:]
+
+
+def test_fashion_labels_have_no_md5_but_equal_classes(tmp_path: Path):
+    file = idx.FILE_SETS["fashion"].files[3]
+    path = tmp_path / file.name
+    labels = bytearray(file.header + bytes(range(10)) * 1000)
+    path.write_bytes(labels)
+    assert bytes(idx.read(file, path)[:10]) == bytes(range(10))
+    labels[-1] = 0
+    path.write_bytes(labels)
+    assert "classes" in refused(file, path)
+    zipped = tmp_path / f"{file.name}.gz"
+    zipped.write_bytes(gzip.compress(labels))
+    assert f"instead of {file.gz_md5}" in refused(file, zipped)
+
+
+# ---------------------------------------------------------------------------- downloads
+
+
+class Mirror(http.server.BaseHTTPRequestHandler):
+    """Serves the four .gz as its server's `mode` says, and remembers what it was asked for."""
+
+    def do_GET(self) -> None:
+        mode, asked = self.server.mode, self.server.asked  # type: ignore[attr-defined]
+        asked.append(self.path)
+        data = ZIPPED.get(Path(self.path).stem)
+        if mode == "missing" or data is None:
+            self.send_error(404)
+            return
+        if mode == "silent":
+            self.server.over.wait(10)  # type: ignore[attr-defined]
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write({"whole": data, "wrong": data[::-1], "cut": data[: len(data) // 2]}[mode])
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
+    daemon_threads = True
+
+
+@pytest.fixture
+def mirror() -> Iterator[Server]:
+    server = Server(("127.0.0.1", 0), Mirror)
+    server.mode, server.asked, server.over = "whole", [], threading.Event()  # type: ignore[attr-defined]
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    yield server
+    server.over.set()  # type: ignore[attr-defined]
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def use_mirrors(monkeypatch: pytest.MonkeyPatch, small_mnist: None):
+    from torchvision import datasets
+
+    for name in no_network():
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(idx, "TIMEOUT", 0.5)
+
+    def use(*urls: object) -> None:
+        listed = [url if isinstance(url, str) else f"http://127.0.0.1:{url.server_port}/" for url in urls]  # type: ignore[attr-defined]
+        monkeypatch.setattr(datasets.MNIST, "mirrors", listed)
+
+    return use
+
+
+CLOSED = "http://127.0.0.1:9/"
+
+
+def test_missing_files_are_downloaded_once(tmp_path: Path, mirror, use_mirrors, capsys: pytest.CaptureFixture):
+    use_mirrors(CLOSED, mirror)
+    data = load_dataset("mnist", tmp_path / "new" / "data")
+    assert data.train.images.numpy().tobytes() == CONTENTS["train-images-idx3-ubyte"][16:]
+    raw = tmp_path / "new" / "data" / "MNIST" / "raw"
+    assert sorted(os.listdir(raw)) == sorted(f"{name}.gz" for name in CONTENTS)
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", f"downloading MNIST to {raw}\n"), "no progress bar where nobody watches"
+    asked = len(mirror.asked)
+    load_dataset("mnist", tmp_path / "new" / "data")
+    assert len(mirror.asked) == asked
+
+
+def test_only_what_is_missing_is_downloaded(tmp_path: Path, mirror, use_mirrors):
+    use_mirrors(mirror)
+    raw = write(tmp_path)
+    (raw / "t10k-labels-idx1-ubyte").unlink()
+    load_dataset("mnist", tmp_path)
+    assert {Path(path).stem for path in mirror.asked} == {"t10k-labels-idx1-ubyte"}
+
+
+@pytest.mark.parametrize(
+    ("mode", "words"),
+    [("missing", "404"), ("wrong", "corrupted"), ("cut", "corrupted"), ("silent", "timed out")],
+)
+def test_a_download_that_fails_leaves_nothing_and_names_the_ways_on(
+    tmp_path: Path, mirror, use_mirrors, mode: str, words: str
+):
+    use_mirrors(mirror)
+    mirror.mode = mode
+    started = time.monotonic()
+    with pytest.raises(DataMissing) as caught:
+        load_dataset("mnist", tmp_path / "mistyped" / "data")
+    message = str(caught.value)
+    assert words in message.lower() and "\n" not in message
+    assert str(tmp_path / "mistyped" / "data" / "MNIST" / "raw") in message
+    assert all(way in message for way in ("put the files there", "SNN_MNIST_DATA", "-dataset digits"))
+    assert os.listdir(tmp_path) == []
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.usefixtures("small_mnist")
+def test_without_a_network(tmp_path: Path):
+    with pytest.raises(DataMissing, match=r"no train-images.*can't be downloaded \(http"):
+        load_dataset("mnist", tmp_path)
+    with pytest.raises(DataMissing, match=r"\(not downloaded\)"):
+        load_dataset("mnist", tmp_path, download=False)
+
+
+def test_a_directory_that_can_not_be_made(tmp_path: Path, use_mirrors):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataMissing, match=r"not a directory"):
+        load_dataset("mnist", tmp_path / "file")

@@ -1,0 +1,360 @@
+"""Integer networks: arithmetic against Python's whole numbers, files against each other, C against both."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+
+from snn_mnist.cli.main import main
+from snn_mnist.errors import UsageError
+from snn_mnist.export import fixed_point, hardware
+from snn_mnist.export.fixed_point import quantise, signed_bits
+from snn_mnist.export.verify import reference
+from snn_mnist.model.poisson import Draw, Stream, poisson_encode
+from tests.support.export_net import digits, network, saved
+
+CC = shutil.which("cc") or shutil.which("gcc")
+needs_cc = pytest.mark.skipif(CC is None, reason="no C compiler here (cc or gcc)")
+DRAW = Draw(0, Stream.EVAL, 0)
+NETWORKS = [
+    {},
+    {"tau": 4.0},
+    {"tau": 3.0},
+    {"tau": 1.1},
+    {"tau": 20.0, "v_threshold": 0.2},
+    {"neuron": "if"},
+    {"v_reset": None},
+    {"neuron": "if", "v_reset": None},
+    {"v_reset": -0.5, "v_threshold": 0.7},
+]
+
+
+def fixed_of(bits=8, per_neuron=False, fraction=None, **settings):
+    loaded = network(**settings)
+    return quantise(loaded.net, loaded.config, bits, per_neuron, fraction)
+
+
+def spikes_of(steps, count):
+    return poisson_encode(digits().test.images[:count], torch.arange(count), 0, steps, DRAW).numpy()
+
+
+def plain_step(v, x, fixed, threshold):
+    """One neuron in Python's own whole numbers, as the head of fixed_point.py says it."""
+    if fixed.leaky:
+        h = v + (((x * 2**fixed.fraction - v) * fixed.multiplier + 2 ** (fixed.shift - 1)) // 2**fixed.shift)
+    else:
+        h = v + x * 2**fixed.fraction
+    if h < threshold:
+        return 0, h
+    return 1, h - threshold if fixed.soft else 0
+
+
+# ---------------------------------------------------------------------------- arithmetic
+
+
+@pytest.mark.parametrize("settings", NETWORKS, ids=str)
+def test_the_simulator_is_the_written_arithmetic(settings):
+    fixed = fixed_of(**settings)
+    spikes = spikes_of(30, 3).astype(np.int64)
+    fired, potential = fixed.run(spikes @ fixed.weight.T)
+    assert fired.any()
+    for n in range(3):
+        for c in range(10):
+            v = 0
+            for t in range(30):
+                x = sum(int(w) for w, s in zip(fixed.weight[c], spikes[t, n], strict=True) if s)
+                s, v = plain_step(v, x, fixed, int(fixed.threshold[c]))
+                assert (s, v) == (fired[t, n, c], potential[t, n, c])
+
+
+@pytest.mark.parametrize("settings", NETWORKS, ids=str)
+@pytest.mark.parametrize("bits", [4, 8, 16])
+def test_no_input_leaves_the_announced_ranges(settings, bits):
+    """The worst inputs there are: for each neuron all pixels of one sign, in blocks of different length."""
+    fixed = fixed_of(bits, **settings)
+    ranges, random = fixed.ranges(), np.random.default_rng(0)
+    signs = np.stack([fixed.weight > 0, fixed.weight < 0, fixed.weight == fixed.weight, fixed.weight > 10**9])
+    inputs = signs.reshape(-1, 784).astype(np.int64)
+    orders = [np.zeros(30, int), np.ones(30, int), np.tile([0, 1], 15), np.repeat([1, 0], 15)]
+    orders += [random.integers(0, 4, 30) for _ in range(5)]
+    for order in orders:
+        pick = inputs.reshape(4, 10, 784)[order]  # [30, 10, 784]: sample n works against neuron n
+        x = pick @ fixed.weight.T
+        _, potential = fixed.run(x)
+        before = np.concatenate([np.zeros_like(potential[:1]), potential[:-1]])
+        h = fixed.charge(x, before)
+        found = {"input sum x": x, "potential h": h}
+        if fixed.leaky:
+            difference = (x << fixed.fraction) - before
+            found["difference (x << F) - v"] = difference
+            found[fixed_point.PRODUCT] = difference * fixed.multiplier + (1 << fixed.shift - 1)
+        assert set(found) == set(ranges)
+        for name, values in found.items():
+            assert ranges[name][0] <= values.min() and values.max() <= ranges[name][1], name
+    assert x.max() <= ranges["input sum x"][1]
+    sums = inputs @ fixed.weight.T
+    assert (int(sums.min()), int(sums.max())) == ranges["input sum x"]  # and they are not wider than need be
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "bits"), [(0, 0, 1), (-1, 0, 1), (0, 1, 2), (-128, 127, 8), (-129, 0, 9), (0, 128, 9)]
+)
+def test_signed_bits(low, high, bits):
+    assert signed_bits(low, high) == bits
+
+
+@pytest.mark.parametrize("tau", [1.01, 1.1, 1.5, 3.0, 5.0, 7.3, 99.0, 1000.0])
+def test_other_time_constants_are_multiplied_by_a_close_fraction(tau):
+    multiplier, shift = fixed_point.leak(tau)
+    assert 2**15 <= multiplier < 2**16
+    assert abs(Fraction(multiplier, 2**shift) * Fraction(tau) - 1) <= Fraction(1, 2**16)
+
+
+@pytest.mark.parametrize("power", [1, 2, 5, 10])
+def test_a_power_of_two_is_a_shift(power):
+    assert fixed_point.leak(2.0**power) == (1, power)
+
+
+@pytest.mark.parametrize("per_neuron", [False, True])
+@pytest.mark.parametrize("bits", [4, 5, 8, 16])
+def test_quantised_weights_are_symmetric_and_nearest(bits, per_neuron):
+    loaded = network()
+    fixed = fixed_of(bits, per_neuron)
+    top = 2 ** (bits - 1) - 1
+    weight = loaded.net.weight.detach().numpy().astype(np.float64)
+    assert np.abs(fixed.weight).max() == top
+    assert len(set(fixed.scale)) == (10 if per_neuron else 1)
+    free = np.abs(fixed.weight) < top
+    error = np.abs(fixed.weight * fixed.scale[:, None] - weight) / fixed.scale[:, None]
+    assert error[free].max() <= 0.5 + 1e-9
+
+    def loss(f):
+        return ((f.weight * f.scale[:, None] - weight) ** 2).sum()
+
+    peak = np.abs(weight).max() / top
+    assert loss(fixed) <= ((np.rint(weight / peak) * peak - weight) ** 2).sum() + 1e-12
+
+
+def test_the_threshold_is_the_first_whole_number_that_reaches_it():
+    fixed = fixed_of(v_threshold=0.7, v_reset=-0.5, per_neuron=True)
+    for level, scale in zip(fixed.threshold, fixed.scale, strict=True):
+        exact = (Fraction(0.7) + Fraction(0.5)) * 2**fixed.fraction / Fraction(float(scale))
+        assert int(level) - 1 < exact <= int(level)
+    assert 2**11 <= fixed.threshold.min() < 2**12
+
+
+@pytest.mark.parametrize("settings", NETWORKS, ids=str)
+def test_sixteen_bits_fire_almost_as_floats_do(settings):
+    loaded = network(T=50, **settings)
+    fixed = quantise(loaded.net, loaded.config, 16)
+    spikes = spikes_of(50, 100)
+    exact = reference(loaded, spikes, np.float64).sum(0)
+    whole = fixed.run(spikes.astype(np.int64) @ fixed.weight.T)[0].sum(0)
+    assert np.abs(exact - whole).mean() < 0.02
+    assert (exact.argmax(1) == whole.argmax(1)).mean() >= 0.98
+
+
+def test_counts_over_a_data_set_do_not_depend_on_chunks(monkeypatch):
+    variants = [fixed_of(8), fixed_of(4), fixed_of(16)]
+    images = digits().test.images[:37]
+    whole = fixed_point.spike_counts(variants, images, DRAW)
+    monkeypatch.setattr(fixed_point, "CHUNK", 3)
+    monkeypatch.setattr(fixed_point, "EXACT_FLOAT", 0)  # sums in float64 instead of float32
+    pieces = fixed_point.spike_counts(variants, images, DRAW)
+    np.testing.assert_array_equal(whole[0], pieces[0])
+    assert whole[1:] == pieces[1:]
+
+
+def test_registers_beyond_32_bits_are_refused_with_the_remedy():
+    with pytest.raises(UsageError, match=r"potential h would need \d+ bits .* lower -fraction, -T or -bits"):
+        fixed_of(16, fraction=10, neuron="if")
+    with pytest.raises(UsageError, match="lower -fraction or -bits"):
+        fixed_of(16, fraction=10)
+
+
+@pytest.mark.parametrize("settings", [{"v_threshold": 1e9}, {"v_threshold": 1e300}])
+def test_a_threshold_beyond_all_weights_is_refused(settings):
+    with pytest.raises(UsageError, match="units of the weights"):
+        fixed_of(16, **settings)
+
+
+def test_a_silent_network_and_a_tiny_threshold_can_be_exported():
+    loaded = network()
+    with torch.no_grad():
+        loaded.net.weight.zero_()
+    fixed = quantise(loaded.net, loaded.config)
+    assert not fixed.weight.any() and fixed.threshold.min() > 0
+    with pytest.raises(UsageError, match="fraction bits"):
+        fixed_of(8, v_threshold=1e-12)
+
+
+# ---------------------------------------------------------------------------- files
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export")
+    loaded = saved(folder, T=20)
+    out = folder / "chip"
+    flags = ["-format", "hardware", "-bits", "5", "-scale", "neuron"]
+    assert main(["export", "-resume", str(loaded.path), *flags, "-out", str(out)]) == 0
+    return out
+
+
+def mem(path):
+    lines = path.read_text().splitlines()
+    assert lines[0].startswith("//")
+    return [int(line, 16) for line in lines[1:]]
+
+
+def field(word, index, bits):
+    value = word >> (index * bits) & (2**bits - 1)
+    return value - 2**bits if value >> (bits - 1) else value
+
+
+def test_every_weight_file_holds_the_same_weights(exported):
+    arrays = np.load(exported / "weights.npz")
+    assert arrays["bits"] == 5 and arrays["weight"].shape == (10, 784)
+    words = mem(exported / "weights.mem")
+    assert len(words) == 784 and max(words) < 2**50
+    rom = np.array([[field(word, c, 5) for word in words] for c in range(10)])
+    np.testing.assert_array_equal(rom, arrays["weight"])
+    text = (exported / "snn_weights.h").read_text()
+    rows = re.findall(r"^    \{([-\d, ]+)\}", text, re.M)
+    np.testing.assert_array_equal(np.array([[int(w) for w in row.split(",")] for row in rows]).T, arrays["weight"])
+    levels = re.search(r"snn_threshold\[SNN_NEURONS\] = \{(.*)\};", text)[1]
+    assert [int(x) for x in levels.split(",")] == arrays["threshold"].tolist()
+
+
+def test_golden_vectors_are_the_program_s_spikes_and_agree_with_their_arrays(exported):
+    arrays = np.load(exported / "golden.npz")
+    spikes = spikes_of(20, 16).swapaxes(0, 1)
+    np.testing.assert_array_equal(arrays["input"], spikes)
+    for name, width, bits in (("input", 784, 1), ("spikes", 10, 1), ("v", 10, 32)):
+        words = mem(exported / f"golden_{name}.mem")
+        assert len(words) == 16 * 20
+        rows = [[abs(field(w, i, 1)) if bits == 1 else field(w, i, 32) for i in range(width)] for w in words]
+        np.testing.assert_array_equal(np.array(rows).reshape(16, 20, width), arrays[name])
+    weight = np.load(exported / "weights.npz")
+    for n in range(16):
+        v = [0] * 10
+        for t in range(20):
+            x = weight["weight"].astype(int) @ arrays["input"][n, t].astype(int)
+            h = [a + ((int(b) * 2 ** int(weight["fraction"]) - a + 1) >> 1) for a, b in zip(v, x, strict=True)]
+            s = [int(a >= b) for a, b in zip(h, weight["threshold"], strict=True)]
+            v = [0 if fires else a for fires, a in zip(s, h, strict=True)]
+            assert s == arrays["spikes"][n, t].tolist() and v == arrays["v"][n, t].tolist()
+    assert arrays["verdicts"].tolist() == arrays["counts"].argmax(1).tolist()
+
+
+def test_the_report_says_what_was_asked(exported):
+    report = json.loads((exported / "report.json").read_text())
+    rows = {row["bits"]: row for row in report["accuracy_against_bits"]}
+    assert list(rows) == [16, 8, 6, 5, 4]
+    assert report["images"] == 360
+    assert abs(rows[16]["accuracy"] - report["float_accuracy"]) < 0.01
+    assert rows[16]["verdicts_as_float"] > 0.99
+    assert all(row["accumulator_bits_used"] <= row["accumulator_bits"] <= 32 for row in rows.values())
+    assert report["memory_bits"]["weights"] == 7840 * 5
+    spikes = spikes_of(20, 360).sum() / 360
+    assert report["synaptic_additions_per_image"] == pytest.approx(10 * spikes)
+    text = (exported / "report.md").read_text()
+    assert f"{report['float_accuracy']:.2%}" in text and "| 16 |" in text
+
+
+# ---------------------------------------------------------------------------- C
+
+
+def build(folder, cc_flags=()):
+    program = folder / "snn_infer"
+    strict = ["-std=c99", "-O2", "-Wall", "-Wextra", "-pedantic", "-Werror", *cc_flags]
+    subprocess.run([CC, *strict, "-o", str(program), str(folder / "snn_infer.c")], check=True)
+    return program
+
+
+def run_c(program, *arguments, stdin):
+    return subprocess.run([str(program), *map(str, arguments)], input=stdin, capture_output=True, check=True)
+
+
+def written(folder, loaded, fixed):
+    (folder / "snn_weights.h").write_text(hardware.header(fixed, loaded))
+    source = hardware.resources.files("snn_mnist.export").joinpath("snn_infer.c")
+    (folder / "snn_infer.c").write_bytes(source.read_bytes())
+    return folder
+
+
+def test_the_c_program_has_no_floats_and_allocates_nothing():
+    source = hardware.resources.files("snn_mnist.export").joinpath("snn_infer.c").read_text()
+    code = re.sub(r"/\*.*?\*/", "", source, flags=re.S)
+    assert not re.search(r"\b(float|double|malloc|calloc|realloc|alloca|math\.h)\b", code)
+    assert not re.search(r"\d\.\d", code)
+
+
+@needs_cc
+def test_the_c_program_reproduces_the_golden_vectors(exported):
+    program = build(exported)
+    out = run_c(program, "spikes", stdin=(exported / "golden_input.mem").read_bytes()).stdout.decode().splitlines()
+    columns = ((exported / f"golden_{name}.mem").read_text().splitlines()[1:] for name in ("spikes", "v"))
+    assert out == [" ".join(pair) for pair in zip(*columns, strict=True)]
+    assert len(out) == 16 * 20
+
+
+@needs_cc
+@pytest.mark.parametrize(
+    ("bits", "settings"),
+    [(8, {}), (16, {"tau": 3.0}), (4, {"neuron": "if"}), (9, {"v_reset": None})],
+    ids=str,
+)
+def test_the_c_program_encodes_and_counts_as_the_simulator(tmp_path, bits, settings):
+    """Reduced: scripts/interop_hardware.py does it on all 10,000 MNIST test images."""
+    loaded = network(T=40, **settings)
+    fixed = quantise(loaded.net, loaded.config, bits)
+    flags = ["-fsanitize=undefined", "-fno-sanitize-recover"] if bits == 8 else []
+    program = build(written(tmp_path, loaded, fixed), flags)
+    draw, images = Draw(2**32 - 1, 7, 5), digits().test.images
+    counts = fixed_point.spike_counts([fixed], images, draw)[0][0]
+    out = run_c(program, "images", draw.seed, draw.stream, draw.epoch, 0, stdin=images.numpy().tobytes())
+    theirs = np.array([[int(x) for x in line.split()] for line in out.stdout.splitlines()])
+    np.testing.assert_array_equal(theirs, np.column_stack([counts.argmax(1), counts]))
+    later = run_c(program, "images", draw.seed, draw.stream, draw.epoch, 300, stdin=images[300:].numpy().tobytes())
+    assert later.stdout == b"".join(out.stdout.splitlines(keepends=True)[300:])
+
+
+@needs_cc
+def test_the_c_program_refuses_what_it_cannot_read(exported):
+    program = build(exported)
+    for arguments, stdin in (((), b""), (("spikes",), b"xyz\n"), (("images", 1), b"")):
+        done = subprocess.run([str(program), *map(str, arguments)], input=stdin, capture_output=True)
+        assert done.returncode in (1, 2) and done.stderr
+
+
+# ---------------------------------------------------------------------------- the command line
+
+
+def test_soft_reset_and_no_report(tmp_path, capsys):
+    loaded = saved(tmp_path, v_reset=None)
+    assert main(["export", "-resume", str(loaded.path), "-format", "hardware", "-no-report"]) == 0
+    out = tmp_path / "checkpoint_hardware"
+    assert "soft reset" in capsys.readouterr().out
+    assert len(list(out.iterdir())) == 10
+    assert "accuracy" not in (out / "report.md").read_text()
+
+
+def test_too_many_steps_for_golden_vectors(tmp_path, capsys):
+    loaded = saved(tmp_path)
+    flags = ["-format", "hardware", "-T", "100000"]
+    assert main(["export", "-resume", str(loaded.path), *flags]) == 2
+    assert "-T up to 10,000" in capsys.readouterr().err
+
+
+def test_a_file_is_no_directory_to_write_to(tmp_path, capsys):
+    loaded = saved(tmp_path)
+    assert main(["export", "-resume", str(loaded.path), "-format", "hardware", "-out", str(loaded.path)]) == 2
+    assert "is a file; name a directory" in capsys.readouterr().err

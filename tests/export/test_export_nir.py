@@ -1,0 +1,373 @@
+"""NIR files: the mathematics against exact arithmetic, the spikes against our own neurons, both ways."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import sys
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+
+from snn_mnist.cli.main import main
+from snn_mnist.errors import SNNError, UsageError
+from snn_mnist.export import nir as nir_file
+from snn_mnist.export import verify
+from snn_mnist.model.poisson import Draw, Stream, poisson_encode
+from snn_mnist.model.saved_network import load_network
+from snn_mnist.runs import checkpoint
+from snn_mnist.runs.config import Config
+from tests.support.export_net import digits, network, saved, weights
+
+nir = pytest.importorskip("nir", reason="the extra nir is not installed: pip install 'snn_mnist[nir]'")
+
+NETWORKS = [
+    {},
+    {"tau": 3.0},
+    {"tau": 1.1},
+    {"v_threshold": 0.7, "v_reset": -0.5},
+    {"v_threshold": 1.3, "v_reset": 0.1, "tau": 4.0},
+    {"neuron": "if"},
+    {"neuron": "if", "v_reset": -1.0},
+]
+FILES = [
+    {},
+    {"dt": 1e-3},
+    {"discretization": "exact"},
+    {"dt": 0.007, "discretization": "exact"},
+    {"threshold": "same"},
+]
+
+
+def written(tmp_path, loaded, **settings):
+    path = tmp_path / "network.nir"
+    nir.write(str(path), nir_file.build(loaded, **settings))
+    return path
+
+
+def spikes_of(loaded, count=20):
+    images = digits().test.images[:count]
+    draw = Draw(loaded.config.seed, Stream.EVAL, 0)
+    return poisson_encode(images, torch.arange(count), 0, loaded.config.T, draw).numpy()
+
+
+# ---------------------------------------------------------------------------- the file
+
+
+def test_the_file_holds_the_shifted_network_in_seconds(tmp_path):
+    loaded = network(tau=5.0, v_threshold=0.75, v_reset=-0.5)
+    graph = nir.read(str(written(tmp_path, loaded, dt=1e-3)))
+    assert [type(node).__name__ for node in graph.nodes.values()] == ["Affine", "Input", "LIF", "Output"]
+    assert graph.edges == [("input", "affine"), ("affine", "neurons"), ("neurons", "output")]
+    neurons, affine = graph.nodes["neurons"], graph.nodes["affine"]
+    for name, value in {"tau": 5e-3, "r": 1.0, "v_leak": 0.0, "v_reset": 0.0}.items():
+        parameter = getattr(neurons, name)
+        assert parameter.shape == (10,) and np.all(parameter == value), name
+    assert np.all(neurons.v_threshold == np.nextafter(np.float32(1.25), np.float32(0)))
+    np.testing.assert_array_equal(affine.weight, weights())
+    assert affine.weight.dtype == np.float32 and not affine.bias.any()
+    metadata = {k: v.item() if isinstance(v, np.ndarray | np.generic) else v for k, v in graph.metadata.items()}
+    assert metadata["weight_sha256"] == hashlib.sha256(weights().tobytes()).hexdigest()
+    assert metadata["T"] == 30 and metadata["dt"] == 1e-3 and metadata["discretization"] == "euler"
+    assert metadata["program"].startswith("snn_mnist ") and metadata["nir_version"] == nir.__version__
+    assert "k/255" in metadata["encoder"] and "argmax" in metadata["readout"]
+
+
+def test_an_integrate_and_fire_network_is_nirs_IF(tmp_path):
+    neurons = nir.read(str(written(tmp_path, network(neuron="if"), dt=1e-4))).nodes["neurons"]
+    assert isinstance(neurons, nir.IF)
+    assert np.all(neurons.r * 1e-4 == 1.0)
+
+
+@pytest.mark.parametrize("tau", [1.001, 1.1, 2.0, 3.0, 100.0])
+@pytest.mark.parametrize("dt", [1e-4, 1e-3, 0.7])
+def test_one_step_decays_by_one_over_tau(tau, dt):
+    euler, exact = (nir_file.nir_tau(tau, dt, how) for how in ("euler", "exact"))
+    assert dt / euler == pytest.approx(1 / tau, rel=1e-14)
+    assert 1 - np.exp(-dt / exact) == pytest.approx(1 / tau, rel=1e-12)
+    assert nir_file.steps_tau(euler, dt, "euler") == nir_file.steps_tau(exact, dt, "exact") == tau
+
+
+@pytest.mark.parametrize(
+    ("v_threshold", "v_reset"),
+    [(1.0, 0.0), (0.7, 0.0), (0.7, -0.5), (1.0, 0.9999), (1e-3, -1e3), (1.0, 1 / 3), (-0.2, -0.9)],
+)
+def test_above_the_written_threshold_is_at_or_above_ours(v_threshold, v_reset):
+    level = np.float32(nir_file.firing_level(Config(v_threshold=v_threshold, v_reset=v_reset)))
+    exact = Fraction(float(np.float32(v_threshold))) - Fraction(float(np.float32(v_reset)))
+    v = level
+    for _ in range(3):
+        v = np.nextafter(v, np.float32(-np.inf))
+    for _ in range(7):  # every float32 around it
+        assert (v > level) == (Fraction(float(v)) >= exact)
+        v = np.nextafter(v, np.float32(np.inf))
+
+
+def test_simulate_follows_the_differential_equation():
+    """Against a thousand times finer Euler steps, with the current constant within a step."""
+    loaded, dt = network(T=12, tau=3.0), 1e-3
+    graph = nir_file.build(loaded, dt=dt, discretization="exact")
+    spikes = spikes_of(loaded, 4)
+    fired, potential = nir_file.simulate(graph, spikes, dt, "exact")
+    assert fired.any()
+    tau, current = graph.nodes["neurons"].tau[0], spikes.astype(np.float64) @ weights().T.astype(np.float64)
+    v = np.zeros(current.shape[1:])
+    for t in range(12):
+        for _ in range(1000):
+            v = v + dt / 1000 / tau * (current[t] - v)
+        np.testing.assert_allclose(v, potential[t], atol=2e-3)
+        v = np.where(fired[t], 0.0, v)
+
+
+# ---------------------------------------------------------------------------- the same spikes
+
+
+@pytest.mark.parametrize("settings", NETWORKS, ids=str)
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_a_plain_loop_over_the_file_gives_our_spikes(tmp_path, settings, file):
+    loaded = network(**settings)
+    path = written(tmp_path, loaded, **file)
+    dt, how = file.get("dt", 1e-4), file.get("discretization", "euler")
+    (_, own, _), _ = verify.compare(path, loaded, digits().test.images[:20], dt, how)
+    assert own.images == own.identical == 20
+    assert own.different == 0
+    assert own.spikes > 20
+
+
+def test_the_reference_is_what_the_engines_compute():
+    loaded = network()
+    spikes = spikes_of(loaded)
+    loaded.net.spiking.step_mode = "m"
+    with torch.no_grad():
+        net = loaded.net(torch.from_numpy(spikes)).numpy() > 0
+    np.testing.assert_array_equal(verify.reference(loaded, spikes, np.float32), net)
+
+
+def test_at_the_threshold_we_fire_and_so_does_the_file():
+    """Weights of 1 and 0.5 bring v to exactly 1."""
+    loaded = network(T=4)
+    with torch.no_grad():
+        loaded.net.weight.fill_(2.0 / 784)
+    spikes = np.ones((4, 1, 784), np.float32)  # X = 2, H = 1
+    dtype = np.float32
+    ours = verify.reference(loaded, spikes, dtype)
+    assert ours.all()
+    for threshold, same in (("below", True), ("same", False)):
+        graph = nir_file.build(loaded, threshold=threshold)
+        assert (nir_file.simulate(graph, spikes, 1e-4, dtype=dtype)[0] == ours).all() == same
+
+
+def test_verify_refuses_a_file_with_other_spikes(tmp_path):
+    loaded = network()
+    graph = nir_file.build(loaded)
+    graph.nodes["neurons"].v_threshold = graph.nodes["neurons"].v_threshold * 0.9
+    path = tmp_path / "spoiled.nir"
+    nir.write(str(path), graph)
+    (_, own, where), _ = verify.compare(path, loaded, digits().test.images[:20], 1e-4, "euler")
+    assert own.different > 0 and own.identical < 20
+    assert where.startswith("the first at image")
+
+
+# ---------------------------------------------------------------------------- the command line
+
+
+def test_export_verify_and_import_by_command_line(tmp_path, capsys):
+    loaded = saved(tmp_path, tau=3.0, v_threshold=0.7, v_reset=-0.3)
+    file = tmp_path / "out" / "mnist.nir"
+    assert main(["export", "-resume", str(loaded.path), "-out", str(file), "-verify", "-verify-images", "30"]) == 0
+    shown = capsys.readouterr().out
+    assert "30 of 30 images identical, 0 of" in shown
+    assert main(["import", str(file)]) == 0
+    back = load_network(str(file.with_suffix(".pth")))
+    assert torch.equal(back.net.weight, loaded.net.weight)
+    for name in ("T", "tau", "neuron", "v_threshold", "v_reset", "dataset"):
+        assert getattr(back.config, name) == getattr(loaded.config, name), name
+    assert main(["eval", "-resume", str(file.with_suffix(".pth")), "-repeats", "1"]) == 0
+
+
+def test_the_default_name_lies_beside_the_checkpoint(tmp_path):
+    loaded = saved(tmp_path)
+    assert main(["export", "-resume", str(loaded.path)]) == 0
+    assert (tmp_path / "checkpoint.nir").is_file()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.nir", "checkpoint.pth"]
+
+
+def test_verify_fails_with_one_line_when_the_spikes_differ(tmp_path, capsys, monkeypatch):
+    loaded = saved(tmp_path)
+    monkeypatch.setattr(nir_file, "firing_level", lambda config, threshold="below": 0.9)
+    assert main(["export", "-resume", str(loaded.path), "-verify", "-verify-images", "20"]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "does not give this network's spikes" in error
+
+
+def test_soft_reset_is_refused_unless_allowed(tmp_path, capsys):
+    loaded = saved(tmp_path, v_reset=None)
+    assert main(["export", "-resume", str(loaded.path)]) == 2
+    assert "-allow-lossy" in capsys.readouterr().err
+    assert main(["export", "-resume", str(loaded.path), "-allow-lossy", "-verify"]) == 0
+    assert " 0 of 100 images identical" not in capsys.readouterr().out
+    assert main(["import", str(tmp_path / "checkpoint.nir"), "-out", str(tmp_path / "back.pth")]) == 0
+    assert load_network(str(tmp_path / "back.pth")).config.v_reset is None
+
+
+def test_without_the_package_the_error_names_the_extra(tmp_path, capsys, monkeypatch):
+    loaded = saved(tmp_path)
+    monkeypatch.setitem(sys.modules, "nir", None)
+    assert main(["export", "-resume", str(loaded.path)]) == 1
+    assert "snn_mnist[nir]" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------------- import of others' files
+
+
+def foreign(tmp_path, *nodes, edges=None):
+    names = [f"n{i}" for i in range(len(nodes))]
+    graph = nir.NIRGraph(
+        dict(zip(names, nodes, strict=True)),
+        edges or list(itertools.pairwise(names)),
+        type_check=False,
+    )
+    path = tmp_path / "foreign.nir"
+    nir.write(str(path), graph)
+    return path
+
+
+def chain(neurons, linear=None):
+    shapes = nir.Input({"input": np.array([784])}), nir.Output({"output": np.array([10])})
+    return shapes[0], linear or nir.Linear(weights()), neurons, shapes[1]
+
+
+def lif(**changes):
+    each = np.ones(10)
+    values = {"tau": 2e-4, "r": 1.0, "v_leak": 0.0, "v_threshold": 1.0, "v_reset": 0.0} | changes
+    return nir.LIF(**{name: value * each for name, value in values.items()})
+
+
+@pytest.mark.parametrize(
+    "neurons",
+    [
+        lif(),
+        lif(tau=3e-4, r=3.0, v_threshold=2.5),  # no decay of the input
+        lif(tau=3e-4, r=0.37, v_threshold=0.4),
+        lif(v_threshold=np.linspace(0.5, 1.5, 10)),
+        lif(v_leak=-0.25, v_reset=-0.25, v_threshold=0.5),
+        nir.IF(r=np.full(10, 1e4), v_threshold=np.full(10, 3.0)),
+        nir.IF(r=np.full(10, 5e3), v_threshold=np.linspace(1.0, 3.0, 10)),
+    ],
+    ids=["plain", "r tau", "r", "thresholds", "reset", "if", "if r"],
+)
+def test_an_imported_network_gives_the_spikes_of_the_file(tmp_path, neurons):
+    path = foreign(tmp_path, *chain(neurons))
+    config, weight, _ = nir_file.network(nir_file.read(path), path)
+    loaded = network(**{k: getattr(config, k) for k in ("T", "neuron", "tau", "v_threshold", "v_reset")})
+    with torch.no_grad():
+        loaded.net.weight.copy_(torch.from_numpy(weight))
+    spikes = spikes_of(loaded)
+    theirs, _ = nir_file.simulate(nir_file.read(path), spikes, 1e-4)
+    ours = verify.reference(loaded, spikes, np.float64)
+    assert theirs.sum() > 100
+    assert (theirs != ours).sum() == 0
+
+
+def test_dt_and_discretization_of_a_silent_file_are_given_by_flags(tmp_path, capsys):
+    tau = nir_file.nir_tau(2.5, 1e-3, "exact")
+    path = foreign(tmp_path, *chain(lif(tau=tau)))
+    flags = ["-dt", "1e-3", "-discretization", "exact", "-T", "50"]
+    assert main(["import", str(path), *flags]) == 0
+    assert "does not say its time step" in capsys.readouterr().out
+    config = load_network(str(path.with_suffix(".pth"))).config
+    assert (config.tau, config.T) == (2.5, 50)
+
+
+def spoil_cut(path):
+    path.write_bytes(path.read_bytes()[:1500])
+
+
+def spoil_text(path):
+    path.write_text("not a NIR file")
+
+
+def spoil_other_hdf5(path):
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        file["x"] = 1
+
+
+@pytest.mark.parametrize("spoil", [spoil_cut, spoil_text, spoil_other_hdf5])
+def test_a_damaged_file_is_one_line(tmp_path, capsys, spoil):
+    path = written(tmp_path, network())
+    spoil(path)
+    assert main(["import", str(path)]) == 1
+    error = capsys.readouterr().err
+    assert str(path) in error and error.count("\n") == 1 and "Traceback" not in error
+    assert not path.with_suffix(".pth").exists()
+
+
+def test_a_file_that_unpacks_to_gigabytes_is_refused_unread(tmp_path):
+    import h5py
+
+    path = tmp_path / "bomb.nir"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("node/weight", shape=(1 << 30,), dtype="f8", chunks=True, compression="gzip")
+    assert path.stat().st_size < 1 << 20
+    with pytest.raises(SNNError, match="unpacks to more"):
+        nir_file.read(path)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "message"),
+    [
+        (chain(lif(), nir.Affine(weights(), np.ones(10))), "biases"),
+        (chain(lif(tau=np.linspace(2e-4, 3e-4, 10))), "different tau"),
+        (chain(lif(tau=5e-5)), "not above 1"),
+        (chain(lif(v_leak=0.1)), "v_leak"),
+        (chain(lif(v_threshold=-1.0)), "not above its v_reset"),
+        (chain(lif(r=np.nan)), "finite"),
+        (chain(lif(), nir.Linear(np.full((10, 784), np.inf))), "finite"),
+        (chain(lif(), nir.Linear(weights()[:, :700])), "784"),
+        (chain(nir.LI(np.ones(10), np.ones(10), np.zeros(10))), "Input → Linear → LI → Output"),
+        ((*chain(lif())[:3], lif(), chain(lif())[3]), "LIF → LIF"),
+        (chain(lif())[:1], "can't be read as NIR"),
+    ],
+)
+def test_networks_that_are_not_ours_are_refused_with_the_reason(tmp_path, nodes, message):
+    path = foreign(tmp_path, *nodes)
+    with pytest.raises(SNNError, match=message):
+        nir_file.network(nir_file.read(path), path)
+
+
+def test_a_ring_of_nodes_is_refused():
+    graph = nir_file.build(network())
+    graph.edges.append(("neurons", "affine"))
+    with pytest.raises(SNNError, match="not Input"):
+        nir_file.parts(graph)
+
+
+def test_altered_weights_are_noticed(tmp_path):
+    graph = nir_file.build(network())
+    graph.nodes["affine"].weight = graph.nodes["affine"].weight * 2
+    _, _, notes = nir_file.network(graph)
+    assert any("checksum" in note for note in notes)
+
+
+def test_a_directory_is_no_file_to_write(tmp_path):
+    loaded = saved(tmp_path)
+    assert main(["export", "-resume", str(loaded.path), "-out", str(tmp_path)]) == 2
+    with pytest.raises(UsageError, match="is a directory"):
+        nir_file.export(loaded, tmp_path, _options(loaded))
+
+
+def _options(loaded):
+    from snn_mnist.cli.verb_settings import ExportOptions
+
+    return ExportOptions(resume=str(loaded.path))
+
+
+def test_imported_checkpoints_are_checked_like_any_other(tmp_path):
+    path = written(tmp_path, network())
+    assert main(["import", str(path)]) == 0
+    state = checkpoint.load(path.with_suffix(".pth"))
+    assert state["epoch"] == -1 and state["config"]["T"] == 30

@@ -1,0 +1,547 @@
+"""The page: its JavaScript against the library in Node.js, and the page itself in headless Chromium.
+
+Both are skipped where the program is missing (Debian: apt-get install nodejs chromium). Screenshots of the browser
+test are kept when SNN_MNIST_SCREENSHOTS names a directory. Without MNIST the network is one on the bundled digits.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from snn_mnist.cli.main import main
+from snn_mnist.data import pictures as picture
+from snn_mnist.export import html
+from snn_mnist.kernels.philox import philox_block
+from snn_mnist.model.network import SNN
+from snn_mnist.model.poisson import Draw, Stream, poisson_encode
+from snn_mnist.model.saved_network import Loaded, load_network
+from tests.support import chromium
+from tests.support.export_net import digits, network, saved
+
+NODE = shutil.which("node")
+needs_node = pytest.mark.skipif(NODE is None, reason="node is not installed")
+SEVEN = [[(0.25, 0.25), (0.4, 0.24), (0.55, 0.24), (0.72, 0.25), (0.65, 0.4), (0.55, 0.6), (0.47, 0.8)]]
+FOUR_OR_NINE = [  # the network wavers
+    [(0.48, 0.26), (0.37, 0.36), (0.37, 0.46), (0.45, 0.52), (0.62, 0.46)],
+    [(0.64, 0.26), (0.62, 0.5), (0.58, 0.82)],
+]
+THREE = [[(0.3, 0.3), (0.45, 0.22), (0.62, 0.28), (0.6, 0.42), (0.45, 0.48), (0.62, 0.55), (0.66, 0.7), (0.3, 0.76)]]
+
+
+def script(page: str, name: str) -> str:
+    return re.search(rf'<script id="{name}"[^>]*>(.*?)</script>', page, re.S)[1]
+
+
+# ---------------------------------------------------------------------------- the text
+
+
+def test_the_page_is_one_file_that_reaches_for_nothing():
+    page = html.render(network(), "nowhere")
+    assert "default-src 'none'" in page
+    outside_data = page.replace(script(page, "data"), "")
+    assert not re.search(
+        r"https?:|//cdn|@import|url\(|\bfetch\(|XMLHttpRequest|WebSocket|<link (?!rel=\"icon\")", outside_data
+    )
+    assert not re.search(r"\b(src|href)=(?!\"data:,\")", outside_data)
+    assert "__DATA__" not in page
+    assert len(page) < 120_000
+
+
+def test_the_page_holds_the_network():
+    loaded = network(T=60, tau=3.0, v_threshold=0.7, v_reset=-0.5, seed=5)
+    data = json.loads(script(html.render(loaded, "nowhere"), "data"))
+    held = np.frombuffer(base64.b64decode(data["weight"]), "<f4").reshape(10, 784)
+    np.testing.assert_array_equal(held, loaded.net.weight.detach().numpy())
+    told = {name: data[name] for name in ("T", "tau", "v_threshold", "v_reset", "seed", "stream", "neuron", "box")}
+    assert told == {
+        "T": 60, "tau": 3.0, "v_threshold": 0.7, "v_reset": -0.5, "seed": 5, "stream": 8, "neuron": "lif", "box": 28,
+    }  # fmt: skip
+    assert data["example_labels"] == list(range(10))  # digits are always at hand
+    shown = np.frombuffer(base64.b64decode(data["examples"]), np.uint8).reshape(10, 784)
+    assert (digits().test.images.numpy() == shown[4]).all(1).any()
+
+
+def test_no_setting_can_end_the_script(monkeypatch):
+    monkeypatch.setattr(html, "DIGITS", ("</script><b>",) * 10)
+    page = html.render(network(), "nowhere")
+    assert page.count("</script>") == 3
+    assert json.loads(script(page, "data"))["names"][0] == "</script><b>"
+
+
+def colours(page: str) -> list[dict[str, str]]:
+    """The two themes: light, dark."""
+    found = [dict(re.findall(r"--([\w-]+): (#\w{6})", block)) for block in re.findall(r":root \{(.*?)\}", page, re.S)]
+    assert len(found) == 2 and len(found[0]) == len(found[1]) > 8
+    return found
+
+
+def linear(colour: str) -> np.ndarray:
+    rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+
+
+def contrast(a: str, b: str) -> float:
+    """WCAG 2.1."""
+    bright, dim = sorted((float(linear(c) @ [0.2126, 0.7152, 0.0722]) for c in (a, b)), reverse=True)
+    return (bright + 0.05) / (dim + 0.05)
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+def test_text_and_marks_stand_out_in_both_themes(theme):
+    c = colours(html.render(network(), "nowhere"))[theme]
+    for text in ("text", "quiet", "trace", "spike"):
+        for ground in ("page", "card", "tint", "future"):
+            assert contrast(c[text], c[ground]) >= 4.5, (text, ground)
+    assert contrast(c["press"], c["on-press"]) >= 4.5
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+def test_potentials_and_spikes_differ_for_the_colour_blind(theme):
+    """Viénot et al. 1999: what protanopes and deuteranopes see of linear RGB."""
+    c = colours(html.render(network(), "nowhere"))[theme]
+    protan = np.array([[0.11238, 0.88762, 0], [0.11238, 0.88762, 0], [0.00401, -0.00401, 1]])
+    deutan = np.array([[0.29275, 0.70725, 0], [0.29275, 0.70725, 0], [-0.02234, 0.02234, 1]])
+    for sight in (np.eye(3), protan, deutan):
+        a, b = (np.clip(sight @ linear(c[name]), 0, 1) ** (1 / 2.2) for name in ("trace", "spike"))
+        assert np.linalg.norm(a - b) > 0.35
+
+
+# ---------------------------------------------------------------------------- the JavaScript in Node.js
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory):
+    """node(body, **values): what JavaScript returns, with `core` and the values at hand."""
+    folder = tmp_path_factory.mktemp("node")
+    (folder / "core.js").write_text(script(html.render(network(), "nowhere"), "core"))
+
+    def run(body, **values):
+        text = (
+            "const core = require('./core.js');"
+            f"const given = JSON.parse(require('fs').readFileSync(0, 'utf8'));"
+            f"console.log(JSON.stringify((() => {{ {body} }})()));"
+        )
+        (folder / "run.js").write_text(text)
+        done = subprocess.run([NODE, "run.js"], cwd=folder, input=json.dumps(values), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return run
+
+
+@needs_node
+def test_philox_gives_the_known_answers(node):
+    known = [
+        ((0,) * 6, "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
+        ((0xFFFFFFFF,) * 6, "408f276d 41c83b0e a20bc7c6 6d5451fd"),
+        (
+            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344, 0xA4093822, 0x299F31D0),
+            "d16cfe09 94fdcceb 5001e420 24126ea1",
+        ),
+    ]  # fmt: skip
+    random = np.random.default_rng(0).integers(0, 2**32, (500, 6)).tolist()
+    calls = [list(call) for call, _ in known] + random
+    body = """
+        return given.calls.map(a => {
+            const c = Uint32Array.from(a.slice(0, 4));
+            core.philox(c, a[4], a[5]);
+            return [...c];
+        })
+    """
+    got = node(body, calls=calls)
+    for words, (_, expected) in zip(got, known, strict=False):
+        assert " ".join(f"{word:08x}" for word in words) == expected
+    assert got[3:] == [list(philox_block(tuple(call[:4]), tuple(call[4:]))) for call in random]
+
+
+@needs_node
+@pytest.mark.parametrize(
+    ("steps", "draw", "index"),
+    [
+        (100, Draw(0, Stream.PLAY, 0), 0),
+        (33, Draw(2**32 - 1, Stream.TRAIN, 2**32 - 1), 59_999),
+        (1, Draw(7, Stream.PREDICT, 3), 2**31),
+        (400, Draw(123, Stream.EVAL, 1), 1),
+    ],
+)
+def test_spikes_are_the_librarys(node, steps, draw, index):
+    random = np.random.default_rng(1)
+    pixels = random.integers(0, 256, 784).astype(np.uint8)
+    pixels[:40], pixels[40:80] = 0, 255
+    at = {"seed": draw.seed, "stream": int(draw.stream), "epoch": draw.epoch, "image": index}
+    body = "return Buffer.from(core.encode(given.pixels, given.steps, given.at)).toString('base64')"
+    got = np.frombuffer(base64.b64decode(node(body, pixels=pixels.tolist(), steps=steps, at=at)), np.uint8)
+    ours = poisson_encode(torch.from_numpy(pixels)[None], torch.tensor([index]), 0, steps, draw).numpy()
+    np.testing.assert_array_equal(got.reshape(steps, 784), ours[:, 0])
+
+
+@needs_node
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {}, {"tau": 3.0}, {"tau": 1.1, "v_threshold": 0.7, "v_reset": -0.5}, {"v_reset": None}, {"neuron": "if"},
+        {"neuron": "if", "v_reset": 0.25},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_potentials_are_those_of_our_neurons_to_the_last_bit(node, settings):
+    loaded = network(step_mode="s", **settings)
+    config, weight = loaded.config, loaded.net.weight.detach().numpy()
+    image = digits().test.images[17]
+    spikes = poisson_encode(image[None], torch.tensor([0]), 0, 60, Draw(0, Stream.PLAY, 0)).numpy()[:, 0]
+    neuron, ours = loaded.net.spiking, []
+    with torch.no_grad():
+        for step in spikes:
+            current = (weight.astype(np.float64) @ step).astype(np.float32)
+            fired = neuron(torch.from_numpy(current))
+            ours.append((neuron.v.numpy().copy(), fired.numpy() > 0))
+    like = {
+        "leaky": config.neuron == "lif",
+        "tau": config.tau,
+        "threshold": config.v_threshold,
+        "reset": config.v_reset,
+    }
+    body = """
+        const r = core.simulate(Float32Array.from(given.weight), given.spikes, given.steps, given.like);
+        return { v: [...r.v], fired: [...r.fired], h: [...r.h] }"""
+    values = {"weight": weight.flatten().tolist(), "spikes": spikes.flatten().astype(int).tolist()}
+    got = node(body, steps=60, like=like, **values)
+    fired = np.array(got["fired"]).reshape(60, 10) > 0
+    assert fired.sum() > 10
+    np.testing.assert_array_equal(fired, [f for _, f in ours])
+    np.testing.assert_array_equal(np.array(got["v"], np.float32).reshape(60, 10), [v for v, _ in ours])
+    h, v = (np.array(got[name]).reshape(60, 10) for name in ("h", "v"))
+    np.testing.assert_array_equal(h[~fired], v[~fired])
+    assert (h[fired] >= np.float32(config.v_threshold)).all()
+
+
+def pictures():
+    """Drawings, noise, odd shapes, thin and thick pens, both polarities."""
+    random = np.random.default_rng(2)
+    for side, pen, dark in ((280, 22, True), (280, 4, True), (60, 3, False), (28, 2, False), (120, 30, True)):
+        image = Image.new("L", (side, side + side // 4), 0)
+        points = [tuple((random.random(2) * 0.8 + 0.1) * side) for _ in range(6)]
+        ImageDraw.Draw(image).line(points, 255, pen, "curve")
+        grey = np.asarray(image.resize((side, side + side // 4 - 1), Image.Resampling.BILINEAR))
+        yield (230 - grey * 0.8).astype(np.uint8) if dark else grey
+    for shape in ((30, 30), (1, 9), (100, 7), (45, 200)):
+        yield (random.random(shape) ** 6 * 255).astype(np.uint8)
+    yield np.full((20, 20), 90, np.uint8)
+    for image in digits().test.images[:5]:
+        yield image.view(28, 28).numpy()
+
+
+@needs_node
+@pytest.mark.parametrize("box", [20, 28])
+def test_a_drawing_is_prepared_as_predict_does(node, box):
+    shown = list(pictures())
+    body = "return given.shown.map(p => { const r = core.prepare(p.at, p.w, p.h, given.box); return r && [...r]; })"
+    values = [{"at": grey.flatten().tolist(), "w": grey.shape[1], "h": grey.shape[0]} for grey in shown]
+    for grey, theirs in zip(shown, node(body, shown=values, box=box), strict=True):
+        ours = picture.prepare(grey, box)
+        assert (ours is None) == (theirs is None)
+        if ours is not None:
+            assert ours.pixels.tolist() == theirs
+
+
+# ---------------------------------------------------------------------------- the page in a browser
+
+
+@pytest.fixture(scope="module")
+def browser():
+    program = chromium.find()
+    if program is None:
+        pytest.skip("no Chromium here (apt-get install chromium, or name one in $CHROMIUM)")
+    with chromium.Chromium(program) as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """(the page's file, its network). SNN_MNIST_PAGE_CHECKPOINT names a trained one to look at."""
+    folder = tmp_path_factory.mktemp("page")
+    place = os.environ.get("SNN_MNIST_PAGE_CHECKPOINT")
+    loaded = load_network(place) if place else saved(folder, T=60)
+    file = folder / "page.html"
+    assert main(["export", "-resume", str(loaded.path), "-format", "html", "-out", str(file)]) == 0
+    return file, loaded
+
+
+@pytest.fixture
+def page(browser, exported):
+    browser.problems.clear()
+    browser.requests.clear()
+    browser.open(exported[0], prefers_color_scheme="light")
+    browser.evaluate("document.getElementById('speed').value = 100")  # 400 steps a second
+    yield browser
+    assert browser.problems == []
+    assert {url for url in browser.requests if not url.startswith("data:")} == {exported[0].as_uri()}
+
+
+def keep(page, name):
+    folder = os.environ.get("SNN_MNIST_SCREENSHOTS")
+    if folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        page.screenshot(Path(folder) / name)
+
+
+FINISHED = "!snn.state.playing && snn.state.run && snn.state.time === snn.state.steps"
+
+
+def shown(page):
+    """Pixels [784], spikes [T, 784], output spikes [T, 10], settings."""
+    text = page.evaluate("""(() => {
+        const { pixels, spikes, run, ...rest } = snn.state, list = (a) => a && [...a];
+        const lists = { pixels: list(pixels), spikes: list(spikes), fired: list(run?.fired) };
+        return JSON.stringify({ ...rest, counts: null, ...lists });
+    })()""")
+    state = json.loads(text)
+    for name, width in (("spikes", 784), ("fired", 10)):
+        state[name] = np.array(state[name]).reshape(-1, width)
+    return state
+
+
+def expected(loaded: Loaded, state, **settings):
+    """The library's spikes for the page's pixels, and our network's for those."""
+    image = torch.tensor(state["pixels"], dtype=torch.uint8)[None]
+    draw = Draw(state["seed"], Stream.PLAY, 0)
+    spikes = poisson_encode(image, torch.tensor([0]), 0, state["steps"], draw)
+    net = SNN.from_config(replace(loaded.config, step_mode="m", **settings))
+    net.load_state_dict(loaded.net.state_dict())
+    with torch.no_grad():
+        fired = net(spikes)
+    return spikes[:, 0].numpy(), fired[:, 0].numpy()
+
+
+def text(page, selector):
+    return page.evaluate(f"document.querySelector({json.dumps(selector)}).textContent")
+
+
+def test_a_drawn_digit_is_read_with_the_librarys_spikes(page, exported):
+    loaded = exported[1]
+    keep(page, "empty.png")
+    page.draw("#pad", FOUR_OR_NINE)
+    page.wait(FINISHED)
+    state = shown(page)
+    spikes, fired = expected(loaded, state)
+    assert spikes.sum() > 1000 and fired.sum() > 0
+    np.testing.assert_array_equal(state["spikes"], spikes)
+    assert (state["fired"] != fired).sum() <= 1  # sums in float32 there, in float64 here
+    counts = state["fired"].sum(0)
+    best = int(counts.argmax())
+    assert text(page, "#digit") == str(best)
+    assert f"firing rate {counts[best] / state['steps']:.2f} after all {state['steps']} steps" in text(page, "#verdict")
+    rates = page.evaluate("[...document.querySelectorAll('.neuron .rate')].map(e => e.textContent)")
+    assert rates == [f"{count / state['steps']:.2f}" for count in counts]
+    assert page.evaluate("document.querySelectorAll('.neuron.best').length") == 1
+    keep(page, "drawn.png")
+
+
+def test_the_drawing_saved_as_png_is_prepared_alike(page, exported, tmp_path):
+    page.draw("#pad", THREE)
+    page.wait(FINISHED)
+    url = page.evaluate("document.getElementById('pad').toDataURL('image/png')")
+    file = tmp_path / "drawing.png"
+    file.write_bytes(base64.b64decode(url.split(",")[1]))
+    box = picture.BOXES[exported[1].config.dataset]
+    assert picture.prepare(picture.read(file), box).pixels.tolist() == shown(page)["pixels"]
+    seen = page.evaluate("document.getElementById('seen').toDataURL('image/png')")
+    grey = np.asarray(Image.open(io.BytesIO(base64.b64decode(seen.split(",")[1]))).convert("L")).astype(int)
+    assert np.corrcoef(grey.flatten(), shown(page)["pixels"])[0, 1] < -0.99  # dark ink on the card
+
+
+def test_by_finger_on_a_phone(browser, exported):
+    browser.problems.clear()
+    browser.open(exported[0], 360, 740, touch=True, prefers_color_scheme="dark")
+    browser.draw("#pad", FOUR_OR_NINE, touch=True)
+    browser.wait("snn.state.time > 30")
+    state = shown(browser)
+    np.testing.assert_array_equal(state["spikes"], expected(exported[1], state)[0])
+    assert browser.evaluate("document.documentElement.scrollWidth") <= 360
+    tall = browser.evaluate("[...document.querySelectorAll('button')].map(b => b.getBoundingClientRect().height)")
+    assert min(tall) > 24
+    browser.evaluate("document.getElementById('play').click()")
+    keep(browser, "phone.png")
+    assert browser.problems == []
+
+
+def test_the_pen_is_followed_while_it_draws(page):
+    x, y, width, height = page.box("#pad")
+    at = {"button": "left", "buttons": 1, "clickCount": 1}
+    page.send("Input.dispatchMouseEvent", type="mousePressed", x=x + 0.3 * width, y=y + 0.2 * height, **at)
+    page.send("Input.dispatchMouseEvent", type="mouseMoved", x=x + 0.35 * width, y=y + 0.8 * height, **at)
+    page.wait("snn.state.run !== null")
+    assert "after all" in text(page, "#verdict")
+    page.send("Input.dispatchMouseEvent", type="mouseReleased", x=x, y=y, button="left", clickCount=1)
+    page.wait(FINISHED)
+
+
+def test_time_goes_step_by_step_or_at_speed(page):
+    page.draw("#pad", SEVEN)
+    page.click("#start")
+    assert page.evaluate("[snn.state.time, snn.state.playing]") == [0, False]
+    for _ in range(3):
+        page.click("#step")
+    page.wait("document.getElementById('time-text').textContent.startsWith('3 of ')")
+    state = shown(page)
+    assert text(page, "#spikes-text") == f"step 3: {int(state['spikes'][2].sum())} input spikes"
+    lit = page.evaluate("""(() => {
+        const { data } = document.getElementById('spikes').getContext('2d').getImageData(0, 0, 28, 28);
+        return [...Array(784).keys()].map(p => [data[4 * p], data[4 * p + 1], data[4 * p + 2]].join())
+    })()""")
+    strongest = lit[int(state["spikes"][2].argmax())]
+    assert [colour == strongest for colour in lit] == (state["spikes"][2] > 0).tolist()
+    page.click("#play")
+    page.wait(FINISHED, 5)
+    assert page.evaluate("document.getElementById('step').disabled")
+    page.click("#play")  # from the beginning again
+    page.wait("snn.state.time < snn.state.steps || !snn.state.playing")
+    page.click("#end")
+    assert page.evaluate(FINISHED)
+
+
+def test_by_keyboard_alone(page):
+    page.evaluate("document.querySelector('#examples button').focus()")
+    page.key("Enter", "Enter", 13, "\r")
+    page.wait(FINISHED)
+    page.evaluate("document.activeElement.blur()")
+    page.key("ArrowLeft", "ArrowLeft", 37)
+    page.wait("snn.state.time === snn.state.steps - 1")
+    page.key("ArrowRight", "ArrowRight", 39)
+    page.wait("snn.state.time === snn.state.steps")
+    page.key(" ", "Space", 32, " ")
+    page.wait("snn.state.playing")
+    page.key("Escape", "Escape", 27)
+    page.wait("snn.state.pixels === null && !snn.state.playing")
+    page.wait("document.getElementById('verdict').textContent.startsWith('Draw something')")
+    page.evaluate("document.getElementById('steps').focus()")
+    before = page.evaluate("snn.state.steps")
+    page.key("ArrowRight", "ArrowRight", 39)
+    page.wait(f"snn.state.steps === {before + 1}")
+
+
+def slide(page, control, value):
+    page.evaluate(f"""(() => {{
+        const e = document.getElementById('{control}'); e.value = {value};
+        for (const kind of ['input', 'change']) e.dispatchEvent(new Event(kind, {{ bubbles: true }}));
+    }})()""")
+
+
+def test_the_sliders_change_the_network(page, exported):
+    loaded = exported[1]
+    page.evaluate("document.querySelector('#examples button:nth-child(4)').click()")
+    page.wait(FINISHED)
+    example = html.examples(loaded.config.dataset, os.environ.get("SNN_MNIST_DATA", "data"))
+    third = base64.b64decode(example["examples"])[3 * 784 : 4 * 784]
+    for control, value, settings in (
+        ("tau", 3.5, {"tau": 3.5}),
+        ("threshold", 0.6, {"v_threshold": 0.6, "tau": 3.5}),
+        ("steps", 37, {"v_threshold": 0.6, "tau": 3.5}),
+        ("seed", 4294967295, {"v_threshold": 0.6, "tau": 3.5}),
+    ):
+        slide(page, control, value)
+        page.wait(FINISHED)
+        state = shown(page)
+        assert state[control] == value
+        assert bytes(state["pixels"]) == third  # an example is taken as it is
+        spikes, fired = expected(loaded, state, **settings)
+        np.testing.assert_array_equal(state["spikes"], spikes)
+        assert (state["fired"] != fired).sum() <= 1
+    slide(page, "seed", -1)
+    assert page.evaluate("[snn.state.seed, document.getElementById('seed').value]") == [4294967295, "4294967295"]
+    page.click("#trained")
+    state = shown(page)
+    config = loaded.config
+    assert [state[n] for n in ("tau", "threshold", "steps", "seed")] == [
+        config.tau, config.v_threshold, config.T, config.seed,
+    ]  # fmt: skip
+
+
+def test_clear_begins_anew(page):
+    page.draw("#pad", SEVEN)
+    page.wait("snn.state.run !== null")
+    page.click("#clear")
+    page.wait("snn.state.pixels === null && !document.getElementById('hint').hidden")
+    assert page.evaluate("document.getElementById('play').disabled")
+    white = page.evaluate("""
+        document.getElementById('pad').getContext('2d').getImageData(0, 0, 280, 280).data.every(x => x === 255)
+    """)
+    assert white
+    page.draw("#pad", THREE)
+    page.wait(FINISHED)
+
+
+def test_every_control_has_a_name(page):
+    page.send("Accessibility.enable")
+    nodes = page.send("Accessibility.getFullAXTree")["nodes"]
+    controls = [
+        n for n in nodes if n.get("role", {}).get("value") in ("button", "slider", "spinbutton", "image", "Canvas")
+    ]
+    assert len(controls) >= 24
+    for node in controls:
+        assert node.get("name", {}).get("value", "").strip(), node["role"]
+    assert any(n.get("role", {}).get("value") == "status" for n in nodes)
+
+
+def test_who_wants_no_motion_gets_the_result_at_once(browser, exported):
+    browser.problems.clear()
+    browser.open(exported[0], prefers_reduced_motion="reduce")
+    browser.draw("#pad", SEVEN)
+    assert browser.evaluate(FINISHED)
+    assert browser.problems == []
+
+
+@pytest.mark.parametrize("settings", [{"v_reset": None}, {"neuron": "if", "v_reset": -0.5}], ids=str)
+def test_other_neurons(browser, tmp_path, settings):
+    loaded = saved(tmp_path, **settings)
+    file = tmp_path / "page.html"
+    assert main(["export", "-resume", str(loaded.path), "-format", "html", "-out", str(file)]) == 0
+    browser.problems.clear()
+    browser.open(file)
+    browser.evaluate("document.querySelector('#examples button:nth-child(8)').click()")
+    browser.wait(FINISHED)
+    state = shown(browser)
+    spikes, fired = expected(loaded, state)
+    np.testing.assert_array_equal(state["spikes"], spikes)
+    assert (state["fired"] != fired).sum() <= 1 and fired.sum() > 5
+    hidden = browser.evaluate("document.getElementById('tau-setting').hidden")
+    assert hidden == (loaded.config.neuron == "if")
+    assert browser.problems == []
+
+
+def test_long_names_and_no_examples(browser, tmp_path, monkeypatch):
+    monkeypatch.setattr(html, "examples", lambda *_: {})
+    loaded = network()
+    fashion = replace(loaded, config=replace(loaded.config, dataset="fashion"))
+    file = tmp_path / "page.html"
+    file.write_text(html.render(fashion, "nowhere"))
+    browser.problems.clear()
+    browser.open(file, 360, 740)
+    browser.draw("#pad", SEVEN)
+    browser.wait(FINISHED)
+    assert browser.evaluate("document.documentElement.scrollWidth") <= 360
+    assert browser.evaluate("document.getElementById('examples').hidden")
+    assert "Ankle boot" in text(browser, "#neurons")
+    keep(browser, "fashion.png")
+    assert browser.problems == []
+
+
+def test_the_command_says_where_the_page_is(tmp_path, capsys):
+    loaded = saved(tmp_path)
+    assert main(["export", "-resume", str(loaded.path), "-format", "html"]) == 0
+    assert (tmp_path / "checkpoint.html").is_file()
+    assert "open it in a browser" in capsys.readouterr().out
+    assert main(["export", "-resume", str(loaded.path), "-format", "html", "-out", str(tmp_path)]) == 2

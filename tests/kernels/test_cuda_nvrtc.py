@@ -1,0 +1,110 @@
+"""Every variant of the CUDA kernels goes through NVRTC, for sm_80 and sm_90; no GPU is needed for that.
+
+Variants of a file are compiled many in one program: each in a namespace of its own, its kernels renamed.
+"""
+
+import re
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+
+from snn_mnist.kernels.cuda import fused as fused_cuda
+from snn_mnist.kernels.cuda import launch as cuda
+from snn_mnist.kernels.cuda import neuron as neuron_cuda
+from snn_mnist.kernels.formulas import FORMULAS
+from tests.kernels.test_fused_cpu import spec_of
+from tests.support import nvrtc
+
+pytestmark = pytest.mark.skipif(
+    nvrtc.library() is None, reason="no libnvrtc: neither torch's CUDA wheels nor a CUDA toolkit is installed"
+)
+RESETS = list(product((0.0, None), (False, True)))  # v_reset, detach_reset
+HEADER = Path(cuda.__file__).with_name("snn.cuh").read_text().replace("#pragma once\n", "")
+
+
+def together(texts: list[str]) -> str:
+    """One program of many variants, with kernels NAME_0, NAME_1, …"""
+    assert all(text.isascii() for text in texts)  # CuPy writes them in the locale's encoding
+    parts = [HEADER]
+    for i, text in enumerate(texts):
+        assert text.count(HEADER) == 1
+        defines, body = text.split(HEADER)
+        names = re.findall(r"KERNEL\([^)]*\) (\w+)\(", body)
+        macros = re.findall(r"^#define (\w+)", defines + body, re.MULTILINE)
+        renamed = "".join(f"#define {name} {name}_{i}\n" for name in names)
+        parts += [defines, renamed, f"namespace variant_{i} {{\n", body, "}\n"]
+        parts += [f"#undef {macro}\n" for macro in dict.fromkeys([*macros, *names])]
+    return "".join(parts)
+
+
+def compiled(texts: list[str], architecture: str) -> list[str]:
+    """The kernels that came out."""
+    ptx, log = nvrtc.compile_text(together(texts), architecture)
+    assert "warning" not in log, log
+    number = architecture.removeprefix("compute_")
+    assert f".target sm_{number}" in ptx
+    return sorted(re.findall(r"\.visible \.entry (\w+)\(", ptx))
+
+
+@pytest.mark.parametrize("architecture", ["compute_80", "compute_90"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_every_neuron_kernel(dtype, architecture):
+    """float64, which only oracles use, with one kind of reset a surrogate."""
+    few = dtype is torch.float64
+    specs = [
+        spec_of(name, v_reset=v, detach=d)
+        for i, name in enumerate(FORMULAS)
+        for v, d in (RESETS[i % 4 : i % 4 + 1] if few else RESETS)
+    ]
+    texts = [neuron_cuda.text(spec, dtype, True) for spec in specs]
+    texts += [neuron_cuda.text(spec_of(v_reset=v), dtype, False) for v in (0.0, None)]
+    assert len(set(texts)) == len(texts) == (16 if few else 64) + 2
+    entries = compiled(texts, architecture)
+    assert len(entries) == len(texts) and sum(entry.startswith("forward") for entry in entries) == 2
+
+
+def fused_text(name="atan", v_reset=0.0, detach=False, steps=None, limit=232_448):
+    return fused_cuda._plan((10, 784), 352, spec_of(name, v_reset=v_reset, detach=detach), steps, limit).text
+
+
+@pytest.mark.parametrize("architecture", ["compute_80", "compute_90"])
+def test_every_forward_pass(architecture):
+    """For each reset, with working memory in the block's own and in global memory."""
+    texts = [fused_text(v_reset=v, limit=limit) for v, limit in product((0.0, None), (10**6, 0))]
+    texts += [fused_text(steps=100, limit=0)]
+    entries = compiled(texts, architecture)
+    kinds = [entry.rpartition("_")[0] for entry in entries]
+    assert {kind: kinds.count(kind) for kind in kinds} == {"contract": 1, "encode_spikes": 4, "fused": 5}
+
+
+def registers(texts: list[str], architecture: str) -> dict[str, int]:
+    """The registers a thread of each kernel takes, assembled; none of them may spill."""
+    _, log = nvrtc.compile_text(together(texts), architecture, "--ptxas-options=-v")
+    kernels = re.findall(r"entry function '(\w+)'.*?(\d+) bytes spill stores.*?Used (\d+) registers", log, re.DOTALL)
+    assert {name: int(spilled) for name, spilled, _ in kernels} == dict.fromkeys((name for name, *_ in kernels), 0)
+    return {name: int(used) for name, _, used in kernels}
+
+
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
+@pytest.mark.parametrize("name", FORMULAS)
+def test_every_training_pass(name, architecture):
+    """For each reset, with working memory in the block's own and in global memory; two blocks of 512 threads find room
+    in a multiprocessor."""
+    texts = [fused_text(name, v, d, 100, limit) for v, d in RESETS for limit in (10**6, 0)]
+    assert len(set(texts)) == 8
+    used = registers(texts, architecture)
+    assert sorted(used) == sorted(f"{kernel}_{i}" for kernel in ("contract", "fused") for i in range(8))
+    assert max(used.values()) <= 65_536 // (512 * 2)
+
+
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
+def test_machine_code_keeps_its_state_in_registers(architecture):
+    """The forward pass and the multi-step neurons: at least four blocks of theirs in a multiprocessor."""
+    texts = [fused_text(), *(neuron_cuda.text(spec_of(), dtype, True) for dtype in (torch.float16, torch.float32))]
+    texts.append(neuron_cuda.text(spec_of(), torch.float16, False))
+    used = registers(texts, architecture)
+    assert len(used) == 5
+    for name, count in used.items():
+        assert count <= 65_536 // (4 * (256 if name.startswith(("fused", "encode")) else 128)), name

@@ -1,0 +1,117 @@
+"""Every snippet of the tutorial and the README runs, every command line in them is one, every picture is there."""
+
+import contextlib
+import importlib.util
+import io
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from snn_mnist.cli import main as cli
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if page.is_file()]
+TUTORIAL = ROOT / "docs" / "tutorial.md"
+
+spec = importlib.util.spec_from_file_location("tutorial_figures", ROOT / "scripts" / "tutorial_figures.py")
+tutorial_figures = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tutorial_figures)
+
+
+def code_blocks(page, *languages):
+    text = page.read_text(encoding="utf-8")
+    return re.findall(rf"^```(?:{'|'.join(languages)})\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.name in ("README.md", "tutorial.md")], ids=lambda page: page.name
+)
+def test_snippets_run_and_print_what_they_say(page, tmp_path, monkeypatch):
+    """In order, in one namespace, in an empty directory; with real MNIST where SNN_MNIST_DATA names it."""
+    monkeypatch.chdir(tmp_path)
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file: save(figure, file, dpi=40))  # takes a third of the time
+    namespace = {"__name__": "snippet"}
+    for snippet in tutorial_figures.snippets(page):
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile("\n" * (snippet.line - 1) + snippet.code, str(page), "exec"), namespace)
+        if snippet.output is not None:
+            assert printed.getvalue() == snippet.output, f"{page.name}, line {snippet.line}"
+    if page == TUTORIAL:
+        made = {file.name for file in tmp_path.glob("*.png")}
+        shown = {Path(name).name for name in pictures(page)}
+        assert made == {name for name in shown if not name.startswith("trace_")}
+
+
+def pictures(page):
+    return re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pictures_are_there_and_small(page):
+    for name in pictures(page):
+        if not name.startswith("http"):
+            file = page.parent / name
+            assert file.stat().st_size < 150_000, name
+            assert Image.open(file).size[0] >= 360, name  # a phone is that wide
+
+
+def test_every_picture_of_the_tutorial_is_shown():
+    shown = {(page.parent / name).resolve() for page in PAGES for name in pictures(page)}
+    assert {file.resolve() for file in (ROOT / "docs" / "images").iterdir()} <= shown
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_within_the_project_lead_somewhere(page):
+    text = page.read_text(encoding="utf-8")
+    headings = {
+        re.sub(r"[^\w\- ]", "", line.lstrip("# ").lower()).replace(" ", "-")
+        for line in text.splitlines() if re.match(r"#+ ", line)
+    }  # fmt: skip
+    for target in re.findall(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)", text):
+        file, _, heading = target.partition("#")
+        if "://" in file:
+            continue
+        assert not file or (page.parent / file).exists(), target
+        assert file or not heading or heading in headings, target
+
+
+def command_lines(page):
+    """The program's command lines of a page, as lists of words; what stands before the program's name is left out."""
+    for block in code_blocks(page, "bash", "sh", "console", "shell"):
+        for line in block.replace("\\\n", " ").splitlines():
+            if re.match(r"\s*(\$ )?#", line):
+                continue
+            for part in re.split(r"&&|\|\||;|\|", line.removeprefix("$ ")):
+                words = re.split(r"(?:^|\s)(?:python3? -m snn_mnist|snn_mnist)(?:\s|$)", part, maxsplit=1)
+                if len(words) == 2:
+                    yield [word for word in shlex.split(words[1], comments=True) if not word.startswith(">")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_command_lines_are_understood(page, monkeypatch):
+    monkeypatch.chdir(ROOT)  # for -config configs/….yaml
+    for words in command_lines(page):
+        if words and words[0] in cli.VERBS:
+            if not {"-help", "--help", "-h"} & set(words):
+                cli.read_options(cli.VERBS[words[0]].record, [word for word in words[1:] if word != "-debug"])
+        else:
+            assert words and words[0] in ("-help", "--help", "-h", "-version", "--version"), words
+
+
+def test_command_lines_are_found(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "```bash\n# snn_mnist not this\nSNN=1 python -m snn_mnist train -T 5 \\\n  -b 7  # a word\n```\n"
+        "```console\n$ snn_mnist eval -resume x > out.txt && python -m snn_mnist info | head\ntext\n```\n"
+    )
+    assert list(command_lines(page)) == [
+        ["train", "-T", "5", "-b", "7"],
+        ["eval", "-resume", "x", "out.txt"],
+        ["info"],
+    ]

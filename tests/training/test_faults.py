@@ -1,0 +1,330 @@
+"""Disks that fill up or fail, directories that vanish, numbers that blow up: one line, exit code 1, nothing lost."""
+
+import contextlib
+import os
+import shutil
+import stat
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+import torture
+from torture import QUICK, Child, Nursery, differences
+
+from snn_mnist.errors import SNNError
+from snn_mnist.runs import checkpoint
+from snn_mnist.runs.atomic_files import write_whole
+from snn_mnist.runs.report import MetricsFile, read_metrics, write_text
+from tests.training.test_interruption import LONG, once, training_goes_on
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="limits, mounts and users of POSIX")
+as_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root")
+ONE_LINE = "snn_mnist: error: "
+
+
+@pytest.fixture(scope="module")
+def runs(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A run of two epochs, and an undisturbed one of four."""
+    out = tmp_path_factory.mktemp("runs")
+    for epochs in ("2", "4"):
+        assert nursery.run("train", *QUICK, "-epochs", epochs, "-out-dir", str(out / epochs)).code == 0
+    return next((out / "2").iterdir()), next((out / "4").iterdir())
+
+
+@pytest.fixture
+def run(runs: tuple[Path, Path], tmp_path: Path) -> Path:
+    """A copy of the run of two epochs."""
+    return Path(shutil.copytree(runs[0], tmp_path / "run"))
+
+
+def failed(child: Child, *words: object) -> None:
+    """One line on stderr, which has these words, and exit code 1."""
+    assert child.code == 1, (child.code, child.err)
+    assert child.err.startswith(ONE_LINE) and child.err.count("\n") == 1 and len(child.err) < 600, child.err
+    for word in words:
+        assert str(word) in child.err, (word, child.err)
+
+
+def intact(folder: Path, runs: tuple[Path, Path]) -> None:
+    """The checkpoints of two epochs stand as they were, with no temporary file beside them."""
+    for name in (checkpoint.LATEST, checkpoint.BEST):
+        assert (folder / name).read_bytes() == (runs[0] / name).read_bytes()
+    assert not list(folder.glob(".*"))
+
+
+def goes_on(nursery: Nursery, folder: Path, runs: tuple[Path, Path]) -> None:
+    """Resumed without the fault, the run ends as if there had been none."""
+    child = nursery.run("train", "-resume", str(folder), "-epochs", "4", "-j", "1")
+    assert child.code == 0, child.err
+    assert differences(runs[1], folder) == []
+
+
+# ---------------------------------------------------------------------------- full disks and limits
+
+
+def test_a_limit_on_the_size_of_files(nursery: Nursery, run: Path, runs: tuple[Path, Path]):
+    """Whatever file is the first that can't be written: configuration, metrics, events, checkpoint."""
+    reached = set()
+    for limit in (300, 600, 1_200, 60_000):  # what it prints goes into files too, so not 0
+        child = nursery.run("train", "-resume", str(run), "-epochs", "4", file_size=limit)
+        failed(child, run, "can't be written (File too large); free space or choose another -out-dir")
+        reached.add(child.err.split(str(run))[1].split()[0].strip("/"))
+        intact(run, runs)
+    assert {"metrics.csv", "checkpoint_max.pth"} <= reached, reached
+    goes_on(nursery, run, runs)
+
+
+def test_a_new_run_under_a_limit(nursery: Nursery, tmp_path: Path):
+    child = nursery.run("train", *QUICK, "-epochs", "1", "-out-dir", str(tmp_path), file_size=10_000)
+    (folder,) = tmp_path.iterdir()
+    failed(child, folder / checkpoint.LATEST, "File too large")
+    assert not list(folder.glob(".*")) and not (folder / checkpoint.LATEST).exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path):
+    """A file system of 512 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "none", folder], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"can't mount here: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+@as_root
+def test_a_full_disk(nursery: Nursery, small_disk: Path, runs: tuple[Path, Path]):
+    folder = Path(shutil.copytree(runs[0], small_disk / "run"))
+    for free in (0, 4096, 60_000, 90_000):
+        filler = small_disk / "filler"
+        size = 0
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+            while True:
+                size += file.write(bytes(4096))
+        os.truncate(filler, max(0, size - free))
+        child = nursery.run("train", "-resume", str(folder), "-epochs", "4", "-j", "1")
+        failed(child, folder, "can't be written (No space left on device); free space or")
+        intact(folder, runs)
+        filler.unlink()
+    goes_on(nursery, folder, runs)
+
+
+def test_stdout_on_a_full_disk(nursery: Nursery, run: Path, runs: tuple[Path, Path]):
+    """What it has to say is lost, what it has learned is not."""
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full here")
+    child = nursery.run("train", "-resume", str(run), "-epochs", "4", "-j", "1", out="/dev/full")
+    failed(child, "No space left on device")
+    goes_on(nursery, run, runs)
+
+
+# ---------------------------------------------------------------------------- directories
+
+
+def test_a_read_only_directory(nursery: Nursery, run: Path, runs: tuple[Path, Path], tmp_path: Path):
+    for folder in (run, tmp_path):
+        folder.chmod(0o555)
+    failed(nursery.run("train", "-resume", str(run), "-epochs", "4", powerless=True), run, "Permission denied")
+    intact(run, runs)
+    out = tmp_path / "new"
+    child = nursery.run("train", *QUICK, "-out-dir", str(out), powerless=True)
+    failed(child, f"no run directory can be made in {out} (Permission denied); choose another -out-dir")
+    (run / checkpoint.LATEST).chmod(0)
+    child = nursery.run("eval", "-resume", str(run), powerless=True)
+    failed(child, run / checkpoint.LATEST, "can't be read (Permission denied)")
+    for folder in (tmp_path, run):
+        folder.chmod(0o755)
+
+
+@as_root
+def test_a_read_only_file_system(nursery: Nursery, small_disk: Path, runs: tuple[Path, Path]):
+    folder = Path(shutil.copytree(runs[0], small_disk / "run"))
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    failed(nursery.run("train", "-resume", str(folder), "-epochs", "4"), folder, "Read-only file system")
+    intact(folder, runs)
+
+
+@pytest.mark.parametrize("what", ["directory", "metrics.csv"])
+def test_what_vanishes_while_it_trains(nursery: Nursery, tmp_path: Path, what: str):
+    out = tmp_path / "out"
+    child = nursery.start("train", *QUICK, *LONG, "-out-dir", str(out))
+    folder = training_goes_on(child, out)
+    kept = tmp_path / "elsewhere"
+    if what == "directory":
+        folder.rename(kept)
+    else:
+        shutil.copytree(folder, kept, ignore=shutil.ignore_patterns(".*"))
+        (folder / what).unlink()
+    child.wait()
+    failed(child, folder, "No such file or directory")
+    assert list(out.iterdir()) == ([] if what == "directory" else [folder])
+    assert not (folder / "metrics.csv").exists()  # a new one would begin in the middle
+    state, rows = checkpoint.load(kept), read_metrics(kept / "metrics.csv")
+    assert state["epoch"] >= 0 and [row["epoch"] for row in rows][: state["epoch"] + 1] == [*range(state["epoch"] + 1)]
+
+
+def test_out_dirs_that_can_not_be(nursery: Nursery, tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / ("x" * 300), "/proc/nowhere"):
+        failed(nursery.run("train", *QUICK, "-out-dir", str(out)), "no run directory can be made in", out)
+
+
+# ---------------------------------------------------------------------------- a run directory with holes
+
+
+def test_metrics_are_missing(nursery: Nursery, run: Path, runs: tuple[Path, Path]):
+    (run / "metrics.csv").unlink()
+    child = nursery.run("train", "-resume", str(run), "-epochs", "4", "-j", "1")
+    assert child.code == 0
+    assert f"{run}/metrics.csv lacks epochs 1, 2, finished earlier; going on without" in child.out
+    assert torture.metrics(run) == torture.metrics(runs[1])[2:]
+    assert torture.curves(run) == torture.curves(runs[1])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda text: text.replace("\n1,", "\nx,"), "damaged line 3 (could not convert string to float: 'x')"),
+        (lambda text: text.replace("epoch", "epoc"), "damaged line 2 (no column epoch)"),
+        (lambda text: text + text.splitlines()[-1] + "\n", "damaged line 4 (epoch 1 after 1)"),
+        (lambda text: text.replace("\n1,", "\n1,2,"), "damaged line 3 (more or fewer values"),
+        (lambda text: text.replace("\n1,", '\n1,"'), "damaged line"),
+        (lambda text: "\udcff" + text, "can't be read ('utf-8' codec can't decode byte 0xff"),
+    ],
+)
+def test_metrics_are_damaged(nursery: Nursery, run: Path, runs: tuple[Path, Path], change, words: str):
+    file = run / "metrics.csv"
+    content = change(file.read_text()).encode(errors="surrogateescape")
+    file.write_bytes(content)
+    failed(nursery.run("train", "-resume", str(run), "-epochs", "4"), file, words)
+    assert file.read_bytes() == content  # for its owner to mend
+    intact(run, runs)
+
+
+def test_a_torn_or_surplus_row_of_metrics_is_dropped(nursery: Nursery, run: Path, runs: tuple[Path, Path]):
+    with (run / "metrics.csv").open("a") as file:
+        file.write("2,0.5,0.5,0.5,0.5,0.5,0.001,1,1,1\n3,0.")
+    goes_on(nursery, run, runs)
+
+
+def test_events_are_missing(nursery: Nursery, run: Path, runs: tuple[Path, Path]):
+    """Their curves come back from metrics.csv."""
+    for path in run.glob("events*"):
+        path.unlink()
+    goes_on(nursery, run, runs)
+
+
+@pytest.mark.parametrize("tail", [b"\x18", b"\x18\0\0\0\0\0\0\0\xa3\x7fK\x22\t", b"\xff" * 40])
+def test_events_have_a_torn_end_or_rows_to_come(nursery: Nursery, run: Path, runs: tuple[Path, Path], tail: bytes):
+    from snn_mnist.runs.report import TensorBoard
+
+    board = TensorBoard(run, 2)
+    board.write({"epoch": 2, "train_loss": 9.0})
+    board.close()
+    with max(run.glob("events*")).open("ab") as file:
+        file.write(tail)
+    goes_on(nursery, run, runs)
+
+
+def test_what_else_may_be_missing(nursery: Nursery, run: Path, runs: tuple[Path, Path]):
+    (run / checkpoint.BEST).unlink()
+    (run / "environment.json").unlink()
+    (run / f".{checkpoint.LATEST}.4711").write_bytes(b"left by a process that was killed")
+    (run / ".hidden").write_bytes(b"not ours")
+    child = nursery.run("train", "-resume", str(run), "-epochs", "4", "-j", "1")
+    assert child.code == 0, child.err
+    assert (run / "environment.json").is_file()
+    assert sorted(path.name for path in run.glob(".*")) == [".hidden"]
+
+
+def test_without_its_configuration_a_directory_is_not_continued(nursery: Nursery, run: Path, tmp_path: Path):
+    """The tutorial's script names its checkpoints alike: what is not our directory is not written to."""
+    (run / "config.yaml").unlink()
+    before = sorted(path.name for path in run.iterdir())
+    out = tmp_path / "out"
+    child = nursery.run("train", "-resume", str(run), "-epochs", "4", "-out-dir", str(out))
+    assert child.code == 0, child.err
+    assert sorted(path.name for path in run.iterdir()) == before
+    (folder,) = out.iterdir()
+    assert [row["epoch"] for row in read_metrics(folder / "metrics.csv")] == [2, 3]
+
+
+# ---------------------------------------------------------------------------- numbers
+
+
+@pytest.mark.parametrize("opt", ["adam", "sgd"])
+def test_weights_that_are_not_finite_stop_the_run(nursery: Nursery, tmp_path: Path, opt: str):
+    flags = [*QUICK, "-opt", opt, "-epochs", "2", "-out-dir", str(tmp_path / "out")]
+    assert nursery.run("train", *flags).code == 0
+    (folder,) = (tmp_path / "out").iterdir()
+    before = {name: (folder / name).read_bytes() for name in (checkpoint.LATEST, checkpoint.BEST)}
+    rows = (folder / "metrics.csv").read_bytes()
+    child = nursery.run("train", "-resume", str(folder), "-epochs", "5", "-lr", "1e38")
+    failed(child, "the weights are not finite by step 4 of epoch 3: a learning rate of 1e+38 is probably too high")
+    failed(child, f"lower -lr; the last good checkpoint is {folder / checkpoint.LATEST}")
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    assert (folder / "metrics.csv").read_bytes() == rows
+
+
+def test_a_run_that_never_was_finite(nursery: Nursery, tmp_path: Path):
+    child = nursery.run("train", *QUICK, "-lr", "1e38", "-out-dir", str(tmp_path))
+    (folder,) = tmp_path.iterdir()
+    failed(child, "epoch 1", folder / checkpoint.LATEST)
+    state = checkpoint.load(folder)
+    assert state["epoch"] == -1 and state["step"] == 0
+
+
+# ---------------------------------------------------------------------------- the files themselves
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path):
+    file = tmp_path / "file"
+    write_whole(file, b"one")
+    write_whole(file, b"two")
+    assert file.read_bytes() == b"two" and list(tmp_path.iterdir()) == [file]
+    assert stat.S_IMODE(file.stat().st_mode) == 0o666 & ~current_umask()
+    link = tmp_path / "link"
+    link.symlink_to(file)
+    write_whole(link, b"three")
+    assert link.is_symlink() and file.read_bytes() == b"three"
+    with pytest.raises(SNNError, match=f"{tmp_path}/no/file can't be written .No such file or directory.; free"):
+        write_text(tmp_path / "no" / "file", "")
+    with pytest.raises(SNNError, match=r"can't be written .Is a directory"):
+        write_text(tmp_path, "")
+
+
+def current_umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
+    reader.start()
+    write_whole(pipe, b"to the reader")
+    reader.join(20)
+    assert read == [b"to the reader"] and stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_rows_survive_rewriting(tmp_path: Path):
+    """Numbers are written so that they read back the same, and a second rewriting changes no byte."""
+    columns = ("epoch", "train_loss", "test_loss")
+    file = MetricsFile(tmp_path / "m.csv", columns, 0)
+    for epoch in range(3):
+        file.append({"epoch": epoch, "train_loss": (epoch + 0.1) ** -3} | ({"test_loss": 1 / 3} if epoch else {}))
+    text = (tmp_path / "m.csv").read_text()
+    assert MetricsFile(tmp_path / "m.csv", columns, 3).missing == ""
+    assert (tmp_path / "m.csv").read_text() == text
+    assert MetricsFile(tmp_path / "m.csv", columns, 4).missing == "epoch 4"
+    assert [row["epoch"] for row in MetricsFile(tmp_path / "m.csv", columns, 2).rows] == [0, 1]
+
+
+def test_waiting_has_an_end():
+    with pytest.raises(AssertionError, match="in vain"):
+        once(lambda: False, 0.01)

@@ -1,0 +1,167 @@
+"""No terminal or a real one, other locales, strange paths, homes and caches that can't be written: all work."""
+
+import os
+import pty
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from torture import QUICK, Nursery, metrics
+
+from snn_mnist.kernels.cache import cache_directory
+from snn_mnist.runs import checkpoint
+from tests.conftest import ROOT, Program
+from tests.training.test_interruption import once
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="terminals and locales of POSIX")
+
+POOR: dict[str, str | None] = {  # ASCII only, no home, nowhere to keep compiled kernels
+    "LC_ALL": "C", "LANG": None, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": None,
+    "HOME": "/proc/nowhere", "XDG_CACHE_HOME": None, "XDG_CONFIG_HOME": None, "MPLCONFIGDIR": None,
+    "SNN_MNIST_CACHE": "/proc/nowhere/cache", "TERM": None,
+}  # fmt: skip
+NAME = "it's a 数据 directory é"
+
+
+def poor_machine(program: Program, tmp_path: Path, *flags: str) -> Path:
+    """Trains and evaluates there, in a directory whose name ASCII can't say; returns the run directory."""
+    arguments = ["train", *QUICK, *flags, "-epochs", "1", "-j", "999", "-figures", "-out-dir", NAME]
+    done = program(*arguments, env=POOR, encoding="ascii", stdin=subprocess.DEVNULL, timeout=280)
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    assert any("-j 999 is more than the" in line for line in lines)
+    assert any("for this run only: no cache folder can be written" in line for line in lines)
+    assert all(line.startswith(("snn_mnist: ", "mkdir -p failed", "Matplotlib created")) for line in lines), lines
+    (folder,) = (tmp_path / NAME).iterdir()
+    assert {"curves.png", "weights.png", "config.yaml"} <= {path.name for path in folder.iterdir()}
+    assert len(metrics(folder)) == 1 and checkpoint.load(folder)["epoch"] == 0
+    return folder
+
+
+def test_a_poor_machine(program: Program, tmp_path: Path):
+    folder = poor_machine(program, tmp_path)
+    # what it has written can be used where names are UTF-8
+    resume = str(folder.relative_to(tmp_path))
+    done = program("train", "-resume", resume, "-epochs", "1", env={"LC_ALL": None, "PYTHONUTF8": "1"})
+    assert done.returncode == 0 and "nothing to do: " in done.stdout, done.stderr
+
+
+@pytest.mark.slow
+def test_a_poor_machine_compiles_the_fused_kernel(program: Program, tmp_path: Path):
+    poor_machine(program, tmp_path, "-backend", "numba")
+
+
+def test_closed_streams(tmp_path: Path):
+    """`>&- 2>&- <&-`: the first files that the run opens must not take their numbers, and get what is printed."""
+    command = [sys.executable, "-m", "snn_mnist", "train", *QUICK, "-epochs", "2", "-out-dir", str(tmp_path)]
+    shell = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command]
+    assert subprocess.run(shell, env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=280).returncode == 0
+    (folder,) = tmp_path.iterdir()
+    assert [row["epoch"] for row in metrics(folder)] == [0, 1] and checkpoint.load(folder)["epoch"] == 1
+    for path in folder.iterdir():
+        assert b"run directory" not in path.read_bytes()
+
+
+def test_ctrl_c_on_a_terminal(tmp_path: Path):
+    """The key itself: the terminal makes the signal, beside the progress bar."""
+    pid, terminal = pty.fork()
+    if pid == 0:  # the child: pytest's own handlers and streams are not its concern
+        os.environ |= {"PYTHONPATH": str(ROOT), "TERM": "xterm"}
+        flags = ["-epochs", "100000", "-limit-batches", "80", "-T", "40", "-out-dir", str(tmp_path)]
+        os.execv(sys.executable, [sys.executable, "-m", "snn_mnist", "train", *QUICK, *flags])
+    seen, pressed, deadline = b"", False, time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if not select.select([terminal], [], [], 0.1)[0]:
+            continue
+        try:
+            seen += os.read(terminal, 4096)
+        except OSError:  # the other end is closed
+            break
+        if not pressed and b"images/s, loss" in seen and b"epoch 2/100000" in seen:
+            os.write(terminal, b"\x03")
+            pressed = True
+    os.close(terminal)
+    _, status = os.waitpid(pid, 0)
+    text = seen.decode()
+    assert os.waitstatus_to_exitcode(status) == 130, text[-2000:]
+    assert "go on with: python -m snn_mnist train -resume" in text and "Traceback" not in text
+    (folder,) = tmp_path.iterdir()
+    assert checkpoint.load(folder)["step"]
+
+
+def test_a_damaged_cache_of_kernels_is_made_anew(program: Program, tmp_path: Path):
+    used = cache_directory()
+    assert used
+    cache = tmp_path / "cache" / used.name
+    shutil.copytree(used, cache)
+    env: dict[str, str | None] = {"SNN_MNIST_CACHE": str(cache.parent)}
+    for path in cache.glob("spikes*"):
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2] if path.suffix == ".nbc" else b"\x80\x04 not a pickle")
+    done = program("train", *QUICK, "-epochs", "1", env=env, timeout=280)
+    assert done.returncode == 0 and "compiled _encode" in done.stderr and "Traceback" not in done.stderr
+    done = program("train", *QUICK, "-epochs", "1", env=env, timeout=280)
+    assert done.returncode == 0 and done.stderr == ""
+
+
+CUPY = """import os
+os.makedirs(os.environ.get("CUPY_CACHE_DIR", os.path.expanduser("~/.cupy/kernel_cache")), exist_ok=True)  # as CuPy 14
+__version__ = "14.2.0"
+"""
+ASK = """import os
+from snn_mnist.kernels.cuda import import_cupy
+print(import_cupy().__version__, os.environ["CUPY_CACHE_DIR"], os.path.isdir(os.environ["CUPY_CACHE_DIR"]))
+"""
+
+
+@pytest.mark.parametrize("where", ["ours", "the user's", "nowhere"])
+def test_cupys_kernels_are_kept_where_there_is_room(tmp_path: Path, where: str):
+    """CuPy can't be imported where its cache can't be made, and its default is in the home directory."""
+    (tmp_path / "cupy.py").write_text(CUPY)
+    env = {name: value for name, value in os.environ.items() if name != "CUPY_CACHE_DIR"}
+    env |= {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "HOME": "/proc/nowhere", "TMPDIR": str(tmp_path)}
+    env["SNN_MNIST_CACHE"] = "/proc/nowhere" if where == "nowhere" else str(tmp_path / "cache")
+    if where == "the user's":
+        env["CUPY_CACHE_DIR"] = str(tmp_path / "own")
+    done = subprocess.run([sys.executable, "-c", ASK], env=env, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    version, folder, exists = done.stdout.split()
+    assert version == "14.2.0" and exists == "True"
+    if where == "ours":
+        assert folder == str(tmp_path / "cache" / "cupy")
+    elif where == "the user's":
+        assert folder == env["CUPY_CACHE_DIR"]
+    else:
+        assert Path(folder).name.startswith("snn_mnist-") and not Path(folder).exists()
+
+
+def test_more_threads_than_cores(nursery: Nursery, tmp_path: Path):
+    child = nursery.run("train", *QUICK, "-j", "4096", "-epochs", "1", "-out-dir", str(tmp_path))
+    assert child.code == 0
+    assert child.err.startswith("snn_mnist: note: -j 4096 is more than the ")
+
+
+def test_a_reader_of_the_output_that_leaves(nursery: Nursery, tmp_path: Path):
+    """As in `python -m snn_mnist train | head -1`: what is learned by then is kept."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    child = nursery.start("train", *QUICK, "-epochs", "1000", "-out-dir", str(tmp_path / "out"), out=str(pipe))
+    once(lambda: (tmp_path / "out").exists() and any((tmp_path / "out").glob("*/checkpoint_max.pth")))
+    os.close(reader)
+    assert child.wait() == 1 and child.err == ""
+    (folder,) = (tmp_path / "out").iterdir()
+    assert checkpoint.load(folder)["epoch"] >= 0
+
+
+def test_a_signal_ignored_by_the_parent(nursery: Nursery, tmp_path: Path):
+    """A script's `python -m snn_mnist train &` starts with SIGINT ignored; sent on purpose, it is obeyed."""
+    child = nursery.start("train", *QUICK, "-epochs", "100000", "-out-dir", str(tmp_path), ignore=[signal.SIGINT])
+    once(lambda: any(tmp_path.glob("*/checkpoint_max.pth")))
+    child.send(signal.SIGINT)
+    assert child.wait() == 130

@@ -1,0 +1,235 @@
+"""Checkpoints of the tutorial's program, SpikingJelly's `lif_fc_mnist`, both ways.
+
+The tests marked `oracle` run that program itself and need a Python that has it, best a throw-away one:
+
+    uv venv .venv-oracle
+    uv pip install --python .venv-oracle/bin/python torch torchvision spikingjelly tensorboard nir nirtorch
+    SNN_MNIST_SPIKINGJELLY_PYTHON=.venv-oracle/bin/python pytest -m oracle tests/test_spikingjelly_checkpoints.py
+
+Its data are scikit-learn's digits, written as MNIST's files, so that an epoch takes seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import struct
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from snn_mnist.cli.main import main
+from snn_mnist.export import verify
+from snn_mnist.model.poisson import Draw, Stream, poisson_encode
+from snn_mnist.model.saved_network import load_network
+from snn_mnist.runs import checkpoint
+from tests.support.export_net import digits, network, weights
+
+VARIABLE = "SNN_MNIST_SPIKINGJELLY_PYTHON"
+ROOT = Path(__file__).parents[2]
+oracle = [
+    pytest.mark.oracle,
+    pytest.mark.skipif(
+        VARIABLE not in os.environ,
+        reason=f"{VARIABLE} names no Python with SpikingJelly; see this file's head",
+    ),
+]
+
+
+# ---------------------------------------------------------------------------- without SpikingJelly
+
+
+class Tutorial(torch.nn.Module):
+    """The parameters of the tutorial's network, under its names."""
+
+    def __init__(self):
+        super().__init__()
+        linear = torch.nn.Linear(784, 10, bias=False)
+        self.layer = torch.nn.Sequential(torch.nn.Flatten(), linear, torch.nn.Identity())
+
+
+def tutorial_checkpoint(path, optimizer_of):
+    net = Tutorial()
+    optimizer = optimizer_of(net.parameters())
+    net.layer(torch.rand(4, 784)).square().mean().backward()
+    optimizer.step()
+    state = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 4, "max_test_acc": 0.125}
+    torch.save(state, path)
+    return state
+
+
+@pytest.mark.parametrize(
+    ("optimizer_of", "settings"),
+    [
+        (lambda p: torch.optim.Adam(p, lr=0.00125), {"opt": "adam", "lr": 0.00125}),
+        (lambda p: torch.optim.SGD(p, lr=0.25, momentum=0.75), {"opt": "sgd", "lr": 0.25, "momentum": 0.75}),
+        (lambda p: torch.optim.SGD(p, lr=0.5), {"opt": "sgd", "lr": 0.5, "momentum": 0.0}),
+    ],
+    ids=["adam", "sgd", "plain sgd"],
+)
+def test_training_goes_on_from_the_tutorials_checkpoint(tmp_path, capsys, optimizer_of, settings):
+    path = tmp_path / "checkpoint_latest.pth"
+    before = tutorial_checkpoint(path, optimizer_of)
+    flags = ["-dataset", "digits", "-T", "5", "-limit-batches", "1", "-epochs", "6", "-b", "32", "-no-figures"]
+    assert main(["train", "-resume", str(path), *flags, "-out-dir", str(tmp_path / "runs")]) == 0
+    assert "says nothing of T, tau" in capsys.readouterr().out
+    (run,) = (tmp_path / "runs").iterdir()
+    after = checkpoint.load(run)
+    assert after["epoch"] == 5 and after["max_test_acc"] >= 0.125
+    group = after["optimizer"]["param_groups"][0]
+    for name, value in settings.items():
+        assert after["config"][name] == value
+        assert name == "opt" or group[name] == value
+    if settings["opt"] == "adam":
+        assert after["optimizer"]["state"][0]["step"] == before["optimizer"]["state"][0]["step"] + 1
+
+
+def test_the_momentum_of_the_tutorials_checkpoint_goes_on(tmp_path):
+    """The buffer after one step is 0.75 old + gradient: from a zeroed one it differs by 0.75 old."""
+    buffers = []
+    state = tutorial_checkpoint(tmp_path / "m.pth", lambda p: torch.optim.SGD(p, lr=0.25, momentum=0.75))
+    old = state["optimizer"]["state"][0]["momentum_buffer"].clone()
+    for factor in (1, 0):
+        state["optimizer"]["state"][0]["momentum_buffer"] = factor * old
+        torch.save(state, tmp_path / "m.pth")
+        flags = ["-dataset", "digits", "-T", "5", "-limit-batches", "1", "-epochs", "6", "-no-figures"]
+        out = tmp_path / str(factor)
+        assert main(["train", "-resume", str(tmp_path / "m.pth"), *flags, "-out-dir", str(out)]) == 0
+        after = checkpoint.load(next(out.iterdir()))
+        buffers.append(after["optimizer"]["state"][0]["momentum_buffer"])
+    assert old.abs().max() > 1e-3
+    torch.testing.assert_close(buffers[0] - buffers[1], 0.75 * old)
+
+
+def test_eval_takes_the_tutorials_checkpoint(tmp_path, capsys):
+    path = tmp_path / "checkpoint_max.pth"
+    net = Tutorial()
+    net.load_state_dict({"layer.1.weight": torch.from_numpy(weights())})
+    torch.save({"net": net.state_dict(), "optimizer": {}, "epoch": 0, "max_test_acc": 0.5}, path)
+    flags = ["-dataset", "digits", "-T", "20", "-repeats", "1", "-json", "-"]
+    assert main(["eval", "-resume", str(path), *flags]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["accuracy"]["mean"] > 0.9
+    assert result["assumed"]["tau"] == 2.0
+
+
+def our_run(folder, *flags):
+    base = ["-dataset", "digits", "-T", "20", "-epochs", "1", "-limit-batches", "3", "-no-figures"]
+    assert main(["train", *base, *flags, "-out-dir", str(folder)]) == 0
+    return next(folder.iterdir()) / checkpoint.LATEST
+
+
+@pytest.mark.parametrize("opt", ["adam", "sgd"])
+def test_our_checkpoint_loads_as_the_tutorial_loads_its_own(tmp_path, opt):
+    state = torch.load(our_run(tmp_path, "-opt", opt, "-lr", "0.03"), map_location="cpu")
+    net = Tutorial()
+    net.load_state_dict(state["net"])
+    kind = {"adam": torch.optim.Adam, "sgd": lambda p, lr: torch.optim.SGD(p, lr=lr, momentum=0.9)}[opt]
+    optimizer = kind(net.parameters(), lr=1.0)
+    optimizer.load_state_dict(state["optimizer"])
+    assert optimizer.param_groups[0]["lr"] == 0.03
+    net.layer(torch.rand(2, 784)).mean().backward()
+    optimizer.step()
+    assert not torch.equal(net.layer[1].weight, state["net"]["layer.1.weight"])
+    assert state["epoch"] + 1 == 1
+    assert 0 <= state["max_test_acc"] <= 1
+
+
+# ---------------------------------------------------------------------------- with SpikingJelly
+
+
+@pytest.fixture(scope="module")
+def mnist_files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    raw = folder / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for split, stem in ((digits().train, "train"), (digits().test, "t10k")):
+        n = len(split)
+        images = struct.pack(">4I", 2051, n, 28, 28) + split.images.numpy().tobytes()
+        labels = struct.pack(">2I", 2049, n) + bytes(split.labels.tolist())
+        (raw / f"{stem}-images-idx3-ubyte").write_bytes(images)
+        (raw / f"{stem}-labels-idx1-ubyte").write_bytes(labels)
+    return folder
+
+
+def spikingjelly(arguments, cwd):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [os.environ[VARIABLE], *map(str, arguments)]
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def example(cwd, data, *flags):
+    """Runs the example as a user does; its last epoch's figures."""
+    module = ["-m", "spikingjelly.activation_based.examples.lif_fc_mnist"]
+    base = ["-T", 20, "-device", "cpu", "-b", 64, "-j", 0, "-data-dir", data, "-out-dir", cwd / "theirs"]
+    out = spikingjelly([*module, *base, *flags], cwd)
+    return {name: float(x) for name, x in re.findall(r"(\w+) = ?([-\d.]+)[,\n]", out.split("theirs/")[-1])}
+
+
+class TestWithSpikingJelly:
+    pytestmark = oracle
+
+    @pytest.mark.parametrize("opt", [["-opt", "adam", "-lr", "0.001"], ["-opt", "sgd", "-lr", "0.5"]], ids=str)
+    def test_there_and_back(self, tmp_path, mnist_files, capsys, opt):
+        """Their first epoch, our second, their third."""
+        first = example(tmp_path, mnist_files, "-epochs", 1, *opt)
+        (theirs,) = (tmp_path / "theirs").iterdir()
+        flags = ["-dataset", "digits", "-T", "20"]
+        path = str(theirs / "checkpoint_latest.pth")
+        assert main(["eval", "-resume", path, *flags, "-repeats", "3", "-json", "-"]) == 0
+        tested = json.loads(capsys.readouterr().out)
+        assert abs(tested["accuracy"]["mean"] - first["test_acc"]) < 0.04  # other random spikes
+        assert main(["train", "-resume", path, *flags, "-epochs", "2", "-out-dir", str(tmp_path / "ours")]) == 0
+        (ours,) = (tmp_path / "ours").iterdir()
+        second = checkpoint.load(ours)
+        assert second["epoch"] == 1 and second["config"]["lr"] == float(opt[3])
+        assert second["max_test_acc"] >= first["max_test_acc"] > 0.1
+        third = example(tmp_path, mnist_files, "-epochs", 3, *opt, "-resume", ours / "checkpoint_latest.pth")
+        assert third["epoch"] == 2
+        assert third["max_test_acc"] >= round(second["max_test_acc"], 4)
+        assert third["train_acc"] > first["train_acc"] + 0.1
+
+    def test_their_network_fires_as_ours(self, tmp_path):
+        loaded = network(T=40)
+        spikes = poisson_encode(digits().test.images[:100], torch.arange(100), 0, 40, Draw(0, Stream.EVAL, 0))
+        checkpoint.save(tmp_path / "ours.pth", {"net": loaded.net.state_dict()})
+        np.save(tmp_path / "spikes.npy", spikes.numpy().astype(bool))
+        script = """
+import numpy as np, torch
+from spikingjelly.activation_based import examples, functional
+from spikingjelly.activation_based.examples.lif_fc_mnist import SNN
+net = SNN(tau=2.0)
+net.load_state_dict(torch.load("ours.pth", map_location="cpu")["net"])
+with torch.no_grad():
+    out = [net(torch.from_numpy(s).float()).numpy() > 0 for s in np.load("spikes.npy")]
+np.save("fired.npy", np.stack(out))
+"""
+        spikingjelly(["-c", script], tmp_path)
+        theirs = np.load(tmp_path / "fired.npy")
+        ours = verify.reference(loaded, spikes.numpy(), np.float32)
+        assert ours.sum() > 2000
+        assert (theirs != ours).sum() <= 1  # sums of 784 floats in another order, exactly at the threshold
+
+    def test_their_nir_file_becomes_our_checkpoint(self, tmp_path):
+        pytest.importorskip("nir", reason="the extra nir is not installed")
+        checkpoint.save(tmp_path / "ours.pth", {"net": network().net.state_dict()})
+        script = """
+import nir, torch
+from spikingjelly.activation_based.examples.lif_fc_mnist import SNN
+from spikingjelly.activation_based.nir_exchange import export_to_nir
+net = SNN(tau=3.0)
+net.load_state_dict(torch.load("ours.pth", map_location="cpu")["net"])
+export_to_nir(net.layer[1:], torch.zeros(1, 784), save_path="theirs.nir")
+"""
+        spikingjelly(["-c", script], tmp_path)
+        assert main(["import", str(tmp_path / "theirs.nir")]) == 0
+        back = load_network(str(tmp_path / "theirs.pth"))
+        assert back.config.tau == 3.0 and back.config.v_reset == 0.0
+        assert abs(back.config.v_threshold - 1) < 1e-6
+        assert torch.equal(back.net.weight, network().net.weight)
