@@ -29,7 +29,7 @@ from snn_mnist.cli.main import read_options
 from snn_mnist.errors import SNNError
 from snn_mnist.model.device import choose_device
 from snn_mnist.model.fused_steps import FusedSteps
-from snn_mnist.model.poisson import Draw, Stream
+from snn_mnist.model.poisson import SpikeKey, Stream
 from snn_mnist.runs import machine
 from snn_mnist.runs.checkpoint import WEIGHT, load
 from snn_mnist.runs.config import Config
@@ -65,11 +65,11 @@ def main() -> int:
         device = choose_device(config.device)
         args.out.mkdir(parents=True, exist_ok=True)
         report(Settings(args.out, flags, config, args.repeats, args.seconds), device, shlex.join(args.flags))
-    except (SNNError, OSError) as fault:
-        print(f"gpu_marks: error: {fault}", file=sys.stderr)
+    except (SNNError, OSError) as error:
+        print(f"gpu_marks: error: {error}", file=sys.stderr)
         return 1
-    except subprocess.CalledProcessError as fault:  # it has said why
-        return fault.returncode
+    except subprocess.CalledProcessError as error:  # it has said why
+        return error.returncode
     return 0
 
 
@@ -152,15 +152,15 @@ def step_times(settings: Settings, amp: bool) -> list[str]:
     if not isinstance(steps, FusedSteps):
         return [f"The fused backend can't be used here: {run.place.reason}"]
     order = run.learned[torch.randperm(len(run.learned)).to(run.learned.device)]
-    index, rates, draw = steps.order[: steps.batch], steps.rates[: steps.batch], Draw(0, Stream.TRAIN, 0)
+    index, rates, spike_key = steps.order[: steps.batch], steps.rates[: steps.batch], SpikeKey(0, Stream.TRAIN, 0)
 
     def epoch() -> None:
-        steps.begin(draw, order, *run._schedules())
+        steps.begin(spike_key, order, *run._schedules())
         steps.run(0, run.steps)
 
     def learn() -> None:
         steps.kernels.learn(
-            run.net.weight, steps.live, index, steps.T, draw, steps.spec, steps.precision, rates, steps.eligibility
+            run.net.weight, steps.live, index, steps.T, spike_key, steps.spec, steps.precision, rates, steps.eligibility
         )
 
     def contract() -> None:

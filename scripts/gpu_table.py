@@ -12,8 +12,8 @@ from pathlib import Path
 def main(results: str, sanitizer: str) -> int:
     try:
         cases = list(ElementTree.parse(results).iter("testcase"))
-    except (OSError, ElementTree.ParseError) as fault:
-        print(f"no test results ({fault}): pytest did not get that far")
+    except (OSError, ElementTree.ParseError) as error:
+        print(f"no test results ({error}): pytest did not get that far")
         return 1
     outcomes: dict[str, Counter[str]] = {}
     seconds: Counter[str] = Counter()
@@ -55,8 +55,8 @@ def machine() -> str:
         from snn_mnist.runs.machine import gpu
 
         return f"{gpu()}, torch {torch.__version__}" if torch.cuda.is_available() else "no CUDA device"
-    except Exception as fault:  # a broken installation: the table is still wanted
-        return f"the device can't be described ({type(fault).__name__}: {fault})"
+    except Exception as error:  # a broken installation: the table is still wanted
+        return f"the device can't be described ({type(error).__name__}: {error})"
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ import numpy as np
 from snn_mnist.data.datasets import load_dataset
 from snn_mnist.export import importers, nir, verify
 from snn_mnist.model.network import SNN
-from snn_mnist.model.poisson import Draw, Stream, poisson_encode
-from snn_mnist.model.saved_network import Loaded, load_network
+from snn_mnist.model.poisson import SpikeKey, Stream, poisson_encode
+from snn_mnist.model.saved_network import SavedNetwork, load_network
 
 VARIANTS: list[tuple[str, dict, dict]] = [  # (name, settings of the network, settings of the file)
     ("as trained (τ 2)", {}, {}),
@@ -35,7 +35,7 @@ VARIANTS: list[tuple[str, dict, dict]] = [  # (name, settings of the network, se
 ]
 
 
-def changed(loaded: Loaded, settings: dict) -> Loaded:
+def changed(loaded: SavedNetwork, settings: dict) -> SavedNetwork:
     config = replace(loaded.config, **settings)
     net = SNN.from_config(config)
     net.load_state_dict(loaded.net.state_dict())
@@ -70,14 +70,14 @@ def main(place: str, count: int) -> None:
     traps(loaded, images[:100])
 
 
-def traps(loaded: Loaded, images: object) -> None:
+def traps(loaded: SavedNetwork, images: object) -> None:
     """What the importers give without the handling of export/importers.py."""
     config = loaded.config
     index = np.arange(len(images))  # type: ignore[arg-type]
     import torch
 
-    draw = Draw(config.seed, Stream.EVAL, 0)
-    spikes = poisson_encode(images, torch.from_numpy(index), 0, config.T, draw).numpy()  # type: ignore[arg-type]
+    key = SpikeKey(config.seed, Stream.EVAL, 0)
+    spikes = poisson_encode(images, torch.from_numpy(index), 0, config.T, key).numpy()  # type: ignore[arg-type]
     ours = verify.reference(loaded, spikes, np.float32)
     for label, dt, make in (
         ("Norse, from_nir without dt (its 1e-3)", 1e-4, lambda graph: importers._norse(graph, 1e-3)),
@@ -89,8 +89,8 @@ def traps(loaded: Loaded, images: object) -> None:
             with importers._quiet():
                 run = make(nir.build(loaded, dt))
             agreement.add(ours, run(spikes))
-        except Exception as fault:
-            print(f"- {label}: {type(fault).__name__}: {fault}")
+        except Exception as error:
+            print(f"- {label}: {type(error).__name__}: {error}")
             continue
         print(f"- {label}: {agreement}")
 

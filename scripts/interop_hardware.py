@@ -23,8 +23,8 @@ from snn_mnist.data.datasets import load_dataset
 from snn_mnist.export import hardware
 from snn_mnist.export.fixed_point import quantise, spike_counts
 from snn_mnist.model.network import SNN
-from snn_mnist.model.poisson import Draw, Stream
-from snn_mnist.model.saved_network import Loaded, load_network
+from snn_mnist.model.poisson import SpikeKey, Stream
+from snn_mnist.model.saved_network import SavedNetwork, load_network
 
 VARIANTS: list[tuple[str, dict, dict]] = [  # (name, settings of the network, flags of the export)
     ("16 bits", {}, {"bits": 16}),
@@ -42,8 +42,8 @@ def main(place: str, count: int) -> int:
     trained = load_network(place)
     data = load_dataset(trained.config.dataset, EvalOptions(resume="-").data_dir)
     images, labels = data.test.images[:count], data.test.labels[:count].numpy()
-    draw = Draw(trained.config.seed, Stream.EVAL, 0)
-    print(f"{len(images):,} test images, T {trained.config.T}, seed {draw.seed}\n")
+    key = SpikeKey(trained.config.seed, Stream.EVAL, 0)
+    print(f"{len(images):,} test images, T {trained.config.T}, seed {key.seed}\n")
     print(
         "| network | accuracy | images with equal counts and verdict | golden vectors | C, images/s |\n"
         + "|---" * 5
@@ -54,9 +54,9 @@ def main(place: str, count: int) -> int:
         config = replace(trained.config, **settings)
         net = SNN.from_config(config)
         net.load_state_dict(trained.net.state_dict())
-        loaded: Loaded = replace(trained, config=config, net=net)
+        loaded: SavedNetwork = replace(trained, config=config, net=net)
         with tempfile.TemporaryDirectory() as folder:
-            equal, golden, rate, accuracy = compare(loaded, Path(folder), images, labels, draw, flags)
+            equal, golden, rate, accuracy = compare(loaded, Path(folder), images, labels, key, flags)
         bad += equal != len(images) or not golden
         print(
             f"| {name} | {accuracy:.2%} | {equal:,} of {len(images):,} | "
@@ -66,7 +66,7 @@ def main(place: str, count: int) -> int:
     return int(bad > 0)
 
 
-def compare(loaded, folder, images, labels, draw, flags):  # type: ignore[no-untyped-def]
+def compare(loaded, folder, images, labels, key, flags):  # type: ignore[no-untyped-def]
     """(images with equal counts and verdict, whether the golden vectors are, images/s of C, accuracy)."""
     options = ExportOptions(resume="-", format="hardware", report=False, **flags)
     _quiet_export(loaded, folder, options)
@@ -74,13 +74,13 @@ def compare(loaded, folder, images, labels, draw, flags):  # type: ignore[no-unt
     strict = ["-std=c99", "-O2", "-Wall", "-Wextra", "-Werror"]
     subprocess.run(["cc", *strict, "-o", str(program), str(folder / "snn_infer.c")], check=True)
     raw = images.numpy().tobytes()
-    words = [str(int(word)) for word in (draw.seed, draw.stream, draw.epoch, 0)]
+    words = [str(int(word)) for word in (key.seed, key.stream, key.epoch, 0)]
     started = time.perf_counter()
     done = subprocess.run([str(program), "images", *words], input=raw, capture_output=True, check=True)
     seconds = time.perf_counter() - started
     theirs = np.array([[int(x) for x in line.split()] for line in done.stdout.splitlines()])
     fixed = quantise(loaded.net, loaded.config, options.bits, options.scale == "neuron", options.fraction)
-    counts = spike_counts([fixed], images, draw)[0][0]
+    counts = spike_counts([fixed], images, key)[0][0]
     equal = (theirs == np.column_stack([counts.argmax(1), counts])).all(1).sum()
     text = (folder / "golden_input.mem").read_bytes()
     got = subprocess.run([str(program), "spikes"], input=text, capture_output=True, check=True).stdout.decode()

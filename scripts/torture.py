@@ -256,7 +256,7 @@ class Findings:
 
     def __str__(self) -> str:
         counts = ", ".join(f"{n} {name}" for name, n in self.counts.items())
-        return counts + "".join(f"\n  FAULT {fault}" for fault in self.faults)
+        return counts + "".join(f"\n  FAULT {error}" for error in self.faults)
 
 
 # ---------------------------------------------------------------------------- kill -9
@@ -306,8 +306,8 @@ def kills(nursery: Nursery, out: Path, n: int, seed: int = 0, flags: list[str] =
         try:
             checkpoint.load(folder)
             metrics(folder)
-        except SNNError as fault:
-            found.faults.append(f"after kill {found.counts['kills']}: {fault}")
+        except SNNError as error:
+            found.faults.append(f"after kill {found.counts['kills']}: {error}")
     for command in (["-resume", str(folder), "-j", "1"], [*flags, "-out-dir", str(out / "undisturbed")]):
         last = nursery.run("train", *command, "-epochs", str(epochs), timeout=600)
         if last.code:
@@ -463,12 +463,12 @@ def _judge(path: Path, state: dict[str, Any], found: Findings, name: str) -> Non
             found.count("read as they were")
         else:
             found.faults.append(f"{name}: read as something else")
-    except SNNError as fault:
+    except SNNError as error:
         found.count("refused")
-        if str(path) not in str(fault) or "\n" in str(fault) or len(str(fault)) > 600:
-            found.faults.append(f"{name}: message {fault}")
-    except BaseException as fault:
-        found.faults.append(f"{name}: {type(fault).__name__}: {fault}")
+        if str(path) not in str(error) or "\n" in str(error) or len(str(error)) > 600:
+            found.faults.append(f"{name}: message {error}")
+    except BaseException as error:
+        found.faults.append(f"{name}: {type(error).__name__}: {error}")
     if time.monotonic() - began > 20:
         found.faults.append(f"{name}: {time.monotonic() - began:.0f} s to read")
 

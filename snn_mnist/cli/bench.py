@@ -46,8 +46,8 @@ class Process:
         try:
             self.connection.send((order, value))
             done, answer = self.connection.recv()
-        except (EOFError, BrokenPipeError, ConnectionResetError) as fault:
-            raise SNNError(f"the benchmark's process of {self.name} died; run it alone with -backend") from fault
+        except (EOFError, BrokenPipeError, ConnectionResetError) as error:
+            raise SNNError(f"the benchmark's process of {self.name} died; run it alone with -backend") from error
         if not done:
             raise SNNError(f"{self.name} can't be measured ({answer}); choose others with -backend")
         return answer
@@ -136,10 +136,10 @@ def _measure(
     for name, process in list(processes.items()):
         try:
             made[name] = process.ask("make", settings)
-        except SNNError as fault:
+        except SNNError as error:
             if name not in optional:
                 raise
-            print(f"without {name}: {fault}", file=sys.stderr)
+            print(f"without {name}: {error}", file=sys.stderr)
     if not made:
         raise SNNError(f"nothing can be measured at T {steps}, b {batch} (see above); choose with -backend")
     samples: dict[tuple[str, str], list[float]] = {}

@@ -20,7 +20,7 @@ import torch
 
 from snn_mnist.kernels.cuda import launch as cuda
 from snn_mnist.model import fused_steps
-from snn_mnist.model.poisson import Draw, Stream
+from snn_mnist.model.poisson import SpikeKey, Stream
 from snn_mnist.model.scoring import score
 from snn_mnist.runs import report
 from snn_mnist.runs.config import Config
@@ -67,8 +67,8 @@ class Trainer:
 
     def __init__(self, backend: str, settings: dict[str, Any]) -> None:
         self.run = Run(Config(backend=backend, **settings), Interruption())
-        self.run.progress = report.Progress(1, live=False)
-        self.device, self.draws = self.run.place.device, itertools.count()
+        self.run.progress = report.Progress(1, interactive=False)
+        self.device, self.draws = self.run.runtime.device, itertools.count()
         for _ in range(2 if backend == "cupy" else 1):  # on a GPU the graphs are captured in the first two epochs
             self._steps(self.run.steps if backend == "cupy" else 1)
 
@@ -92,11 +92,11 @@ class Trainer:
     def test(self, seconds: float) -> float:
         run, watch, images = self.run, Stopwatch(self.device), 0
         labels = run.data.test.labels
-        part = torch.arange(min(len(labels), run.place.test_batch))
+        part = torch.arange(min(len(labels), run.runtime.test_batch))
         while watch.seconds < seconds:
-            draw = Draw(0, Stream.TEST, next(self.draws))
+            key = SpikeKey(0, Stream.TEST, next(self.draws))
             with watch, torch.no_grad():
-                score(run.test_engine, part, labels[part], [run.config.T], draw, run.place.test_batch)
+                score(run.test_engine, part, labels[part], [run.config.T], key, run.runtime.test_batch)
             images += len(part)
         return images / watch.seconds
 
@@ -231,8 +231,8 @@ def serve(connection: Any, name: str) -> None:
             connection.send((True, answer))
         except KeyboardInterrupt:
             return
-        except Exception as fault:
-            connection.send((False, f"{type(fault).__name__}: {fault}"))
+        except Exception as error:
+            connection.send((False, f"{type(error).__name__}: {error}"))
 
 
 def _compile_seconds() -> dict[str, float]:

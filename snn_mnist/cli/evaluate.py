@@ -15,38 +15,42 @@ from torch import Tensor
 from snn_mnist.cli.results import write_json
 from snn_mnist.cli.verb_settings import EvalOptions
 from snn_mnist.data.datasets import Dataset, load_dataset
-from snn_mnist.model.device import choose_place
+from snn_mnist.model.device import choose_runtime
 from snn_mnist.model.network import CLASSES, PIXELS
-from snn_mnist.model.poisson import Draw, Stream
+from snn_mnist.model.poisson import SpikeKey, Stream
 from snn_mnist.model.saved_network import load_network
-from snn_mnist.model.scoring import Score, score, time_marks
+from snn_mnist.model.scoring import Score, default_readout_steps, score
 
 
 def run(options: EvalOptions) -> int:
     loaded = load_network(options.resume, T=options.T, tau=options.tau, seed=options.seed, dataset=options.dataset)
     config = loaded.config
-    place = choose_place(options.device, options.backend, options.threads)
+    runtime = choose_runtime(options.device, options.backend, options.threads)
     data = load_dataset(config.dataset, options.data_dir)
-    loaded.net.to(place.device)
+    loaded.net.to(runtime.device)
     loaded.net.spiking.step_mode = "m"
-    engine = place.engine(loaded.net, data.test.images)
-    everything, marks = torch.arange(len(data.test)), time_marks(config.T)
-    score(engine, everything[:1], data.test.labels[:1], marks, Draw(config.seed, Stream.EVAL, 0))  # compiles
+    engine = runtime.engine(loaded.net, data.test.images)
+    everything, readout_steps = torch.arange(len(data.test)), default_readout_steps(config.T)
+    score(
+        engine, everything[:1], data.test.labels[:1], readout_steps, SpikeKey(config.seed, Stream.EVAL, 0)
+    )  # compiles
     started = time.perf_counter()
     scores = [
-        score(engine, everything, data.test.labels, marks, Draw(config.seed, Stream.EVAL, repeat), options.b)
+        score(
+            engine, everything, data.test.labels, readout_steps, SpikeKey(config.seed, Stream.EVAL, repeat), options.b
+        )
         for repeat in range(options.repeats)
     ]
     seconds = time.perf_counter() - started
     result = summarise(scores, data) | {
         "checkpoint": str(loaded.path), "epoch": loaded.epoch, "dataset": data.name, "seed": config.seed,
-        "backend": place.backend, "device": str(place.device),
+        "backend": runtime.backend, "device": str(runtime.device),
         "images_per_s": len(everything) * options.repeats / seconds,
     }  # fmt: skip
-    if not loaded.known:
+    if not loaded.has_settings:
         result["assumed"] = {"tau": config.tau, "T": config.T}
     if options.json != "-":
-        print(describe(result, place))
+        print(describe(result, runtime))
     if options.json:
         write_json(options.json, result)
     return 0
@@ -54,8 +58,8 @@ def run(options: EvalOptions) -> int:
 
 def summarise(scores: list[Score], data: Dataset) -> dict[str, Any]:
     """Everything that the encodings of one split say, as plain numbers. Accuracies are shares of 1."""
-    marks, labels = scores[0].marks, scores[0].labels
-    n, steps = len(labels), marks[-1]
+    readout_steps, labels = scores[0].readout_steps, scores[0].labels
+    n, steps = len(labels), readout_steps[-1]
     confusion = sum((each.confusion() for each in scores), torch.zeros(CLASSES, CLASSES, dtype=torch.int64))
     accuracy = _spread([each.accuracy() for each in scores])
     spikes = torch.tensor([each.counts[:, -1].double().mean().item() for each in scores], dtype=torch.float64)
@@ -72,7 +76,7 @@ def summarise(scores: list[Score], data: Dataset) -> dict[str, Any]:
         "class_accuracy": per_class.tolist(),
         "confusion": confusion.tolist(),
         "accuracy_against_T": {
-            str(mark): _spread([each.accuracy(m) for each in scores]) for m, mark in enumerate(marks)
+            str(mark): _spread([each.accuracy(m) for each in scores]) for m, mark in enumerate(readout_steps)
         },
         "spikes_per_neuron_and_image": spikes.mean().item(),
         "input_spikes_per_image": inputs.mean().item(),
@@ -87,7 +91,7 @@ def _spread(values: list[float]) -> dict[str, float]:
     return {"mean": numbers.mean().item(), "std": numbers.std().item() if len(values) > 1 else 0.0}
 
 
-def describe(result: dict[str, Any], place: Any) -> str:
+def describe(result: dict[str, Any], runtime: Any) -> str:
     """The report for a person."""
     accuracy, loss, steps = result["accuracy"], result["loss"], result["T"]
     several = result["encodings"] > 1  # one has no spread
@@ -96,7 +100,7 @@ def describe(result: dict[str, Any], place: Any) -> str:
     width = max(len(name) for name in result["class_names"])
     lines = [
         f"{result['checkpoint']} (epoch {result['epoch'] + 1}) on {result['images']:,} test images of "
-        f"{result['dataset']}, T {steps}, {place}",
+        f"{result['dataset']}, T {steps}, {runtime}",
     ]
     if "assumed" in result:
         lines.append(f"the checkpoint does not say tau and T: using {result['assumed']}; -tau and -T change them")

@@ -109,8 +109,8 @@ def backends() -> dict[str, dict[str, str]]:
     def state(name: str, kind: str) -> str:
         try:
             return why_refused(name, kind) or "available"
-        except RuntimeError as fault:  # the device is lost: the other backends are still told
-            return str(fault)
+        except RuntimeError as error:  # the device is lost: the other backends are still told
+            return str(error)
 
     kinds = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
     listed = {name: {kind: state(name, kind) for kind in kinds} for name in NAMES}
@@ -131,8 +131,8 @@ def data_files(name: str, data_dir: str) -> dict[str, str]:
         try:
             idx.read(file, path)
             states[str(path)] = "ok, md5 as published" if file.md5 or path.suffix == ".gz" else "ok, structure checked"
-        except SNNError as fault:
-            states[str(path)] = str(fault).removeprefix(f"{path} ").removeprefix(f"{path}: ")
+        except SNNError as error:
+            states[str(path)] = str(error).removeprefix(f"{path} ").removeprefix(f"{path}: ")
     return states
 
 
@@ -150,9 +150,9 @@ def kernel_cache() -> str:
 def _guarded(part: Callable[[], Any]) -> Any:
     try:
         return part()
-    except Exception as fault:  # such as a torch that does not import: the very thing to report
-        lines = str(fault).strip().splitlines() or [""]
-        return f"broken: {type(fault).__name__}: {lines[0]}"
+    except Exception as error:  # such as a torch that does not import: the very thing to report
+        lines = str(error).strip().splitlines() or [""]
+        return f"broken: {type(error).__name__}: {lines[0]}"
 
 
 def as_text(found: dict[str, Any]) -> str:

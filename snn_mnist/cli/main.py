@@ -246,11 +246,11 @@ def _printable_streams() -> Iterator[None]:
 PLAIN = {"±": "+-", "×": "x", "→": "->", "…": "...", "τ": "tau"}
 
 
-def _plainly(fault: UnicodeError) -> tuple[str, int]:
+def _plainly(error: UnicodeError) -> tuple[str, int]:
     """What a codec is to write for characters that it does not have."""
-    assert isinstance(fault, UnicodeEncodeError)
-    part = fault.object[fault.start : fault.end]
-    return "".join(PLAIN.get(c) or c.encode("ascii", "backslashreplace").decode() for c in part), fault.end
+    assert isinstance(error, UnicodeEncodeError)
+    part = error.object[error.start : error.end]
+    return "".join(PLAIN.get(c) or c.encode("ascii", "backslashreplace").decode() for c in part), error.end
 
 
 codecs.register_error("snn_mnist.plain", _plainly)

@@ -18,10 +18,10 @@ import torch
 from snn_mnist.cli.verb_settings import PlotOptions
 from snn_mnist.data.datasets import load_dataset
 from snn_mnist.errors import SNNError
-from snn_mnist.model.device import choose_place
-from snn_mnist.model.poisson import Draw, Stream
+from snn_mnist.model.device import choose_runtime
+from snn_mnist.model.poisson import SpikeKey, Stream
 from snn_mnist.model.saved_network import load_network
-from snn_mnist.model.scoring import score, time_marks
+from snn_mnist.model.scoring import default_readout_steps, score
 from snn_mnist.runs.checkpoint import LATEST
 from snn_mnist.runs.report import read_metrics
 from snn_mnist.runs.shared_fields import cores
@@ -38,8 +38,8 @@ def run(options: PlotOptions) -> int:
         raise SNNError(f"-out {target} is no PNG file; give a name that ends in .png")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as fault:
-        raise SNNError(f"{target.parent} can't be made ({fault.strerror}); choose another -out") from fault
+    except OSError as error:
+        raise SNNError(f"{target.parent} can't be made ({error.strerror}); choose another -out") from error
     print(figures.write(target, figures.learning_curves(curves), "-out"))
     for folder in runs:
         if (folder / LATEST).is_file():
@@ -76,10 +76,10 @@ def plot_network(folder: Path) -> list[Path]:
     loaded = load_network(str(folder))
     config = loaded.config
     data = load_dataset(config.dataset, os.environ.get("SNN_MNIST_DATA") or config.data_dir)
-    place = choose_place("auto", "auto", cores())
+    runtime = choose_runtime("auto", "auto", cores())
     loaded.net.spiking.step_mode = "m"
-    engine = place.engine(loaded.net.to(place.device), data.test.images)
-    draw = Draw(config.seed, Stream.TEST, max(loaded.epoch, 0))
-    index, marks = torch.arange(len(data.test)), time_marks(config.T)
-    tested = score(engine, index, data.test.labels, marks, draw, place.test_batch)
+    engine = runtime.engine(loaded.net.to(runtime.device), data.test.images)
+    key = SpikeKey(config.seed, Stream.TEST, max(loaded.epoch, 0))
+    index, readout_steps = torch.arange(len(data.test)), default_readout_steps(config.T)
+    tested = score(engine, index, data.test.labels, readout_steps, key, runtime.test_batch)
     return figures.write_network_figures(folder, loaded.net.weight, tested, data.class_names)

@@ -23,14 +23,14 @@ from snn_mnist.data.datasets import DIGITS, FASHION
 from snn_mnist.errors import SNNError
 from snn_mnist.model.engine import TorchEngine
 from snn_mnist.model.network import SNN
-from snn_mnist.model.poisson import Draw, Stream
+from snn_mnist.model.poisson import SpikeKey, Stream
 from snn_mnist.model.saved_network import load_network
 
 BAR = 40  # characters of a firing rate of 1
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Prediction:
     """The answer for one picture."""
 
     rates: list[float]  # output spikes a step, of the ten neurons
@@ -61,11 +61,11 @@ class Verdict:
         return f"{names[first]}  (rate {rate:.2f}, margin {self.margin:.2f}; {rest})"
 
 
-def classify(net: SNN, pixels: np.ndarray, steps: int, seed: int) -> Verdict:
+def classify(net: SNN, pixels: np.ndarray, steps: int, seed: int) -> Prediction:
     """The rates for prepared pixels [784] uint8, encoded as image 0 of the stream PREDICT."""
     engine = TorchEngine(net, torch.from_numpy(pixels)[None])
-    counts, _ = engine.firing_counts(torch.tensor([0]), [steps], Draw(seed, Stream.PREDICT, 0))
-    return Verdict((counts[0, -1].double() / steps).tolist())
+    counts, _ = engine.firing_counts(torch.tensor([0]), [steps], SpikeKey(seed, Stream.PREDICT, 0))
+    return Prediction((counts[0, -1].double() / steps).tolist())
 
 
 def run(options: PredictOptions) -> int:
@@ -80,29 +80,29 @@ def run(options: PredictOptions) -> int:
             prepared = picture.prepare(grey, picture.BOXES[config.dataset])
             if prepared is None:
                 raise SNNError(f"{place} shows nothing on its background; give a picture with more contrast")
-        except SNNError as fault:  # the other pictures are still worth an answer
+        except SNNError as error:  # the other pictures are still worth an answer
             failures += 1
-            print(f"snn_mnist: error: {fault}", file=sys.stderr)
+            print(f"snn_mnist: error: {error}", file=sys.stderr)
             continue
-        verdict = classify(loaded.net, prepared.pixels, config.T, config.seed)
-        results.append(_record(place, prepared, verdict, names))
+        prediction = classify(loaded.net, prepared.pixels, config.T, config.seed)
+        results.append(_record(place, prepared, prediction, names))
         if options.json != "-":
-            print("\n".join(lines(place, prepared, verdict, names, options.show, terminal())))
+            print("\n".join(lines(place, prepared, prediction, names, options.show, terminal())))
     if options.json:
         settings = {"checkpoint": str(loaded.path), "T": config.T, "tau": config.tau, "seed": config.seed}
         write_json(options.json, settings | {"pictures": results})
     return 1 if failures else 0
 
 
-def _record(place: str, prepared: picture.Prepared, verdict: Verdict, names: tuple[str, ...]) -> dict[str, Any]:
-    first, second = verdict.ranking[:2]
+def _record(place: str, prepared: picture.Prepared, prediction: Prediction, names: tuple[str, ...]) -> dict[str, Any]:
+    first, second = prediction.ranking[:2]
     return {
         "file": place,
-        "verdict": None if verdict.silent else first,
-        "name": None if verdict.silent else names[first],
+        "verdict": None if prediction.silent else first,
+        "name": None if prediction.silent else names[first],
         "runner_up": second,
-        "margin": verdict.margin,
-        "rates": verdict.rates,
+        "margin": prediction.margin,
+        "rates": prediction.rates,
         "dark_on_light": prepared.dark_on_light,
     }
 
@@ -124,15 +124,15 @@ def terminal() -> Terminal:
 
 
 def lines(
-    place: str, prepared: picture.Prepared, verdict: Verdict, names: tuple[str, ...], show: bool, screen: Terminal
+    place: str, prepared: picture.Prepared, prediction: Prediction, names: tuple[str, ...], show: bool, screen: Terminal
 ) -> list[str]:
     """The answer as text: the prepared picture on the left, the rates as bars on the right."""
     colour = "dark on light" if prepared.dark_on_light else "light on dark"
-    head = f"{place} ({prepared.width} x {prepared.height}, {colour}): {verdict.sentence(names)}"
+    head = f"{place} ({prepared.width} x {prepared.height}, {colour}): {prediction.sentence(names)}"
     if not show:
         return [head]
     left = thumbnail(prepared.pixels, screen)
-    right = ["", *bars(verdict, names, screen)]
+    right = ["", *bars(prediction, names, screen)]
     right += [""] * (len(left) - len(right))
     return [head, "", *(f"  {a}   {b}".rstrip() for a, b in zip(left, right, strict=True)), ""]
 
@@ -159,11 +159,11 @@ def _grey(level: int) -> int:
     return 16 if step == 0 else 231 if step == 25 else 231 + step
 
 
-def bars(verdict: Verdict, names: tuple[str, ...], screen: Terminal) -> list[str]:
+def bars(prediction: Prediction, names: tuple[str, ...], screen: Terminal) -> list[str]:
     width = max(map(len, names))
-    best = -1 if verdict.silent else verdict.ranking[0]
+    best = -1 if prediction.silent else prediction.ranking[0]
     rows = []
-    for c, (name, rate) in enumerate(zip(names, verdict.rates, strict=True)):
+    for c, (name, rate) in enumerate(zip(names, prediction.rates, strict=True)):
         if screen.unicode:
             eighths = round(rate * BAR * 8)
             bar = "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()

@@ -15,5 +15,5 @@ def write_json(where: str, results: dict[str, Any]) -> None:
         return
     try:
         write_whole(Path(where), text.encode())
-    except OSError as fault:
-        raise cant_write(where, fault, "-json") from fault
+    except OSError as error:
+        raise cant_write(where, error, "-json") from error

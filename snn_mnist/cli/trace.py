@@ -33,8 +33,8 @@ from snn_mnist.data.datasets import Dataset, load_dataset
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.model.engine import TorchEngine
 from snn_mnist.model.network import SNN
-from snn_mnist.model.poisson import Draw, Stream, poisson_encode
-from snn_mnist.model.saved_network import Loaded, load_network
+from snn_mnist.model.poisson import SpikeKey, Stream, poisson_encode
+from snn_mnist.model.saved_network import SavedNetwork, load_network
 from snn_mnist.runs.config import Config
 from snn_mnist.visualizing import run_figures as figures
 from snn_mnist.visualizing import trace_figures
@@ -62,7 +62,7 @@ class Trace:
         return self.s.mean(0)
 
     @property
-    def verdict(self) -> int:
+    def prediction(self) -> int:
         """The class that fired most, of equals the lowest."""
         return int(self.rates.argmax())
 
@@ -78,7 +78,7 @@ def run(options: TraceOptions) -> int:
     config = loaded.config
     data = load_dataset(config.dataset, data_directory(options, config))
     print(f"{loaded.path} (epoch {loaded.epoch + 1}), {data.name} test images, T {config.T}, seed {config.seed}")
-    if not loaded.known:
+    if not loaded.has_settings:
         print(f"the checkpoint does not say T and tau: using {config.T} and {config.tau:g}")
     several = options.misclassified > 1 or len(options.index) > 1
     for trace in find_traces(options, loaded, data):
@@ -98,7 +98,7 @@ def data_directory(options: TraceOptions, config: Config) -> str:
 # ---------------------------------------------------------------------------- the simulation
 
 
-def find_traces(options: TraceOptions, loaded: Loaded, data: Dataset) -> Iterator[Trace]:
+def find_traces(options: TraceOptions, loaded: SavedNetwork, data: Dataset) -> Iterator[Trace]:
     if not options.misclassified:
         for index in dict.fromkeys(options.index):
             if index >= len(data.test):
@@ -111,7 +111,7 @@ def find_traces(options: TraceOptions, loaded: Loaded, data: Dataset) -> Iterato
     found = 0
     for index in _suspects(loaded.net, data, loaded.config):
         trace = trace_image(loaded.net, data, index, loaded.config)
-        if trace.verdict != trace.label:
+        if trace.prediction != trace.label:
             yield trace
             found += 1
         if found == options.misclassified:
@@ -156,8 +156,8 @@ def charged(node: neuron.BaseNode, x: Tensor, v: Tensor, resting: float) -> Tens
     return node.v
 
 
-def _draw(config: Config) -> Draw:
-    return Draw(config.seed, Stream.TRACE, 0)
+def _draw(config: Config) -> SpikeKey:
+    return SpikeKey(config.seed, Stream.TRACE, 0)
 
 
 def _suspects(net: SNN, data: Dataset, config: Config) -> Iterator[int]:
@@ -187,15 +187,15 @@ def describe(trace: Trace, class_names: Sequence[str]) -> str:
     ]
     for number, (name, rate) in enumerate(zip(class_names, trace.rates, strict=True)):
         bar = "#" * round(30 * float(rate))
-        mark = "  <- verdict" if number == trace.verdict else ""
+        mark = "  <- verdict" if number == trace.prediction else ""
         lines.append(f"{name:>{width}}  {rate:.3f}  {bar}{mark}")
-    correct = "right" if trace.verdict == trace.label else f"wrong, it is {class_names[trace.label]}"
-    verdict = f"verdict: {class_names[trace.verdict]} ({correct})"
+    correct = "right" if trace.prediction == trace.label else f"wrong, it is {class_names[trace.label]}"
+    prediction = f"verdict: {class_names[trace.prediction]} ({correct})"
     if not trace.s.any():
-        verdict += "; no neuron fired, which counts as the first class"
+        prediction += "; no neuron fired, which counts as the first class"
     elif trace.tied:
-        verdict += "; several classes fired equally often, and the first of them counts"
-    return "\n".join([*lines, verdict])
+        prediction += "; several classes fired equally often, and the first of them counts"
+    return "\n".join([*lines, prediction])
 
 
 def save(trace: Trace, config: Config, class_names: Sequence[str], folder: Path) -> None:
@@ -203,8 +203,8 @@ def save(trace: Trace, config: Config, class_names: Sequence[str], folder: Path)
     files = {V_FILE: _npy(trace.v), S_FILE: _npy(trace.s), ALL_FILE: _npz(trace, config)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as fault:
-        raise SNNError(f"{folder} can't be made ({fault.strerror}); choose another -out") from fault
+    except OSError as error:
+        raise SNNError(f"{folder} can't be made ({error.strerror}); choose another -out") from error
     for name, content in files.items():
         figures.write_bytes(folder / name, content, "-out")
     threshold, reset = config.v_threshold, config.v_reset
@@ -229,7 +229,7 @@ def _npz(trace: Trace, config: Config) -> bytes:
     np.savez_compressed(
         buffer, v_t_array=trace.v, s_t_array=trace.s, h_t_array=trace.h, x_t_array=trace.x, image=trace.image,
         input_spikes=trace.input_spikes, firing_rates=trace.rates, index=trace.index, label=trace.label,
-        verdict=trace.verdict, T=len(trace.s), seed=config.seed,
+        verdict=trace.prediction, T=len(trace.s), seed=config.seed,
     )  # fmt: skip
     return buffer.getvalue()
 

@@ -120,10 +120,10 @@ def read(file: File, path: Path) -> memoryview:
                 _demand(path, hashlib.file_digest(stream, _md5).hexdigest(), file.gz_md5)
                 stream.seek(0)
             data = _read_bounded(stream, file.size + 1, zipped)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as fault:
-        raise _damaged(path, f"a broken .gz ({fault})") from None
-    except OSError as fault:
-        raise SNNError(f"{path}: {(fault.strerror or str(fault)).lower()}; make the file readable") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise _damaged(path, f"a broken .gz ({error})") from None
+    except OSError as error:
+        raise SNNError(f"{path}: {(error.strerror or str(error)).lower()}; make the file readable") from None
     if len(data) != file.size:
         found = "more" if len(data) > file.size else f"{len(data):,}"
         raise _damaged(path, f"{found} bytes{' unpacked' if zipped else ''} instead of {file.size:,}")
@@ -161,8 +161,8 @@ def _demand(path: Path, found: str, wanted: str) -> None:
         raise _damaged(path, f"its md5 is {found} instead of {wanted}")
 
 
-def _damaged(path: Path, fault: str) -> SNNError:
-    return SNNError(f"{path} is damaged: {fault}; delete it, and the next run downloads it again")
+def _damaged(path: Path, error: str) -> SNNError:
+    return SNNError(f"{path} is damaged: {error}; delete it, and the next run downloads it again")
 
 
 # ---------------------------------------------------------------------------- downloading
@@ -197,8 +197,8 @@ def _download(files: FileSet, missing: list[File], raw: Path) -> str:
                 if reason := _fetch(file, mirrors, Path(scratch)):
                     return reason
                 os.replace(Path(scratch) / f"{file.name}.gz", raw / f"{file.name}.gz")
-    except OSError as fault:
-        return f"{fault.filename or raw}: {(fault.strerror or str(fault)).lower()}"
+    except OSError as error:
+        return f"{error.filename or raw}: {(error.strerror or str(error)).lower()}"
     return ""
 
 
@@ -227,10 +227,10 @@ def _fetch(file: File, mirrors: list[str], folder: Path) -> str:
             with _patience(TIMEOUT), _quiet():
                 download_url(f"{mirror}{file.name}.gz", str(folder), f"{file.name}.gz", file.gz_md5)
             return ""
-        except (OSError, HTTPException, RuntimeError) as fault:  # URLError and timeouts are OSErrors
-            inner = fault if isinstance(fault, HTTPError) else getattr(fault, "reason", fault)
+        except (OSError, HTTPException, RuntimeError) as error:  # URLError and timeouts are OSErrors
+            inner = error if isinstance(error, HTTPError) else getattr(error, "reason", error)
             lines = str(inner).strip().splitlines()
-            reason = f"{mirror}: {lines[0] if lines else type(fault).__name__}"
+            reason = f"{mirror}: {lines[0] if lines else type(error).__name__}"
             (folder / f"{file.name}.gz").unlink(missing_ok=True)
     return reason
 

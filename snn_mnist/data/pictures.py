@@ -52,9 +52,9 @@ def read(path: str | Path) -> np.ndarray:
         raise refuse("is no PNG or JPEG picture") from None
     except FileNotFoundError:
         raise refuse("does not exist") from None
-    except (OSError, SyntaxError, ValueError, MemoryError, Image.DecompressionBombError) as fault:
-        reason = getattr(fault, "strerror", None) or " ".join(str(fault).split()) or type(fault).__name__
-        raise refuse(f"can't be read ({reason})") from fault
+    except (OSError, SyntaxError, ValueError, MemoryError, Image.DecompressionBombError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        raise refuse(f"can't be read ({reason})") from error
 
 
 def _without_alpha(picture):  # type: ignore[no-untyped-def]

@@ -12,7 +12,7 @@ import importlib
 from pathlib import Path
 
 from snn_mnist.cli.verb_settings import ExportOptions, ImportOptions
-from snn_mnist.model.saved_network import Loaded, load_network
+from snn_mnist.model.saved_network import SavedNetwork, load_network
 
 FORMATS = {"nir": ("nir", ".nir"), "hardware": ("hardware", "_hardware"), "html": ("html", ".html")}
 """Format -> its module here and the ending of its default name."""
@@ -21,7 +21,7 @@ FORMATS = {"nir": ("nir", ".nir"), "hardware": ("hardware", "_hardware"), "html"
 def run(options: ExportOptions) -> None:
     """Verb `export`."""
     loaded = load_network(options.resume, T=options.T, tau=options.tau, seed=options.seed)
-    if not loaded.known and (options.T is None or options.tau is None):
+    if not loaded.has_settings and (options.T is None or options.tau is None):
         print(
             f"{loaded.path} says nothing of tau and T: using {loaded.config.tau:g} and {loaded.config.T}; "
             "-tau and -T change them"
@@ -31,7 +31,7 @@ def run(options: ExportOptions) -> None:
     importlib.import_module(f"{__name__}.{module}").export(loaded, out, options)
 
 
-def default_out(loaded: Loaded, ending: str) -> Path:
+def default_out(loaded: SavedNetwork, ending: str) -> Path:
     """logs/run/checkpoint_max.pth as logs/run/checkpoint_max.nir"""
     return loaded.path.with_name(loaded.path.stem + ending)
 

@@ -10,16 +10,16 @@ from pathlib import Path
 from snn_mnist.errors import SNNError
 
 
-def failed(path: Path, fault: OSError) -> SNNError:
-    return SNNError(f"{path} can't be written ({fault.strerror or fault}); free space or choose another -out")
+def failed(path: Path, error: OSError) -> SNNError:
+    return SNNError(f"{path} can't be written ({error.strerror or error}); free space or choose another -out")
 
 
 def directory(path: Path) -> Path:
     """Makes the directory and those above it."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as fault:
-        raise failed(path, fault) from fault
+    except OSError as error:
+        raise failed(path, error) from error
     return path
 
 
@@ -31,8 +31,8 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
-    except OSError as fault:
-        raise failed(path, fault) from fault
+    except OSError as error:
+        raise failed(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 

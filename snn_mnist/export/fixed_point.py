@@ -23,7 +23,7 @@ import torch
 
 from snn_mnist.errors import UsageError
 from snn_mnist.model.network import CLASSES, PIXELS, SNN
-from snn_mnist.model.poisson import Draw, poisson_encode
+from snn_mnist.model.poisson import SpikeKey, poisson_encode
 
 MULTIPLIER_BITS = 16
 MAX_FRACTION = 31
@@ -172,7 +172,7 @@ def leak(tau: float) -> tuple[int, int]:
 
 
 def input_sums(
-    weight: np.ndarray, images: torch.Tensor, steps: int, draw: Draw
+    weight: np.ndarray, images: torch.Tensor, steps: int, key: SpikeKey
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """(first image, input sums [T, n, rows] int64, input spikes [n]) of images [N, 784], a chunk at a time.
 
@@ -183,7 +183,7 @@ def input_sums(
     chunk = max(1, CHUNK * 100 // steps)
     for start in range(0, len(images), chunk):
         part = images[start : start + chunk]
-        spikes = poisson_encode(part, torch.arange(start, start + len(part)), 0, steps, draw)
+        spikes = poisson_encode(part, torch.arange(start, start + len(part)), 0, steps, key)
         sums = spikes.view(-1, PIXELS).to(columns.dtype) @ columns
         yield (
             start,
@@ -193,14 +193,14 @@ def input_sums(
 
 
 def spike_counts(
-    variants: list[FixedPoint], images: torch.Tensor, draw: Draw
+    variants: list[FixedPoint], images: torch.Tensor, key: SpikeKey
 ) -> tuple[np.ndarray, float, list[tuple[int, int]]]:
     """Output spikes of each variant [V, N, 10], mean input spikes an image, and the potentials reached."""
     counts = np.zeros((len(variants), len(images), CLASSES), np.int64)
     reached = [(0, 0)] * len(variants)
     inputs = 0
     weight = np.concatenate([fixed.weight for fixed in variants])
-    for start, sums, spikes in input_sums(weight, images, variants[0].steps, draw):
+    for start, sums, spikes in input_sums(weight, images, variants[0].steps, key):
         inputs += int(spikes.sum())
         for i, fixed in enumerate(variants):
             fired, potential = fixed.run(sums[:, :, CLASSES * i : CLASSES * (i + 1)])

@@ -29,10 +29,10 @@ from snn_mnist.data.datasets import Dataset, load_dataset
 from snn_mnist.errors import UsageError
 from snn_mnist.export import files
 from snn_mnist.export.fixed_point import PRODUCT, FixedPoint, quantise, signed_bits, spike_counts
-from snn_mnist.model.device import choose_place
+from snn_mnist.model.device import choose_runtime
 from snn_mnist.model.network import CLASSES, PIXELS
-from snn_mnist.model.poisson import Draw, Stream, poisson_encode
-from snn_mnist.model.saved_network import Loaded
+from snn_mnist.model.poisson import SpikeKey, Stream, poisson_encode
+from snn_mnist.model.saved_network import SavedNetwork
 from snn_mnist.model.scoring import score
 from snn_mnist.runs.shared_fields import cores
 
@@ -41,7 +41,7 @@ MAX_STEPS = 10_000
 REPORTED_BITS = (16, 8, 6, 4)
 
 
-def export(loaded: Loaded, out: Path, options: ExportOptions) -> None:
+def export(loaded: SavedNetwork, out: Path, options: ExportOptions) -> None:
     if out.is_file():
         raise UsageError(f"-out {out} is a file; name a directory")
     if loaded.config.T > MAX_STEPS:
@@ -49,17 +49,17 @@ def export(loaded: Loaded, out: Path, options: ExportOptions) -> None:
     per_neuron = options.scale == "neuron"
     fixed = quantise(loaded.net, loaded.config, options.bits, per_neuron, options.fraction)
     data = load_dataset(loaded.config.dataset, options.data_dir)
-    draw = Draw(loaded.config.seed, Stream.EVAL, 0)
+    spike_key = SpikeKey(loaded.config.seed, Stream.EVAL, 0)
     files.directory(out)
     files.write(out / "weights.mem", weights_mem(fixed))
     files.write(out / "snn_weights.h", header(fixed, loaded))
     files.write(out / "weights.npz", weights_npz(fixed))
     files.write(out / "snn_infer.c", resources.files("snn_mnist.export").joinpath("snn_infer.c").read_bytes())
-    for name, content in golden(fixed, data, draw).items():
+    for name, content in golden(fixed, data, spike_key).items():
         files.write(out / name, content)
-    report = describe(fixed, options.scale, draw)
+    report = describe(fixed, options.scale, spike_key)
     if options.report:
-        report |= measure(loaded, fixed, data, draw, per_neuron)
+        report |= measure(loaded, fixed, data, spike_key, per_neuron)
     text = as_markdown(report)
     files.write(out / "report.json", json.dumps(report, indent=2) + "\n")
     files.write(out / "report.md", text)
@@ -82,7 +82,7 @@ def weights_mem(fixed: FixedPoint) -> str:
     return f"// {fixed.bits}-bit weights, a line a pixel, neuron 0 in the lowest bits\n" + "\n".join(lines) + "\n"
 
 
-def header(fixed: FixedPoint, loaded: Loaded) -> str:
+def header(fixed: FixedPoint, loaded: SavedNetwork) -> str:
     config, storage = loaded.config, "int8_t" if fixed.bits <= 8 else "int16_t"
     rows = ",\n".join("    {" + ", ".join(f"{w:d}" for w in column) + "}" for column in fixed.weight.T)
     ranges = "\n".join(
@@ -140,11 +140,11 @@ def weights_npz(fixed: FixedPoint) -> bytes:
 # ---------------------------------------------------------------------------- golden vectors
 
 
-def golden(fixed: FixedPoint, data: Dataset, draw: Draw) -> dict[str, str | bytes]:
+def golden(fixed: FixedPoint, data: Dataset, spike_key: SpikeKey) -> dict[str, str | bytes]:
     """What a test bench feeds in and expects, for the first 16 test images."""
     images, labels = data.test.images[:GOLDEN_IMAGES], data.test.labels[:GOLDEN_IMAGES].numpy()
     index = torch.arange(len(images))
-    spikes = poisson_encode(images, index, 0, fixed.steps, draw).numpy().astype(np.uint8)  # [T, 16, 784]
+    spikes = poisson_encode(images, index, 0, fixed.steps, spike_key).numpy().astype(np.uint8)  # [T, 16, 784]
     fired, potential = fixed.run(np.einsum("tnp,cp->tnc", spikes, fixed.weight, optimize=True))
     by_image = {
         name: values.swapaxes(0, 1)
@@ -164,7 +164,8 @@ def golden(fixed: FixedPoint, data: Dataset, draw: Draw) -> dict[str, str | byte
     counts = by_image["spikes"].sum(1, dtype=np.int64)
     contents["golden.npz"] = npz(
         **{**by_image, "v": by_image["v"].astype(np.int32)}, index=index.numpy(), labels=labels,
-        counts=counts, verdicts=counts.argmax(1), seed=draw.seed, stream=int(draw.stream), epoch=draw.epoch,
+        counts=counts, verdicts=counts.argmax(1), seed=spike_key.seed, stream=int(spike_key.stream),
+        epoch=spike_key.epoch,
     )  # fmt: skip
     return contents
 
@@ -180,7 +181,7 @@ def packed_lines(rows: np.ndarray) -> list[str]:
 # ---------------------------------------------------------------------------- report
 
 
-def describe(fixed: FixedPoint, scale: str, draw: Draw) -> dict[str, Any]:
+def describe(fixed: FixedPoint, scale: str, spike_key: SpikeKey) -> dict[str, Any]:
     """What is known without looking at data."""
     widths = fixed.widths()
     state = widths["potential h"]
@@ -200,7 +201,7 @@ def describe(fixed: FixedPoint, scale: str, draw: Draw) -> dict[str, Any]:
         "one_over_tau": f"{fixed.multiplier} / 2^{fixed.shift}" if fixed.leaky else "no leak",
         "reset": "soft" if fixed.soft else "hard",
         "T": fixed.steps,
-        "seed": draw.seed,
+        "seed": spike_key.seed,
         "ranges": {name: list(limits) for name, limits in fixed.ranges().items()},
         "widths_bits": widths,
         "memory_bits": memory | {"total": sum(memory.values())},
@@ -209,24 +210,26 @@ def describe(fixed: FixedPoint, scale: str, draw: Draw) -> dict[str, Any]:
     }
 
 
-def measure(loaded: Loaded, fixed: FixedPoint, data: Dataset, draw: Draw, per_neuron: bool) -> dict[str, Any]:
+def measure(
+    loaded: SavedNetwork, fixed: FixedPoint, data: Dataset, spike_key: SpikeKey, per_neuron: bool
+) -> dict[str, Any]:
     """Accuracy of the float network and of several weight widths on the same spikes of the whole test set."""
     images, labels = data.test.images, data.test.labels
-    place = choose_place("cpu", "auto", cores())
+    runtime = choose_runtime("cpu", "auto", cores())
     loaded.net.spiking.step_mode = "m"
-    engine = place.engine(loaded.net, images)
-    exact = score(engine, torch.arange(len(images)), labels, [fixed.steps], draw, place.test_batch)
-    verdicts = exact.counts[:, -1].argmax(1).numpy()
+    engine = runtime.engine(loaded.net, images)
+    exact = score(engine, torch.arange(len(images)), labels, [fixed.steps], spike_key, runtime.test_batch)
+    predictions = exact.counts[:, -1].argmax(1).numpy()
     variants = [fixed] + [
         quantise(loaded.net, loaded.config, bits, per_neuron) for bits in REPORTED_BITS if bits != fixed.bits
     ]
-    counts, inputs, reached = spike_counts(variants, images, draw)
+    counts, inputs, reached = spike_counts(variants, images, spike_key)
     rows = [
         {
             "bits": each.bits,
             "fraction_bits": each.fraction,
             "accuracy": float((counts[i].argmax(1) == labels.numpy()).mean()),
-            "verdicts_as_float": float((counts[i].argmax(1) == verdicts).mean()),
+            "verdicts_as_float": float((counts[i].argmax(1) == predictions).mean()),
             "input_sum_bits": each.widths()["input sum x"],
             "accumulator_bits": each.widths()["potential h"],
             "accumulator_bits_used": signed_bits(*reached[i]),

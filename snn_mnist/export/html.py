@@ -21,12 +21,12 @@ from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.export import files
 from snn_mnist.model.network import CLASSES
 from snn_mnist.model.poisson import Stream
-from snn_mnist.model.saved_network import Loaded
+from snn_mnist.model.saved_network import SavedNetwork
 
 MAX_STEPS = 2000  # the page keeps all input spikes as bytes
 
 
-def export(loaded: Loaded, out: Path, options: ExportOptions) -> None:
+def export(loaded: SavedNetwork, out: Path, options: ExportOptions) -> None:
     if out.is_dir():
         raise UsageError(f"-out {out} is a directory; name a file")
     page = render(loaded, options.data_dir)
@@ -34,14 +34,14 @@ def export(loaded: Loaded, out: Path, options: ExportOptions) -> None:
     print(f"{out}: {len(page.encode()) / 1024:,.0f} kB; open it in a browser")
 
 
-def render(loaded: Loaded, data_dir: str) -> str:
+def render(loaded: SavedNetwork, data_dir: str) -> str:
     """The page's text."""
     template = resources.files("snn_mnist.export").joinpath("page.html").read_text(encoding="utf-8")
     text = json.dumps(content(loaded, data_dir)).replace("<", "\\u003c")  # no </script> can end it
     return template.replace("__DATA__", text)
 
 
-def content(loaded: Loaded, data_dir: str) -> dict[str, Any]:
+def content(loaded: SavedNetwork, data_dir: str) -> dict[str, Any]:
     """What the page is told."""
     config = loaded.config
     weight = loaded.net.weight.detach().cpu().numpy()

@@ -44,8 +44,8 @@ class Importer:
         try:
             with _quiet():
                 return label, self.make(_for_euler(nir_file.read(path), dt, discretization), dt)
-        except Exception as fault:  # whatever another package raises is its result
-            return label, f"can't import it ({type(fault).__name__}: {' '.join(str(fault).split())[:120]})"
+        except Exception as error:  # whatever another package raises is its result
+            return label, f"can't import it ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
 
 
 def _for_euler(graph: Any, dt: float, discretization: str) -> Any:

@@ -28,7 +28,7 @@ from snn_mnist.cli.verb_settings import ExportOptions, ImportOptions
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.export.files import directory, replacing
 from snn_mnist.model.network import CLASSES, PIXELS
-from snn_mnist.model.saved_network import Loaded
+from snn_mnist.model.saved_network import SavedNetwork
 from snn_mnist.runs import checkpoint
 from snn_mnist.runs.config import Config
 from snn_mnist.runs.fields import show
@@ -44,15 +44,15 @@ def package() -> Any:
     """The module `nir`, or an error that names the extra."""
     try:
         import nir
-    except ImportError as fault:
-        raise SNNError(f"the package nir can't be imported ({fault}); pip install 'snn_mnist[nir]'") from fault
+    except ImportError as error:
+        raise SNNError(f"the package nir can't be imported ({error}); pip install 'snn_mnist[nir]'") from error
     return nir
 
 
 # ---------------------------------------------------------------------------- export
 
 
-def export(loaded: Loaded, out: Path, options: ExportOptions) -> None:
+def export(loaded: SavedNetwork, out: Path, options: ExportOptions) -> None:
     nir = package()
     graph = build(loaded, options.dt, options.discretization, options.threshold, options.allow_lossy)
     if out.is_dir():
@@ -72,7 +72,7 @@ def export(loaded: Loaded, out: Path, options: ExportOptions) -> None:
 
 
 def build(
-    loaded: Loaded, dt: float = DEFAULT_DT, discretization: str = "euler", threshold: str = "below",
+    loaded: SavedNetwork, dt: float = DEFAULT_DT, discretization: str = "euler", threshold: str = "below",
     allow_lossy: bool = False,
 ) -> Any:  # fmt: skip
     """The network as a nir.NIRGraph. UsageError for what NIR can't say, unless allow_lossy."""
@@ -172,9 +172,9 @@ def read(path: Path) -> Any:
         return nir.read(str(path))
     except SNNError:
         raise
-    except Exception as fault:  # h5py and nir raise almost anything for a damaged or foreign file
-        reason = " ".join(str(fault).split())[:100]
-        raise refuse(f"can't be read as NIR ({type(fault).__name__}: {reason})") from fault
+    except Exception as error:  # h5py and nir raise almost anything for a damaged or foreign file
+        reason = " ".join(str(error).split())[:100]
+        raise refuse(f"can't be read as NIR ({type(error).__name__}: {reason})") from error
 
 
 def _sizes(group: Any) -> Iterator[int]:

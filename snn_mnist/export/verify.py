@@ -20,8 +20,8 @@ from snn_mnist.errors import SNNError
 from snn_mnist.export import importers
 from snn_mnist.export import nir as nir_file
 from snn_mnist.model.network import SNN
-from snn_mnist.model.poisson import Draw, Stream, poisson_encode
-from snn_mnist.model.saved_network import Loaded
+from snn_mnist.model.poisson import SpikeKey, Stream, poisson_encode
+from snn_mnist.model.saved_network import SavedNetwork
 from snn_mnist.runs.config import Config
 
 BATCH = 10_000  # images x steps at a time: 31 MB of spikes
@@ -35,7 +35,7 @@ class Agreement:
     identical: int = 0  # images whose T x 10 output spikes are all equal
     spikes: int = 0  # of ours
     different: int = 0  # (step, neuron) pairs at which one fires and the other does not
-    verdicts: int = 0  # images with the same argmax of the counts
+    predictions: int = 0  # images with the same argmax of the counts
 
     def add(self, ours: np.ndarray, theirs: np.ndarray) -> None:
         """Both [T, N, 10] bool."""
@@ -44,12 +44,12 @@ class Agreement:
         self.identical += int((~differs.any((0, 2))).sum())
         self.spikes += int(ours.sum())
         self.different += int(differs.sum())
-        self.verdicts += int((ours.sum(0).argmax(1) == theirs.sum(0).argmax(1)).sum())
+        self.predictions += int((ours.sum(0).argmax(1) == theirs.sum(0).argmax(1)).sum())
 
     def __str__(self) -> str:
         return (
             f"{self.identical:,} of {self.images:,} images identical, {self.different:,} of "
-            f"{self.spikes:,} output spikes differ, {self.verdicts:,} equal verdicts"
+            f"{self.spikes:,} output spikes differ, {self.predictions:,} equal verdicts"
         )
 
 
@@ -62,7 +62,7 @@ def precision(config: Config, gain: float) -> Any:
     return np.float32 if exact and not config.v_reset else np.float64
 
 
-def reference(loaded: Loaded, spikes: np.ndarray, dtype: Any) -> np.ndarray:
+def reference(loaded: SavedNetwork, spikes: np.ndarray, dtype: Any) -> np.ndarray:
     """Output spikes [T, N, 10] of our own neurons for input spikes [T, N, 784].
 
     The weighted sums are float64, rounded to `dtype`, in which v is kept, as in `nir.simulate`.
@@ -80,7 +80,7 @@ def reference(loaded: Loaded, spikes: np.ndarray, dtype: Any) -> np.ndarray:
     return np.stack(fired)
 
 
-def run(path: Path, loaded: Loaded, options: ExportOptions) -> None:
+def run(path: Path, loaded: SavedNetwork, options: ExportOptions) -> None:
     """Compares and prints; SNNError when the Euler loop's spikes are not ours, unless -allow-lossy."""
     config = loaded.config
     images = load_dataset(config.dataset, options.data_dir).test.images[: options.verify_images]
@@ -94,7 +94,7 @@ def run(path: Path, loaded: Loaded, options: ExportOptions) -> None:
 
 
 def compare(
-    path: Path, loaded: Loaded, images: torch.Tensor, dt: float, discretization: str
+    path: Path, loaded: SavedNetwork, images: torch.Tensor, dt: float, discretization: str
 ) -> tuple[tuple[str, Agreement, str], dict[str, Agreement | str]]:
     """Of the plain loop (arithmetic, agreement, first difference); of each importer agreement or a reason."""
     config, graph = loaded.config, nir_file.read(path)
@@ -116,8 +116,8 @@ def compare(
     batch = max(1, BATCH // config.T)
     for start in range(0, len(images), batch):
         part = images[start : start + batch]
-        draw = Draw(config.seed, Stream.EVAL, 0)
-        spikes = poisson_encode(part, torch.arange(start, start + len(part)), 0, config.T, draw).numpy()
+        key = SpikeKey(config.seed, Stream.EVAL, 0)
+        spikes = poisson_encode(part, torch.arange(start, start + len(part)), 0, config.T, key).numpy()
         ours = reference(loaded, spikes, dtype)
         theirs, potential = nir_file.simulate(graph, spikes, dt, discretization, dtype)
         own.add(ours, theirs)
@@ -132,7 +132,7 @@ def compare(
                 agreement = found[name]
                 assert isinstance(agreement, Agreement)
                 agreement.add(ours, runner(spikes))
-            except Exception as fault:  # whatever another package raises is its result
-                found[name] = f"fails with {type(fault).__name__}: {' '.join(str(fault).split())[:120]}"
+            except Exception as error:  # whatever another package raises is its result
+                found[name] = f"fails with {type(error).__name__}: {' '.join(str(error).split())[:120]}"
                 del runners[name]
     return (np.dtype(dtype).name, own, where), found

@@ -18,7 +18,7 @@ def why_unavailable(name: str, device: str | torch.device = "cpu") -> str | None
         reason = cuda.why_unavailable(device)
         return reason if device.type == "cuda" else f"{reason}; use -backend numba"
     if device.type == "cuda" and not torch.cuda.is_available():
-        return f"{cuda.device_fault()}; use -device cpu"
+        return f"{cuda.device_error()}; use -device cpu"
     if name == "numba" and device.type != "cpu":
         return f"numba's kernels run on the CPU, not on {device}; use -device cpu, or -backend torch"
     return None

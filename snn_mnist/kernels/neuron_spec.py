@@ -21,24 +21,24 @@ class NeuronSpec:
 
 
 class Coefficients(NamedTuple):
-    """Of the charge H[t] = keep V[t-1] + gain X[t] + rest and of what follows, rounded to a kernel's type."""
+    """Of the charge H[t] = decay V[t-1] + gain X[t] + offset and of what follows, rounded to a kernel's type."""
 
-    keep: Any
+    decay: Any
     gain: Any
-    rest: Any
+    offset: Any
     threshold: Any
     reset: Any  # 0 for soft reset
-    hard: Any  # 1 for hard reset
-    attached: Any  # 1 where the gradient passes through the reset
+    hard_reset: Any  # 1 for hard reset
+    grad_through_reset: Any  # 1 where the gradient passes through the reset
 
 
 @functools.cache
 def coefficients(spec: NeuronSpec, dtype: str = "float32") -> Coefficients:
     """The same numbers for every backend, each of this type."""
     real = np.dtype(dtype).type
-    keep = real(1.0 if spec.tau is None else 1.0 - 1.0 / spec.tau)
+    decay = real(1.0 if spec.tau is None else 1.0 - 1.0 / spec.tau)
     gain = real(1.0 / spec.tau if spec.tau is not None and spec.decay_input else 1.0)
     reset = real(spec.v_reset or 0.0)
-    rest = reset * (real(1) - keep)
-    hard, attached = real(spec.v_reset is not None), real(not spec.detach_reset)
-    return Coefficients(keep, gain, rest, real(spec.v_threshold), reset, hard, attached)
+    offset = reset * (real(1) - decay)
+    hard_reset, grad_through_reset = real(spec.v_reset is not None), real(not spec.detach_reset)
+    return Coefficients(decay, gain, offset, real(spec.v_threshold), reset, hard_reset, grad_through_reset)

@@ -33,7 +33,7 @@ DIGITS = 0x01010101  # a byte times this is the byte four times over
 _TIE_ROOM = 1024  # ties are drawn in groups
 
 
-class Draw(NamedTuple):
+class SpikeKey(NamedTuple):
     """The coordinates that all spikes of one pass over a data set share, each 0 .. 2**32 - 1."""
 
     seed: int
@@ -41,7 +41,7 @@ class Draw(NamedTuple):
     epoch: int
 
 
-class LivePixels(NamedTuple):
+class ActivePixels(NamedTuple):
     """The non-zero pixels of a data set, image after image, in ascending order, made once for all epochs."""
 
     offsets: np.ndarray  # [N + 1] int64, where each image begins
@@ -62,13 +62,13 @@ def _list_live(images, offsets, pixels, values):  # type: ignore[no-untyped-def]
     offsets[-1] = j
 
 
-def live_pixels(images: np.ndarray) -> LivePixels:
+def active_pixels(images: np.ndarray) -> ActivePixels:
     """Lists the non-zero pixels of images [N, P] uint8, P <= 65536."""
     count = np.count_nonzero(images)
     offsets = np.empty(len(images) + 1, np.int64)
     pixels, values = np.empty(count, np.uint16), np.empty(count, np.uint8)
     _list_live(np.ascontiguousarray(images), offsets, pixels, values)
-    return LivePixels(offsets, pixels, values, int(np.diff(offsets).max(initial=0)))
+    return ActivePixels(offsets, pixels, values, int(np.diff(offsets).max(initial=0)))
 
 
 @numba.njit
@@ -118,9 +118,9 @@ def _resolve_ties(count, work, image, epoch, seed, stream, values, start, masks,
 
 
 @numba.njit
-def padded_nibbles(live):  # type: ignore[no-untyped-def]
+def padded_nibbles(active):  # type: ignore[no-untyped-def]
     """Bytes of the nibbles of this many pixels: by eights of groups of four, the last ones silent."""
-    return (live + 31) // 32 * 8 * SPAN
+    return (active + 31) // 32 * 8 * SPAN
 
 
 @numba.njit
@@ -141,10 +141,10 @@ def spike_masks(pixels, values, image, epoch, seed, stream, start, steps, masks,
     start is a multiple of 16, steps at most 128 (later nibbles are rubbish); image, epoch, seed, stream are uint32.
     """
     lane_step, lane_pixel, random, ties, _ = work
-    live = pixels.shape[0]
+    active = pixels.shape[0]
     blocks = (steps + BLOCK - 1) // BLOCK
     lanes = 0
-    for j in range(live):
+    for j in range(active):
         if values[j] != 255:
             simd.store_lanes(lane_step, lanes, np.uint32(start // BLOCK), np.uint32(1))
             simd.store_lanes(lane_pixel, lanes, np.uint32(pixels[j]), np.uint32(0))
@@ -155,9 +155,9 @@ def spike_masks(pixels, values, image, epoch, seed, stream, start, steps, masks,
         simd.philox8(random, 16 * lane, lane_step, lane_pixel, lane, image, epoch, seed, stream)
 
     valid_0, valid_1 = first_bits(steps), first_bits(steps - 64)
-    nibbles[: padded_nibbles(live)] = 0
+    nibbles[: padded_nibbles(active)] = 0
     position, tied = 0, 0
-    for j in range(live):
+    for j in range(active):
         place, flag = (j >> 2) * SPAN, np.uint8(16 << (j & 3))
         if values[j] == 255:
             masks[j, 0], masks[j, 1] = valid_0, valid_1
@@ -191,10 +191,10 @@ def _encode(images, index, start, epoch, seed, stream, out):  # type: ignore[no-
     for i in numba.prange(batch):
         pixels = np.flatnonzero(images[i]).astype(np.uint16)
         values = images[i][pixels]
-        live = pixels.shape[0]
-        masks = np.empty((live, 2), np.uint64)
-        nibbles = simd.aligned(padded_nibbles(live), np.uint8)
-        work = scratch(live)
+        active = pixels.shape[0]
+        masks = np.empty((active, 2), np.uint64)
+        nibbles = simd.aligned(padded_nibbles(active), np.uint8)
+        work = scratch(active)
         for first in range(0, steps, SPAN):
             count = min(SPAN, steps - first)
             n = np.uint32(index[i])
@@ -202,24 +202,24 @@ def _encode(images, index, start, epoch, seed, stream, out):  # type: ignore[no-
             for t in range(count):
                 row = out[first + t, i]
                 row[:] = 0
-                for j in range(live):
+                for j in range(active):
                     row[pixels[j]] = np.float32((masks[j, t >> 6] >> np.uint64(t & 63)) & np.uint64(1))
 
 
-def encode(images: np.ndarray, index: np.ndarray, start: int, stop: int, draw: Draw) -> np.ndarray:
+def encode(images: np.ndarray, index: np.ndarray, start: int, stop: int, spike_key: SpikeKey) -> np.ndarray:
     """Spikes [stop - start, N, P] float32 of images [N, P] uint8 that have these indices [N] in their split.
 
     start must be a multiple of 16.
     """
     out = np.empty((stop - start, *images.shape), np.float32)
-    words = (np.uint32(w) for w in (draw.epoch, draw.seed, draw.stream))
+    words = (np.uint32(w) for w in (spike_key.epoch, spike_key.seed, spike_key.stream))
     _encode(np.ascontiguousarray(images), index.astype(np.int64), start, *words, out)
     return out
 
 
-def encode_torch(images: Tensor, index: Tensor, start: int, stop: int, draw: Draw) -> Tensor:
+def encode_torch(images: Tensor, index: Tensor, start: int, stop: int, spike_key: SpikeKey) -> Tensor:
     """The same spikes as `encode`, bit for bit, on the images' device."""
-    device, epoch, key = images.device, draw.epoch, (draw.seed, draw.stream)
+    device, epoch, key = images.device, spike_key.epoch, (spike_key.seed, spike_key.stream)
     k = images.long()[None]  # [1, N, P]
     pixel = torch.arange(images.shape[1], device=device)
     n = index.to(device).long()[:, None]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from snn_mnist.model.poisson import Draw
+from snn_mnist.model.poisson import SpikeKey
 
 
 class AutogradSteps:
@@ -39,13 +39,13 @@ class AutogradSteps:
         self.autocast: Any = torch.autocast(labels.device.type) if amp else nullcontext()
 
     def begin(
-        self, draw: Draw, order: Tensor, learning_rates: Sequence[float], decays: Sequence[float] | None = None
+        self, key: SpikeKey, order: Tensor, learning_rates: Sequence[float], decays: Sequence[float] | None = None
     ) -> None:
         """The epoch's own: draw.epoch its number, order [>= steps * batch] of the images, a learning rate a step, and
         a decay of the moving average."""
         if self.average is not None and decays is None:
             raise ValueError("a moving average needs its decays")
-        self.draw, self.learning_rates, self.decays = draw, learning_rates, decays or ()
+        self.key, self.learning_rates, self.decays = key, learning_rates, decays or ()
         self.order = order.to(self.labels.device)
         self.targets = self.labels[self.order]
 
@@ -59,7 +59,7 @@ class AutogradSteps:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rates[step]
         with self.autocast:
-            rate = self.engine.firing_rate(self.order[part], self.T, self.draw)
+            rate = self.engine.firing_rate(self.order[part], self.T, self.key)
         loss = mse_loss(rate, self.targets[part])
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()

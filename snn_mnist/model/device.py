@@ -17,7 +17,7 @@ from snn_mnist.runs import machine
 
 
 @dataclass(frozen=True)
-class Place:
+class Runtime:
     device: torch.device
     backend: str
     reason: str  # why this backend
@@ -38,7 +38,7 @@ class Place:
         return f"backend {self.backend} on {name}{threads} ({self.reason})"
 
 
-def choose_place(device_name: str, backend: str, threads: int, step_mode: str = "m") -> Place:
+def choose_runtime(device_name: str, backend: str, threads: int, step_mode: str = "m") -> Runtime:
     """Resolves `auto`; an explicit device or backend that can't be used is an error with the remedy."""
     device = choose_device(device_name)
     if backend == "auto" and step_mode == "s":
@@ -46,20 +46,20 @@ def choose_place(device_name: str, backend: str, threads: int, step_mode: str = 
     else:
         try:
             backend, reason = backends.choose(backend, device)
-        except ValueError as fault:
-            raise UsageError(str(fault)) from fault
-        except RuntimeError as fault:  # the device is lost
-            raise SNNError(str(fault)) from fault
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        except RuntimeError as error:  # the device is lost
+            raise SNNError(str(error)) from error
     if device.type == "cpu":  # the torch backend encodes by numba too
         from snn_mnist.kernels.cpu import jit
 
         jit.announce_to_stderr()
         threads = jit.set_threads(threads)
-        if device_name == "auto" and machine.has_nvidia_driver() and (why := cuda.device_fault()):
+        if device_name == "auto" and machine.has_nvidia_driver() and (why := cuda.device_error()):
             reason = f"{reason}; no GPU is used, for {why}"
     # Beside the fused kernel torch has only small tensors left to do, and two pools would fight for the cores.
     torch.set_num_threads(1 if backend == "numba" else threads)
-    return Place(device, backend, reason, threads)
+    return Runtime(device, backend, reason, threads)
 
 
 def without_tiles() -> None:
@@ -77,7 +77,7 @@ def choose_device(name: str) -> torch.device:
     device = torch.device(name)
     if device.type == "cuda":
         if not torch.cuda.is_available():
-            raise UsageError(f"-device {name}: {cuda.device_fault()}; use -device cpu")
+            raise UsageError(f"-device {name}: {cuda.device_error()}; use -device cpu")
         count = torch.cuda.device_count()
         if device.index is not None and device.index >= count:
             raise UsageError(f"-device {name}: there are {count} CUDA devices; give cuda:0 to cuda:{count - 1}")

@@ -16,7 +16,7 @@ from snn_mnist.core import functional
 from snn_mnist.model.autograd_steps import AutogradSteps
 from snn_mnist.model.fused_steps import FusedSteps
 from snn_mnist.model.network import CLASSES, PIXELS, SNN
-from snn_mnist.model.poisson import Draw, poisson_encode
+from snn_mnist.model.poisson import SpikeKey, poisson_encode
 
 CHUNK_BYTES = 64 << 20  # of spikes as floats that the torch engine makes at a time when nothing is differentiated
 
@@ -27,7 +27,7 @@ class TrainingSteps(Protocol):
     chunk: int  # steps between which a run can well be stopped
 
     def begin(
-        self, draw: Draw, order: Tensor, learning_rates: Sequence[float], decays: Sequence[float] | None = None
+        self, key: SpikeKey, order: Tensor, learning_rates: Sequence[float], decays: Sequence[float] | None = None
     ) -> None:
         """Another epoch."""
 
@@ -38,10 +38,10 @@ class TrainingSteps(Protocol):
 class Engine(Protocol):
     """A network and the images of one split on one backend."""
 
-    def firing_rate(self, index: Tensor, steps: int, draw: Draw) -> Tensor:
+    def firing_rate(self, index: Tensor, steps: int, key: SpikeKey) -> Tensor:
         """Mean number of spikes a step [N, 10] of the images `index` [N] int64 over T = steps, with its gradient."""
 
-    def firing_counts(self, index: Tensor, marks: list[int], draw: Draw) -> tuple[Tensor, Tensor]:
+    def firing_counts(self, index: Tensor, readout_steps: list[int], key: SpikeKey) -> tuple[Tensor, Tensor]:
         """Output spikes in the first marks[m] steps [N, M, 10] (marks ascending, the last one is T), and the number
         of input spikes in T steps [N]."""
 
@@ -56,12 +56,12 @@ class TorchEngine:
         """images [N, 784] uint8, on the network's device"""
         self.net, self.images = net, images
 
-    def _spans(self, index: Tensor, steps: int, draw: Draw, span: int):  # type: ignore[no-untyped-def]
+    def _spans(self, index: Tensor, steps: int, key: SpikeKey, span: int):  # type: ignore[no-untyped-def]
         """(first step, spikes [T', N, 784]) for T' = span steps at a time."""
         index = index.to(self.images.device)
         images = self.images[index]
         for start in range(0, steps, span):
-            yield start, poisson_encode(images, index, start, min(start + span, steps), draw)
+            yield start, poisson_encode(images, index, start, min(start + span, steps), key)
 
     def _output(self, spikes: Tensor) -> Tensor:
         """Output spikes [T', N, 10] of the next T' steps; the neurons keep v in between."""
@@ -69,22 +69,22 @@ class TorchEngine:
             return self.net(spikes)
         return torch.stack([self.net(step) for step in spikes])
 
-    def firing_rate(self, index: Tensor, steps: int, draw: Draw) -> Tensor:
+    def firing_rate(self, index: Tensor, steps: int, key: SpikeKey) -> Tensor:
         span = steps if self.net.spiking.step_mode == "m" else 16
-        total = sum(self._output(spikes).sum(0) for _, spikes in self._spans(index, steps, draw, span))
+        total = sum(self._output(spikes).sum(0) for _, spikes in self._spans(index, steps, key, span))
         functional.reset_net(self.net)
         assert isinstance(total, Tensor)
         return total / steps
 
     @torch.no_grad()
-    def firing_counts(self, index: Tensor, marks: list[int], draw: Draw) -> tuple[Tensor, Tensor]:
+    def firing_counts(self, index: Tensor, readout_steps: list[int], key: SpikeKey) -> tuple[Tensor, Tensor]:
         span = max(16, CHUNK_BYTES // (4 * PIXELS * len(index)) // 16 * 16)  # memory is independent of T
-        counts = torch.zeros(len(index), len(marks), CLASSES, device=self.images.device)
+        counts = torch.zeros(len(index), len(readout_steps), CLASSES, device=self.images.device)
         inputs = torch.zeros(len(index), dtype=torch.int64, device=self.images.device)
-        for start, spikes in self._spans(index, marks[-1], draw, span):
+        for start, spikes in self._spans(index, readout_steps[-1], key, span):
             fired = self._output(spikes)
             inputs += spikes.sum((0, 2)).long()
-            for m, mark in enumerate(marks):
+            for m, mark in enumerate(readout_steps):
                 if mark > start:
                     counts[:, m] += fired[: mark - start].sum(0)
         functional.reset_net(self.net)
@@ -98,9 +98,9 @@ class FusedEngine:
     """The fused kernels, one pass from pixels to rates and the weight gradient; on a CUDA device in torch's memory and
     on torch's stream."""
 
-    def __init__(self, kernels: Any, net: SNN, live: Any) -> None:
+    def __init__(self, kernels: Any, net: SNN, active: Any) -> None:
         """kernels: the module fused_cpu or fused_cuda; live: the images in its form"""
-        self.kernels, self.net, self.live = kernels, net, live
+        self.kernels, self.net, self.active = kernels, net, active
         self.spec = net.spiking.spec()
 
     def _precision(self) -> torch.dtype:
@@ -108,30 +108,34 @@ class FusedEngine:
         device = self.net.weight.device.type
         return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
 
-    def firing_rate(self, index: Tensor, steps: int, draw: Draw) -> Tensor:
-        return self.kernels.firing_rate(self.net.weight, self.live, index, steps, draw, self.spec, self._precision())
+    def firing_rate(self, index: Tensor, steps: int, key: SpikeKey) -> Tensor:
+        return self.kernels.firing_rate(self.net.weight, self.active, index, steps, key, self.spec, self._precision())
 
     @torch.no_grad()
-    def firing_counts(self, index: Tensor, marks: list[int], draw: Draw) -> tuple[Tensor, Tensor]:
-        return self.kernels.firing_counts(self.net.weight, self.live, index, marks, draw, self.spec, self._precision())
+    def firing_counts(self, index: Tensor, readout_steps: list[int], key: SpikeKey) -> tuple[Tensor, Tensor]:
+        return self.kernels.firing_counts(
+            self.net.weight, self.active, index, readout_steps, key, self.spec, self._precision()
+        )
 
     def training_steps(self, labels: Tensor, *, amp: bool, **settings: Any) -> FusedSteps:
         device = self.net.weight.device.type
         precision = torch.get_autocast_dtype(device) if amp else torch.float32
-        return FusedSteps(self.kernels, self.net.weight, self.live, labels, self.spec, precision=precision, **settings)
+        return FusedSteps(
+            self.kernels, self.net.weight, self.active, labels, self.spec, precision=precision, **settings
+        )
 
 
 def numba_engine(net: SNN, images: Tensor) -> FusedEngine:
     from snn_mnist.kernels import spikes
     from snn_mnist.kernels.cpu import fused as fused_cpu
 
-    return FusedEngine(fused_cpu, net, spikes.live_pixels(images.numpy()))
+    return FusedEngine(fused_cpu, net, spikes.active_pixels(images.numpy()))
 
 
 def cupy_engine(net: SNN, images: Tensor) -> FusedEngine:
     from snn_mnist.kernels.cuda import fused as fused_cuda
 
-    return FusedEngine(fused_cuda, net, fused_cuda.live_pixels(images))
+    return FusedEngine(fused_cuda, net, fused_cuda.active_pixels(images))
 
 
 ENGINES: dict[str, Callable[[SNN, Tensor], Engine]] = {

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from snn_mnist.kernels.neuron_spec import NeuronSpec
-from snn_mnist.kernels.spikes import Draw
+from snn_mnist.kernels.spikes import SpikeKey
 
 CHUNK = 128  # steps a graph
 capture_seconds: list[float] = []  # of each graph captured in this process
@@ -43,7 +43,7 @@ class FusedSteps:
     """
 
     def __init__(
-        self, kernels: Any, weight: Tensor, live: Any, labels: Tensor, spec: NeuronSpec, *, steps: int, batch: int,
+        self, kernels: Any, weight: Tensor, active: Any, labels: Tensor, spec: NeuronSpec, *, steps: int, batch: int,
         T: int, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, precision: torch.dtype = torch.float32,
         average: Tensor | None = None, rates: Tensor | None = None, skipped: Tensor | None = None,
         chunk: int | None = None, static: bool | None = None, capture: bool | None = None,
@@ -53,7 +53,7 @@ class FusedSteps:
         self.capture = device.type == "cuda" if capture is None else capture
         if self.capture and not optimizer.param_groups[0].get("capturable", True):
             raise ValueError("an optimizer with capturable=False can't be captured in a CUDA graph; make it with True")
-        self.kernels, self.weight, self.live, self.labels, self.spec = kernels, weight, live, labels, spec
+        self.kernels, self.weight, self.active, self.labels, self.spec = kernels, weight, active, labels, spec
         self.T, self.steps, self.batch, self.precision = T, steps, batch, precision
         self.chunk = min(chunk or (CHUNK if self.capture else 1), steps)
         self.optimizer, self.scaler, self.average = optimizer, scaler, average
@@ -65,10 +65,10 @@ class FusedSteps:
             self.epoch = torch.zeros(1, dtype=torch.int32, device=device)
             self.learning_rates = torch.zeros(steps, device=device)
             self.fresh = torch.zeros(steps, device=device)  # 1 - decay
-        self.eligibility = kernels.new_eligibility(live, batch, weight.shape)
+        self.eligibility = kernels.new_eligibility(active, batch, weight.shape)
         self.gradient = torch.zeros_like(weight)
         self.one = torch.ones((), device=device)
-        self.draw: Draw | None = None
+        self.key: SpikeKey | None = None
         self.numbers: tuple[Sequence[float], Sequence[float]] = [], []  # learning rates, 1 - decay
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}  # first step of a chunk -> its graph
         # torch's own stream for captures belongs to the device of the first capture in the process
@@ -76,19 +76,19 @@ class FusedSteps:
         self.warm = False
 
     def begin(
-        self, draw: Draw, order: Tensor, learning_rates: Sequence[float], decays: Sequence[float] | None = None
+        self, key: SpikeKey, order: Tensor, learning_rates: Sequence[float], decays: Sequence[float] | None = None
     ) -> None:
         """The epoch's own: draw.epoch its number, order [>= steps * batch] of the images, a learning rate a step."""
-        if self.draw is not None and draw[:2] != self.draw[:2]:
+        if self.key is not None and key[:2] != self.key[:2]:
             self.graphs.clear()  # seed and stream are numbers inside the graphs
         if self.average is not None and decays is None:
             raise ValueError("a moving average needs its decays")
-        self.draw = draw
+        self.key = key
         self.order.copy_(order[: len(self.order)])
         self.targets.copy_(self.labels[self.order])
         self.numbers = learning_rates, [1 - decay for decay in decays or ()]
         if self.static:
-            self.epoch.fill_(draw.epoch - (1 << 32 if draw.epoch >= 1 << 31 else 0))  # the same 32 bits
+            self.epoch.fill_(key.epoch - (1 << 32 if key.epoch >= 1 << 31 else 0))  # the same 32 bits
             self.learning_rates.copy_(torch.tensor(learning_rates, dtype=torch.float32))
             if decays is not None:
                 self.fresh.copy_(torch.tensor(self.numbers[1], dtype=torch.float32))
@@ -123,18 +123,20 @@ class FusedSteps:
 
     def _step(self, step: int) -> None:
         """One training step; on a CUDA device everything it reads and writes lies at a fixed place."""
-        assert self.draw is not None, "call begin first"
+        assert self.key is not None, "call begin first"
         part = slice(step * self.batch, (step + 1) * self.batch)
         index, rate = self.order[part], self.rates[part]
-        draw = self.draw._replace(epoch=self.epoch) if self.static else self.draw  # type: ignore[arg-type]
+        key = self.key._replace(epoch=self.epoch) if self.static else self.key  # type: ignore[arg-type]
         learning_rates, fresh = (self.learning_rates, self.fresh) if self.static else self.numbers
         with torch.no_grad():
             self.kernels.learn(
-                self.weight, self.live, index, self.T, draw, self.spec, self.precision, rate, self.eligibility
+                self.weight, self.active, index, self.T, key, self.spec, self.precision, rate, self.eligibility
             )
             scale = self.scaler.scale(self.one)
             upstream = torch.ops.aten.mse_loss_backward(scale, rate, self.targets[part], 1)  # 1: of the mean
-            self.kernels.weight_gradient(self.live, index, upstream, self.eligibility, self.spec, self.T, self.gradient)
+            self.kernels.weight_gradient(
+                self.active, index, upstream, self.eligibility, self.spec, self.T, self.gradient
+            )
         self.weight.grad = self.gradient
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rates[step]

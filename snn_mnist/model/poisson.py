@@ -13,9 +13,9 @@ from torch import Tensor
 
 from snn_mnist.kernels import spikes
 from snn_mnist.kernels.philox import philox_torch
-from snn_mnist.kernels.spikes import Draw
+from snn_mnist.kernels.spikes import SpikeKey
 
-__all__ = ["Draw", "Stream", "poisson_encode", "random_order"]
+__all__ = ["SpikeKey", "Stream", "poisson_encode", "random_order"]
 
 
 class Stream(IntEnum):
@@ -32,7 +32,7 @@ class Stream(IntEnum):
     PLAY = 8
 
 
-def poisson_encode(images: Tensor, index: Tensor, start: int, stop: int, draw: Draw) -> Tensor:
+def poisson_encode(images: Tensor, index: Tensor, start: int, stop: int, spike_key: SpikeKey) -> Tensor:
     """Spikes [stop - start, N, P] float32 of time steps start .. stop - 1, fired with probability images / 255.
 
     images [N, P] uint8; index [N] their places in their split. start must be a multiple of 16. The numba and the
@@ -41,8 +41,8 @@ def poisson_encode(images: Tensor, index: Tensor, start: int, stop: int, draw: D
     if start % spikes.BLOCK:
         raise ValueError(f"start={start} must be a multiple of {spikes.BLOCK}")
     if images.device.type == "cpu":
-        return torch.from_numpy(spikes.encode(images.numpy(), index.numpy(), start, stop, draw))
-    return spikes.encode_torch(images, index, start, stop, draw)
+        return torch.from_numpy(spikes.encode(images.numpy(), index.numpy(), start, stop, spike_key))
+    return spikes.encode_torch(images, index, start, stop, spike_key)
 
 
 def random_order(

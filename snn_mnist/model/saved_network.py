@@ -12,22 +12,22 @@ from snn_mnist.runs.config import Config
 
 
 @dataclass(frozen=True)
-class Loaded:
+class SavedNetwork:
     """A checkpoint as a network, with the settings it was trained with."""
 
     path: Path
     config: Config
     net: SNN
-    known: bool  # False: a checkpoint of another program, its settings are the tutorial's
+    has_settings: bool  # False: a checkpoint of another program, its settings are the tutorial's
     epoch: int
 
 
-def load_network(place: str, **changes: Any) -> Loaded:
+def load_network(path: str, **changes: Any) -> SavedNetwork:
     """The network of a checkpoint; `changes` that are not None replace its settings."""
-    path = checkpoint.find(place)
+    path = checkpoint.find(path)
     state = checkpoint.load(path)
     settings = dict(state.get("config", {})) | {name: value for name, value in changes.items() if value is not None}
     config = Config.from_mapping(settings, str(path))
     net = SNN.from_config(config)
     net.load_state_dict(state["net"])
-    return Loaded(path, config, net, "config" in state, state.get("epoch", -1))
+    return SavedNetwork(path, config, net, "config" in state, state.get("epoch", -1))

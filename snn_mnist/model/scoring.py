@@ -10,21 +10,21 @@ from torch import Tensor
 
 from snn_mnist.model.engine import Engine
 from snn_mnist.model.network import CLASSES
-from snn_mnist.model.poisson import Draw
+from snn_mnist.model.poisson import SpikeKey
 
 
 @dataclass(frozen=True)
 class Score:
     """What one encoding of a split gave. `counts` are output spikes at each of `marks` steps."""
 
-    marks: list[int]
+    readout_steps: list[int]
     counts: Tensor  # [N, M, 10] float32 on the CPU
     input_spikes: Tensor  # [N] int64
     labels: Tensor  # [N] int64
 
     def rates(self, mark: int = -1) -> Tensor:
         """Firing rates [N, 10] over the first marks[mark] steps."""
-        return self.counts[:, mark] / self.marks[mark]
+        return self.counts[:, mark] / self.readout_steps[mark]
 
     def accuracy(self, mark: int = -1) -> float:
         """Share of images whose highest rate is their label's; the lower class wins a tie."""
@@ -40,7 +40,7 @@ class Score:
         return torch.bincount(cells, minlength=CLASSES * CLASSES).view(CLASSES, CLASSES)
 
 
-def time_marks(steps: int) -> list[int]:
+def default_readout_steps(steps: int) -> list[int]:
     """1, 2, 3, 5, 7, 10, 15, 20, … up to and with T."""
     decades = [m * 10**e for e in range(len(str(steps))) for m in (1, 1.5, 2, 3, 5, 7)]
     return sorted({int(mark) for mark in decades if mark < steps and mark == int(mark)} | {steps})
@@ -55,8 +55,8 @@ def score(
     engine: Engine,
     index: Tensor,
     labels: Tensor,
-    marks: list[int],
-    draw: Draw,
+    readout_steps: list[int],
+    key: SpikeKey,
     batch: int = 10_000,
     before_each: Callable[[], None] = lambda: None,
 ) -> Score:
@@ -67,6 +67,6 @@ def score(
     parts = []
     for part in index.split(batch):
         before_each()
-        parts.append(engine.firing_counts(part, marks, draw))
+        parts.append(engine.firing_counts(part, readout_steps, key))
     counts, inputs = (torch.cat([part[i] for part in parts]).cpu() for i in (0, 1))
-    return Score(marks, counts, inputs, labels.cpu())
+    return Score(readout_steps, counts, inputs, labels.cpu())

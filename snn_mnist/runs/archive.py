@@ -51,12 +51,12 @@ def read(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except (Unreadable, OSError):
         raise
-    except pickle.UnpicklingError as fault:
-        raise Unreadable("it holds more than plain values and tensors") from fault
-    except zipfile.BadZipFile as fault:
-        raise Unreadable(f"it is no archive of torch.save, or was cut short: {fault}") from fault
-    except Exception as fault:  # bytes that mean nothing can fail anywhere in the unpickler
-        raise Unreadable(f"{type(fault).__name__}: {fault}") from fault
+    except pickle.UnpicklingError as error:
+        raise Unreadable("it holds more than plain values and tensors") from error
+    except zipfile.BadZipFile as error:
+        raise Unreadable(f"it is no archive of torch.save, or was cut short: {error}") from error
+    except Exception as error:  # bytes that mean nothing can fail anywhere in the unpickler
+        raise Unreadable(f"{type(error).__name__}: {error}") from error
 
 
 def _check(archive: zipfile.ZipFile) -> None:
@@ -95,8 +95,8 @@ def _check(archive: zipfile.ZipFile) -> None:
             address = since_mark
         elif code == "BINPERSID":
             parts: list[Any] = address if last == "TUPLE" and len(address) == 5 else [None] * 5
-            kind, name, key, place, n = parts
-            if (kind, type(place), type(n)) != ("storage", str, int) or name not in ITEM_BYTES:
+            kind, name, key, path, n = parts
+            if (kind, type(path), type(n)) != ("storage", str, int) or name not in ITEM_BYTES:
                 raise Unreadable("it holds a storage without its address")
             if sizes.get(f"{folder}/{key}") != n * ITEM_BYTES[name]:
                 raise Unreadable(f"its record {key!r:.20} has another length than the tensor's {n} numbers")

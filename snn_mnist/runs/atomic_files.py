@@ -45,7 +45,7 @@ def _sync_directory(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def only_one(folder: Path) -> Iterator[None]:
+def exclusive_lock(folder: Path) -> Iterator[None]:
     """SNNError when another process is in this context with the same folder; the kernel ends it with the process."""
     try:
         import fcntl
@@ -54,8 +54,8 @@ def only_one(folder: Path) -> Iterator[None]:
         return
     try:
         handle = os.open(folder, os.O_RDONLY)
-    except OSError as fault:
-        raise SNNError(f"{folder} can't be opened ({reason(fault)}); check the directory") from fault
+    except OSError as error:
+        raise SNNError(f"{folder} can't be opened ({reason(error)}); check the directory") from error
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -68,12 +68,12 @@ def only_one(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def reason(fault: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """What an exception says, on one line."""
-    text = str(getattr(fault, "strerror", None) or fault or type(fault).__name__)
-    return " ".join(text.split())[:200] or type(fault).__name__
+    text = str(getattr(error, "strerror", None) or error or type(error).__name__)
+    return " ".join(text.split())[:200] or type(error).__name__
 
 
-def cant_write(path: str | os.PathLike[str], fault: OSError, flag: str = "-out-dir") -> SNNError:
+def cant_write(path: str | os.PathLike[str], error: OSError, flag: str = "-out-dir") -> SNNError:
     """The error for a file that could not be written; `flag` is the one that chose the place."""
-    return SNNError(f"{path} can't be written ({reason(fault)}); free space or choose another {flag}")
+    return SNNError(f"{path} can't be written ({reason(error)}); free space or choose another {flag}")

@@ -40,23 +40,23 @@ def save(path: Path, state: dict[str, Any]) -> None:
     torch.save({"version": VERSION, **state}, buffer)
     try:
         write_whole(path, buffer.getvalue())
-    except OSError as fault:
-        raise cant_write(path, fault) from fault
+    except OSError as error:
+        raise cant_write(path, error) from error
 
 
-def load(place: str | os.PathLike[str]) -> dict[str, Any]:
+def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The checked content of a checkpoint, ours or the tutorial's. SNNError names the file and what is wrong."""
-    path = find(place)
+    path = find(path)
 
     def damaged(what: str, remedy: str = "name another checkpoint") -> SNNError:
         return SNNError(f"{path} {what}; {remedy}")
 
     try:
         return _checked(archive.read(path), damaged)
-    except OSError as fault:
-        raise SNNError(f"{path} can't be read ({reason(fault)}); check its permissions") from fault
-    except archive.Unreadable as fault:
-        raise damaged(f"is damaged or no checkpoint ({reason(fault)})") from fault
+    except OSError as error:
+        raise SNNError(f"{path} can't be read ({reason(error)}); check its permissions") from error
+    except archive.Unreadable as error:
+        raise damaged(f"is damaged or no checkpoint ({reason(error)})") from error
 
 
 def _checked(state: Any, damaged: Damaged) -> dict[str, Any]:
@@ -139,8 +139,8 @@ def _check_config(config: dict[Any, Any], damaged: Damaged) -> None:
             raise damaged(f"has a setting {_shown(name)} that is neither text nor a number")
     try:
         Config.from_mapping(config)
-    except UsageError as fault:
-        raise damaged(f"has impossible settings ({fault})", "name another checkpoint, or update snn_mnist") from fault
+    except UsageError as error:
+        raise damaged(f"has impossible settings ({error})", "name another checkpoint, or update snn_mnist") from error
 
 
 SCALER_STATE = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}

@@ -239,20 +239,20 @@ class Config(Threads, Options):
         }
         return replace(self, **{**type(self).check_mapping(saved, source), **unsaved, **given})
 
-    def changed_mathematics(self, saved: Mapping[str, Any]) -> list[str]:
+    def changes_of_fixed_settings(self, saved: Mapping[str, Any]) -> list[str]:
         """'tau 2.0 → 1.5' for every setting that may not change on resume and differs from the saved one."""
         before = type(self).from_mapping(saved)
         return [
             f"{name} {show(getattr(before, name))} → {show(getattr(self, name))}"
-            for name in MATHEMATICAL
+            for name in FIXED_ON_RESUME
             if getattr(before, name) != getattr(self, name)
         ]
 
 
-MATHEMATICAL = tuple(field.name for field, declared in options_of(Config) if declared.fixed)
+FIXED_ON_RESUME = tuple(field.name for field, declared in options_of(Config) if declared.fixed)
 """The settings a resumed run may not change: with another value it is another computation."""
 
-FREE = ("epochs", "lr", "schedule")
+CHANGEABLE_ON_RESUME = ("epochs", "lr", "schedule")
 
 
 def _flags(names: Iterable[str]) -> str:
@@ -262,10 +262,10 @@ def _flags(names: Iterable[str]) -> str:
 RESUME_RULES = f"""\
 Resuming (-resume FILE_OR_RUN_DIRECTORY):
   The run goes on in its own directory with its own settings, exactly as if it had never stopped.
-  A flag given now replaces the saved setting: {_flags(FREE)} and the machine's may change.
+  A flag given now replaces the saved setting: {_flags(CHANGEABLE_ON_RESUME)} and the machine's may change.
   These may not, as the result would be neither the old run's nor a new one's, unless -force is given:
-    {_flags(MATHEMATICAL[:8])},
-    {_flags(MATHEMATICAL[8:])}
+    {_flags(FIXED_ON_RESUME[:8])},
+    {_flags(FIXED_ON_RESUME[8:])}
   Forced so, with another -out-dir, or from a file that is no run's checkpoint_latest.pth, it goes on in a
   new directory, with metrics.csv and checkpoint_max.pth of its own.
   A finished run has nothing to do; extend it with a larger -epochs.

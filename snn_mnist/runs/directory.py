@@ -27,25 +27,25 @@ def new_run_directory(out_dir: str, name: str) -> Path:
                 return folder
             except FileExistsError:
                 number += 1
-    except OSError as fault:
-        raise SNNError(f"no run directory can be made in {base} ({fault.strerror}); choose another -out-dir") from fault
+    except OSError as error:
+        raise SNNError(f"no run directory can be made in {base} ({error.strerror}); choose another -out-dir") from error
 
 
-def find(place: str | os.PathLike[str]) -> Path:
+def find(path: str | os.PathLike[str]) -> Path:
     """The checkpoint file that `-resume` names: a file, or the latest one of a run directory."""
-    path = Path(place)
+    path = Path(path)
     remedy = "name a checkpoint file or a run directory"
     try:
         if path.is_dir():
             path = path / LATEST
             if not path.exists():
-                raise SNNError(f"no {LATEST} in {place}; {remedy}")
+                raise SNNError(f"no {LATEST} in {path}; {remedy}")
         if path.is_file():
             return path
         if path.exists():
             raise SNNError(f"{path} is no regular file; {remedy}")
-    except OSError as fault:
-        raise SNNError(f"{path} can't be read ({reason(fault)}); {remedy}") from fault
+    except OSError as error:
+        raise SNNError(f"{path} can't be read ({reason(error)}); {remedy}") from error
     raise SNNError(f"there is no checkpoint {path}; {remedy}")
 
 

@@ -314,18 +314,18 @@ def read_yaml(file: str | os.PathLike[str]) -> dict[str, str | None]:
         if len(data) > MAX_YAML_BYTES:
             raise UsageError(f"{file}: larger than {MAX_YAML_BYTES:,} bytes; that is no settings file")
         text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as fault:
-        raise UsageError(f"{file}: not UTF-8 text (byte {fault.start}); save it as UTF-8") from None
-    except OSError as fault:
-        raise UsageError(f"{file}: {(fault.strerror or str(fault)).lower()}; name a YAML file of settings") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{file}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    except OSError as error:
+        raise UsageError(f"{file}: {(error.strerror or str(error)).lower()}; name a YAML file of settings") from None
     import yaml
 
     try:
         return _flat_mapping(yaml, text, str(file))
-    except yaml.YAMLError as fault:
-        mark = getattr(fault, "problem_mark", None)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
-        what = getattr(fault, "problem", None) or getattr(fault, "reason", None) or "malformed"
+        what = getattr(error, "problem", None) or getattr(error, "reason", None) or "malformed"
         raise UsageError(f"{file}:{line} not valid YAML ({what}); write one `name: value` a line") from None
 
 

@@ -33,8 +33,8 @@ def write_text(path: Path, text: str) -> None:
     """Writes a whole file or nothing."""
     try:
         write_whole(path, text.encode())
-    except OSError as fault:
-        raise cant_write(path, fault) from fault
+    except OSError as error:
+        raise cant_write(path, error) from error
 
 
 def note_environment(path: Path, place: str) -> None:
@@ -97,8 +97,8 @@ class MetricsFile:
                 file.write(text.getvalue().encode())
                 file.flush()
                 os.fsync(file.fileno())
-        except OSError as fault:
-            raise cant_write(self.path, fault) from fault
+        except OSError as error:
+            raise cant_write(self.path, error) from error
 
 
 def _missing(rows: list[dict[str, Any]], first_epoch: int) -> str:
@@ -115,8 +115,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The whole rows of a metrics.csv, numbers as numbers; a last line without its end is left out."""
     try:
         lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    except (OSError, UnicodeDecodeError) as fault:
-        raise SNNError(f"{path} can't be read ({reason(fault)}); check the file") from fault
+    except (OSError, UnicodeDecodeError) as error:
+        raise SNNError(f"{path} can't be read ({reason(error)}); check the file") from error
     rows: list[dict[str, Any]] = []
     reader = csv.DictReader(lines, strict=True)
     try:
@@ -128,9 +128,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             if rows and epoch <= rows[-1]["epoch"]:
                 raise ValueError(f"epoch {epoch} after {rows[-1]['epoch']}")
             rows.append(values | {"epoch": epoch})
-    except (KeyError, TypeError, ValueError, csv.Error) as fault:
-        what = "no column epoch" if isinstance(fault, KeyError) else reason(fault)
-        raise SNNError(f"{path} has a damaged line {reader.line_num} ({what}); mend or remove the file") from fault
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        what = "no column epoch" if isinstance(error, KeyError) else reason(error)
+        raise SNNError(f"{path} has a damaged line {reader.line_num} ({what}); mend or remove the file") from error
     return rows
 
 
@@ -148,8 +148,8 @@ class TensorBoard:
         earlier = any(folder.glob(f"{PREFIX}*"))
         try:
             self.writer = Writer(folder, first_epoch if earlier else None)
-        except OSError as fault:
-            raise cant_write(folder, fault) from fault
+        except OSError as error:
+            raise cant_write(folder, error) from error
         for row in () if earlier else rows:
             self.write(row)
 
@@ -166,8 +166,8 @@ class TensorBoard:
         try:
             add(self.writer)
             self.writer.flush()
-        except OSError as fault:
-            raise cant_write(self.folder, fault) from fault
+        except OSError as error:
+            raise cant_write(self.folder, error) from error
 
     def close(self) -> None:
         with contextlib.suppress(OSError):  # every addition has been flushed and has raised its own faults
@@ -177,17 +177,17 @@ class TensorBoard:
 class Progress:
     """A tqdm bar on a terminal; elsewhere one line an epoch. Speed and remaining time come from the bar."""
 
-    def __init__(self, epochs: int, live: bool | None = None) -> None:
+    def __init__(self, epochs: int, interactive: bool | None = None) -> None:
         from tqdm import tqdm
 
         self.epochs, self.tqdm = epochs, tqdm
         self.bar: Any = None
-        self.live = sys.stderr.isatty() if live is None else live
+        self.interactive = sys.stderr.isatty() if interactive is None else interactive
 
     def start(self, epoch: int, images: int, done: int) -> None:
         size = shutil.get_terminal_size((100, 24))  # also for terminals that say 0 x 0
         self.bar = self.tqdm(
-            total=images, initial=done, unit=" images", unit_scale=True, leave=False, disable=not self.live,
+            total=images, initial=done, unit=" images", unit_scale=True, leave=False, disable=not self.interactive,
             desc=f"epoch {epoch + 1}/{self.epochs}", ncols=min(size.columns, 120), nrows=size.lines,
             ascii=not _unicode(),
         )  # fmt: skip
@@ -195,7 +195,7 @@ class Progress:
 
     def due(self) -> bool:
         """Whether the figures behind the bar are old enough to compute them anew."""
-        return self.live and time.perf_counter() - self._shown > 0.25
+        return self.interactive and time.perf_counter() - self._shown > 0.25
 
     def figures(self, loss: float, accuracy: float) -> None:
         self._shown = time.perf_counter()

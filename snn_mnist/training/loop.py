@@ -20,17 +20,17 @@ from torch.nn.functional import one_hot
 
 from snn_mnist.data.datasets import Dataset, load_dataset
 from snn_mnist.errors import SNNError
-from snn_mnist.model.device import choose_place, without_tiles
+from snn_mnist.model.device import choose_runtime, without_tiles
 from snn_mnist.model.network import CLASSES, SNN
-from snn_mnist.model.poisson import Draw, Stream, random_order
-from snn_mnist.model.scoring import Score, mean_squared_error, score, time_marks
+from snn_mnist.model.poisson import SpikeKey, Stream, random_order
+from snn_mnist.model.scoring import Score, default_readout_steps, mean_squared_error, score
 from snn_mnist.runs import atomic_files as files
 from snn_mnist.runs import checkpoint, report
 from snn_mnist.runs import directory as run_directory
 from snn_mnist.runs.config import Config
 from snn_mnist.training.interruption import Interrupted, Interruption
 from snn_mnist.training.resume import check_position, directory_to_continue, fill_momentum, resolve, restore_optimizer
-from snn_mnist.training.threads import Crowding
+from snn_mnist.training.threads import ThreadTuner
 from snn_mnist.visualizing import run_figures as figures
 
 CHECK_EVERY = 50  # steps between looks for weights that are not finite
@@ -54,9 +54,9 @@ class Run:
         self.config = config = resolve(config, self.resumed)
         self.continued, self.why_elsewhere = directory_to_continue(config, self.resumed)
         self.latest: Path | None = None  # the last good checkpoint of a run that has a directory
-        self.place = choose_place(config.device, config.backend, config.threads, config.step_mode)
-        self.crowding, self.told_threads = self._follow_the_machine(), self.place.threads
-        if config.amp and self.place.device.type == "cpu":
+        self.runtime = choose_runtime(config.device, config.backend, config.threads, config.step_mode)
+        self.thread_tuner, self.announced_threads = self._follow_the_machine(), self.runtime.threads
+        if config.amp and self.runtime.device.type == "cpu":
             without_tiles()
             print("amp on the CPU: bfloat16 without loss scaling, which its range does not need")
         data = load_dataset(config.dataset, config.data_dir)
@@ -73,16 +73,16 @@ class Run:
 
     # ---- before the first step ----
 
-    def _follow_the_machine(self) -> Crowding | None:
+    def _follow_the_machine(self) -> ThreadTuner | None:
         """Where -j leaves the number of threads open and no result depends on it."""
-        if self.place.backend != "numba" or self.config.j is not None or self.place.threads == 1:
+        if self.runtime.backend != "numba" or self.config.j is not None or self.runtime.threads == 1:
             return None
         from snn_mnist.kernels.cpu import jit
 
-        return Crowding(self.place.threads, jit.set_threads)
+        return ThreadTuner(self.runtime.threads, jit.set_threads)
 
     def _prepare_data(self, data: Dataset) -> None:
-        config, device = self.config, self.place.device
+        config, device = self.config, self.runtime.device
         shuffled = random_order(len(data.train), 0, 0, Stream.HOLDOUT)  # the same images for every seed
         self.held_out = shuffled[: config.val].sort().values
         self.learned = shuffled[config.val :].sort().values.to(device)
@@ -92,16 +92,18 @@ class Run:
         self.steps = min(len(self.learned) // config.b, config.limit_batches or len(self.learned))
 
     def _prepare_network(self) -> None:
-        config, device = self.config, self.place.device
+        config, device = self.config, self.runtime.device
         torch.manual_seed(config.seed)
         self.net = SNN.from_config(config).to(device)
-        self.train_engine = self.place.engine(self.net, self.data.train.images)
+        self.train_engine = self.runtime.engine(self.net, self.data.train.images)
         self.average = self.net.weight.detach().clone() if config.ema else None
         self.tested = self.net if self.average is None else SNN.from_config(config).to(device)
-        self.test_engine = self.place.engine(self.tested, self.data.test.images)
+        self.test_engine = self.runtime.engine(self.tested, self.data.test.images)
         if config.val:  # the weights that are tested are those that learn, unless they are averaged
             same = self.tested is self.net
-            self.held_out_engine = self.train_engine if same else self.place.engine(self.tested, self.data.train.images)
+            self.held_out_engine = (
+                self.train_engine if same else self.runtime.engine(self.tested, self.data.train.images)
+            )
         self.optimizer = self._new_optimizer()
         scaled = config.amp and device.type == "cuda"  # bfloat16 on the CPU has float32's range: nothing to scale
         self.scaler = torch.amp.GradScaler(device.type, enabled=scaled)
@@ -113,7 +115,7 @@ class Run:
     def _new_optimizer(self) -> torch.optim.Optimizer:
         config, weights = self.config, list(self.net.parameters())
         if config.opt == "adam":
-            capturable = self.place.backend == "cupy"  # in a CUDA graph
+            capturable = self.runtime.backend == "cupy"  # in a CUDA graph
             return torch.optim.Adam(weights, lr=config.lr, fused=True, capturable=capturable)
         return torch.optim.SGD(weights, lr=config.lr, momentum=config.momentum, fused=True)
 
@@ -121,8 +123,8 @@ class Run:
         """One image forward and back, so that no compilation of kernels falls into the measured time."""
         with self._autocast():
             one = torch.zeros(1, dtype=torch.int64)
-            rate = self.train_engine.firing_rate(one, self.config.T, Draw(0, Stream.TRAIN, 0))
-            self.test_engine.firing_counts(one, time_marks(self.config.T), Draw(0, Stream.TRAIN, 0))
+            rate = self.train_engine.firing_rate(one, self.config.T, SpikeKey(0, Stream.TRAIN, 0))
+            self.test_engine.firing_counts(one, default_readout_steps(self.config.T), SpikeKey(0, Stream.TRAIN, 0))
         torch.autograd.grad(rate.sum(), self.net.weight)
 
     def _restore(self) -> None:
@@ -158,7 +160,7 @@ class Run:
             print(f"going on in a new directory: {self.why_elsewhere}")
         self.folder = self.continued or run_directory.new_run_directory(config.out_dir, name)
         self.latest = self.folder / checkpoint.LATEST
-        self.closing.enter_context(files.only_one(self.folder))
+        self.closing.enter_context(files.exclusive_lock(self.folder))
         columns = report.METRICS + (report.VALIDATION if config.val else ())
         self.metrics = report.MetricsFile(self.folder / "metrics.csv", columns, self.epoch)
         if self.continued:
@@ -166,7 +168,7 @@ class Run:
             if self.metrics.missing:
                 print(f"{self.metrics.path} lacks {self.metrics.missing}, finished earlier; going on without")
         report.write_text(self.folder / "config.yaml", config.to_yaml())
-        report.note_environment(self.folder / "environment.json", str(self.place))
+        report.note_environment(self.folder / "environment.json", str(self.runtime))
         self.tensorboard = report.TensorBoard(self.folder, self.epoch, self.metrics.rows)
         self.closing.callback(self.tensorboard.close)
         if not self.continued:
@@ -186,7 +188,9 @@ class Run:
         with self.interruption, ExitStack() as self.closing:
             self._open_files()
             images = self.steps * config.b
-            print(f"{self.place}\n{config.dataset}: {images} images an epoch, run directory {self.folder}", flush=True)
+            print(
+                f"{self.runtime}\n{config.dataset}: {images} images an epoch, run directory {self.folder}", flush=True
+            )
             if self.resumed:
                 begun = f" after {self.step} of {self.steps} steps" if self.step else ""
                 print(f"going on in epoch {self.epoch + 1} of {config.epochs}{begun}", flush=True)
@@ -214,20 +218,20 @@ class Run:
         config, steps = self.config, self.steps
         stop = steps if stop is None else stop
         started = time.perf_counter() - self.spent
-        self.order = self.learned[random_order(len(self.learned), config.seed, self.epoch, device=self.place.device)]
-        draw = Draw(config.seed, Stream.TRAIN, self.epoch)
-        self.training.begin(draw, self.order, *self._schedules())
+        self.order = self.learned[random_order(len(self.learned), config.seed, self.epoch, device=self.runtime.device)]
+        key = SpikeKey(config.seed, Stream.TRAIN, self.epoch)
+        self.training.begin(key, self.order, *self._schedules())
         self.progress.start(self.epoch, steps * config.b, self.step * config.b)
         while self.step < stop:
             chunk = self.training.chunk
             end = min((self.step // chunk + 1) * chunk, stop)
             began = time.perf_counter()
             self.training.run(self.step, end)
-            if self.crowding:
-                self.crowding.note(time.perf_counter() - began)
+            if self.thread_tuner:
+                self.thread_tuner.note(time.perf_counter() - began)
             self.progress.step((end - self.step) * config.b)
             self.step = end
-            if end % CHECK_EVERY == 0 and self.place.device.type == "cpu":  # a GPU would have to wait
+            if end % CHECK_EVERY == 0 and self.runtime.device.type == "cpu":  # a GPU would have to wait
                 self._check_numbers()
             if self.progress.due():
                 self.progress.figures(*self._training_figures())
@@ -282,7 +286,7 @@ class Run:
         if self.average is not None:
             with torch.no_grad():
                 self.tested.weight.copy_(self.average)
-        everything = torch.arange(len(self.data.test), device=self.place.device)
+        everything = torch.arange(len(self.data.test), device=self.runtime.device)
         started = time.perf_counter()
         with self._autocast():
             tested = self._score(self.test_engine, everything, self.test_labels, Stream.TEST)
@@ -304,24 +308,26 @@ class Run:
         return self.tested.weight.detach().cpu(), self.last_test, self.data.class_names
 
     def _score(self, engine: Any, index: Tensor, labels: Tensor, stream: Stream) -> Score:
-        draw = Draw(self.config.seed, stream, self.epoch)
+        key = SpikeKey(self.config.seed, stream, self.epoch)
         last = self.epoch + 1 == self.config.epochs
-        marks = time_marks(self.config.T) if last else [self.config.T]  # the last test is drawn against T
-        return score(engine, index, labels, marks, draw, self.place.test_batch, self.interruption.check)
+        readout_steps = (
+            default_readout_steps(self.config.T) if last else [self.config.T]
+        )  # the last test is drawn against T
+        return score(engine, index, labels, readout_steps, key, self.runtime.test_batch, self.interruption.check)
 
     # ---- parts of an epoch ----
 
     def _threads_left(self) -> str:
         """Once: that fewer threads are faster now, or that all are again."""
-        count = self.crowding.count if self.crowding and self.crowding.reduced else self.place.threads
-        if count == self.told_threads:
+        count = self.thread_tuner.count if self.thread_tuner and self.thread_tuner.reduced else self.runtime.threads
+        if count == self.announced_threads:
             return ""
-        self.told_threads = count
-        return f"  on {count} of {self.place.threads} threads, the faster choice now"
+        self.announced_threads = count
+        return f"  on {count} of {self.runtime.threads} threads, the faster choice now"
 
     def _autocast(self) -> Any:
         """Half precision with -amp: float16 on CUDA, bfloat16 on the CPU."""
-        return torch.autocast(self.place.device.type) if self.config.amp else nullcontext()
+        return torch.autocast(self.runtime.device.type) if self.config.amp else nullcontext()
 
     def _learning_rate(self, step: int) -> float:
         """lr, or (1 + cos(pi t)) lr / 2 with t the share of the run's steps that are done."""

@@ -25,7 +25,7 @@ def resolve(config: Config, state: dict[str, Any]) -> Config:
     if "config" in state:
         source = str(config.resume)
         resolved = config.on_top_of(state["config"], source)
-        changed = resolved.changed_mathematics(state["config"])
+        changed = resolved.changes_of_fixed_settings(state["config"])
         if changed and not config.force:
             raise UsageError(
                 f"{source} can't go on with other mathematics: {', '.join(changed)}; "
@@ -79,7 +79,7 @@ def check_position(config: Config, state: dict[str, Any], steps: int) -> None:
     """A checkpoint in the middle of an epoch fits a run whose epochs have the same batches and mathematics."""
     step, rates = state["step"], state["running"]["rates"]
     remedy = "finish that epoch with the old settings first"
-    if changed := config.changed_mathematics(state.get("config", {})):
+    if changed := config.changes_of_fixed_settings(state.get("config", {})):
         raise SNNError(
             f"{config.resume} was saved within an epoch, after {step} steps, whose rest can't have other mathematics: "
             f"{', '.join(changed)}; {remedy}"
@@ -100,7 +100,7 @@ def directory_to_continue(config: Config, state: dict[str, Any]) -> tuple[Path |
     reason = ""
     if path.name != LATEST or not (path.parent / "config.yaml").is_file():
         reason = f"{path} is no run's {LATEST}"
-    elif changed := config.changed_mathematics(state.get("config", {})):
+    elif changed := config.changes_of_fixed_settings(state.get("config", {})):
         reason = ", ".join(changed)
     elif _elsewhere(config, path.parent):
         reason = f"-out-dir {config.out_dir}"

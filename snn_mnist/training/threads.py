@@ -14,7 +14,7 @@ WINDOW = 16  # steps that are timed together
 PATIENCE = 16  # windows between two trials
 
 
-class Crowding:
+class ThreadTuner:
     """Chooses the number of threads by the time that steps take.
 
     A trial times each of a few numbers over one window and takes the fastest. It comes first of all, then when steps

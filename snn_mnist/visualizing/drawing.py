@@ -129,7 +129,7 @@ def few_ticks(count: int) -> tuple[np.ndarray]:
     return (np.arange(0, count, max(1, -(-count // 10))),)
 
 
-def look(place: int, count: int, ordered: bool = False) -> tuple[Any, str]:
+def curve_style(place: int, count: int, ordered: bool = False) -> tuple[Any, str]:
     """Colour and line style of curve `place` of `count`; after seven colours the style changes as well."""
     if ordered:
         return colour_map("viridis")(0.92 * place / max(count - 1, 1)), "-"

@@ -22,6 +22,7 @@ from snn_mnist.visualizing.drawing import (
     SIZE,
     add_colorbar,
     colour_map,
+    curve_style,
     draw_heatmap,
     draw_raster,
     draw_rates,
@@ -29,7 +30,6 @@ from snn_mnist.visualizing.drawing import (
     few_ticks,
     heading,
     legend_below,
-    look,
     mark_levels,
     own_figure,
     style,
@@ -216,7 +216,7 @@ def plot_surrogate_function(
     left, right = figure.subplots(1, 2)
     left.plot(x, (x >= 0).double(), color=BLACK, linewidth=2.5, label="Heaviside step")
     for place, one in enumerate(several):
-        colour, line = look(place, len(several))
+        colour, line = curve_style(place, len(several))
         label = _surrogate_label(one)
         if one.formula.primitive is not None:
             left.plot(x, one.primitive(x), color=colour, linestyle=line, linewidth=2, label=label)
@@ -257,7 +257,7 @@ def plot_curves(
         heights = _array(values, f"curves[{name!r}]", ("T",))
         if places is not None and len(places) != len(heights):
             raise ValueError(f"x has {len(places)} values and curves[{name!r}] has {len(heights)}; give as many")
-        colour, line = look(number, len(curves), ordered)
+        colour, line = curve_style(number, len(curves), ordered)
         at = np.arange(len(heights)) if places is None else places
         marker = "o" if len(heights) <= 30 else ""
         axes.plot(at, heights, color=colour, linestyle=line, linewidth=2, marker=marker, markersize=5, label=name)

@@ -46,12 +46,12 @@ def write_network_figures(folder: Path, weight: Tensor, test: Score, class_names
     return [
         write(folder / WEIGHTS, receptive_fields(weight, class_names)),
         write(folder / CONFUSION, confusion_matrix(test.confusion(), class_names)),
-        write(folder / AGAINST_T, accuracy_against_T(test.marks, _accuracies(test))),
+        write(folder / AGAINST_T, accuracy_against_T(test.readout_steps, _accuracies(test))),
     ]
 
 
 def _accuracies(test: Score) -> list[float]:
-    return [test.accuracy(mark) for mark in range(len(test.marks))]
+    return [test.accuracy(mark) for mark in range(len(test.readout_steps))]
 
 
 def due(epoch: int, epochs: int) -> bool:
@@ -108,8 +108,8 @@ def write_bytes(path: Path, content: bytes, flag: str = "-out-dir") -> Path:
     """A file, whole or not at all."""
     try:
         files.write_whole(path, content)
-    except OSError as fault:
-        raise report.cant_write(path, fault, flag) from fault
+    except OSError as error:
+        raise report.cant_write(path, error, flag) from error
     return path
 
 
@@ -138,7 +138,7 @@ def learning_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
         for part in shown:
             colour, style, label = PARTS[part]
             if len(runs) > 1:
-                colour = drawing.look(number, len(runs), ordered=len(runs) > len(drawing.COLOURS))[0]
+                colour = drawing.curve_style(number, len(runs), ordered=len(runs) > len(drawing.COLOURS))[0]
             for axes, unit, factor in ((left, "acc", 100), (right, "loss", 1)):
                 points = [(row["epoch"] + 1, factor * row[f"{part}_{unit}"]) for row in rows if f"{part}_{unit}" in row]
                 marker = "o" if len(points) <= 30 else ""
@@ -255,28 +255,29 @@ def _confusion_title(counts: np.ndarray, class_names: Sequence[str]) -> str:
     most = np.argwhere(wrong == wrong.max())
     if len(most) > 1:
         return f"{right:.2f} % right; most frequent errors: {len(most)} kinds ({wrong.max()}× each)"
-    label, verdict = most[0]
-    often = f"{class_names[label]} taken for {class_names[verdict]} ({wrong.max()}×)"
+    label, prediction = most[0]
+    often = f"{class_names[label]} taken for {class_names[prediction]} ({wrong.max()}×)"
     return f"{right:.2f} % right; most frequent error: {often}"
 
 
-def accuracy_against_T(marks: Sequence[int], accuracies: Iterable[float]) -> Figure:
+def accuracy_against_T(readout_steps: Sequence[int], accuracies: Iterable[float]) -> Figure:
     """Accuracy (share of 1) when the network is stopped after marks[m] time steps."""
     from matplotlib.ticker import FixedLocator, NullLocator
 
     percent = 100 * np.array(list(accuracies))
     figure = drawing.own_figure()
     axes = figure.add_subplot()
-    axes.plot(marks, percent, color=BLUE, linewidth=2, marker="o", markersize=6)
+    axes.plot(readout_steps, percent, color=BLUE, linewidth=2, marker="o", markersize=6)
     axes.set_xscale("log")
-    ticks = [m * 10**e for e in range(len(str(marks[-1]))) for m in (1, 2, 5) if m * 10**e <= marks[-1]]
+    ticks = [m * 10**e for e in range(len(str(readout_steps[-1]))) for m in (1, 2, 5) if m * 10**e <= readout_steps[-1]]
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(lambda tick, _: f"{tick:g}")
-    early = min(range(len(marks)), key=lambda m: abs(marks[m] - marks[-1] / 10))
-    title = f"{_steps(marks[-1])}: {percent[-1]:.2f} % right"
-    if early < len(marks) - 1:
-        title = f"{_steps(marks[early])}: {percent[early]:.1f} % right; {marks[-1]} steps: {percent[-1]:.1f} %"
+    early = min(range(len(readout_steps)), key=lambda m: abs(readout_steps[m] - readout_steps[-1] / 10))
+    title = f"{_steps(readout_steps[-1])}: {percent[-1]:.2f} % right"
+    if early < len(readout_steps) - 1:
+        title = f"{_steps(readout_steps[early])}: {percent[early]:.1f} % right; "
+        title += f"{readout_steps[-1]} steps: {percent[-1]:.1f} %"
     drawing.style(axes, title, "time steps T", "test accuracy in %")
     axes.grid(alpha=0.3)
     return figure

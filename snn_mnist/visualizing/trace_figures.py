@@ -43,7 +43,7 @@ def raster(trace: Trace, class_names: Sequence[str]) -> Figure:
     """When each output neuron fired, and how often; the verdict in another colour."""
     figure = drawing.own_figure((8.6, 5.0))
     axes, beside = figure.subplots(1, 2, sharey=True, width_ratios=(4, 1))
-    colours = [VERMILLION if number == trace.verdict else BLUE for number in range(len(class_names))]
+    colours = [VERMILLION if number == trace.prediction else BLUE for number in range(len(class_names))]
     drawing.draw_raster(axes, trace.s == 1, colours)
     drawing.draw_rates(beside, trace.rates, colours)
     drawing.style(beside, "", "firing rate", "")
@@ -55,10 +55,10 @@ def raster(trace: Trace, class_names: Sequence[str]) -> Figure:
 
 
 def _verdict(trace: Trace, class_names: Sequence[str]) -> str:
-    rate, name, label = trace.rates[trace.verdict], class_names[trace.verdict], class_names[trace.label]
+    rate, name, label = trace.rates[trace.prediction], class_names[trace.prediction], class_names[trace.label]
     if not trace.s.any():
         return f"No neuron fires; the label is {label}"
-    outcome = "and is right" if trace.verdict == trace.label else f"but the label is {label}"
+    outcome = "and is right" if trace.prediction == trace.label else f"but the label is {label}"
     return f"Neuron {name} fires most, in {100 * rate:.0f} % of the steps, {outcome}"
 
 
@@ -76,14 +76,14 @@ def voltages(trace: Trace, class_names: Sequence[str], v_threshold: float) -> Fi
 
 def winner(trace: Trace, class_names: Sequence[str], v_threshold: float, v_reset: float | None) -> Figure:
     """The potential of the verdict's neuron, and below it of the label's where that is another."""
-    numbers = [trace.verdict] + ([trace.label] if trace.label != trace.verdict else [])
+    numbers = [trace.prediction] + ([trace.label] if trace.label != trace.prediction else [])
     figure = drawing.own_figure((8.6, 4.4 if len(numbers) == 1 else 6.8))
     steps = min(len(trace.s), LONGEST)
     panels = figure.subplots(len(numbers), 1, sharex=True, squeeze=False)[:, 0]
     for axes, number in zip(panels, numbers, strict=True):
         _potential(axes, trace.h[:steps, number], trace.v[:steps, number], trace.s[:steps, number] == 1)
         drawing.mark_levels(axes, v_threshold, v_reset)
-        role = "verdict" if number == trace.verdict else "label"
+        role = "verdict" if number == trace.prediction else "label"
         count = int(trace.s[:, number].sum())
         title = f"Neuron {class_names[number]} ({role}): {count} spikes in {len(trace.s)} steps"
         drawing.style(axes, title, "", "membrane potential", int_x_ticks=True)

@@ -120,13 +120,15 @@ def test_confusion_matrix_has_every_count_and_names_the_worst(names):
 
 
 @pytest.mark.parametrize("marks", [[1], [1, 2, 5], [1, 2, 5, 10, 20, 50, 100]])
-def test_accuracy_against_t(marks):
-    accuracies = [0.5 + 0.05 * number for number in range(len(marks))]
-    figure = figures.accuracy_against_T(marks, accuracies)
+def test_accuracy_against_t(readout_steps):
+    accuracies = [0.5 + 0.05 * number for number in range(len(readout_steps))]
+    figure = figures.accuracy_against_T(readout_steps, accuracies)
     axes = figure.axes[0]
-    assert np.allclose(axes.lines[0].get_xydata(), [(m, 100 * a) for m, a in zip(marks, accuracies, strict=True)])
+    assert np.allclose(
+        axes.lines[0].get_xydata(), [(m, 100 * a) for m, a in zip(readout_steps, accuracies, strict=True)]
+    )
     figure.canvas.draw()
-    assert [label.get_text() for label in axes.get_xticklabels()] == [str(mark) for mark in marks]
+    assert [label.get_text() for label in axes.get_xticklabels()] == [str(mark) for mark in readout_steps]
 
 
 # ---------------------------------------------------------------------------- files and TensorBoard
@@ -219,7 +221,7 @@ def test_confusion_is_that_of_the_checkpoint(run_directory, monkeypatch):
     plot.plot_network(run_directory)
     folder, _, tested, names = seen["given"]
     assert folder == run_directory and list(names) == DIGITS
-    assert len(tested.labels) == 360 and tested.marks[-1] == 20
+    assert len(tested.labels) == 360 and tested.readout_steps[-1] == 20
     assert tested.accuracy() > 0.5  # by templates: far above chance, so the right images and labels met
 
 

@@ -18,11 +18,11 @@ from PIL import Image
 
 from snn_mnist.cli import predict
 from snn_mnist.cli.main import main
-from snn_mnist.cli.predict import Terminal, Verdict
+from snn_mnist.cli.predict import Prediction, Terminal
 from snn_mnist.data import pictures as picture
 from snn_mnist.data.datasets import DIGITS, load_dataset
 from snn_mnist.errors import SNNError
-from snn_mnist.model.poisson import Draw, Stream, poisson_encode
+from snn_mnist.model.poisson import SpikeKey, Stream, poisson_encode
 from tests.support.export_net import digits, network, saved
 
 
@@ -284,7 +284,7 @@ def test_rates_are_those_of_stream_predict_and_depend_on_the_picture_alone(tmp_p
     assert alone[str(a)] == both[str(a)]
     assert rates(a, seed="8") != alone
     image = torch.from_numpy(picture.prepare(stroke(), picture.BOXES["digits"]).pixels)[None]
-    spikes = poisson_encode(image, torch.tensor([0]), 0, 50, Draw(7, Stream.PREDICT, 0))
+    spikes = poisson_encode(image, torch.tensor([0]), 0, 50, SpikeKey(7, Stream.PREDICT, 0))
     net = network(T=50, step_mode="m").net
     with torch.no_grad():
         expected = net(spikes).mean(0)[0]
@@ -314,7 +314,7 @@ def test_flags_override_the_checkpoint(tmp_path, capsys):
     ],
 )
 def test_the_sentence(rates, words):
-    assert Verdict([rates.get(c, 0.0) for c in range(10)]).sentence(DIGITS) == words
+    assert Prediction([rates.get(c, 0.0) for c in range(10)]).sentence(DIGITS) == words
 
 
 # ---------------------------------------------------------------------------- the terminal
@@ -324,8 +324,8 @@ ASCII, BLOCKS, COLOURS = Terminal(False, False), Terminal(True, False), Terminal
 
 def text(screen):
     prepared = picture.prepare(stroke())
-    verdict = Verdict([0.0] * 7 + [0.875, 0.3, 0.0])
-    return "\n".join(predict.lines("seven.png", prepared, verdict, DIGITS, True, screen))
+    prediction = Prediction([0.0] * 7 + [0.875, 0.3, 0.0])
+    return "\n".join(predict.lines("seven.png", prepared, prediction, DIGITS, True, screen))
 
 
 def test_a_plain_terminal_gets_ascii():

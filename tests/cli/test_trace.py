@@ -12,7 +12,7 @@ from snn_mnist.core import functional, monitor, neuron
 from snn_mnist.data.datasets import load_dataset
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.model.network import SNN
-from snn_mnist.model.poisson import Draw, Stream, poisson_encode
+from snn_mnist.model.poisson import SpikeKey, Stream, poisson_encode
 from snn_mnist.runs import checkpoint
 from snn_mnist.runs.config import Config
 
@@ -52,7 +52,7 @@ def save_checkpoint(path, weight, **settings):
 def by_hand(weight, config, data, index):
     """V and S [T, 10] of the equations, in the plainest words."""
     image = data.test.images[index : index + 1]
-    spikes = poisson_encode(image, torch.tensor([index]), 0, config.T, Draw(config.seed, Stream.TRACE, 0))[:, 0]
+    spikes = poisson_encode(image, torch.tensor([index]), 0, config.T, SpikeKey(config.seed, Stream.TRACE, 0))[:, 0]
     v = torch.full((10,), 0.0 if config.v_reset is None else config.v_reset)
     h_t, v_t, s_t = [], [], []
     for x in spikes @ weight.T:
@@ -193,7 +193,7 @@ def test_a_network_without_errors_has_no_misclassified(tmp_path, data, weight, m
     config = save_checkpoint(tmp_path / checkpoint.LATEST, weight, T=5)
     net = SNN.from_config(config)
     monkeypatch.setattr(trace, "_suspects", lambda *_: iter(()))
-    loaded = trace.Loaded(tmp_path / checkpoint.LATEST, config, net, True, 0)
+    loaded = trace.SavedNetwork(tmp_path / checkpoint.LATEST, config, net, True, 0)
     options = trace.TraceOptions(resume=str(tmp_path), misclassified=1)
     with pytest.raises(SNNError, match="gets all 360 test images right"):
         list(trace.find_traces(options, loaded, data))

@@ -17,12 +17,12 @@ from snn_mnist.errors import UsageError
 from snn_mnist.export import fixed_point, hardware
 from snn_mnist.export.fixed_point import quantise, signed_bits
 from snn_mnist.export.verify import reference
-from snn_mnist.model.poisson import Draw, Stream, poisson_encode
+from snn_mnist.model.poisson import SpikeKey, Stream, poisson_encode
 from tests.support.export_net import digits, network, saved
 
 CC = shutil.which("cc") or shutil.which("gcc")
 needs_cc = pytest.mark.skipif(CC is None, reason="no C compiler here (cc or gcc)")
-DRAW = Draw(0, Stream.EVAL, 0)
+DRAW = SpikeKey(0, Stream.EVAL, 0)
 NETWORKS = [
     {},
     {"tau": 4.0},
@@ -318,12 +318,12 @@ def test_the_c_program_encodes_and_counts_as_the_simulator(tmp_path, bits, setti
     fixed = quantise(loaded.net, loaded.config, bits)
     flags = ["-fsanitize=undefined", "-fno-sanitize-recover"] if bits == 8 else []
     program = build(written(tmp_path, loaded, fixed), flags)
-    draw, images = Draw(2**32 - 1, 7, 5), digits().test.images
-    counts = fixed_point.spike_counts([fixed], images, draw)[0][0]
-    out = run_c(program, "images", draw.seed, draw.stream, draw.epoch, 0, stdin=images.numpy().tobytes())
+    key, images = SpikeKey(2**32 - 1, 7, 5), digits().test.images
+    counts = fixed_point.spike_counts([fixed], images, key)[0][0]
+    out = run_c(program, "images", key.seed, key.stream, key.epoch, 0, stdin=images.numpy().tobytes())
     theirs = np.array([[int(x) for x in line.split()] for line in out.stdout.splitlines()])
     np.testing.assert_array_equal(theirs, np.column_stack([counts.argmax(1), counts]))
-    later = run_c(program, "images", draw.seed, draw.stream, draw.epoch, 300, stdin=images[300:].numpy().tobytes())
+    later = run_c(program, "images", key.seed, key.stream, key.epoch, 300, stdin=images[300:].numpy().tobytes())
     assert later.stdout == b"".join(out.stdout.splitlines(keepends=True)[300:])
 
 

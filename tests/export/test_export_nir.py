@@ -15,7 +15,7 @@ from snn_mnist.cli.main import main
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.export import nir as nir_file
 from snn_mnist.export import verify
-from snn_mnist.model.poisson import Draw, Stream, poisson_encode
+from snn_mnist.model.poisson import SpikeKey, Stream, poisson_encode
 from snn_mnist.model.saved_network import load_network
 from snn_mnist.runs import checkpoint
 from snn_mnist.runs.config import Config
@@ -49,8 +49,8 @@ def written(tmp_path, loaded, **settings):
 
 def spikes_of(loaded, count=20):
     images = digits().test.images[:count]
-    draw = Draw(loaded.config.seed, Stream.EVAL, 0)
-    return poisson_encode(images, torch.arange(count), 0, loaded.config.T, draw).numpy()
+    key = SpikeKey(loaded.config.seed, Stream.EVAL, 0)
+    return poisson_encode(images, torch.arange(count), 0, loaded.config.T, key).numpy()
 
 
 # ---------------------------------------------------------------------------- the file

@@ -26,8 +26,8 @@ from snn_mnist.data import pictures as picture
 from snn_mnist.export import html
 from snn_mnist.kernels.philox import philox_block
 from snn_mnist.model.network import SNN
-from snn_mnist.model.poisson import Draw, Stream, poisson_encode
-from snn_mnist.model.saved_network import Loaded, load_network
+from snn_mnist.model.poisson import SpikeKey, Stream, poisson_encode
+from snn_mnist.model.saved_network import SavedNetwork, load_network
 from tests.support import chromium
 from tests.support.export_net import digits, network, saved
 
@@ -144,7 +144,7 @@ def node(tmp_path_factory):
 
 @needs_node
 def test_philox_gives_the_known_answers(node):
-    known = [
+    has_settings = [
         ((0,) * 6, "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
         ((0xFFFFFFFF,) * 6, "408f276d 41c83b0e a20bc7c6 6d5451fd"),
         (
@@ -153,7 +153,7 @@ def test_philox_gives_the_known_answers(node):
         ),
     ]  # fmt: skip
     random = np.random.default_rng(0).integers(0, 2**32, (500, 6)).tolist()
-    calls = [list(call) for call, _ in known] + random
+    calls = [list(call) for call, _ in has_settings] + random
     body = """
         return given.calls.map(a => {
             const c = Uint32Array.from(a.slice(0, 4));
@@ -162,7 +162,7 @@ def test_philox_gives_the_known_answers(node):
         })
     """
     got = node(body, calls=calls)
-    for words, (_, expected) in zip(got, known, strict=False):
+    for words, (_, expected) in zip(got, has_settings, strict=False):
         assert " ".join(f"{word:08x}" for word in words) == expected
     assert got[3:] == [list(philox_block(tuple(call[:4]), tuple(call[4:]))) for call in random]
 
@@ -171,20 +171,20 @@ def test_philox_gives_the_known_answers(node):
 @pytest.mark.parametrize(
     ("steps", "draw", "index"),
     [
-        (100, Draw(0, Stream.PLAY, 0), 0),
-        (33, Draw(2**32 - 1, Stream.TRAIN, 2**32 - 1), 59_999),
-        (1, Draw(7, Stream.PREDICT, 3), 2**31),
-        (400, Draw(123, Stream.EVAL, 1), 1),
+        (100, SpikeKey(0, Stream.PLAY, 0), 0),
+        (33, SpikeKey(2**32 - 1, Stream.TRAIN, 2**32 - 1), 59_999),
+        (1, SpikeKey(7, Stream.PREDICT, 3), 2**31),
+        (400, SpikeKey(123, Stream.EVAL, 1), 1),
     ],
 )
-def test_spikes_are_the_librarys(node, steps, draw, index):
+def test_spikes_are_the_librarys(node, steps, spike_key, index):
     random = np.random.default_rng(1)
     pixels = random.integers(0, 256, 784).astype(np.uint8)
     pixels[:40], pixels[40:80] = 0, 255
-    at = {"seed": draw.seed, "stream": int(draw.stream), "epoch": draw.epoch, "image": index}
+    at = {"seed": spike_key.seed, "stream": int(spike_key.stream), "epoch": spike_key.epoch, "image": index}
     body = "return Buffer.from(core.encode(given.pixels, given.steps, given.at)).toString('base64')"
     got = np.frombuffer(base64.b64decode(node(body, pixels=pixels.tolist(), steps=steps, at=at)), np.uint8)
-    ours = poisson_encode(torch.from_numpy(pixels)[None], torch.tensor([index]), 0, steps, draw).numpy()
+    ours = poisson_encode(torch.from_numpy(pixels)[None], torch.tensor([index]), 0, steps, spike_key).numpy()
     np.testing.assert_array_equal(got.reshape(steps, 784), ours[:, 0])
 
 
@@ -201,7 +201,7 @@ def test_potentials_are_those_of_our_neurons_to_the_last_bit(node, settings):
     loaded = network(step_mode="s", **settings)
     config, weight = loaded.config, loaded.net.weight.detach().numpy()
     image = digits().test.images[17]
-    spikes = poisson_encode(image[None], torch.tensor([0]), 0, 60, Draw(0, Stream.PLAY, 0)).numpy()[:, 0]
+    spikes = poisson_encode(image[None], torch.tensor([0]), 0, 60, SpikeKey(0, Stream.PLAY, 0)).numpy()[:, 0]
     neuron, ours = loaded.net.spiking, []
     with torch.no_grad():
         for step in spikes:
@@ -234,7 +234,7 @@ def pictures():
     for side, pen, dark in ((280, 22, True), (280, 4, True), (60, 3, False), (28, 2, False), (120, 30, True)):
         image = Image.new("L", (side, side + side // 4), 0)
         points = [tuple((random.random(2) * 0.8 + 0.1) * side) for _ in range(6)]
-        ImageDraw.Draw(image).line(points, 255, pen, "curve")
+        ImageDraw.SpikeKey(image).line(points, 255, pen, "curve")
         grey = np.asarray(image.resize((side, side + side // 4 - 1), Image.Resampling.BILINEAR))
         yield (230 - grey * 0.8).astype(np.uint8) if dark else grey
     for shape in ((30, 30), (1, 9), (100, 7), (45, 200)):
@@ -314,11 +314,11 @@ def shown(page):
     return state
 
 
-def expected(loaded: Loaded, state, **settings):
+def expected(loaded: SavedNetwork, state, **settings):
     """The library's spikes for the page's pixels, and our network's for those."""
     image = torch.tensor(state["pixels"], dtype=torch.uint8)[None]
-    draw = Draw(state["seed"], Stream.PLAY, 0)
-    spikes = poisson_encode(image, torch.tensor([0]), 0, state["steps"], draw)
+    spike_key = SpikeKey(state["seed"], Stream.PLAY, 0)
+    spikes = poisson_encode(image, torch.tensor([0]), 0, state["steps"], spike_key)
     net = SNN.from_config(replace(loaded.config, step_mode="m", **settings))
     net.load_state_dict(loaded.net.state_dict())
     with torch.no_grad():

@@ -22,7 +22,7 @@ from snn_mnist.kernels.formulas import FORMULAS
 from snn_mnist.model import start_check as self_check
 from snn_mnist.model.engine import cupy_engine, numba_engine
 from snn_mnist.model.network import SNN
-from snn_mnist.model.poisson import Draw
+from snn_mnist.model.poisson import SpikeKey
 from tests.kernels.test_fused_cpu import DRAW, images_of, spec_of
 from tests.model.test_spike_contract import VECTORS
 from tests.support.cuda_checks import check_fused, check_multi_step, check_surrogate, fused_and_exact
@@ -99,12 +99,12 @@ def test_spikes_are_the_cpus_bit_for_bit(host, n, pixels, start, steps):
     if n > 2:
         images[1] = 0
     index = torch.arange(n).flip(0)
-    draw = Draw(2**32 - 1, 5, 4_000_000_000)
-    live = fused_cuda.live_pixels(torch.from_numpy(images))
-    expected = torch.from_numpy(spikes.encode(images[index.numpy()], index.numpy(), start, start + steps, draw))
-    assert torch.equal(fused_cuda.encode(live, index, start, start + steps, draw), expected)
+    spike_key = SpikeKey(2**32 - 1, 5, 4_000_000_000)
+    active = fused_cuda.active_pixels(torch.from_numpy(images))
+    expected = torch.from_numpy(spikes.encode(images[index.numpy()], index.numpy(), start, start + steps, spike_key))
+    assert torch.equal(fused_cuda.encode(active, index, start, start + steps, spike_key), expected)
     host.backwards = True
-    assert torch.equal(fused_cuda.encode(live, index, start, start + steps, draw), expected)
+    assert torch.equal(fused_cuda.encode(active, index, start, start + steps, spike_key), expected)
 
 
 # ---- the fused pass ----
@@ -125,23 +125,23 @@ def test_fused_pass_against_the_equations(host, name):
         (9, 32, 0, 4, True),
     ],
 )
-def test_fused_pass_in_many_sizes(host, n, steps, live, outputs, rounded):
-    assert check_fused(spec_of(), n, steps, live, outputs, seed=n, rounded=rounded) <= 2
+def test_fused_pass_in_many_sizes(host, n, steps, active, outputs, rounded):
+    assert check_fused(spec_of(), n, steps, active, outputs, seed=n, rounded=rounded) <= 2
 
 
 def test_fused_pass_equals_the_cpu_kernel(host):
     """Tau 2, T = 100: rates bit for bit except at ties, gradients to rounding; the order of threads is no matter."""
-    images, index = images_of(40, live=250), torch.arange(40)
-    live = fused_cuda.live_pixels(torch.from_numpy(images))
+    images, index = images_of(40, active=250), torch.arange(40)
+    active = fused_cuda.active_pixels(torch.from_numpy(images))
     weight = 0.1 * torch.randn(10, 784, generator=torch.Generator().manual_seed(4))
     results = []
     for turn in range(3):
         host.backwards = turn == 1
         learned = weight.clone().requires_grad_()
         if turn < 2:
-            rate = fused_cuda.firing_rate(learned, live, index, 100, DRAW, spec_of())
+            rate = fused_cuda.firing_rate(learned, active, index, 100, DRAW, spec_of())
         else:
-            rate = fused_cpu.firing_rate(learned, spikes.live_pixels(images), index, 100, DRAW, spec_of())
+            rate = fused_cpu.firing_rate(learned, spikes.active_pixels(images), index, 100, DRAW, spec_of())
         rate.square().sum().backward()
         results.append((rate.detach(), learned.grad))
     (rate, gradient), (rate_2, gradient_2), (cpu_rate, cpu_gradient) = results
@@ -153,18 +153,18 @@ def test_fused_pass_equals_the_cpu_kernel(host):
 
 
 def test_counts_at_marks_and_input_spikes(host):
-    images, index = images_of(7, live=120), torch.arange(7).flip(0)
-    live = fused_cuda.live_pixels(torch.from_numpy(images))
+    images, index = images_of(7, active=120), torch.arange(7).flip(0)
+    active = fused_cuda.active_pixels(torch.from_numpy(images))
     weight = 0.2 * torch.randn(10, 784, generator=torch.Generator().manual_seed(1))
-    marks = [1, 10, 128, 140, 256, 300]
+    readout_steps = [1, 10, 128, 140, 256, 300]
     for spec in (spec_of(), spec_of(v_reset=None)):
-        counts, inputs = fused_cuda.firing_counts(weight, live, index, marks, DRAW, spec)
-        expected = fused_cpu.firing_counts(weight, spikes.live_pixels(images), index, marks, DRAW, spec)
+        counts, inputs = fused_cuda.firing_counts(weight, active, index, readout_steps, DRAW, spec)
+        expected = fused_cpu.firing_counts(weight, spikes.active_pixels(images), index, readout_steps, DRAW, spec)
         assert torch.equal(inputs, expected[1]) and inputs.sum() > 1000
         assert torch.equal(counts, expected[0]) and counts.sum() > 100
         host.backwards = not host.backwards
-    rate = fused_cuda.firing_rate(weight, live, index, 140, DRAW, spec_of())
-    counts, _ = fused_cuda.firing_counts(weight, live, index, [140], DRAW, spec_of())
+    rate = fused_cuda.firing_rate(weight, active, index, 140, DRAW, spec_of())
+    counts, _ = fused_cuda.firing_counts(weight, active, index, [140], DRAW, spec_of())
     assert torch.equal(rate, counts[:, 0] / 140)
 
 
@@ -180,7 +180,7 @@ def test_memory_outside_gives_the_same(host, monkeypatch):
 
 def test_engine_of_the_program(host):
     """The two fused engines give the same rates, gradient and counts."""
-    images, index = torch.from_numpy(images_of(12, live=200)), torch.arange(12)
+    images, index = torch.from_numpy(images_of(12, active=200)), torch.arange(12)
     torch.manual_seed(0)
     net, results = SNN(step_mode="m"), []
     with torch.no_grad():
@@ -206,33 +206,33 @@ def test_layout_in_python_and_in_the_source_agree(host, compiled_here):
 
 def test_epoch_in_device_memory(host):
     images, index = images_of(3), torch.arange(3)
-    live, weight = fused_cuda.live_pixels(torch.from_numpy(images)), 0.3 * torch.randn(10, 784)
-    given = fused_cuda.firing_rate(weight, live, index, 20, Draw(1, 0, 2**32 - 7), spec_of())
+    active, weight = fused_cuda.active_pixels(torch.from_numpy(images)), 0.3 * torch.randn(10, 784)
+    given = fused_cuda.firing_rate(weight, active, index, 20, SpikeKey(1, 0, 2**32 - 7), spec_of())
     at = torch.tensor([-7], dtype=torch.int32)
-    read = fused_cuda.firing_rate(weight, live, index, 20, Draw(1, 0, at), spec_of())
+    read = fused_cuda.firing_rate(weight, active, index, 20, SpikeKey(1, 0, at), spec_of())
     assert torch.equal(given, read) and given.sum() > 0
 
 
 def test_what_does_not_fit_is_an_error(host):
-    live = fused_cuda.live_pixels(torch.from_numpy(images_of(2)))
+    active = fused_cuda.active_pixels(torch.from_numpy(images_of(2)))
     with pytest.raises(ValueError, match="C at most 128"):
-        fused_cuda.firing_rate(torch.zeros(129, 784), live, torch.arange(2), 10, DRAW, spec_of())
+        fused_cuda.firing_rate(torch.zeros(129, 784), active, torch.arange(2), 10, DRAW, spec_of())
     with pytest.raises(ValueError, match="784"):
-        fused_cuda.firing_counts(torch.zeros(10, 100), live, torch.arange(2), [10], DRAW, spec_of())
+        fused_cuda.firing_counts(torch.zeros(10, 100), active, torch.arange(2), [10], DRAW, spec_of())
     with pytest.raises(ValueError, match="T=1048576 with 65504 live pixels is too much for the fused CUDA kernel"):
         fused_cuda._plan((10, 65_535), 65_504, spec_of(), 1 << 20, 232_448)
     with pytest.raises(ValueError, match=r"v has shape \[3\], a step of x_seq \[2\]; give v that shape"):
         neuron_cuda.multi_step(torch.zeros(4, 2), torch.zeros(3), spec_of(), False)
     with pytest.raises(ValueError, match="T=0"):
-        fused_cuda.firing_rate(torch.zeros(10, 784), live, torch.arange(2), 0, DRAW, spec_of())
-    counts, inputs = fused_cuda.firing_counts(torch.zeros(10, 784), live, torch.arange(0), [10], DRAW, spec_of())
+        fused_cuda.firing_rate(torch.zeros(10, 784), active, torch.arange(2), 0, DRAW, spec_of())
+    counts, inputs = fused_cuda.firing_counts(torch.zeros(10, 784), active, torch.arange(0), [10], DRAW, spec_of())
     assert counts.shape == (0, 1, 10) and inputs.shape == (0,)
 
 
 def test_gradient_of_an_empty_batch_is_zero(host):
-    live = fused_cuda.live_pixels(torch.from_numpy(images_of(2)))
+    active = fused_cuda.active_pixels(torch.from_numpy(images_of(2)))
     weight = torch.randn(10, 784, requires_grad=True)
-    fused_cuda.firing_rate(weight, live, torch.arange(0), 10, DRAW, spec_of()).sum().backward()
+    fused_cuda.firing_rate(weight, active, torch.arange(0), 10, DRAW, spec_of()).sum().backward()
     assert torch.equal(weight.grad, torch.zeros(10, 784))
 
 

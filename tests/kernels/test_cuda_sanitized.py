@@ -38,22 +38,22 @@ def checked(request, compiled_here, monkeypatch):
     torch.use_deterministic_algorithms(False)
 
 
-def pictures(n, live=150):
-    images = images_of(n, live)
+def pictures(n, active=150):
+    images = images_of(n, active)
     images[1] = 0  # a dark one
-    return fused_cuda.live_pixels(torch.from_numpy(images))
+    return fused_cuda.active_pixels(torch.from_numpy(images))
 
 
 @pytest.mark.parametrize("limit", [SHARED, 1000], ids=["shared", "outside"])
 def test_training_pass(checked, monkeypatch, limit):
     """A sample of T = 100 a block, its working memory in shared memory and in global memory."""
     monkeypatch.setattr(cuda, "shared_limit", lambda device: limit)
-    live, index = pictures(3), torch.tensor([2, 1, 0])
+    active, index = pictures(3), torch.tensor([2, 1, 0])
     start = 0.15 * torch.randn(10, 784, generator=torch.Generator().manual_seed(0))
 
     def work():
         weight = start.clone().requires_grad_()
-        rate = fused_cuda.firing_rate(weight, live, index, 100, DRAW, spec_of(), torch.float16)
+        rate = fused_cuda.firing_rate(weight, active, index, 100, DRAW, spec_of(), torch.float16)
         rate.square().sum().backward()
         return rate.detach(), weight.grad
 
@@ -64,18 +64,18 @@ def test_training_pass(checked, monkeypatch, limit):
 
 def test_forward_pass(checked):
     """Three spans of steps and a rest, with marks inside and at their borders; soft reset."""
-    live, index = pictures(2), torch.arange(2)
+    active, index = pictures(2), torch.arange(2)
     weight = 0.2 * torch.randn(10, 784, generator=torch.Generator().manual_seed(1))
-    spec, marks = spec_of(v_reset=None), [1, 128, 140, 300]
-    counts, inputs = checked(lambda: fused_cuda.firing_counts(weight, live, index, marks, DRAW, spec))
+    spec, readout_steps = spec_of(v_reset=None), [1, 128, 140, 300]
+    counts, inputs = checked(lambda: fused_cuda.firing_counts(weight, active, index, readout_steps, DRAW, spec))
     assert counts.sum() > 0 and inputs[0] > 0 and inputs[1] == 0
 
 
 def test_encoder(checked):
     """So many grey pixels that more tie than are listed."""
     images = torch.randint(1, 255, (1, 2000), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    live = fused_cuda.live_pixels(images)
-    (spikes,) = checked(lambda: [fused_cuda.encode(live, torch.arange(1), 0, 128, DRAW)])
+    active = fused_cuda.active_pixels(images)
+    (spikes,) = checked(lambda: [fused_cuda.encode(active, torch.arange(1), 0, 128, DRAW)])
     assert 0.4 < spikes.mean() < 0.6
 
 
@@ -117,6 +117,6 @@ def test_a_damaged_kernel_is_noticed(compiled_here, monkeypatch, sanitizer, whol
 
     monkeypatch.setattr(cuda, "load", load)
     monkeypatch.setattr(cuda, "shared_limit", lambda device: SHARED)
-    live, weight = pictures(2), torch.full((10, 784), 0.1)
+    active, weight = pictures(2), torch.full((10, 784), 0.1)
     with pytest.raises(Fault, match=found):
-        fused_cuda.firing_counts(weight, live, torch.tensor([0]), [32], DRAW, spec_of())
+        fused_cuda.firing_counts(weight, active, torch.tensor([0]), [32], DRAW, spec_of())

@@ -13,7 +13,7 @@ from snn_mnist.kernels import backends
 from snn_mnist.kernels.cuda import launch as cuda
 from snn_mnist.kernels.cuda import neuron as neuron_cuda
 from snn_mnist.model import start_check as self_check
-from snn_mnist.model.device import choose_place
+from snn_mnist.model.device import choose_runtime
 from snn_mnist.runs import machine as machine_words
 from tests.conftest import ROOT
 
@@ -22,9 +22,9 @@ class CUDARuntimeError(RuntimeError):
     pass
 
 
-def raising(fault):
+def raising(error):
     def call(*_, **__):
-        raise fault
+        raise error
 
     return call
 
@@ -91,19 +91,19 @@ def test_the_driver_is_too_old_for_cupy(machine):
 
 
 def test_the_wrong_major_version_is_named_where_it_hurts(machine):
-    fault = CUDARuntimeError("cudaErrorSystemDriverMismatch: system has unsupported display driver")
-    reason = machine(cupy_with(built=12090, driver=13020, devices=fault))
+    error = CUDARuntimeError("cudaErrorSystemDriverMismatch: system has unsupported display driver")
+    reason = machine(cupy_with(built=12090, driver=13020, devices=error))
     assert "CuPy 14.2.0 for CUDA 12 (torch is built for CUDA 13.2) can't use a device" in reason
-    assert str(fault) in reason and "pip uninstall cupy-cuda12x, then pip install 'snn_mnist[cuda13]'" in reason
+    assert str(error) in reason and "pip uninstall cupy-cuda12x, then pip install 'snn_mnist[cuda13]'" in reason
     assert machine(cupy_with(built=12090, driver=13020)) is None  # but where it works it is let be
 
 
 def test_nvrtc_is_missing(machine):
-    fault = RuntimeError("CuPy failed to load libnvrtc.so.13: OSError: cannot open shared object file")
-    reason = machine(cupy_with(nvrtc=fault))
+    error = RuntimeError("CuPy failed to load libnvrtc.so.13: OSError: cannot open shared object file")
+    reason = machine(cupy_with(nvrtc=error))
     assert "finds no NVRTC, its compiler (CuPy failed to load libnvrtc.so.13" in reason
     assert "pip install nvidia-cuda-nvrtc," in reason
-    assert "nvidia-cuda-nvrtc-cu12" in machine(cupy_with(built=12090, nvrtc=fault), torch_cuda="12.8")
+    assert "nvidia-cuda-nvrtc-cu12" in machine(cupy_with(built=12090, nvrtc=error), torch_cuda="12.8")
 
 
 def test_torch_has_no_cuda_or_no_driver(machine):
@@ -230,14 +230,14 @@ def test_auto_says_why_a_gpu_is_left_unused(monkeypatch):
     """A driver is here, and torch can't use it: said with torch's own reason, where nobody asked for the CPU."""
     monkeypatch.setattr(cuda, "device_fault", lambda: "torch can't use a CUDA device: the driver is too old")
     monkeypatch.setattr(machine_words, "has_nvidia_driver", lambda: True)
-    assert choose_place("auto", "auto", 1).reason == (
+    assert choose_runtime("auto", "auto", 1).reason == (
         "the fused one for cpu; no GPU is used, for torch can't use a CUDA device: the driver is too old"
     )
-    assert choose_place("cpu", "auto", 1).reason == "the fused one for cpu"
+    assert choose_runtime("cpu", "auto", 1).reason == "the fused one for cpu"
     with pytest.raises(UsageError, match=r"-device cuda: .*the driver is too old; use -device cpu"):
-        choose_place("cuda", "auto", 1)
+        choose_runtime("cuda", "auto", 1)
     monkeypatch.setattr(machine_words, "has_nvidia_driver", lambda: False)
-    assert choose_place("auto", "auto", 1).reason == "the fused one for cpu"
+    assert choose_runtime("auto", "auto", 1).reason == "the fused one for cpu"
 
 
 def test_auto_takes_torch_when_the_start_up_check_fails(machine, monkeypatch):

@@ -13,9 +13,9 @@ from snn_mnist.kernels.cpu import jit
 from snn_mnist.kernels.cpu.neuron import multi_step
 from snn_mnist.kernels.formulas import FORMULAS, bind
 from snn_mnist.kernels.neuron_spec import NeuronSpec
-from snn_mnist.model.poisson import Draw
+from snn_mnist.model.poisson import SpikeKey
 
-DRAW = Draw(1, 0, 2)
+DRAW = SpikeKey(1, 0, 2)
 
 
 def spec_of(surrogate_name="atan", tau=2.0, decay_input=True, v_threshold=1.0, v_reset=0.0, detach=False):
@@ -68,23 +68,23 @@ def equations(x_seq, v, spec):
     return torch.stack(fired), torch.stack(potentials), torch.stack(margins)
 
 
-def images_of(n, live=40, seed=0):
+def images_of(n, active=40, seed=0):
     rng = np.random.default_rng(seed)
     images = np.zeros((n, 784), np.uint8)
     for i in range(n):
-        chosen = rng.choice(784, rng.integers(0, live + 1), replace=False)
+        chosen = rng.choice(784, rng.integers(0, active + 1), replace=False)
         images[i, chosen] = rng.integers(1, 256, len(chosen))
         images[i, rng.choice(784, 3, replace=False)] = 255
     return images
 
 
-def compare(spec, n, steps, seed=0, live=40, scale=0.15):
-    images = images_of(n, live, seed)
+def compare(spec, n, steps, seed=0, active=40, scale=0.15):
+    images = images_of(n, active, seed)
     index = torch.arange(n)
     torch.manual_seed(seed)
     weight = (scale * torch.randn(10, 784)).requires_grad_()
     upstream = torch.randn(n, 10)
-    rate = fused_cpu.firing_rate(weight, spikes.live_pixels(images), index, steps, DRAW, spec)
+    rate = fused_cpu.firing_rate(weight, spikes.active_pixels(images), index, steps, DRAW, spec)
     (rate * upstream).sum().backward()
     exact = weight.detach().double().requires_grad_()
     inputs = torch.from_numpy(spikes.encode(images, index.numpy(), 0, steps, DRAW)).double()
@@ -120,7 +120,7 @@ def test_sizes_beyond_any_block(n, steps):
 @pytest.mark.parametrize("steps", [100, 160])
 def test_images_as_full_as_mnist(steps):
     """Several hundred live pixels of all values: many groups of four, both words, several spans."""
-    assert compare(spec_of(), 12, steps, seed=3, live=400, scale=0.05) <= 1
+    assert compare(spec_of(), 12, steps, seed=3, active=400, scale=0.05) <= 1
 
 
 def test_whole_test_set_equals_the_modules(mnist_dir):
@@ -166,14 +166,14 @@ def test_step_modes_agree():
 
 
 def test_bitwise_the_same_for_every_thread_count():
-    images, index = images_of(50, live=200), torch.arange(50)
-    live, results, before = spikes.live_pixels(images), [], jit.numba.get_num_threads()
+    images, index = images_of(50, active=200), torch.arange(50)
+    active, results, before = spikes.active_pixels(images), [], jit.numba.get_num_threads()
     try:
         for threads in range(1, before + 1):
             jit.set_threads(threads)
             torch.manual_seed(0)
             weight = (0.2 * torch.randn(10, 784)).requires_grad_()
-            rate = fused_cpu.firing_rate(weight, live, index, 100, DRAW, spec_of())
+            rate = fused_cpu.firing_rate(weight, active, index, 100, DRAW, spec_of())
             rate.square().sum().backward()
             results.append((rate.detach(), weight.grad))
     finally:
@@ -184,20 +184,20 @@ def test_bitwise_the_same_for_every_thread_count():
 
 
 def test_marks_and_input_spikes():
-    images, index = images_of(6, live=100), torch.arange(6)
+    images, index = images_of(6, active=100), torch.arange(6)
     weight = 0.3 * torch.randn(10, 784, generator=torch.Generator().manual_seed(1))
-    live = spikes.live_pixels(images)
-    counts, inputs = fused_cpu.firing_counts(weight, live, index, [1, 10, 128, 140], DRAW, spec_of())
+    active = spikes.active_pixels(images)
+    counts, inputs = fused_cpu.firing_counts(weight, active, index, [1, 10, 128, 140], DRAW, spec_of())
     for m, steps in enumerate([1, 10, 128, 140]):
-        alone, _ = fused_cpu.firing_counts(weight, live, index, [steps], DRAW, spec_of())
+        alone, _ = fused_cpu.firing_counts(weight, active, index, [steps], DRAW, spec_of())
         assert torch.equal(alone[:, 0], counts[:, m])
     assert torch.equal(inputs, torch.from_numpy(spikes.encode(images, index.numpy(), 0, 140, DRAW).sum((0, 2))).long())
 
 
 def test_second_backward_is_an_error():
     weight = torch.randn(10, 784, requires_grad=True)
-    live = spikes.live_pixels(images_of(2))
-    rate = fused_cpu.firing_rate(weight, live, torch.arange(2), 10, DRAW, spec_of())
+    active = spikes.active_pixels(images_of(2))
+    rate = fused_cpu.firing_rate(weight, active, torch.arange(2), 10, DRAW, spec_of())
     rate.sum().backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="forward pass again"):
         rate.sum().backward()
@@ -205,8 +205,8 @@ def test_second_backward_is_an_error():
 
 def test_too_many_neurons_is_an_error():
     with pytest.raises(ValueError, match="at most 16"):
-        live = spikes.live_pixels(images_of(1))
-        fused_cpu.firing_counts(torch.zeros(17, 784), live, torch.arange(1), [1], DRAW, spec_of())
+        active = spikes.active_pixels(images_of(1))
+        fused_cpu.firing_counts(torch.zeros(17, 784), active, torch.arange(1), [1], DRAW, spec_of())
 
 
 # ---- the multi-step neurons ----

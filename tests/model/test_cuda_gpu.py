@@ -25,14 +25,14 @@ from snn_mnist.model import start_check as self_check
 from snn_mnist.model.engine import TorchEngine, cupy_engine
 from snn_mnist.model.fused_steps import FusedSteps
 from snn_mnist.model.network import SNN
-from snn_mnist.model.poisson import Draw
+from snn_mnist.model.poisson import SpikeKey
 from tests.conftest import ROOT
 from tests.kernels.test_fused_cpu import spec_of
 from tests.support.cuda_checks import FULL, HALF, check_fused, check_multi_step, check_surrogate
 
 pytestmark = pytest.mark.gpu
 DEVICE = torch.device("cuda")
-DRAW = Draw(1, 0, 2)
+DRAW = SpikeKey(1, 0, 2)
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +53,7 @@ def digits_like(n, seed=0):
 
 
 def on_device(images):
-    return fused_cuda.live_pixels(torch.from_numpy(images).to(DEVICE))
+    return fused_cuda.active_pixels(torch.from_numpy(images).to(DEVICE))
 
 
 def test_start_up_check():
@@ -81,9 +81,9 @@ def test_spikes_are_the_cpus_bit_for_bit(n, pixels, start, steps):
     images[:, ::3], images[:, 1::7] = 0, 255
     if pixels == 2000:
         images[:] = rng.integers(1, 255, images.shape)  # 1,000 ties an image: more than the kernel lists
-    index, draw = torch.arange(n).flip(0), Draw(2**32 - 1, 5, 4_000_000_000)
-    expected = spikes.encode(images[index.numpy()], index.numpy(), start, start + steps, draw)
-    got = fused_cuda.encode(on_device(images), index, start, start + steps, draw)
+    index, key = torch.arange(n).flip(0), SpikeKey(2**32 - 1, 5, 4_000_000_000)
+    expected = spikes.encode(images[index.numpy()], index.numpy(), start, start + steps, key)
+    got = fused_cuda.encode(on_device(images), index, start, start + steps, key)
     assert torch.equal(got.cpu(), torch.from_numpy(expected))
 
 
@@ -108,8 +108,8 @@ def test_fused_pass_against_the_equations(name):
         (7, 64, 60, 128, False),
     ],
 )
-def test_fused_pass_in_many_sizes(n, steps, live, outputs, rounded):
-    assert check_fused(spec_of(), n, steps, live, outputs, seed=n, rounded=rounded, device=DEVICE) <= max(
+def test_fused_pass_in_many_sizes(n, steps, active, outputs, rounded):
+    assert check_fused(spec_of(), n, steps, active, outputs, seed=n, rounded=rounded, device=DEVICE) <= max(
         4, n * outputs // 20
     )
 
@@ -121,8 +121,8 @@ def test_rates_and_gradient_against_the_cpu_kernel(record_property):
     results = []
     for device, kernels in ((DEVICE, fused_cuda), (torch.device("cpu"), fused_cpu)):
         learned = weight.clone().to(device).requires_grad_()
-        live = on_device(images) if kernels is fused_cuda else spikes.live_pixels(images)
-        rate = kernels.firing_rate(learned, live, index, 100, DRAW, spec_of())
+        active = on_device(images) if kernels is fused_cuda else spikes.active_pixels(images)
+        rate = kernels.firing_rate(learned, active, index, 100, DRAW, spec_of())
         rate.square().sum().backward()
         results.append((rate.detach().cpu(), learned.grad.cpu()))
     (rate, gradient), (cpu_rate, cpu_gradient) = results
@@ -136,9 +136,11 @@ def test_rates_and_gradient_against_the_cpu_kernel(record_property):
 def test_counts_at_marks_and_input_spikes():
     images, index = digits_like(1000), torch.arange(1000).flip(0)
     weight = 0.05 * torch.randn(10, 784, generator=torch.Generator().manual_seed(1))
-    marks = [1, 10, 128, 140, 300]
-    counts, inputs = fused_cuda.firing_counts(weight.to(DEVICE), on_device(images), index, marks, DRAW, spec_of())
-    expected = fused_cpu.firing_counts(weight, spikes.live_pixels(images), index, marks, DRAW, spec_of())
+    readout_steps = [1, 10, 128, 140, 300]
+    counts, inputs = fused_cuda.firing_counts(
+        weight.to(DEVICE), on_device(images), index, readout_steps, DRAW, spec_of()
+    )
+    expected = fused_cpu.firing_counts(weight, spikes.active_pixels(images), index, readout_steps, DRAW, spec_of())
     assert torch.equal(inputs.cpu(), expected[1])
     assert (counts.cpu() != expected[0]).sum() <= 20 and (counts.cpu() - expected[0]).abs().max() <= 1
     assert counts.sum() > 10_000
@@ -146,12 +148,12 @@ def test_counts_at_marks_and_input_spikes():
 
 def test_bitwise_repeatable_on_any_stream():
     images, index = digits_like(200), torch.arange(200).to(DEVICE)
-    live, start = on_device(images), 0.05 * torch.randn(10, 784)
+    active, start = on_device(images), 0.05 * torch.randn(10, 784)
     results = []
     for stream in (torch.cuda.current_stream(), torch.cuda.Stream(), torch.cuda.Stream()):
         with torch.cuda.stream(stream):
             weight = start.clone().to(DEVICE).requires_grad_()
-            rate = fused_cuda.firing_rate(weight, live, index, 100, DRAW, spec_of())
+            rate = fused_cuda.firing_rate(weight, active, index, 100, DRAW, spec_of())
             rate.square().sum().backward()
         stream.synchronize()
         results.append((rate.detach(), weight.grad))
@@ -160,14 +162,14 @@ def test_bitwise_repeatable_on_any_stream():
 
 
 def test_a_step_never_waits_for_the_device():
-    live, index = on_device(digits_like(64)), torch.arange(64).to(DEVICE)
+    active, index = on_device(digits_like(64)), torch.arange(64).to(DEVICE)
     weight, upstream = torch.zeros(10, 784, device=DEVICE), torch.ones(64, 10, device=DEVICE)
-    rate, gradient, table = upstream.clone(), weight.clone(), fused_cuda.new_eligibility(live, 64, weight.shape)
+    rate, gradient, table = upstream.clone(), weight.clone(), fused_cuda.new_eligibility(active, 64, weight.shape)
     for attempt in range(2):
         torch.cuda.set_sync_debug_mode("error" if attempt else "default")  # the first time it compiles
         try:
-            fused_cuda.learn(weight, live, index, 100, DRAW, spec_of(), FULL, rate, table)
-            fused_cuda.weight_gradient(live, index, upstream, table, spec_of(), 100, gradient)
+            fused_cuda.learn(weight, active, index, 100, DRAW, spec_of(), FULL, rate, table)
+            fused_cuda.weight_gradient(active, index, upstream, table, spec_of(), 100, gradient)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
@@ -203,7 +205,7 @@ def test_engine_against_the_modules(amp):
 def test_graph_is_the_loop_bit_for_bit(optimizer, scaled):
     steps, batch = 11, 64
     images = digits_like(steps * batch + 5)
-    live, labels = on_device(images), torch.eye(10)[torch.arange(len(images)) % 10].to(DEVICE)
+    active, labels = on_device(images), torch.eye(10)[torch.arange(len(images)) % 10].to(DEVICE)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     start = 0.05 * torch.randn(10, 784, generator=torch.Generator().manual_seed(1))
     results = []
@@ -215,13 +217,15 @@ def test_graph_is_the_loop_bit_for_bit(optimizer, scaled):
             made = torch.optim.SGD([weight], lr=0.01, momentum=0.9, fused=True)
         average, scaler = start.to(DEVICE), torch.amp.GradScaler("cuda", enabled=scaled)
         run = FusedSteps(
-            fused_cuda, weight, live, labels, spec_of(), steps=steps, batch=batch, T=100, optimizer=made, scaler=scaler,
-            precision=HALF if scaled else FULL, average=average, chunk=4, capture=capture,
+            fused_cuda, weight, active, labels, spec_of(), steps=steps, batch=batch, T=100, optimizer=made,
+            scaler=scaler, precision=HALF if scaled else FULL, average=average, chunk=4, capture=capture,
         )  # fmt: skip
         rates = []
         for epoch in range(3):
             table = [0.01 * (1 + epoch) / (1 + step) for step in range(steps)]
-            run.begin(Draw(1, 0, epoch), order.roll(epoch), table, [0.9 + 0.01 * step / steps for step in range(steps)])
+            run.begin(
+                SpikeKey(1, 0, epoch), order.roll(epoch), table, [0.9 + 0.01 * step / steps for step in range(steps)]
+            )
             run.run(0, 6)  # a chunk, and a part of the next
             run.run(6, steps)
             rates.append(run.rates.clone())
@@ -237,16 +241,16 @@ def test_speed_of_a_training_step(record_property):
     """No claim but a figure: an epoch of MNIST's size, T = 100, batch 64, Adam, in graphs."""
     steps, batch = 937, 64
     images = digits_like(6000)[np.arange(60_000) % 6000]
-    live, labels = on_device(images), torch.eye(10)[torch.arange(60_000) % 10].to(DEVICE)
+    active, labels = on_device(images), torch.eye(10)[torch.arange(60_000) % 10].to(DEVICE)
     weight = torch.nn.Parameter(0.03 * torch.randn(10, 784, device=DEVICE))
     run = FusedSteps(
-        fused_cuda, weight, live, labels, spec_of(), steps=steps, batch=batch, T=100,
+        fused_cuda, weight, active, labels, spec_of(), steps=steps, batch=batch, T=100,
         optimizer=torch.optim.Adam([weight], lr=1e-3, fused=True, capturable=True),
         scaler=torch.amp.GradScaler("cuda", enabled=False),
     )  # fmt: skip
     times = []
     for epoch in range(7):
-        run.begin(Draw(0, 0, epoch), torch.randperm(60_000), [1e-3] * steps)
+        run.begin(SpikeKey(0, 0, epoch), torch.randperm(60_000), [1e-3] * steps)
         started, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         started.record()
         run.run(0, steps)
@@ -260,7 +264,7 @@ def test_speed_of_a_training_step(record_property):
     for _ in range(2):
         started, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         started.record()
-        fused_cuda.firing_counts(weight.detach(), live, everything, [100], Draw(0, 1, 0), spec_of())
+        fused_cuda.firing_counts(weight.detach(), active, everything, [100], SpikeKey(0, 1, 0), spec_of())
         ended.record()
         torch.cuda.synchronize()
     record_property("figure", f"test of 10,000 images: {started.elapsed_time(ended):.2f} ms")

@@ -8,7 +8,7 @@ import torch
 from snn_mnist.kernels.cpu import fused as fused_cpu
 from snn_mnist.kernels.cuda import fused as fused_cuda
 from snn_mnist.model.fused_steps import FusedSteps
-from snn_mnist.model.poisson import Draw
+from snn_mnist.model.poisson import SpikeKey
 from tests.kernels.test_fused_cpu import images_of, spec_of
 from tests.support.cuda_checks import FULL, HALF
 
@@ -18,8 +18,8 @@ from tests.support.cuda_checks import FULL, HALF
 def test_epoch_of_steps_is_the_ordinary_loop(host, optimizer, scaled, static):
     """The steps that a CUDA graph captures, run one by one: bit for bit those of autograd and the optimiser, with
     learning rates that a float32 holds, as the static tensors do."""
-    images, steps, batch, T = images_of(30, live=100), 7, 4, 20
-    live, labels = fused_cuda.live_pixels(torch.from_numpy(images)), 300 * torch.eye(10)[torch.arange(30) % 10]
+    images, steps, batch, T = images_of(30, active=100), 7, 4, 20
+    active, labels = fused_cuda.active_pixels(torch.from_numpy(images)), 300 * torch.eye(10)[torch.arange(30) % 10]
     order = torch.randperm(30, generator=torch.Generator().manual_seed(0))
     start = 0.1 * torch.randn(10, 784, generator=torch.Generator().manual_seed(1))
     rates = torch.tensor([0.01 / (1 + step) for step in range(steps)]).tolist()
@@ -43,7 +43,9 @@ def test_epoch_of_steps_is_the_ordinary_loop(host, optimizer, scaled, static):
             part = order[step * batch : (step + 1) * batch]
             steady.param_groups[0]["lr"] = rates[step]
             steady.zero_grad()
-            rate = fused_cuda.firing_rate(weight, live, part, T, Draw(1, 0, epoch), spec_of(), HALF if scaled else FULL)
+            rate = fused_cuda.firing_rate(
+                weight, active, part, T, SpikeKey(1, 0, epoch), spec_of(), HALF if scaled else FULL
+            )
             scaler.scale(torch.nn.functional.mse_loss(rate, labels[part])).backward()
             scaler.step(steady)
             scaler.update()
@@ -54,11 +56,11 @@ def test_epoch_of_steps_is_the_ordinary_loop(host, optimizer, scaled, static):
     graphed, captured = made()
     own = start.clone()
     run = FusedSteps(
-        fused_cuda, graphed, live, labels, spec_of(), steps=steps, batch=batch, T=T, optimizer=captured,
+        fused_cuda, graphed, active, labels, spec_of(), steps=steps, batch=batch, T=T, optimizer=captured,
         scaler=scaling(), precision=HALF if scaled else FULL, average=own, chunk=3, static=static,
     )  # fmt: skip
     for turn, epoch in enumerate((3, 4)):
-        run.begin(Draw(1, 0, epoch), order, rates, decays)
+        run.begin(SpikeKey(1, 0, epoch), order, rates, decays)
         run.run(0, 5)
         run.run(5, steps)
         expected = torch.cat(seen[turn * steps : (turn + 1) * steps])
@@ -115,20 +117,20 @@ def graphs(monkeypatch):
 def test_whole_chunks_are_replayed_and_the_rest_is_run(host, graphs):
     """An epoch of 11 steps in chunks of 4, cut in the middle: the bits of the plain loop, two graphs in use at the end
     of the first epoch, and the third from the second epoch on, for the very first step is always run."""
-    images, steps, batch = images_of(48, live=100), 11, 4
-    live, labels = fused_cuda.live_pixels(torch.from_numpy(images)), torch.eye(10)[torch.arange(48) % 10]
+    images, steps, batch = images_of(48, active=100), 11, 4
+    active, labels = fused_cuda.active_pixels(torch.from_numpy(images)), torch.eye(10)[torch.arange(48) % 10]
     start = 0.1 * torch.randn(10, 784, generator=torch.Generator().manual_seed(1))
     results, replays = [], []
     for capture in (False, True):
         weight = torch.nn.Parameter(start.clone())
         run = FusedSteps(
-            fused_cuda, weight, live, labels, spec_of(), steps=steps, batch=batch, T=20, chunk=4, static=True,
+            fused_cuda, weight, active, labels, spec_of(), steps=steps, batch=batch, T=20, chunk=4, static=True,
             optimizer=torch.optim.Adam([weight], fused=True, capturable=True), capture=capture,
             scaler=torch.amp.GradScaler("cpu", enabled=False),
         )  # fmt: skip
         rates = []
         for epoch in range(3):
-            run.begin(Draw(1, 0, epoch), torch.arange(48).roll(epoch), [0.01 / (1 + step) for step in range(steps)])
+            run.begin(SpikeKey(1, 0, epoch), torch.arange(48).roll(epoch), [0.01 / (1 + step) for step in range(steps)])
             for cut in ((0, 6), (6, 11)) if epoch == 1 else ((0, 11),):
                 run.run(*cut)
             rates.append(run.rates.clone())
@@ -141,13 +143,13 @@ def test_whole_chunks_are_replayed_and_the_rest_is_run(host, graphs):
     assert replays == [{4: 1, 8: 1}, {4: 1, 8: 2, 0: 1}, {4: 2, 8: 3, 0: 2}]
     assert [c["pool"] for c in graphs] == [None, "a pool", "a pool"]
     assert {c["stream"] for c in graphs} == {"a stream of cpu"}
-    run.begin(Draw(2, 0, 0), torch.arange(48), [0.01] * steps)
+    run.begin(SpikeKey(2, 0, 0), torch.arange(48), [0.01] * steps)
     assert run.graphs == {}  # another seed, which the graphs have by heart
 
 
 def test_the_trainer(host, tmp_path, monkeypatch):
     """A run of the trainer with these kernels learns what one with the CPU's learns; only the device is another."""
-    from snn_mnist.model.device import Place
+    from snn_mnist.model.device import Runtime
     from snn_mnist.runs.config import Config
     from snn_mnist.training import loop as trainer
     from snn_mnist.training.interruption import Interruption
@@ -155,7 +157,7 @@ def test_the_trainer(host, tmp_path, monkeypatch):
     settings = {"dataset": "digits", "T": 8, "b": 40, "lr": 0.01, "epochs": 2, "limit_batches": 5, "figures": False}
     rows = []
     for backend in ("cupy", "numba"):
-        place = Place(torch.device("cpu"), backend, "for a test", 1)
+        place = Runtime(torch.device("cpu"), backend, "for a test", 1)
         monkeypatch.setattr(trainer, "choose_place", lambda *_, place=place: place)
         run = trainer.Run(Config(**settings, out_dir=str(tmp_path / backend)), Interruption())
         rows.append(run.go())

@@ -9,7 +9,7 @@ import torch
 
 from snn_mnist.kernels import philox, spikes
 from snn_mnist.kernels.cpu import jit
-from snn_mnist.model.poisson import Draw, Stream, poisson_encode, random_order
+from snn_mnist.model.poisson import SpikeKey, Stream, poisson_encode, random_order
 
 # Random123's known answers: counter, key, output
 VECTORS = [
@@ -54,61 +54,63 @@ def some_images(n=5, seed=0):
 
 
 def test_encoder_is_the_definition():
-    images, index, draw = some_images(), np.array([7, 59_999, 0, 3, 2**31]), Draw(2**32 - 1, 5, 4_000_000_000)
-    fired = spikes.encode(images, index, 16, 60, draw)
+    images, index, spike_key = some_images(), np.array([7, 59_999, 0, 3, 2**31]), SpikeKey(2**32 - 1, 5, 4_000_000_000)
+    fired = spikes.encode(images, index, 16, 60, spike_key)
     rng = np.random.default_rng(1)
     for i, p, t in zip(rng.integers(0, 5, 3000), rng.integers(0, 784, 3000), rng.integers(16, 60, 3000), strict=True):
-        expected = by_definition(int(images[i, p]), *draw, int(index[i]), int(p), int(t))
+        expected = by_definition(int(images[i, p]), *spike_key, int(index[i]), int(p), int(t))
         assert fired[t - 16, i, p] == expected, (i, p, t)
 
 
 def test_ties_are_resolved_as_defined():
     """Every draw whose first digit ties is looked at: the rare branch, not the common one."""
     images = np.full((1, 784), 100, np.uint8)
-    fired, draw, ties = spikes.encode(images, np.array([9]), 0, 128, Draw(1, 2, 3)), Draw(1, 2, 3), 0
+    fired, spike_key, ties = spikes.encode(images, np.array([9]), 0, 128, SpikeKey(1, 2, 3)), SpikeKey(1, 2, 3), 0
     for block, p in product(range(8), range(784)):
-        words = philox.philox_block((block, p, 9, draw.epoch), (draw.seed, draw.stream))
+        words = philox.philox_block((block, p, 9, spike_key.epoch), (spike_key.seed, spike_key.stream))
         for i, byte in enumerate(b"".join(w.to_bytes(4, "little") for w in words)):
             if byte == 100:
                 ties += 1
                 t = 16 * block + i
-                assert fired[t, 0, p] == by_definition(100, *draw, 9, p, t)
+                assert fired[t, 0, p] == by_definition(100, *spike_key, 9, p, t)
     assert ties > 300
 
 
 def test_more_ties_in_an_image_than_there_is_room_for():
     """One draw in 256 ties: those of 28 x 28 pixels fit, those of larger images are resolved in groups."""
-    images, index, draw = np.full((1, 20_000), 100, np.uint8), np.array([9]), Draw(1, 2, 3)
+    images, index, spike_key = np.full((1, 20_000), 100, np.uint8), np.array([9]), SpikeKey(1, 2, 3)
     images[0, ::4] = 0
     images[0, 1::4] = 255
     images[0, 2::4] = 254  # nearly all of its ties fire
     assert 4 * spikes._TIE_ROOM < 10_000 * 128 / 256
-    a = spikes.encode(images, index, 0, 144, draw)
-    b = spikes.encode_torch(torch.from_numpy(images), torch.from_numpy(index), 0, 144, draw)
+    a = spikes.encode(images, index, 0, 144, spike_key)
+    b = spikes.encode_torch(torch.from_numpy(images), torch.from_numpy(index), 0, 144, spike_key)
     assert torch.equal(torch.from_numpy(a), b)
 
 
 @pytest.mark.parametrize("steps", [1, 15, 16, 17, 64, 65, 100, 127, 128, 129, 300])
 def test_numba_and_torch_give_the_same_bits(steps):
-    images, index, draw = some_images(seed=steps), np.array([5, 59_999, 0, 3, 2]), Draw(3, 1, 2)
-    a = spikes.encode(images, index, 0, steps, draw)
-    b = spikes.encode_torch(torch.from_numpy(images), torch.from_numpy(index), 0, steps, draw)
+    images, index, spike_key = some_images(seed=steps), np.array([5, 59_999, 0, 3, 2]), SpikeKey(3, 1, 2)
+    a = spikes.encode(images, index, 0, steps, spike_key)
+    b = spikes.encode_torch(torch.from_numpy(images), torch.from_numpy(index), 0, steps, spike_key)
     assert torch.equal(torch.from_numpy(a), b)
 
 
 def test_bits_do_not_depend_on_circumstances():
-    images, index, draw = torch.from_numpy(some_images(40)), torch.arange(40), Draw(11, Stream.TEST, 6)
-    whole = poisson_encode(images, index, 0, 100, draw)
-    assert torch.equal(whole[:50], poisson_encode(images, index, 0, 50, draw))  # T
-    assert torch.equal(whole[32:60], poisson_encode(images, index, 32, 60, draw))  # start
+    images, index, spike_key = torch.from_numpy(some_images(40)), torch.arange(40), SpikeKey(11, Stream.TEST, 6)
+    whole = poisson_encode(images, index, 0, 100, spike_key)
+    assert torch.equal(whole[:50], poisson_encode(images, index, 0, 50, spike_key))  # T
+    assert torch.equal(whole[32:60], poisson_encode(images, index, 32, 60, spike_key))  # start
     order = torch.randperm(40)
-    assert torch.equal(whole[:, order], poisson_encode(images[order], index[order], 0, 100, draw))  # batch position
-    assert torch.equal(whole[:, 7:8], poisson_encode(images[7:8], index[7:8], 0, 100, draw))  # batch size
+    assert torch.equal(
+        whole[:, order], poisson_encode(images[order], index[order], 0, 100, spike_key)
+    )  # batch position
+    assert torch.equal(whole[:, 7:8], poisson_encode(images[7:8], index[7:8], 0, 100, spike_key))  # batch size
     before = jit.numba.get_num_threads()
     try:
         for threads in range(1, before + 1):
             jit.set_threads(threads)
-            assert torch.equal(whole, poisson_encode(images, index, 0, 100, draw))
+            assert torch.equal(whole, poisson_encode(images, index, 0, 100, spike_key))
     finally:
         jit.set_threads(before)
 
@@ -117,11 +119,11 @@ def test_bits_do_not_depend_on_circumstances():
 def test_each_coordinate_matters(part):
     images, index = torch.full((1, 784), 128, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64)
     coordinates = [0, 0, 0]
-    base = poisson_encode(images, index, 0, 128, Draw(*coordinates))
+    base = poisson_encode(images, index, 0, 128, SpikeKey(*coordinates))
     coordinates[part] = 1
-    other = poisson_encode(images, index, 0, 128, Draw(*coordinates))
+    other = poisson_encode(images, index, 0, 128, SpikeKey(*coordinates))
     assert 0.45 < (base != other).float().mean() < 0.55
-    assert not torch.equal(base, poisson_encode(images, index + 1, 0, 128, Draw(0, 0, 0)))
+    assert not torch.equal(base, poisson_encode(images, index + 1, 0, 128, SpikeKey(0, 0, 0)))
 
 
 def counts_of_all_values(draws=1_000):
@@ -129,7 +131,7 @@ def counts_of_all_values(draws=1_000):
     images = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 784, axis=1)
     total = np.zeros(256)
     for start in range(0, draws, 112):
-        fired = spikes.encode(images, np.arange(256), start, min(start + 112, draws), Draw(20, 0, 0))
+        fired = spikes.encode(images, np.arange(256), start, min(start + 112, draws), SpikeKey(20, 0, 0))
         total += fired.sum((0, 2))
     return total, 784 * draws
 
@@ -156,8 +158,8 @@ def test_no_correlation():
     """Correlation of spikes a step, a pixel, a sample, an epoch and a Philox block apart, |z| < 5 each."""
     images, index = torch.full((64, 784), 100, dtype=torch.uint8), torch.arange(64)
     p = 100 / 255
-    x = (poisson_encode(images, index, 0, 128, Draw(5, 0, 0)) - p) / math.sqrt(p * (1 - p))
-    y = (poisson_encode(images, index, 0, 128, Draw(5, 0, 1)) - p) / math.sqrt(p * (1 - p))
+    x = (poisson_encode(images, index, 0, 128, SpikeKey(5, 0, 0)) - p) / math.sqrt(p * (1 - p))
+    y = (poisson_encode(images, index, 0, 128, SpikeKey(5, 0, 1)) - p) / math.sqrt(p * (1 - p))
     pairs = {
         "step": (x[1:], x[:-1]), "4 steps": (x[4:], x[:-4]), "block": (x[16:], x[:-16]), "64 steps": (x[64:], x[:-64]),
         "pixel": (x[:, :, 1:], x[:, :, :-1]), "row": (x[:, :, 28:], x[:, :, :-28]),
@@ -179,4 +181,4 @@ def test_orders():
 
 def test_start_must_be_a_block():
     with pytest.raises(ValueError, match="start=3"):
-        poisson_encode(torch.zeros(1, 784, dtype=torch.uint8), torch.zeros(1), 3, 5, Draw(0, 0, 0))
+        poisson_encode(torch.zeros(1, 784, dtype=torch.uint8), torch.zeros(1), 3, 5, SpikeKey(0, 0, 0))

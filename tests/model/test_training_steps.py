@@ -6,7 +6,7 @@ import torch
 from snn_mnist.model.autograd_steps import AutogradSteps
 from snn_mnist.model.engine import numba_engine
 from snn_mnist.model.network import SNN
-from snn_mnist.model.poisson import Draw
+from snn_mnist.model.poisson import SpikeKey
 from tests.kernels.test_fused_cpu import images_of
 
 STEPS, BATCH, T, N = 7, 4, 20, 30
@@ -18,7 +18,7 @@ def trained(kind, optimizer, amp=False, init_scale=None, average=False, cuts=(ST
     net = SNN(step_mode="m")
     with torch.no_grad():
         net.weight.mul_(4)
-    engine = numba_engine(net, torch.from_numpy(images_of(N, live=100)))
+    engine = numba_engine(net, torch.from_numpy(images_of(N, active=100)))
     if optimizer == "adam":
         made = torch.optim.Adam([net.weight], lr=9.0, fused=True)
     else:
@@ -39,7 +39,7 @@ def trained(kind, optimizer, amp=False, init_scale=None, average=False, cuts=(ST
     for epoch in (3, 4):
         order = torch.randperm(N, generator=torch.Generator().manual_seed(epoch))
         decays = [min(0.99, (1 + step) / (10 + step)) for step in range(STEPS)] if average else None
-        steps.begin(Draw(1, 0, epoch), order, [0.01 / (1 + step) for step in range(STEPS)], decays)
+        steps.begin(SpikeKey(1, 0, epoch), order, [0.01 / (1 + step) for step in range(STEPS)], decays)
         for first, last in zip((0, *cuts), (*cuts, STEPS), strict=True):
             steps.run(first, last)
         seen.append(rates.clone())
@@ -72,9 +72,9 @@ def test_an_optimiser_that_a_graph_can_not_hold():
 
     weight = torch.nn.Parameter(torch.zeros(10, 784))
     adam, scaler = torch.optim.Adam([weight], fused=True), torch.amp.GradScaler("cpu", enabled=False)
-    live, spec = spikes.live_pixels(images_of(2)), SNN().spiking.spec()
+    active, spec = spikes.active_pixels(images_of(2)), SNN().spiking.spec()
     with pytest.raises(ValueError, match="capturable"):
         FusedSteps(
-            fused_cpu, weight, live, torch.eye(10)[:2], spec, steps=1, batch=2, T=4, optimizer=adam, scaler=scaler,
+            fused_cpu, weight, active, torch.eye(10)[:2], spec, steps=1, batch=2, T=4, optimizer=adam, scaler=scaler,
             capture=True,
         )  # fmt: skip

@@ -14,7 +14,7 @@ from snn_mnist.cli import main as cli
 from snn_mnist.cli import train as training
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.runs import archive, checkpoint, report
-from snn_mnist.runs.config import MATHEMATICAL, Config
+from snn_mnist.runs.config import FIXED_ON_RESUME, Config
 from snn_mnist.training import resume
 from snn_mnist.training.interruption import Interruption
 from snn_mnist.visualizing import run_figures as figures
@@ -136,7 +136,7 @@ OTHERS = {
 
 
 def test_every_setting_that_alters_the_mathematics_is_refused_by_name(folders: dict[str, Path]):
-    assert set(OTHERS) == set(MATHEMATICAL)
+    assert set(OTHERS) == set(FIXED_ON_RESUME)
     state = checkpoint.load(folders["adam"])
     for name, value in OTHERS.items():
         with pytest.raises(UsageError, match=rf" can't go on with other mathematics: {name} .* → .*; leave .* -force"):

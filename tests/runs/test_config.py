@@ -17,7 +17,7 @@ from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.kernels.formulas import FORMULAS
 from snn_mnist.runs import config
 from snn_mnist.runs import shared_fields as flags
-from snn_mnist.runs.config import MATHEMATICAL, Config
+from snn_mnist.runs.config import FIXED_ON_RESUME, Config
 from snn_mnist.runs.fields import MAX_YAML_BYTES, default_of, flag_of, markdown_table, options_of, read_yaml
 from tests.conftest import ROOT
 
@@ -390,7 +390,7 @@ def test_settings_that_nothing_uses_are_named():
 
 
 def test_what_may_change_on_resume_and_what_not():
-    assert {"T", "b", "tau", "v_threshold", "v_reset", "surrogate", "neuron", "seed", "dataset"} <= set(MATHEMATICAL)
+    assert {"T", "b", "tau", "v_threshold", "v_reset", "surrogate", "neuron", "seed", "dataset"} <= set(FIXED_ON_RESUME)
     free = {
         "epochs",
         "lr",
@@ -403,9 +403,9 @@ def test_what_may_change_on_resume_and_what_not():
         "out_dir",
         "eval_every",
     }
-    assert free.isdisjoint(MATHEMATICAL)
-    assert {flag_of(field) for field, _ in options_of(Config)} >= {name.replace("_", "-") for name in MATHEMATICAL}
-    for name in (*MATHEMATICAL, "epochs", "lr"):
+    assert free.isdisjoint(FIXED_ON_RESUME)
+    assert {flag_of(field) for field, _ in options_of(Config)} >= {name.replace("_", "-") for name in FIXED_ON_RESUME}
+    for name in (*FIXED_ON_RESUME, "epochs", "lr"):
         assert f"-{name.replace('_', '-')}" in config.RESUME_RULES
 
 
@@ -414,9 +414,9 @@ def test_a_resumed_run_keeps_its_settings_except_those_given_now(monkeypatch: py
     saved = Config(T=50, tau=3.0, epochs=2, seed=9, data_dir="there").to_mapping()
     now = cli.read_options(Config, ["-resume", "x", "-epochs", "4", "-lr", "0.1", "-j", "1"]).on_top_of(saved)
     assert (now.T, now.tau, now.seed, now.epochs, now.lr, now.j, now.resume) == (50, 3.0, 9, 4, 0.1, 1, "x")
-    assert now.data_dir == "there" and now.changed_mathematics(saved) == []
+    assert now.data_dir == "there" and now.changes_of_fixed_settings(saved) == []
     other = cli.read_options(Config, ["-resume", "x", "-tau", "2", "-v-reset", "none"]).on_top_of(saved)
-    assert other.changed_mathematics(saved) == ["tau 3.0 → 2.0", "v_reset 0.0 → none"]
+    assert other.changes_of_fixed_settings(saved) == ["tau 3.0 → 2.0", "v_reset 0.0 → none"]
     monkeypatch.setenv("SNN_MNIST_DATA", "/now/here")
     assert cli.read_options(Config, ["-resume", "x"]).on_top_of(saved).data_dir == "/now/here"
     with pytest.raises(UsageError, match=r"ck\.pth: unknown setting taw; did you mean tau"):

@@ -222,8 +222,8 @@ def test_any_change_is_refused_or_can_be_resumed(state: dict[str, Any], tmp_path
         optimizer.step()
         torch.amp.GradScaler("cpu").load_state_dict(loaded.get("scaler") or torch.amp.GradScaler("cpu").state_dict())
         Best(**loaded.get("best", {}))
-    except SNNError as fault:
-        assert "\n" not in str(fault) and len(str(fault)) < 1000
+    except SNNError as error:
+        assert "\n" not in str(error) and len(str(error)) < 1000
 
 
 # ---------------------------------------------------------------------------- contents made to do harm

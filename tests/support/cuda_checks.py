@@ -11,14 +11,14 @@ HALF, FULL = torch.float16, torch.float32  # what the weights are rounded to
 EXPLODED = 1e6  # a gradient of that size has grown through the resets, and with it the rounding of any float32
 
 
-def fused_and_exact(spec, n, steps, live=40, outputs=10, seed=0, rounded=False, device="cpu"):
+def fused_and_exact(spec, n, steps, active=40, outputs=10, seed=0, rounded=False, device="cpu"):
     """Rates and gradients of the kernel, and of the equations in float64; whether a neuron came near its threshold."""
-    images, index = images_of(n, live, seed), torch.arange(n).flip(0)
+    images, index = images_of(n, active, seed), torch.arange(n).flip(0)
     generator = torch.Generator().manual_seed(seed)
     weight = 0.15 * torch.randn(outputs, 784, generator=generator)
     upstream = torch.randn(n, outputs, generator=generator)
     learned = weight.clone().to(device).requires_grad_()
-    pixels = fused_cuda.live_pixels(torch.from_numpy(images).to(device))
+    pixels = fused_cuda.active_pixels(torch.from_numpy(images).to(device))
     rate = fused_cuda.firing_rate(learned, pixels, index, steps, DRAW, spec, HALF if rounded else FULL)
     (rate * upstream.to(device)).sum().backward()
     exact = (weight.half() if rounded else weight).double().requires_grad_()

@@ -12,7 +12,7 @@ import torch
 
 from snn_mnist.data.datasets import Dataset, load_dataset
 from snn_mnist.model.network import SNN
-from snn_mnist.model.saved_network import Loaded
+from snn_mnist.model.saved_network import SavedNetwork
 from snn_mnist.runs import checkpoint
 from snn_mnist.runs.config import Config
 
@@ -32,14 +32,14 @@ def weights() -> np.ndarray:
     return (3 * w).astype(np.float32)
 
 
-def network(T: int = 30, **settings: Any) -> Loaded:
+def network(T: int = 30, **settings: Any) -> SavedNetwork:
     config = Config(T=T, dataset="digits", **settings)
     net = SNN.from_config(config)
     net.load_state_dict({checkpoint.WEIGHT: torch.from_numpy(weights())})
-    return Loaded(Path("unsaved.pth"), config, net, True, 0)
+    return SavedNetwork(Path("unsaved.pth"), config, net, True, 0)
 
 
-def saved(folder: Path, **settings: Any) -> Loaded:
+def saved(folder: Path, **settings: Any) -> SavedNetwork:
     """The network with a checkpoint in `folder`."""
     loaded = network(**settings)
     path = folder / "checkpoint.pth"

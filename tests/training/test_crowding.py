@@ -9,15 +9,15 @@ from snn_mnist.kernels.cpu import jit
 from snn_mnist.runs import checkpoint
 from snn_mnist.runs.config import Config
 from snn_mnist.training import loop as trainer
-from snn_mnist.training import threads as crowding
+from snn_mnist.training import threads as thread_tuner
 from snn_mnist.training.interruption import Interruption
-from snn_mnist.training.threads import PATIENCE, WINDOW, Crowding
+from snn_mnist.training.threads import PATIENCE, WINDOW, ThreadTuner
 
 QUIET = {4: 1.0, 3: 1.3, 2: 1.9, 1: 3.6}
 CROWDED = {4: 8.0, 3: 1.4, 2: 2.0, 1: 3.6}
 
 
-def after(chosen: Crowding, times: dict[int, float], windows: int) -> int:
+def after(chosen: ThreadTuner, times: dict[int, float], windows: int) -> int:
     for _ in range(windows * WINDOW):
         chosen.note(times[chosen.count])
     return chosen.count
@@ -25,7 +25,7 @@ def after(chosen: Crowding, times: dict[int, float], windows: int) -> int:
 
 def test_it_takes_the_fastest_and_follows_the_machine():
     used: list[int] = []
-    chosen = Crowding(4, used.append)
+    chosen = ThreadTuner(4, used.append)
     assert chosen.choices == [4, 3, 2, 1]
     assert after(chosen, QUIET, 3) == 1 and not chosen.reduced  # in a trial
     assert after(chosen, QUIET, 1) == 4 and used == [4, 3, 2, 1, 4] and not chosen.reduced
@@ -36,7 +36,7 @@ def test_it_takes_the_fastest_and_follows_the_machine():
 
 def test_a_single_slow_step_changes_nothing():
     used: list[int] = []
-    chosen = Crowding(2, used.append)
+    chosen = ThreadTuner(2, used.append)
     after(chosen, {2: 1.0, 1: 1.8}, 2 + PATIENCE)
     chosen.note(5.0)
     assert after(chosen, {2: 1.0, 1: 1.8}, 3 * PATIENCE) == 2 and used == [2, 1, 2]
@@ -49,12 +49,12 @@ def test_results_do_not_depend_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyP
     before, used = jit.numba.get_num_threads(), []
     try:
         trainer.Run(Config(**settings, j=1, out_dir=str(tmp_path / "one")), Interruption()).go()
-        monkeypatch.setattr(crowding, "WINDOW", 2)
-        monkeypatch.setattr(crowding, "PATIENCE", 1)
+        monkeypatch.setattr(thread_tuner, "WINDOW", 2)
+        monkeypatch.setattr(thread_tuner, "PATIENCE", 1)
         monkeypatch.setattr(jit, "set_threads", lambda n, real=jit.set_threads: used.append(real(n)) or used[-1])
-        monkeypatch.setattr(crowding.Crowding, "_judge", lambda self, _: self._set(3 - self.count))
+        monkeypatch.setattr(thread_tuner.ThreadTuner, "_judge", lambda self, _: self._set(3 - self.count))
         run = trainer.Run(Config(**settings, out_dir=str(tmp_path / "many")), Interruption())
-        assert run.crowding
+        assert run.thread_tuner
         run.go()
     finally:
         jit.set_threads(before)
@@ -67,4 +67,4 @@ def test_results_do_not_depend_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_an_explicit_number_is_kept(tmp_path: Path):
     for settings in ({"j": 2}, {"backend": "torch"}):
         run = trainer.Run(Config(dataset="digits", T=4, out_dir=str(tmp_path), **settings), Interruption())
-        assert run.crowding is None
+        assert run.thread_tuner is None

@@ -24,7 +24,7 @@ import torch
 
 from snn_mnist.cli.main import main
 from snn_mnist.export import verify
-from snn_mnist.model.poisson import Draw, Stream, poisson_encode
+from snn_mnist.model.poisson import SpikeKey, Stream, poisson_encode
 from snn_mnist.model.saved_network import load_network
 from snn_mnist.runs import checkpoint
 from tests.support.export_net import digits, network, weights
@@ -197,7 +197,7 @@ class TestWithSpikingJelly:
 
     def test_their_network_fires_as_ours(self, tmp_path):
         loaded = network(T=40)
-        spikes = poisson_encode(digits().test.images[:100], torch.arange(100), 0, 40, Draw(0, Stream.EVAL, 0))
+        spikes = poisson_encode(digits().test.images[:100], torch.arange(100), 0, 40, SpikeKey(0, Stream.EVAL, 0))
         checkpoint.save(tmp_path / "ours.pth", {"net": loaded.net.state_dict()})
         np.save(tmp_path / "spikes.npy", spikes.numpy().astype(bool))
         script = """

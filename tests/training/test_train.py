@@ -235,10 +235,10 @@ def test_eval_of_the_last_epoch_is_within_noise_of_training(tmp_path):
         ({"backend": "cupy", "device": "cpu"}, "cupy"),
     ],
 )
-def test_wrong_settings_are_refused(tmp_path, settings, fault):
+def test_wrong_settings_are_refused(tmp_path, settings, error):
     if "device" in settings and settings["device"].startswith("cuda") and torch.cuda.is_available():
         pytest.skip("there is a CUDA device here")
-    with pytest.raises(SNNError, match=fault):
+    with pytest.raises(SNNError, match=error):
         training.run(config(out_dir=str(tmp_path), epochs=1, **settings))
     assert not list(tmp_path.iterdir())
 

@@ -30,7 +30,7 @@ from snn_mnist.kernels.cpu import simd
 from snn_mnist.kernels.cpu.gradient import gradient_function
 from snn_mnist.kernels.cpu.jit import kernel
 from snn_mnist.kernels.neuron_spec import NeuronSpec, coefficients
-from snn_mnist.kernels.spikes import SPAN, Draw, LivePixels, padded_nibbles, scratch, spike_masks
+from snn_mnist.kernels.spikes import SPAN, ActivePixels, SpikeKey, padded_nibbles, scratch, spike_masks
 
 ROW = simd.LANES  # outputs are padded to one vector; at most this many neurons
 GROUPS = 4  # of samples, see _contract
@@ -138,11 +138,11 @@ def _step_sums(factor, steps, sums):  # type: ignore[no-untyped-def]
 
 
 @numba.njit
-def _eligibility(live, masks, steps, sums, table, first):  # type: ignore[no-untyped-def]
+def _eligibility(active, masks, steps, sums, table, first):  # type: ignore[no-untyped-def]
     """table[first + j] = E[j] = sum over the steps at which pixel j fires of factor[t]."""
     blocks = (steps + 15) // 16
     nibble = np.uint64(240)
-    for j in range(live):
+    for j in range(active):
         zero = simd.splat(np.float32(0))
         a, b, c, d = zero, zero, zero, zero  # four sums hide the latency of the addition
         for block in range(blocks):
@@ -156,51 +156,51 @@ def _eligibility(live, masks, steps, sums, table, first):  # type: ignore[no-unt
 
 
 @numba.njit
-def _scan(current, steps, neuron, marks, counts):  # type: ignore[no-untyped-def]
+def lif_forward(current, steps, neuron, readout_steps, counts):  # type: ignore[no-untyped-def]
     """Charge, fire, reset over T; current becomes H - V_threshold; counts[m] = spikes of the first marks[m] steps."""
-    keep, gain, rest, threshold, reset, hard = neuron[:6]
-    keep_v, gain_v, threshold_v = simd.splat(keep), simd.splat(gain), simd.splat(threshold)
-    reset_v, rest_v = simd.splat(reset), simd.splat(rest)
+    decay, gain, offset, threshold, reset, hard_reset = neuron[:6]
+    decay_v, gain_v, threshold_v = simd.splat(decay), simd.splat(gain), simd.splat(threshold)
+    reset_v, offset_v = simd.splat(reset), simd.splat(offset)
     one, fired = simd.splat(np.float32(1)), simd.splat(np.float32(0))
     v = reset_v
     t = 0
-    for m in range(marks.shape[0]):
-        while t < marks[m]:
-            charge = simd.fma(simd.load(current, t * ROW), gain_v, rest_v)
-            h = simd.fma(v, keep_v, charge)
+    for m in range(readout_steps.shape[0]):
+        while t < readout_steps[m]:
+            charge = simd.fma(simd.load(current, t * ROW), gain_v, offset_v)
+            h = simd.fma(v, decay_v, charge)
             x = simd.sub(h, threshold_v)
             simd.store(current, t * ROW, x)
             spike = simd.greater_equal(h, threshold_v)
-            v = simd.select(spike, reset_v if hard != 0 else x, h)
+            v = simd.select(spike, reset_v if hard_reset != 0 else x, h)
             fired = simd.select(spike, simd.add(fired, one), fired)
             t += 1
         simd.store(counts, m * ROW, fired)
 
 
 @numba.njit
-def _unscan(x_over_t, factor, steps, neuron):  # type: ignore[no-untyped-def]
+def lif_backward(x_over_t, factor, steps, neuron):  # type: ignore[no-untyped-def]
     """The backward recurrence for dS = 1/T: factor holds g(x) and becomes dX."""
-    keep, gain, _, threshold, reset, hard, attached = neuron
-    keep_v, scale = simd.splat(keep), simd.splat(gain / np.float32(steps))
+    decay, gain, _, threshold, reset, hard_reset, grad_through_reset = neuron
+    decay_v, scale = simd.splat(decay), simd.splat(gain / np.float32(steps))
     zero, one = simd.splat(np.float32(0)), simd.splat(np.float32(1))
     jump = simd.splat(reset - threshold)  # V_reset - H = (V_reset - V_threshold) - x
-    attached_v, threshold_v = simd.splat(attached), simd.splat(threshold)
+    grad_through_reset_v, threshold_v = simd.splat(grad_through_reset), simd.splat(threshold)
     d = zero
     for back in range(steps):
         at = (steps - 1 - back) * ROW
         g, x = simd.load(factor, at), simd.load(x_over_t, at)
-        through = simd.mul(attached_v, g)
-        if hard != 0:
+        through = simd.mul(grad_through_reset_v, g)
+        if hard_reset != 0:
             passed = simd.select(simd.greater_equal(x, zero), zero, one)
             passed = simd.fma(simd.sub(jump, x), through, passed)
         else:
             passed = simd.sub(one, simd.mul(threshold_v, through))
-        d = simd.fma(simd.mul(passed, keep_v), d, g)
+        d = simd.fma(simd.mul(passed, decay_v), d, g)
         simd.store(factor, at, simd.mul(d, scale))
 
 
 @kernel(parallel=True)
-def _fused(offsets, all_pixels, all_values, index, weight, steps, epoch, seed, stream, neuron, gradient, marks,
+def _fused(offsets, all_pixels, all_values, index, weight, steps, epoch, seed, stream, neuron, gradient, readout_steps,
            workers, counts, input_spikes, table, places):  # type: ignore[no-untyped-def]  # fmt: skip
     """counts [B, M, C]; input_spikes [B]: how many each sample had. gradient: address of g over an array, or 0 for
     the forward pass alone; else table [rows, 16] receives E of each sample from row places[i] on."""
@@ -223,31 +223,31 @@ def _fused(offsets, all_pixels, all_values, index, weight, steps, epoch, seed, s
         nibbles = simd.aligned(padded_nibbles(size), np.uint8)
         words = nibbles.view(np.uint64)
         sums = simd.aligned(max(8, padded // 4 if learning else 0) * TABLE, np.float32)
-        fired = simd.aligned(marks.shape[0] * ROW, np.float32)
+        fired = simd.aligned(readout_steps.shape[0] * ROW, np.float32)
         for i in range(worker, index.shape[0], workers):
             n = index[i]
             start, stop = offsets[n], offsets[n + 1]
             pixels, values = all_pixels[start:stop], all_values[start:stop]
-            live = stop - start
+            active = stop - start
             spikes = 0
             for s in range(spans):
                 bits = masks[s if learning else 0]
                 first = s * SPAN
                 count = min(SPAN, steps - first)
                 spike_masks(pixels, values, np.uint32(n), epoch, seed, stream, first, count, bits, nibbles, work)
-                for j in range(live):
+                for j in range(active):
                     spikes += simd.population_count(bits[j, 0]) + simd.population_count(bits[j, 1])
                 _currents(pixels, rows, words, sums, count, current[first * ROW :])
             input_spikes[i] = spikes
-            _scan(current, steps, neuron, marks, fired)
-            for m in range(marks.shape[0]):
+            lif_forward(current, steps, neuron, readout_steps, fired)
+            for m in range(readout_steps.shape[0]):
                 for c in range(weight.shape[0]):
                     counts[i, m, c] = fired[m * ROW + c]
             if learning:
                 simd.call_elementwise(gradient, current, factor, steps * ROW)
-                _unscan(current, factor, steps, neuron)
+                lif_backward(current, factor, steps, neuron)
                 _step_sums(factor, steps, sums)
-                _eligibility(live, masks, steps, sums, table, places[i])
+                _eligibility(active, masks, steps, sums, table, places[i])
 
 
 @kernel(parallel=True)
@@ -293,13 +293,13 @@ class Eligibility(NamedTuple):
 _NO_TABLE = Eligibility(np.empty(0, np.float32), np.empty(0, np.int64))
 
 
-def new_eligibility(live: LivePixels, batch: int, shape: Sequence[int]) -> Eligibility:
+def new_eligibility(active: ActivePixels, batch: int, shape: Sequence[int]) -> Eligibility:
     """Room for the E of any `batch` samples; shape [C, P] is the weight's."""
-    return Eligibility(simd.aligned(batch * live.most * ROW, np.float32), np.empty(batch, np.int64))
+    return Eligibility(simd.aligned(batch * active.most * ROW, np.float32), np.empty(batch, np.int64))
 
 
 def _launch(
-    weight: Tensor, live: LivePixels, index: Tensor, marks: list[int], draw: Draw, spec: NeuronSpec,
+    weight: Tensor, active: ActivePixels, index: Tensor, readout_steps: list[int], key: SpikeKey, spec: NeuronSpec,
     precision: torch.dtype, gradient: int, counts: Tensor, eligibility: Eligibility,
 ) -> Tensor:  # fmt: skip
     """Fills counts [N, M, C], and the eligibility when there is a gradient; returns the input spikes [N]."""
@@ -308,55 +308,56 @@ def _launch(
     input_spikes = torch.empty(len(index), dtype=torch.int64)
     weights = weight.detach().to(precision).to(torch.float32).contiguous().numpy()
     _fused(
-        live.offsets, live.pixels, live.values, index.numpy(), weights, marks[-1],
-        np.uint32(draw.epoch), np.uint32(draw.seed), np.uint32(draw.stream),
-        tuple(coefficients(spec)), gradient, np.asarray(marks, np.int64), min(numba.get_num_threads(), len(index)),
+        active.offsets, active.pixels, active.values, index.numpy(), weights, readout_steps[-1],
+        np.uint32(key.epoch), np.uint32(key.seed), np.uint32(key.stream),
+        tuple(coefficients(spec)), gradient, np.asarray(readout_steps, np.int64),
+        min(numba.get_num_threads(), len(index)),
         counts.numpy(), input_spikes.numpy(), *eligibility,
     )  # fmt: skip
     return input_spikes
 
 
 def firing_counts(
-    weight: Tensor, live: LivePixels, index: Tensor, marks: list[int], draw: Draw, spec: NeuronSpec,
+    weight: Tensor, active: ActivePixels, index: Tensor, readout_steps: list[int], key: SpikeKey, spec: NeuronSpec,
     precision: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Forward pass alone, memory independent of the batch: output spikes in the first marks[m] steps [N, M, C] float32
     (marks ascending) and the number of input spikes [N] int64. precision: the weights are rounded to this type."""
-    counts = torch.empty(len(index), len(marks), len(weight))
-    return counts, _launch(weight, live, index, marks, draw, spec, precision, 0, counts, _NO_TABLE)
+    counts = torch.empty(len(index), len(readout_steps), len(weight))
+    return counts, _launch(weight, active, index, readout_steps, key, spec, precision, 0, counts, _NO_TABLE)
 
 
 def learn(
-    weight: Tensor, live: LivePixels, index: Tensor, steps: int, draw: Draw, spec: NeuronSpec,
+    weight: Tensor, active: ActivePixels, index: Tensor, steps: int, key: SpikeKey, spec: NeuronSpec,
     precision: torch.dtype, rate: Tensor, eligibility: Eligibility,
 ) -> None:  # fmt: skip
     """Firing rates [N, C] and E of the images `index` [N] over `steps` time steps, into the tensors given."""
     gradient = gradient_function(spec.surrogate, spec.parameters).address
-    _launch(weight, live, index, [steps], draw, spec, precision, gradient, rate.unsqueeze(1), eligibility)
+    _launch(weight, active, index, [steps], key, spec, precision, gradient, rate.unsqueeze(1), eligibility)
     rate.div_(steps)
 
 
 def weight_gradient(
-    live: LivePixels, index: Tensor, upstream: Tensor, eligibility: Eligibility, spec: NeuronSpec, steps: int,
+    active: ActivePixels, index: Tensor, upstream: Tensor, eligibility: Eligibility, spec: NeuronSpec, steps: int,
     out: Tensor,
 ) -> None:  # fmt: skip
     """out = dL/dW [C, P] float32 from dL/drate [N, C] and the E of `learn`, called with the same settings."""
     upstream = upstream.to(torch.float32).contiguous()
     workers = min(numba.get_num_threads(), GROUPS)
     table, places = eligibility
-    _contract(live.offsets, live.pixels, index.numpy(), places, table, upstream.numpy(), workers, out.numpy())
+    _contract(active.offsets, active.pixels, index.numpy(), places, table, upstream.numpy(), workers, out.numpy())
 
 
 class _FiringRate(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, weight: Tensor, live: LivePixels, index: Tensor, steps: int, draw: Draw, spec: NeuronSpec,
+        ctx: Any, weight: Tensor, active: ActivePixels, index: Tensor, steps: int, key: SpikeKey, spec: NeuronSpec,
         precision: torch.dtype,
     ) -> Tensor:  # fmt: skip
-        eligibility = new_eligibility(live, len(index), weight.shape)
+        eligibility = new_eligibility(active, len(index), weight.shape)
         rate = torch.empty(len(index), len(weight))
-        learn(weight, live, index, steps, draw, spec, precision, rate, eligibility)
-        ctx.pass_data = live, index, eligibility, spec, steps
+        learn(weight, active, index, steps, key, spec, precision, rate, eligibility)
+        ctx.pass_data = active, index, eligibility, spec, steps
         ctx.shape, ctx.dtype = weight.shape, weight.dtype
         return rate
 
@@ -365,17 +366,17 @@ class _FiringRate(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.pass_data is None:
             raise RuntimeError("the fused pass was already differentiated; run the forward pass again")
-        live, index, eligibility, spec, steps = ctx.pass_data
+        active, index, eligibility, spec, steps = ctx.pass_data
         gradient = torch.empty(ctx.shape)
-        weight_gradient(live, index, upstream, eligibility, spec, steps, gradient)
+        weight_gradient(active, index, upstream, eligibility, spec, steps, gradient)
         ctx.pass_data = None
         return gradient.to(ctx.dtype), None, None, None, None, None, None
 
 
 def firing_rate(
-    weight: Tensor, live: LivePixels, index: Tensor, steps: int, draw: Draw, spec: NeuronSpec,
+    weight: Tensor, active: ActivePixels, index: Tensor, steps: int, key: SpikeKey, spec: NeuronSpec,
     precision: torch.dtype = torch.float32,
 ) -> Tensor:  # fmt: skip
     """Firing rates [N, C] over `steps` time steps of the images `index` [N] int64, differentiable in weight [C, P].
     precision: the weights are rounded to this type; sums and membrane stay in float32."""
-    return _FiringRate.apply(weight, live, index, steps, draw, spec, precision)
+    return _FiringRate.apply(weight, active, index, steps, key, spec, precision)

@@ -63,8 +63,8 @@ class _KernelCache(FunctionCache):
         if cache_directory() is not None:
             try:
                 overload = super().load_overload(sig, target_context)
-            except Exception as fault:  # a damaged file can fail anywhere in unpickling
-                log.info("the compiled kernel in %s can't be read (%s)", cache_directory(), fault)
+            except Exception as error:  # a damaged file can fail anywhere in unpickling
+                log.info("the compiled kernel in %s can't be read (%s)", cache_directory(), error)
                 self._forget()
         if overload is None:
             self._started = time.perf_counter()
@@ -81,8 +81,8 @@ class _KernelCache(FunctionCache):
         if cache_directory() is not None:
             try:
                 super().save_overload(sig, data)
-            except Exception as fault:
-                log.info("the compiled kernel can't be kept (%s)", fault)
+            except Exception as error:
+                log.info("the compiled kernel can't be kept (%s)", error)
 
     def _forget(self) -> None:
         """Removes the index, which would be read again when the kernel is kept."""

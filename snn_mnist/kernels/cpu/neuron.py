@@ -1,7 +1,7 @@
 """IF and LIF over a whole sequence on the CPU: charge, fire and reset of all T steps in one pass, and back.
 
-The equations are those of core/neuron.py; `keep` and `gain` stand for 1 - 1/tau and 1/tau (1 and 1 for IF):
-    H[t] = keep V[t-1] + gain X[t] + (1 - keep) V_reset,   S[t] = H[t] >= V_threshold
+The equations are those of core/neuron.py; `decay` and `gain` stand for 1 - 1/tau and 1/tau (1 and 1 for IF):
+    H[t] = decay V[t-1] + gain X[t] + (1 - decay) V_reset,   S[t] = H[t] >= V_threshold
 Neurons are cut into blocks that fit the cache and go to the threads; each neuron is summed by one thread alone, so
 results don't depend on the number of threads.
 """
@@ -31,7 +31,7 @@ def why_unavailable(device: Any = None) -> str | None:
 
 
 @kernel(parallel=True)
-def _forward(x_seq, v, keep, gain, rest, threshold, reset, hard, spikes, overshoot, v_seq):  # type: ignore[no-untyped-def]
+def _forward(x_seq, v, decay, gain, offset, threshold, reset, hard_reset, spikes, overshoot, v_seq):  # type: ignore[no-untyped-def]
     """x_seq [T, M] -> spikes [T, M], overshoot = H - V_threshold [T, M] and v_seq [T, M] (each may have 0 rows);
     v [M] is updated in place."""
     steps, size = x_seq.shape
@@ -39,10 +39,10 @@ def _forward(x_seq, v, keep, gain, rest, threshold, reset, hard, spikes, oversho
         start, stop = block * BLOCK, min(size, (block + 1) * BLOCK)
         for t in range(steps):
             for m in range(start, stop):
-                h = keep * v[m] + (gain * x_seq[t, m] + rest)
+                h = decay * v[m] + (gain * x_seq[t, m] + offset)
                 fired = h >= threshold
                 spikes[t, m] = fired
-                v[m] = (reset if hard else h - threshold) if fired else h
+                v[m] = (reset if hard_reset else h - threshold) if fired else h
                 if overshoot.shape[0]:
                     overshoot[t, m] = h - threshold
                 if v_seq.shape[0]:
@@ -50,27 +50,27 @@ def _forward(x_seq, v, keep, gain, rest, threshold, reset, hard, spikes, oversho
 
 
 @kernel(parallel=True)
-def _backward(d_spikes, d_v_seq, d_v, overshoot, slope, keep, gain, threshold, reset, hard, attached):  # type: ignore[no-untyped-def]
+def _backward(d_spikes, d_v_seq, d_v, overshoot, slope, decay, gain, threshold, reset, hard_reset, grad_through_reset):  # type: ignore[no-untyped-def]
     """slope = g(overshoot) [T, M] becomes dX; d_v [M], the gradient of the last V, becomes that of the first."""
     steps, size = overshoot.shape
-    one = keep / keep
+    one = decay / decay
     for block in numba.prange((size + BLOCK - 1) // BLOCK):
         start, stop = block * BLOCK, min(size, (block + 1) * BLOCK)
         for back in range(steps):
             t = steps - 1 - back
             for m in range(start, stop):
                 g, x = slope[t, m], overshoot[t, m]
-                if hard:
-                    through = (reset - threshold - x) * g * attached
+                if hard_reset:
+                    through = (reset - threshold - x) * g * grad_through_reset
                     passed = through if x >= 0 else through + one
                 else:
-                    passed = one - threshold * g * attached
+                    passed = one - threshold * g * grad_through_reset
                 d_after = d_v[m]
                 if d_v_seq.shape[0]:
                     d_after += d_v_seq[t, m]
                 d_h = d_spikes[t, m] * g + d_after * passed
                 slope[t, m] = d_h * gain
-                d_v[m] = d_h * keep
+                d_v[m] = d_h * decay
 
 
 class _MultiStep(torch.autograd.Function):
@@ -87,7 +87,7 @@ class _MultiStep(torch.autograd.Function):
         v_seq = np.empty_like(x) if store_v_seq else nothing
         v_last = v.detach().clone(memory_format=torch.contiguous_format)
         _forward(
-            x, v_last.view(-1).numpy(), c.keep, c.gain, c.rest, c.threshold, c.reset, c.hard,
+            x, v_last.view(-1).numpy(), c.decay, c.gain, c.offset, c.threshold, c.reset, c.hard_reset,
             spikes, overshoot, v_seq,
         )  # fmt: skip
         ctx.spec, ctx.stored = spec, store_v_seq
@@ -112,7 +112,7 @@ class _MultiStep(torch.autograd.Function):
         later = d_v_seq.contiguous().view(len(overshoot), -1).numpy() if ctx.stored else overshoot[:0]
         _backward(
             d_spikes.contiguous().view(len(overshoot), -1).numpy(), later, d_first.view(-1).numpy(), overshoot, slope,
-            c.keep, c.gain, c.threshold, c.reset, c.hard, c.attached,
+            c.decay, c.gain, c.threshold, c.reset, c.hard_reset, c.grad_through_reset,
         )  # fmt: skip
         return torch.from_numpy(slope).view(d_spikes.shape), d_first, None, None
 

@@ -11,9 +11,9 @@
 // `contract` then gives dL/dW[c, p] = sum_n dL/drate[n, c] E_n[p, c], each sum by one block in a fixed order. Nothing
 // that depends on the order of threads is a float, so results are bitwise repeatable.
 //
-// Set at compile time: PIXELS, OUTPUTS, THREADS, SPAN (steps held at a time, a multiple of 32), HARD, OUTSIDE (working
+// Set at compile time: PIXELS, OUTPUTS, THREADS, SPAN (steps held at a time, a multiple of 32), HARD_RESET, OUTSIDE (working
 // memory in global memory, where a block's own is too small), TIES (listed ties; more are drawn on the spot), LEARNING,
-// and then STEPS (T), ATTACHED, GRADIENT(x), and LANES and SLICES of `contract`.
+// and then STEPS (T), GRAD_THROUGH_RESET, GRADIENT(x), and LANES and SLICES of `contract`.
 #include "snn.cuh"
 
 #define GROUPS ((OUTPUTS + 3) / 4) // neurons go by fours, one 16-byte access
@@ -144,7 +144,7 @@ FUNCTION void scan(const Work &w, const Neuron<float> &neuron, Cell &cell, int f
     float v = cell.v, fired = cell.fired;
 #pragma unroll 8
     for (int t = from; t < until; ++t) {
-        const Step<float> s = step<HARD>(neuron, v, x[t * 4 * GROUPS]);
+        const Step<float> s = step<HARD_RESET>(neuron, v, x[t * 4 * GROUPS]);
         x[t * 4 * GROUPS] = s.over;
         v = s.v;
         fired += s.fired ? 1.f : 0.f;
@@ -157,7 +157,7 @@ FUNCTION void slopes(const Work &w, const Neuron<float> &neuron, int thread) {
     for (int item = thread; item < STEPS * 4 * GROUPS; item += THREADS) {
         if (item % (4 * GROUPS) < OUTPUTS) {
             const float x = ((float *)w.one)[item], g = GRADIENT(x);
-            ((float *)w.one)[item] = passed_back<HARD, ATTACHED>(neuron, x, g) * neuron.keep;
+            ((float *)w.one)[item] = passed_back<HARD_RESET, GRAD_THROUGH_RESET>(neuron, x, g) * neuron.decay;
             ((float *)w.two)[item] = g;
         }
     }
@@ -210,14 +210,14 @@ FUNCTION void traces(const Work &w, int live, int stride, float *eligibility, in
 KERNEL(THREADS) fused(
     const i64 *__restrict__ offsets, const u32 *__restrict__ sites, const i64 *__restrict__ index,
     const float *__restrict__ weight, const u32 *__restrict__ epoch_at, u32 epoch, u32 seed, u32 stream,
-    float keep, float gain, float rest, float threshold, float reset, int rounded, int stride,
+    float decay, float gain, float offset, float threshold, float reset, int rounded, int stride,
     const int *__restrict__ marks, int mark_count, float *__restrict__ out, float *__restrict__ eligibility,
     i64 *__restrict__ input_spikes, char *outside
 ) {
     const i64 sample = BLOCK_INDEX, image = index[sample], begin = offsets[image];
     const int live = (int)(offsets[image + 1] - begin);
     const Draw draw = {(u32)image, epoch_at ? *epoch_at : epoch, seed, stream};
-    const Neuron<float> neuron = {keep, gain, rest, threshold, reset};
+    const Neuron<float> neuron = {decay, gain, offset, threshold, reset};
     const Work w = work_at(block_memory(outside, stride), stride);
 #if LEARNING
     const int steps = STEPS;

@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from snn_mnist.kernels.cuda import launch as cuda
 from snn_mnist.kernels.neuron_spec import NeuronSpec
-from snn_mnist.kernels.spikes import Draw
+from snn_mnist.kernels.spikes import SpikeKey
 
 THREADS_LEARNING = 512  # a small batch leaves a multiprocessor to one block
 THREADS_COUNTING = 256
@@ -28,7 +28,7 @@ LIMIT_OUTPUTS, LIMIT_PIXELS, LIMIT_LEARNING_STEPS = 128, 65535, 1 << 20
 LIMIT_ITEMS = (1 << 31) - 1024  # that the threads of a block count in 32 bits
 
 
-class LivePixels(NamedTuple):
+class ActivePixels(NamedTuple):
     """A data set on the device, with its non-zero pixels listed image after image in ascending order."""
 
     images: Tensor  # [N, P] uint8
@@ -37,7 +37,7 @@ class LivePixels(NamedTuple):
     stride: int  # live pixels of any image, rounded up to a multiple of 32
 
 
-def live_pixels(images: Tensor) -> LivePixels:
+def active_pixels(images: Tensor) -> ActivePixels:
     """Lists the non-zero pixels of images [N, P] uint8, P < 65536. Waits for the device once."""
     if images.shape[1] > LIMIT_PIXELS:
         raise ValueError(f"the CUDA kernels take images of at most {LIMIT_PIXELS} pixels, not {images.shape[1]}")
@@ -49,7 +49,7 @@ def live_pixels(images: Tensor) -> LivePixels:
     at = flat.nonzero().flatten()
     sites = (at % images.shape[1]).int() | flat[at].int() << 16
     most = int(counts.max()) if len(images) else 0
-    return LivePixels(images, offsets, sites, max(32, (most + 31) // 32 * 32))
+    return ActivePixels(images, offsets, sites, max(32, (most + 31) // 32 * 32))
 
 
 def work_bytes(outputs: int, span: int, learning: bool, stride: int) -> int:
@@ -80,11 +80,11 @@ def _plan(weight_shape: tuple[int, int], stride: int, spec: NeuronSpec, steps: i
     outside = size > limit
     threads = THREADS_LEARNING if learning else THREADS_COUNTING
     macros: dict[str, Any] = {
-        "PIXELS": pixels, "OUTPUTS": outputs, "THREADS": threads, "SPAN": span, "HARD": spec.v_reset is not None,
+        "PIXELS": pixels, "OUTPUTS": outputs, "THREADS": threads, "SPAN": span, "HARD_RESET": spec.v_reset is not None,
         "OUTSIDE": outside, "LEARNING": learning, "TIES": TIES, "LANES": CONTRACT_LANES, "SLICES": CONTRACT_SLICES,
     }  # fmt: skip
     if learning:
-        macros |= {"STEPS": steps, "ATTACHED": not spec.detach_reset} | cuda.gradient_macro(spec)
+        macros |= {"STEPS": steps, "GRAD_THROUGH_RESET": not spec.detach_reset} | cuda.gradient_macro(spec)
     text = _text(tuple(macros.items()))
     return _Plan(text, threads, 0 if outside else size, (size + 15) // 16 * 16 if outside else 0)
 
@@ -94,49 +94,50 @@ def _text(macros: tuple[tuple[str, Any], ...]) -> str:
     return cuda.source("fused.cu", **dict(macros))
 
 
-def _prepared(weight: Tensor, live: LivePixels, index: Tensor, precision: torch.dtype) -> tuple[Tensor, Tensor]:
+def _prepared(weight: Tensor, active: ActivePixels, index: Tensor, precision: torch.dtype) -> tuple[Tensor, Tensor]:
     """Weight [C, P] as float32 and the index, both on the device of the images; ValueError for what doesn't fit.
     The kernel itself rounds to float16, the common case, and needs no copy of the weight for it."""
-    if weight.ndim != 2 or weight.shape[0] > LIMIT_OUTPUTS or weight.shape[1] != live.images.shape[1]:
+    if weight.ndim != 2 or weight.shape[0] > LIMIT_OUTPUTS or weight.shape[1] != active.images.shape[1]:
         raise ValueError(
-            f"the fused CUDA kernel takes a weight [C, {live.images.shape[1]}] with C at most {LIMIT_OUTPUTS}, "
+            f"the fused CUDA kernel takes a weight [C, {active.images.shape[1]}] with C at most {LIMIT_OUTPUTS}, "
             f"not {list(weight.shape)}; use -backend torch"
         )
-    if weight.device != live.images.device:
-        raise ValueError(f"the weight is on {weight.device} and the images on {live.images.device}; move one of them")
+    if weight.device != active.images.device:
+        raise ValueError(f"the weight is on {weight.device} and the images on {active.images.device}; move one of them")
     if precision != torch.float16:
         weight = weight.to(precision)
-    return weight.detach().float().contiguous(), _as_index(live, index)
+    return weight.detach().float().contiguous(), _as_index(active, index)
 
 
-def _as_index(live: LivePixels, index: Tensor) -> Tensor:
-    return index.to(live.images.device, torch.int64).contiguous()
+def _as_index(active: ActivePixels, index: Tensor) -> Tensor:
+    return index.to(active.images.device, torch.int64).contiguous()
 
 
-def _draw_arguments(draw: Draw) -> tuple[cuda.Argument, ...]:
+def _draw_arguments(key: SpikeKey) -> tuple[cuda.Argument, ...]:
     """epoch_at, epoch, seed, stream; an epoch that is a tensor [1] int32 is read when the kernel runs."""
-    at = draw.epoch if isinstance(draw.epoch, Tensor) else None
-    return at, np.uint32(0 if at is not None else draw.epoch), np.uint32(draw.seed), np.uint32(draw.stream)
+    at = key.epoch if isinstance(key.epoch, Tensor) else None
+    return at, np.uint32(0 if at is not None else key.epoch), np.uint32(key.seed), np.uint32(key.stream)
 
 
 def _fused(
-    weight: Tensor, live: LivePixels, index: Tensor, draw: Draw, spec: NeuronSpec, steps: int | None,
-    precision: torch.dtype, marks: Tensor | None, out: Tensor, eligibility: Tensor | None, input_spikes: Tensor | None,
+    weight: Tensor, active: ActivePixels, index: Tensor, key: SpikeKey, spec: NeuronSpec, steps: int | None,
+    precision: torch.dtype, readout_steps: Tensor | None, out: Tensor, eligibility: Tensor | None,
+    input_spikes: Tensor | None,
 ) -> None:  # fmt: skip
-    weight, index = _prepared(weight, live, index, precision)
-    device, samples = live.images.device, len(index)
+    weight, index = _prepared(weight, active, index, precision)
+    device, samples = active.images.device, len(index)
     if samples == 0:
         return
-    plan = _plan((weight.shape[0], weight.shape[1]), live.stride, spec, steps, cuda.shared_limit(device))
+    plan = _plan((weight.shape[0], weight.shape[1]), active.stride, spec, steps, cuda.shared_limit(device))
     outside = (
         torch.empty(samples * plan.outside_bytes, dtype=torch.uint8, device=device) if plan.outside_bytes else None
     )
-    mark_count = np.int32(0 if marks is None else len(marks))
+    mark_count = np.int32(0 if readout_steps is None else len(readout_steps))
     cuda.load(plan.text, "fused", device)(
         (samples,), plan.threads,
         (
-            live.offsets, live.sites, index, weight, *_draw_arguments(draw), *cuda.neuron_arguments(spec),
-            np.int32(precision == torch.float16), np.int32(live.stride), marks, mark_count, out, eligibility,
+            active.offsets, active.sites, index, weight, *_draw_arguments(key), *cuda.neuron_arguments(spec),
+            np.int32(precision == torch.float16), np.int32(active.stride), readout_steps, mark_count, out, eligibility,
             input_spikes, outside,
         ),
         plan.shared_bytes,
@@ -144,76 +145,84 @@ def _fused(
 
 
 @functools.lru_cache(maxsize=256)
-def _marks(marks: tuple[int, ...], device: torch.device) -> Tensor:
-    return torch.tensor(marks, dtype=torch.int32, device=device)
+def _marks(readout_steps: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.tensor(readout_steps, dtype=torch.int32, device=device)
 
 
 def firing_counts(
-    weight: Tensor, live: LivePixels, index: Tensor, marks: list[int], draw: Draw, spec: NeuronSpec,
+    weight: Tensor, active: ActivePixels, index: Tensor, readout_steps: list[int], key: SpikeKey, spec: NeuronSpec,
     precision: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Forward pass alone, memory independent of T: output spikes in the first marks[m] steps [N, M, C] float32
     (marks ascending) and the number of input spikes [N] int64. precision: the weights are rounded to this type."""
-    device = live.images.device
-    counts = torch.empty(len(index), len(marks), len(weight), device=device)
+    device = active.images.device
+    counts = torch.empty(len(index), len(readout_steps), len(weight), device=device)
     inputs = torch.empty(len(index), dtype=torch.int64, device=device)
-    _fused(weight, live, index, draw, spec, None, precision, _marks(tuple(marks), device), counts, None, inputs)
+    _fused(
+        weight, active, index, key, spec, None, precision, _marks(tuple(readout_steps), device), counts, None, inputs
+    )
     return counts, inputs
 
 
-def new_eligibility(live: LivePixels, batch: int, shape: Sequence[int]) -> Tensor:
+def new_eligibility(active: ActivePixels, batch: int, shape: Sequence[int]) -> Tensor:
     """Room for the E [batch, C, P] of a batch; shape [C, P] is the weight's."""
-    return torch.empty(batch, *shape, device=live.images.device)
+    return torch.empty(batch, *shape, device=active.images.device)
 
 
 def learn(
-    weight: Tensor, live: LivePixels, index: Tensor, steps: int, draw: Draw, spec: NeuronSpec,
+    weight: Tensor, active: ActivePixels, index: Tensor, steps: int, key: SpikeKey, spec: NeuronSpec,
     precision: torch.dtype, rate: Tensor, eligibility: Tensor,
 ) -> None:  # fmt: skip
     """Firing rates [N, C], and E [N, C, P] where a pixel is live, into the tensors given."""
     if not 0 < steps <= LIMIT_LEARNING_STEPS:
         raise ValueError(f"T={steps} must be 1 to {LIMIT_LEARNING_STEPS} for the fused CUDA kernel")
-    _fused(weight, live, index, draw, spec, steps, precision, None, rate, eligibility, None)
+    _fused(weight, active, index, key, spec, steps, precision, None, rate, eligibility, None)
 
 
 def weight_gradient(
-    live: LivePixels, index: Tensor, upstream: Tensor, eligibility: Tensor, spec: NeuronSpec, steps: int, out: Tensor
+    active: ActivePixels,
+    index: Tensor,
+    upstream: Tensor,
+    eligibility: Tensor,
+    spec: NeuronSpec,
+    steps: int,
+    out: Tensor,
 ) -> None:
     """out = dL/dW [C, P] float32 from dL/drate [N, C] and the E of `learn`, called with the same settings."""
     samples, outputs, pixels = eligibility.shape
-    plan = _plan((outputs, pixels), live.stride, spec, steps, cuda.shared_limit(live.images.device))
-    cuda.load(plan.text, "contract", live.images.device)(
+    plan = _plan((outputs, pixels), active.stride, spec, steps, cuda.shared_limit(active.images.device))
+    cuda.load(plan.text, "contract", active.images.device)(
         ((pixels + CONTRACT_LANES - 1) // CONTRACT_LANES, outputs), CONTRACT_LANES * CONTRACT_SLICES,
-        (live.images, index, upstream.float().contiguous(), eligibility, np.int32(samples), out),
+        (active.images, index, upstream.float().contiguous(), eligibility, np.int32(samples), out),
     )  # fmt: skip
 
 
 class _FiringRate(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, weight: Tensor, live: LivePixels, index: Tensor, steps: int, draw: Draw, spec: NeuronSpec,
+        ctx: Any, weight: Tensor, active: ActivePixels, index: Tensor, steps: int, key: SpikeKey, spec: NeuronSpec,
         precision: torch.dtype,
     ) -> Tensor:  # fmt: skip
-        index = _as_index(live, index)
-        rate = torch.empty(len(index), len(weight), device=live.images.device)
-        eligibility = new_eligibility(live, len(index), weight.shape)
-        learn(weight, live, index, steps, draw, spec, precision, rate, eligibility)
+        index = _as_index(active, index)
+        rate = torch.empty(len(index), len(weight), device=active.images.device)
+        eligibility = new_eligibility(active, len(index), weight.shape)
+        learn(weight, active, index, steps, key, spec, precision, rate, eligibility)
         ctx.save_for_backward(index, eligibility)
-        ctx.settings, ctx.dtype = (live, steps, spec), weight.dtype
+        ctx.settings, ctx.dtype = (active, steps, spec), weight.dtype
         return rate
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         index, eligibility = ctx.saved_tensors
-        live, steps, spec = ctx.settings
+        active, steps, spec = ctx.settings
         gradient = torch.empty(eligibility.shape[1:], device=eligibility.device)
-        weight_gradient(live, index, upstream, eligibility, spec, steps, gradient)
+        weight_gradient(active, index, upstream, eligibility, spec, steps, gradient)
         return gradient.to(ctx.dtype), None, None, None, None, None, None
 
 
 def firing_rate(
-    weight: Tensor, live: LivePixels, index: Tensor, steps: int, draw: Draw, spec: NeuronSpec,
+    weight: Tensor, active: ActivePixels, index: Tensor, steps: int, key: SpikeKey, spec: NeuronSpec,
     precision: torch.dtype = torch.float32,
 ) -> Tensor:  # fmt: skip
     """Firing rates [N, C] over `steps` time steps of the images `index` [N] int64, differentiable in weight [C, P].
@@ -222,25 +231,25 @@ def firing_rate(
     adding a hundred small weights one by one would lose the last ones, and a membrane near its threshold would fire
     wrongly.
     """
-    return _FiringRate.apply(weight, live, index, steps, draw, spec, precision)
+    return _FiringRate.apply(weight, active, index, steps, key, spec, precision)
 
 
-def encode(live: LivePixels, index: Tensor, start: int, stop: int, draw: Draw) -> Tensor:
+def encode(active: ActivePixels, index: Tensor, start: int, stop: int, key: SpikeKey) -> Tensor:
     """Spikes [stop - start, N, P] float32 of steps start .. stop - 1, start a multiple of 16: `spikes.encode`."""
-    device, pixels = live.images.device, live.images.shape[1]
-    index = _as_index(live, index)
+    device, pixels = active.images.device, active.images.shape[1]
+    index = _as_index(active, index)
     spikes = torch.zeros(stop - start, len(index), pixels, device=device)
     if spikes.numel() == 0:
         return spikes
     any_neuron = NeuronSpec(None, False, 1.0, 0.0, False, "atan", ())
-    plan = _plan((1, pixels), live.stride, any_neuron, None, cuda.shared_limit(device))
+    plan = _plan((1, pixels), active.stride, any_neuron, None, cuda.shared_limit(device))
     outside = (
         torch.empty(len(index) * plan.outside_bytes, dtype=torch.uint8, device=device) if plan.outside_bytes else None
     )
     cuda.load(plan.text, "encode_spikes", device)(
         (len(index),), plan.threads,
         (
-            live.offsets, live.sites, index, *_draw_arguments(draw)[1:], np.int32(live.stride), np.int32(start),
+            active.offsets, active.sites, index, *_draw_arguments(key)[1:], np.int32(active.stride), np.int32(start),
             np.int32(stop - start), spikes, outside,
         ),
         plan.shared_bytes,

@@ -56,7 +56,7 @@ def gradient_macro(spec: NeuronSpec, dtype: str = "float32") -> dict[str, str]:
 
 
 def neuron_arguments(spec: NeuronSpec, real: type[np.floating] = np.float32) -> tuple[np.floating, ...]:
-    """(keep, gain, rest, threshold, reset), as the kernels take them; the rest is compiled in."""
+    """(decay, gain, offset, threshold, reset), as the kernels take them; the rest is compiled in."""
     return coefficients(spec, np.dtype(real).name)[:5]
 
 
@@ -92,8 +92,8 @@ def _load(text: str, name: str, index: int) -> Kernel:
         try:
             kernel = cupy.RawKernel(text, name, options=OPTIONS)
             kernel.compile()
-        except Exception as fault:  # NVRTC's log, or the driver's refusal of what it made
-            raise RuntimeError(f"the CUDA kernel {name!r} can't be compiled: {one_line(fault)}") from fault
+        except Exception as error:  # NVRTC's log, or the driver's refusal of what it made
+            raise RuntimeError(f"the CUDA kernel {name!r} can't be compiled: {one_line(error)}") from error
     compile_seconds[name] = compile_seconds.get(name, 0.0) + time.perf_counter() - started
 
     def launch(grid: Sequence[int], threads: int, arguments: Sequence[Argument], shared_bytes: int = 0) -> None:
@@ -102,8 +102,8 @@ def _load(text: str, name: str, index: int) -> Kernel:
                 if shared_bytes > kernel.max_dynamic_shared_size_bytes:
                     kernel.max_dynamic_shared_size_bytes = shared_bytes
                 kernel(tuple(grid), (threads,), as_passed(arguments), shared_mem=shared_bytes)
-            except (cupy.cuda.driver.CUDADriverError, cupy.cuda.runtime.CUDARuntimeError) as fault:
-                raise RuntimeError(f"the CUDA kernel {name!r} can't be launched: {one_line(fault)}") from fault
+            except (cupy.cuda.driver.CUDADriverError, cupy.cuda.runtime.CUDARuntimeError) as error:
+                raise RuntimeError(f"the CUDA kernel {name!r} can't be launched: {one_line(error)}") from error
 
     return launch
 
@@ -159,18 +159,18 @@ def why_unavailable(device: str | torch.device | None = None) -> str | None:
 @functools.cache
 def _missing() -> str | None:
     """What of driver, device, CuPy and NVRTC is missing on this machine; CuPy only once torch can use a device."""
-    return device_fault() or _cupy_fault()
+    return device_error() or _cupy_fault()
 
 
-def device_fault() -> str | None:
+def device_error() -> str | None:
     """None when torch can use a CUDA device, else why not, in its own words."""
     if torch.version.cuda is None:
         return f"torch {torch.__version__} is built without CUDA (a build with it: https://pytorch.org/get-started/locally)"
     try:
         torch.cuda.init()
         count = torch.cuda.device_count()
-    except (RuntimeError, AssertionError) as fault:  # no driver, or one too old for torch
-        return f"torch {torch.__version__} can't use a CUDA device: {one_line(fault)}"
+    except (RuntimeError, AssertionError) as error:  # no driver, or one too old for torch
+        return f"torch {torch.__version__} can't use a CUDA device: {one_line(error)}"
     return None if count else f"torch {torch.__version__} sees no CUDA device"
 
 
@@ -179,17 +179,17 @@ def _cupy_fault() -> str | None:
     extra = f"pip install 'snn_mnist[cuda{12 if torch_major < 13 else 13}]'"
     try:
         cupy = import_cupy()
-    except Exception as fault:  # a broken installation can raise anything
-        missing = isinstance(fault, ModuleNotFoundError) and fault.name == "cupy"
+    except Exception as error:  # a broken installation can raise anything
+        missing = isinstance(error, ModuleNotFoundError) and error.name == "cupy"
         what = "is not installed" if missing else "can't be imported"
-        return f"CuPy {what} ({type(fault).__name__}: {one_line(fault)}); {extra}"
+        return f"CuPy {what} ({type(error).__name__}: {one_line(error)}); {extra}"
     name = f"CuPy {cupy.__version__}"
     runtime = cupy.cuda.runtime
     try:
         built = runtime.runtimeGetVersion()
         driver = runtime.driverGetVersion()
-    except Exception as fault:
-        return f"{name} can't reach the CUDA runtime ({one_line(fault)}); {extra}"
+    except Exception as error:
+        return f"{name} can't reach the CUDA runtime ({one_line(error)}); {extra}"
     name += f" for CUDA {built // 1000}"
     other = ""
     if built // 1000 != torch_major:  # two CuPys would disturb each other
@@ -204,17 +204,17 @@ def _cupy_fault() -> str | None:
         return f"{name} needs a newer driver: {fits}; update it{older}"
     try:
         runtime.getDeviceCount()
-    except Exception as fault:
-        return f"{name}{other} can't use a device ({one_line(fault)}); {extra}"
+    except Exception as error:
+        return f"{name}{other} can't use a device ({one_line(error)}); {extra}"
     try:
         cupy.cuda.nvrtc.getVersion()
-    except Exception as fault:
+    except Exception as error:
         package = "nvidia-cuda-nvrtc" if built >= 13000 else "nvidia-cuda-nvrtc-cu12"
-        return f"{name}{other} finds no NVRTC, its compiler ({one_line(fault)}); pip install {package}, or {extra}"
+        return f"{name}{other} finds no NVRTC, its compiler ({one_line(error)}); pip install {package}, or {extra}"
     return None
 
 
-def one_line(fault: BaseException | str, limit: int = 300) -> str:
+def one_line(error: BaseException | str, limit: int = 300) -> str:
     """The message of an error in one line."""
-    text = " ".join(str(fault).split()).rstrip(".")
+    text = " ".join(str(error).split()).rstrip(".")
     return text if len(text) <= limit else text[:limit] + " …"

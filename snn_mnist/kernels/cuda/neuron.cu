@@ -2,7 +2,7 @@
 // its state in registers, neighbouring threads on neighbouring neurons. The mathematics of neuron_cpu.py.
 //
 // Set at compile time: THREADS of a block, REAL (float or double: the membrane and all arithmetic), HALF_IO (sequences
-// in half precision, REAL is float), HARD, and for `backward` also ATTACHED and GRADIENT(x).
+// in half precision, REAL is float), HARD_RESET, and for `backward` also GRAD_THROUGH_RESET and GRADIENT(x).
 #include "snn.cuh"
 
 #define AHEAD 8 // steps loaded at a time: loads do not depend on the state, so they wait for memory together
@@ -21,11 +21,11 @@ FUNCTION stored pack(REAL value) { return value; }
 // x [steps, size], v [size] -> spikes [steps, size], last_v [size], and where they are given (not null)
 // over = H - V_threshold [steps, size], which `backward` needs, and v_seq [steps, size].
 KERNEL(THREADS) forward(
-    const stored *__restrict__ x, const REAL *__restrict__ v, i64 steps, i64 size, REAL keep, REAL gain, REAL rest,
+    const stored *__restrict__ x, const REAL *__restrict__ v, i64 steps, i64 size, REAL decay, REAL gain, REAL offset,
     REAL threshold, REAL reset, stored *__restrict__ spikes, REAL *__restrict__ last_v, REAL *__restrict__ over,
     stored *__restrict__ v_seq
 ) {
-    const Neuron<REAL> neuron = {keep, gain, rest, threshold, reset};
+    const Neuron<REAL> neuron = {decay, gain, offset, threshold, reset};
     EACH_THREAD(THREADS) {
         for (i64 m = BLOCK_INDEX * THREADS + thread; m < size; m += GRID_SIZE * THREADS) {
             REAL state = v[m];
@@ -41,7 +41,7 @@ KERNEL(THREADS) forward(
                 for (int i = 0; i < AHEAD; ++i) {
                     if (first + i < steps) {
                         const i64 at = (first + i) * size + m;
-                        const Step<REAL> s = step<HARD>(neuron, state, charge(neuron, unpack(input[i])));
+                        const Step<REAL> s = step<HARD_RESET>(neuron, state, charge(neuron, unpack(input[i])));
                         state = s.v;
                         spikes[at] = pack(s.fired ? (REAL)1 : (REAL)0);
                         if (over) {
@@ -62,10 +62,10 @@ KERNEL(THREADS) forward(
 // d_spikes, over [steps, size], d_last_v [size], d_v_seq [steps, size] or null -> d_x [steps, size], d_v [size].
 KERNEL(THREADS) backward(
     const stored *__restrict__ d_spikes, const stored *__restrict__ d_v_seq, const REAL *__restrict__ d_last_v,
-    const REAL *__restrict__ over, i64 steps, i64 size, REAL keep, REAL gain, REAL rest, REAL threshold, REAL reset,
+    const REAL *__restrict__ over, i64 steps, i64 size, REAL decay, REAL gain, REAL offset, REAL threshold, REAL reset,
     stored *__restrict__ d_x, REAL *__restrict__ d_v
 ) {
-    const Neuron<REAL> neuron = {keep, gain, rest, threshold, reset};
+    const Neuron<REAL> neuron = {decay, gain, offset, threshold, reset};
     EACH_THREAD(THREADS) {
         for (i64 m = BLOCK_INDEX * THREADS + thread; m < size; m += GRID_SIZE * THREADS) {
             REAL d_after = d_last_v[m]; // dL/dV[t], from the steps after t
@@ -87,10 +87,10 @@ KERNEL(THREADS) backward(
                     if (last - 1 - i >= 0) {
                         const REAL g = GRADIENT(overs[i]);
                         const REAL arriving = d_v_seq ? d_after + unpack(d_seq[i]) : d_after;
-                        const REAL passed = passed_back<HARD, ATTACHED>(neuron, overs[i], g);
+                        const REAL passed = passed_back<HARD_RESET, GRAD_THROUGH_RESET>(neuron, overs[i], g);
                         const REAL d_h = fused_multiply_add(arriving, passed, unpack(d_spike[i]) * g);
                         d_x[(last - 1 - i) * size + m] = pack(d_h * neuron.gain);
-                        d_after = d_h * neuron.keep;
+                        d_after = d_h * neuron.decay;
                     }
                 }
             }

@@ -28,12 +28,12 @@ def text(spec: NeuronSpec, dtype: torch.dtype, learning: bool) -> str:
     macros: dict[str, Any] = {
         "REAL": "double" if dtype == torch.float64 else "float",
         "HALF_IO": dtype == torch.float16,
-        "HARD": spec.v_reset is not None,
+        "HARD_RESET": spec.v_reset is not None,
         "THREADS": THREADS,
     }
     if learning:
         real = "float64" if dtype == torch.float64 else "float32"
-        macros |= {"ATTACHED": not spec.detach_reset} | cuda.gradient_macro(spec, real)
+        macros |= {"GRAD_THROUGH_RESET": not spec.detach_reset} | cuda.gradient_macro(spec, real)
     return _text(tuple(macros.items()))
 
 

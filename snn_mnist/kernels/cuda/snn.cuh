@@ -171,15 +171,15 @@ FUNCTION bool tie_fires(const Draw &draw, u32 p, u32 k, u32 t) {
     }
 }
 
-// ---- the neuron: core/neuron.py with keep = 1 - 1/tau, gain = 1/tau, rest = (1 - keep) V_reset (1, 1, 0 for IF) --
+// ---- the neuron: core/neuron.py with decay = 1 - 1/tau, gain = 1/tau, offset = (1 - decay) V_reset (1, 1, 0 for IF) --
 
 template <typename real> struct Neuron {
-    real keep, gain, rest, threshold, reset;
+    real decay, gain, offset, threshold, reset;
 };
 
-// What X[t] adds to the charge, H[t] = keep V[t-1] + charge(X[t]).
+// What X[t] adds to the charge, H[t] = decay V[t-1] + charge(X[t]).
 template <typename real> FUNCTION real charge(const Neuron<real> &n, real x) {
-    return fused_multiply_add(x, n.gain, n.rest);
+    return fused_multiply_add(x, n.gain, n.offset);
 }
 
 template <typename real> struct Step {
@@ -188,7 +188,7 @@ template <typename real> struct Step {
 };
 
 template <bool HARD_RESET, typename real> FUNCTION Step<real> step(const Neuron<real> &n, real v, real charged) {
-    const real h = fused_multiply_add(v, n.keep, charged);
+    const real h = fused_multiply_add(v, n.decay, charged);
     const real over = h - n.threshold;
     const bool fired = h >= n.threshold;
     return {over, fired ? (HARD_RESET ? n.reset : over) : h, fired};
