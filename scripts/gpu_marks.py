@@ -30,10 +30,10 @@ from snn_mnist.errors import SNNError
 from snn_mnist.model.device import choose_device
 from snn_mnist.model.fused_steps import FusedSteps
 from snn_mnist.model.poisson import SpikeKey, Stream
-from snn_mnist.runs import machine
+from snn_mnist.runs import environment
 from snn_mnist.runs.checkpoint import WEIGHT, load
 from snn_mnist.runs.config import Config
-from snn_mnist.runs.report import read_metrics
+from snn_mnist.runs.metrics import read_metrics
 from snn_mnist.training.interruption import Interruption
 from snn_mnist.training.loop import Run
 
@@ -81,8 +81,9 @@ def report(settings: Settings, device: torch.device, flags: str) -> None:
         print(*more, sep="\n", flush=True)
         (settings.out / "gpu_marks.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
-    gpu = f"{machine.gpu(device.index or 0)}; " if cuda else ""
-    add(f"{gpu}{machine.processor()}, {machine.threads(settings.config.threads)}; torch {torch.__version__}", "")
+    gpu = f"{environment.gpu(device.index or 0)}; " if cuda else ""
+    threads = environment.threads(settings.config.threads)
+    add(f"{gpu}{environment.processor()}, {threads}; torch {torch.__version__}", "")
     add(f"## configs/tutorial.yaml{f' with {flags}' if flags else ''}", "")
     columns = ("run", "training and tests", "whole process", "training images/s, median [range] of epochs",
                "last epoch", f"mean ± std of {settings.repeats} encodings", "numbers")  # fmt: skip
@@ -150,7 +151,7 @@ def step_times(settings: Settings, amp: bool) -> list[str]:
     run = Run(replace(settings.config, amp=amp), Interruption())
     steps = run.training
     if not isinstance(steps, FusedSteps):
-        return [f"The fused backend can't be used here: {run.place.reason}"]
+        return [f"The fused backend can't be used here: {run.runtime.reason}"]
     order = run.learned[torch.randperm(len(run.learned)).to(run.learned.device)]
     index, rates, spike_key = steps.order[: steps.batch], steps.rates[: steps.batch], SpikeKey(0, Stream.TRAIN, 0)
 
@@ -160,13 +161,23 @@ def step_times(settings: Settings, amp: bool) -> list[str]:
 
     def learn() -> None:
         steps.kernels.learn(
-            run.net.weight, steps.live, index, steps.T, spike_key, steps.spec, steps.precision, rates, steps.eligibility
+            run.net.weight,
+            steps.active,
+            index,
+            steps.T,
+            spike_key,
+            steps.spec,
+            steps.precision,
+            rates,
+            steps.eligibility,
         )
 
     def contract() -> None:
-        steps.kernels.weight_gradient(steps.live, index, rates, steps.eligibility, steps.spec, steps.T, steps.gradient)
+        steps.kernels.weight_gradient(
+            steps.active, index, rates, steps.eligibility, steps.spec, steps.T, steps.gradient
+        )
 
-    device, seconds = run.place.device, settings.seconds
+    device, seconds = run.runtime.device, settings.seconds
     whole = microseconds(device, epoch, run.steps, seconds)
     with torch.no_grad():
         learning, contracting = (
@@ -211,7 +222,7 @@ def in_a_row(launch: Callable[[], object], device: torch.device, count: int = LA
 
 def floor(run: Run, step: float) -> list[str]:
     """The time below which no such epoch can go, and what the difference is made of."""
-    pixels, device = run.data.train.images.numel(), run.place.device
+    pixels, device = run.data.train.images.numel(), run.runtime.device
     source = torch.empty(max(pixels, 1 << 29), dtype=torch.uint8, device=device)  # more than any cache holds
     target = torch.empty_like(source)
     copied = microseconds(device, in_a_row(lambda: target.copy_(source), device, 10), 10, 0.5)

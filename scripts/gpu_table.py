@@ -52,7 +52,7 @@ def machine() -> str:
     try:
         import torch
 
-        from snn_mnist.runs.machine import gpu
+        from snn_mnist.runs.environment import gpu
 
         return f"{gpu()}, torch {torch.__version__}" if torch.cuda.is_available() else "no CUDA device"
     except Exception as error:  # a broken installation: the table is still wanted

@@ -132,7 +132,6 @@ def _serve() -> None:
     from numba.core.registry import cpu_target
 
     from snn_mnist.cli import main as cli
-    from snn_mnist.runs import events  # noqa: F401
 
     cpu_target.typing_context.refresh()  # what numba sets up before it loads its first compiled kernel
     cpu_target.target_context.refresh()
@@ -210,7 +209,7 @@ def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def metrics(folder: Path) -> list[dict[str, float]]:
-    from snn_mnist.runs.report import read_metrics
+    from snn_mnist.runs.metrics import read_metrics
 
     rows = read_metrics(folder / "metrics.csv")
     return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]

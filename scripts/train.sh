@@ -25,10 +25,10 @@ if ! names dataset "$@" && ! names help "$@" && ! names h "$@"; then
     "$python" - "$@" <<'PYTHON' || found=$?
 import sys
 
-from snn_mnist import idx
-from snn_mnist.cli import read_options
-from snn_mnist.config import Config
+from snn_mnist.cli.main import read_options
+from snn_mnist.data import idx
 from snn_mnist.errors import SNNError
+from snn_mnist.runs.config import Config
 
 try:
     idx.ensure("mnist", read_options(Config, sys.argv[1:]).data_dir)

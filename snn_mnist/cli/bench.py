@@ -27,7 +27,7 @@ from snn_mnist.data.datasets import load_dataset
 from snn_mnist.errors import SNNError
 from snn_mnist.kernels import backends
 from snn_mnist.model.device import choose_device
-from snn_mnist.runs import machine
+from snn_mnist.runs import environment
 from snn_mnist.runs.config import Config
 
 
@@ -68,7 +68,7 @@ def run(options: BenchOptions) -> int:
     for batch in options.b:
         Config(b=batch, dataset=options.dataset).check_sizes(images)
     out = sys.stderr if options.json == "-" else sys.stdout
-    print(f"{_machine(device)}, {machine.threads(options.threads)}, {options.dataset}, Adam", file=out)
+    print(f"{_machine(device)}, {environment.threads(options.threads)}, {options.dataset}, Adam", file=out)
     several = f"median of {options.repeats} measurements of {options.seconds:g} s each [lowest, highest]"
     print(f"{several if options.repeats > 1 else f'one measurement of {options.seconds:g} s each'}\n", file=out)
     print(_HEAD, file=out, flush=True)
@@ -178,7 +178,7 @@ def _spread(values: list[float]) -> dict[str, Any]:
 
 
 def _machine(device: torch.device) -> str:
-    name = machine.gpu(device.index or 0) if device.type == "cuda" else machine.processor()
+    name = environment.gpu(device.index or 0) if device.type == "cuda" else environment.processor()
     return f"{name}, snn_mnist {__version__}, torch {torch.__version__}"
 
 

@@ -22,10 +22,10 @@ from snn_mnist.kernels.cuda import launch as cuda
 from snn_mnist.model import fused_steps
 from snn_mnist.model.poisson import SpikeKey, Stream
 from snn_mnist.model.scoring import score
-from snn_mnist.runs import report
 from snn_mnist.runs.config import Config
 from snn_mnist.training.interruption import Interruption
 from snn_mnist.training.loop import Run
+from snn_mnist.training.progress import Progress
 
 SPIKINGJELLY = ("spikingjelly-fused", "spikingjelly")  # with its fused multi-step neurons; its example as shipped
 
@@ -67,7 +67,7 @@ class Trainer:
 
     def __init__(self, backend: str, settings: dict[str, Any]) -> None:
         self.run = Run(Config(backend=backend, **settings), Interruption())
-        self.run.progress = report.Progress(1, interactive=False)
+        self.run.progress = Progress(1, interactive=False)
         self.device, self.draws = self.run.runtime.device, itertools.count()
         for _ in range(2 if backend == "cupy" else 1):  # on a GPU the graphs are captured in the first two epochs
             self._steps(self.run.steps if backend == "cupy" else 1)

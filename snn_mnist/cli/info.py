@@ -20,7 +20,7 @@ from snn_mnist.cli.results import write_json
 from snn_mnist.cli.verb_settings import InfoOptions
 from snn_mnist.data import idx
 from snn_mnist.errors import SNNError
-from snn_mnist.runs import machine
+from snn_mnist.runs import environment
 from snn_mnist.runs.shared_fields import cores
 
 REQUIRED = (
@@ -62,7 +62,7 @@ def collect(data_dir: str) -> dict[str, Any]:
 
 
 def this_machine() -> str:
-    return f"{machine.processor()}, {cores()} cores, {platform.platform()}"
+    return f"{environment.processor()}, {cores()} cores, {platform.platform()}"
 
 
 def packages() -> dict[str, str]:
@@ -93,7 +93,7 @@ def devices() -> dict[str, str]:
 
     listed = {"cpu": f"{cores()} cores"}
     for i in range(torch.cuda.device_count()):
-        listed[f"cuda:{i}"] = machine.gpu(i)
+        listed[f"cuda:{i}"] = environment.gpu(i)
     if not torch.cuda.is_available():
         built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
         listed["cuda"] = f"not available to torch {torch.__version__} ({built})"

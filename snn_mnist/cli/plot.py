@@ -23,7 +23,7 @@ from snn_mnist.model.poisson import SpikeKey, Stream
 from snn_mnist.model.saved_network import load_network
 from snn_mnist.model.scoring import default_readout_steps, score
 from snn_mnist.runs.checkpoint import LATEST
-from snn_mnist.runs.report import read_metrics
+from snn_mnist.runs.metrics import read_metrics
 from snn_mnist.runs.shared_fields import cores
 from snn_mnist.visualizing import run_figures as figures
 

@@ -1,10 +1,9 @@
 """The option -json of a verb: all its results as one file, or on standard output."""
 
 import json
-from pathlib import Path
 from typing import Any
 
-from snn_mnist.runs.atomic_files import cant_write, write_whole
+from snn_mnist.runs.atomic_files import write_file
 
 
 def write_json(where: str, results: dict[str, Any]) -> None:
@@ -13,7 +12,4 @@ def write_json(where: str, results: dict[str, Any]) -> None:
     if where == "-":
         print(text, end="")
         return
-    try:
-        write_whole(Path(where), text.encode())
-    except OSError as error:
-        raise cant_write(where, error, "-json") from error
+    write_file(where, text, "-json")

@@ -13,7 +13,7 @@ from snn_mnist.kernels import backends
 from snn_mnist.kernels.cuda import launch as cuda
 from snn_mnist.model.engine import ENGINES, Engine
 from snn_mnist.model.network import SNN
-from snn_mnist.runs import machine
+from snn_mnist.runs import environment
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Runtime:
 
     def __str__(self) -> str:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "the CPU"
-        threads = "" if self.device.type == "cuda" else f", {machine.threads(self.threads)}"
+        threads = "" if self.device.type == "cuda" else f", {environment.threads(self.threads)}"
         return f"backend {self.backend} on {name}{threads} ({self.reason})"
 
 
@@ -55,7 +55,7 @@ def choose_runtime(device_name: str, backend: str, threads: int, step_mode: str 
 
         jit.announce_to_stderr()
         threads = jit.set_threads(threads)
-        if device_name == "auto" and machine.has_nvidia_driver() and (why := cuda.device_error()):
+        if device_name == "auto" and environment.has_nvidia_driver() and (why := cuda.device_error()):
             reason = f"{reason}; no GPU is used, for {why}"
     # Beside the fused kernel torch has only small tensors left to do, and two pools would fight for the cores.
     torch.set_num_threads(1 if backend == "numba" else threads)

@@ -24,10 +24,10 @@ class SavedNetwork:
 
 def load_network(path: str, **changes: Any) -> SavedNetwork:
     """The network of a checkpoint; `changes` that are not None replace its settings."""
-    path = checkpoint.find(path)
-    state = checkpoint.load(path)
+    file = checkpoint.find(path)
+    state = checkpoint.load(file)
     settings = dict(state.get("config", {})) | {name: value for name, value in changes.items() if value is not None}
-    config = Config.from_mapping(settings, str(path))
+    config = Config.from_mapping(settings, str(file))
     net = SNN.from_config(config)
     net.load_state_dict(state["net"])
-    return SavedNetwork(path, config, net, "config" in state, state.get("epoch", -1))
+    return SavedNetwork(file, config, net, "config" in state, state.get("epoch", -1))

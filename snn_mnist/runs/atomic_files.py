@@ -10,7 +10,7 @@ from pathlib import Path
 from snn_mnist.errors import SNNError
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def _replace(path: Path, content: bytes) -> None:
     """Writes a temporary file beside `path`, syncs it and renames it: a reader sees the old file or the new.
 
     Raises the OSError of a failure, after which the old file stands and the temporary one is gone. A device or pipe
@@ -32,6 +32,14 @@ def write_whole(path: Path, content: bytes) -> None:
             temporary.unlink()
         raise
     _sync_directory(path.parent)
+
+
+def write_file(path: str | os.PathLike[str], content: str | bytes, flag: str = "-out-dir") -> None:
+    """Writes text (as UTF-8) or bytes, whole or not at all; SNNError when it fails. `flag` chose the path."""
+    try:
+        _replace(Path(path), content.encode() if isinstance(content, str) else content)
+    except OSError as error:
+        raise cant_write(path, error, flag) from error
 
 
 def _sync_directory(folder: Path) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.runs import archive
-from snn_mnist.runs.atomic_files import cant_write, reason, write_whole
+from snn_mnist.runs.atomic_files import reason, write_file
 from snn_mnist.runs.config import Config
 from snn_mnist.runs.directory import BEST as BEST
 from snn_mnist.runs.directory import LATEST as LATEST
@@ -38,10 +38,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
     """Writes state; a reader sees the old checkpoint or the new one, whatever happens meanwhile."""
     buffer = io.BytesIO()  # torch.save straight to a full disk raises a RuntimeError that says nothing of the disk
     torch.save({"version": VERSION, **state}, buffer)
-    try:
-        write_whole(path, buffer.getvalue())
-    except OSError as error:
-        raise cant_write(path, error) from error
+    write_file(path, buffer.getvalue())
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:

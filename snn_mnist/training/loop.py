@@ -24,11 +24,13 @@ from snn_mnist.model.device import choose_runtime, without_tiles
 from snn_mnist.model.network import CLASSES, SNN
 from snn_mnist.model.poisson import SpikeKey, Stream, random_order
 from snn_mnist.model.scoring import Score, default_readout_steps, mean_squared_error, score
+from snn_mnist.runs import atomic_files, checkpoint, environment, metrics
 from snn_mnist.runs import atomic_files as files
-from snn_mnist.runs import checkpoint, report
 from snn_mnist.runs import directory as run_directory
 from snn_mnist.runs.config import Config
+from snn_mnist.runs.tensorboard import TensorBoard
 from snn_mnist.training.interruption import Interrupted, Interruption
+from snn_mnist.training.progress import Progress
 from snn_mnist.training.resume import check_position, directory_to_continue, fill_momentum, resolve, restore_optimizer
 from snn_mnist.training.threads import ThreadTuner
 from snn_mnist.visualizing import run_figures as figures
@@ -161,15 +163,15 @@ class Run:
         self.folder = self.continued or run_directory.new_run_directory(config.out_dir, name)
         self.latest = self.folder / checkpoint.LATEST
         self.closing.enter_context(files.exclusive_lock(self.folder))
-        columns = report.METRICS + (report.VALIDATION if config.val else ())
-        self.metrics = report.MetricsFile(self.folder / "metrics.csv", columns, self.epoch)
+        columns = metrics.METRICS + (metrics.VALIDATION if config.val else ())
+        self.metrics = metrics.MetricsFile(self.folder / "metrics.csv", columns, self.epoch)
         if self.continued:
             run_directory.remove_leftovers(self.folder)
             if self.metrics.missing:
                 print(f"{self.metrics.path} lacks {self.metrics.missing}, finished earlier; going on without")
-        report.write_text(self.folder / "config.yaml", config.to_yaml())
-        report.note_environment(self.folder / "environment.json", str(self.runtime))
-        self.tensorboard = report.TensorBoard(self.folder, self.epoch, self.metrics.rows)
+        atomic_files.write_file(self.folder / "config.yaml", config.to_yaml())
+        environment.note_environment(self.folder / "environment.json", str(self.runtime))
+        self.tensorboard = TensorBoard(self.folder, self.epoch, self.metrics.rows)
         self.closing.callback(self.tensorboard.close)
         if not self.continued:
             self._save(checkpoint.LATEST)  # a death within the first epoch leaves this one
@@ -194,7 +196,7 @@ class Run:
             if self.resumed:
                 begun = f" after {self.step} of {self.steps} steps" if self.step else ""
                 print(f"going on in epoch {self.epoch + 1} of {config.epochs}{begun}", flush=True)
-            self.progress = report.Progress(config.epochs)
+            self.progress = Progress(config.epochs)
             self.closing.callback(self.progress.stop)
             return self._run_epochs()
 

@@ -5,6 +5,7 @@ from snn_mnist.visualizing.plots import (
     plot_2d_bar_in_3d,
     plot_2d_feature_map,
     plot_2d_heatmap,
+    plot_curves,
     plot_one_neuron_v_s,
     plot_surrogate_function,
 )
@@ -14,6 +15,7 @@ __all__ = [
     "plot_2d_bar_in_3d",
     "plot_2d_feature_map",
     "plot_2d_heatmap",
+    "plot_curves",
     "plot_one_neuron_v_s",
     "plot_surrogate_function",
 ]

@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from snn_mnist.runs import atomic_files as files
-from snn_mnist.runs import report
+from snn_mnist.runs.metrics import read_metrics
 from snn_mnist.visualizing import drawing
 from snn_mnist.visualizing.drawing import BLUE, GREEN, GREY, VERMILLION
 
@@ -36,7 +36,7 @@ def write_run_figures(folder: Path, weight: Tensor, test: Score, class_names: Se
     weight [10, 784]; test: the test split at several marks up to T; the curves come from folder/metrics.csv.
     """
     return [
-        write(folder / CURVES, learning_curves({folder.name: report.read_metrics(folder / "metrics.csv")})),
+        write(folder / CURVES, learning_curves({folder.name: read_metrics(folder / "metrics.csv")})),
         *write_network_figures(folder, weight, test, class_names),
     ]
 
@@ -106,10 +106,7 @@ def write(path: Path, figure: Figure, flag: str = "-out-dir") -> Path:
 
 def write_bytes(path: Path, content: bytes, flag: str = "-out-dir") -> Path:
     """A file, whole or not at all."""
-    try:
-        files.write_whole(path, content)
-    except OSError as error:
-        raise report.cant_write(path, error, flag) from error
+    files.write_file(path, content, flag)
     return path
 
 

@@ -266,7 +266,7 @@ def test_any_character_can_be_printed_anywhere(program: Program, tmp_path: Path,
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 def test_ctrl_c_before_anything_is_to_save(tmp_path: Path):
     code = (
-        "import sys, time, types\nfrom snn_mnist import cli, verb_options\n"
+        "import sys, time, types\nfrom snn_mnist.cli import main as cli, verb_settings as verb_options\n"
         "def run(options):\n    print('ready', flush=True)\n    time.sleep(60)\n"
         "sys.modules['slow'] = types.SimpleNamespace(run=run)\n"
         "cli.VERBS['slow'] = cli.Verb(verb_options.InfoOptions, 'slow:run', 'sleeps')\n"
@@ -323,7 +323,7 @@ def test_results_that_cannot_be_written(capsys: pytest.CaptureFixture, tmp_path:
 
 def test_a_python_without_the_packages_is_told_where_they_are(tmp_path: Path):
     """The commands that a run suggests, typed before the environment is activated."""
-    code = "import sys; sys.modules['torch'] = None; from snn_mnist import cli; sys.exit(cli.main(sys.argv[1:]))"
+    code = "import sys; sys.modules['torch'] = None; from snn_mnist.cli.main import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "train", "-dataset", "digits"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)

@@ -119,7 +119,7 @@ def test_confusion_matrix_has_every_count_and_names_the_worst(names):
     assert figures.confusion_matrix(torch.eye(10).long(), names).axes[0].get_title(loc="left") == "100.00 % right"
 
 
-@pytest.mark.parametrize("marks", [[1], [1, 2, 5], [1, 2, 5, 10, 20, 50, 100]])
+@pytest.mark.parametrize("readout_steps", [[1], [1, 2, 5], [1, 2, 5, 10, 20, 50, 100]])
 def test_accuracy_against_t(readout_steps):
     accuracies = [0.5 + 0.05 * number for number in range(len(readout_steps))]
     figure = figures.accuracy_against_T(readout_steps, accuracies)

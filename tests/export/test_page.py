@@ -169,7 +169,7 @@ def test_philox_gives_the_known_answers(node):
 
 @needs_node
 @pytest.mark.parametrize(
-    ("steps", "draw", "index"),
+    ("steps", "key", "index"),
     [
         (100, SpikeKey(0, Stream.PLAY, 0), 0),
         (33, SpikeKey(2**32 - 1, Stream.TRAIN, 2**32 - 1), 59_999),

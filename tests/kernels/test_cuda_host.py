@@ -116,7 +116,7 @@ def test_fused_pass_against_the_equations(host, name):
 
 
 @pytest.mark.parametrize(
-    ("n", "steps", "live", "outputs", "rounded"),
+    ("n", "steps", "active", "outputs", "rounded"),
     [
         (1, 1, 40, 10, False),
         (3, 129, 300, 10, True),

@@ -14,7 +14,7 @@ from snn_mnist.kernels.cuda import launch as cuda
 from snn_mnist.kernels.cuda import neuron as neuron_cuda
 from snn_mnist.model import start_check as self_check
 from snn_mnist.model.device import choose_runtime
-from snn_mnist.runs import machine as machine_words
+from snn_mnist.runs import environment as machine_words
 from tests.conftest import ROOT
 
 
@@ -228,7 +228,7 @@ def test_this_machine_says_why(monkeypatch):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="torch can use the GPU here")
 def test_auto_says_why_a_gpu_is_left_unused(monkeypatch):
     """A driver is here, and torch can't use it: said with torch's own reason, where nobody asked for the CPU."""
-    monkeypatch.setattr(cuda, "device_fault", lambda: "torch can't use a CUDA device: the driver is too old")
+    monkeypatch.setattr(cuda, "device_error", lambda: "torch can't use a CUDA device: the driver is too old")
     monkeypatch.setattr(machine_words, "has_nvidia_driver", lambda: True)
     assert choose_runtime("auto", "auto", 1).reason == (
         "the fused one for cpu; no GPU is used, for torch can't use a CUDA device: the driver is too old"

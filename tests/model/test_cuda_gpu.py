@@ -96,7 +96,7 @@ def test_fused_pass_against_the_equations(name):
 
 
 @pytest.mark.parametrize(
-    ("n", "steps", "live", "outputs", "rounded"),
+    ("n", "steps", "active", "outputs", "rounded"),
     [
         (1, 1, 40, 10, False),
         (3, 129, 300, 10, True),
@@ -388,7 +388,7 @@ def test_report_of_marks(tmp_path):
 
 def run_on(device: str, out, epochs: int, **settings) -> tuple[torch.Tensor, list[dict]]:
     """Weights and metrics (timings aside) of a run on the digits: 22 steps an epoch, so less than a graph."""
-    from snn_mnist.runs import checkpoint, report
+    from snn_mnist.runs import checkpoint, metrics
     from snn_mnist.runs.config import Config
     from snn_mnist.training import loop as trainer
     from snn_mnist.training.interruption import Interruption
@@ -398,7 +398,7 @@ def run_on(device: str, out, epochs: int, **settings) -> tuple[torch.Tensor, lis
     run = trainer.Run(Config(**given, given=frozenset(given)), Interruption())
     run.go()
     timings = {"train_images_per_s", "test_images_per_s", "seconds"}
-    rows = report.read_metrics(run.folder / "metrics.csv")
+    rows = metrics.read_metrics(run.folder / "metrics.csv")
     rows = [{name: value for name, value in row.items() if name not in timings} for row in rows]
     return checkpoint.load(run.folder)["net"][checkpoint.WEIGHT], rows
 

@@ -158,7 +158,7 @@ def test_the_trainer(host, tmp_path, monkeypatch):
     rows = []
     for backend in ("cupy", "numba"):
         place = Runtime(torch.device("cpu"), backend, "for a test", 1)
-        monkeypatch.setattr(trainer, "choose_place", lambda *_, place=place: place)
+        monkeypatch.setattr(trainer, "choose_runtime", lambda *_, place=place: place)
         run = trainer.Run(Config(**settings, out_dir=str(tmp_path / backend)), Interruption())
         rows.append(run.go())
         assert run.training.kernels is (fused_cuda if backend == "cupy" else fused_cpu)

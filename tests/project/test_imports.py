@@ -1,7 +1,6 @@
-"""Imports run one way: cli → verbs → the program's parts → core → kernels, and nothing back."""
+"""Imports run one way through the rooms of the package, also lazily and for type checkers alone."""
 
 import ast
-import importlib.util
 import os
 import subprocess
 import sys
@@ -9,104 +8,82 @@ from pathlib import Path
 
 import pytest
 
-from snn_mnist.cli.main import VERBS
 from tests.conftest import ROOT
 
-PACKAGE = ROOT / "snn_mnist"
+ALLOWED = {  # room -> the rooms it may import, besides itself
+    "cli": {"training", "visualizing", "export", "model", "data", "runs", "core", "kernels"},
+    "training": {"visualizing", "model", "data", "runs", "core", "kernels"},
+    "export": {"model", "data", "runs", "core", "kernels"},
+    "visualizing": {"model", "data", "runs", "core", "kernels"},
+    "model": {"data", "runs", "core", "kernels"},
+    "data": set(),
+    "runs": {"kernels"},
+    "core": {"kernels"},
+    "kernels": set(),
+    "errors": set(),
+    "__main__": {"cli"},
+    "__init__": set(),
+}
+EVERYWHERE = {"errors", "__init__"}  # the error classes, and the version in snn_mnist/__init__.py
+LIGHT = [  # modules that import the standard library only, so that `--help` is instant
+    "snn_mnist.errors", "snn_mnist.kernels.formulas", "snn_mnist.kernels.backends", "snn_mnist.runs.config",
+    "snn_mnist.runs.directory", "snn_mnist.runs.atomic_files", "snn_mnist.cli.main",
+]  # fmt: skip
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
-    for path in sorted(PACKAGE.rglob("*.py"))
+    for path in sorted((ROOT / "snn_mnist").rglob("*.py"))
 }
-HANDLERS = {verb.handler.partition(":")[0] for verb in VERBS.values()}
-LIGHT = [  # they import neither torch nor numpy
-    "snn_mnist", "snn_mnist.kernels.formulas", *(f"snn_mnist.{name}" for name in (
-        "errors", "options", "flags", "config", "verb_options", "cli", "idx", "files", "run_directory",
-    )),
-]  # fmt: skip
 
 
-def imports(name: str, lazy: bool) -> set[str]:
-    """The modules of ours that a module imports, type checking aside; with `lazy` in functions too."""
-    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+def room(module: str) -> str:
+    return module.split(".")[1] if "." in module else "__init__"
+
+
+def imports(module: str) -> set[str]:
+    """What of the package a module imports: at its top, in functions, under TYPE_CHECKING or by name in a string."""
     found: set[str] = set()
-
-    def visit(node: ast.AST) -> None:
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            return
-        if isinstance(node, ast.FunctionDef) and not lazy:
-            return
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{name} imports relatively"
-            for alias in node.names:
-                inner = f"{node.module}.{alias.name}"
-                found.add(inner if inner in MODULES else node.module or "")
-        for child in ast.iter_child_nodes(node):
-            visit(child)
-
-    visit(tree)
-    return {module for module in found if module in MODULES} - {name}
+            assert node.level == 0, f"{module} imports relatively"
+            inner = {alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+            found.update(name if name in MODULES else node.module or "" for name in inner.values())
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in MODULES:
+            found.add(node.value)  # imported by importlib
+    return {name for name in found if name in MODULES} - {module}
 
 
-GRAPH = {name: imports(name, lazy=True) for name in MODULES}
-AT_ONCE = {name: imports(name, lazy=False) for name in MODULES}
+GRAPH = {module: imports(module) for module in MODULES}
 
 
-def within(name: str, *places: str) -> bool:
-    return any(name == f"snn_mnist.{place}" or name.startswith(f"snn_mnist.{place}.") for place in places)
+@pytest.mark.parametrize("module", MODULES)
+def test_no_module_imports_a_room_above_its_own(module: str):
+    own = room(module)
+    upwards = {name for name in GRAPH[module] if room(name) not in {own, *ALLOWED[own], *EVERYWHERE}}
+    assert not upwards, f"{module} imports {', '.join(upwards)}"
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_the_direction(name: str):
-    for target in GRAPH[name]:
-        allowed = True
-        if within(name, "kernels"):
-            allowed = within(target, "kernels")
-        elif within(name, "core"):
-            allowed = within(target, "core", "kernels")
-        elif within(name, "visualizing", "drawing"):
-            allowed = within(target, "drawing")
-        elif within(name, "errors"):
-            allowed = False
-        elif within(name, "options", "idx"):
-            allowed = within(target, "errors")
-        elif within(name, "flags"):
-            allowed = within(target, "options")
-        elif within(name, "config"):
-            allowed = target == "snn_mnist" or within(target, "flags", "options", "errors", "kernels.formulas")
-        elif within(name, "verb_options"):
-            allowed = within(target, "flags", "options")
-        elif within(name, "data"):
-            allowed = within(target, "idx", "errors", "core")
-        elif within(target, "cli"):
-            allowed = within(name, "__main__")
-        elif target in HANDLERS:  # no verb builds on another
-            allowed = False
-        assert allowed, f"{name} imports {target}"
-
-
-def test_no_circle():
+def test_no_circle_between_modules():
     done: set[str] = set()
 
-    def walk(name: str, path: tuple[str, ...]) -> None:
-        assert name not in path, " → ".join((*path, name))
-        if name not in done:
-            for target in AT_ONCE[name]:
-                # a package's own front page may gather its modules
-                if not name.startswith(f"{target}."):
-                    walk(target, (*path, name))
-            done.add(name)
+    def walk(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " → ".join((*path, module))
+        if module not in done:
+            for target in GRAPH[module]:
+                if not module.startswith(f"{target}."):  # a package's __init__ may gather its modules
+                    walk(target, (*path, module))
+            done.add(module)
 
-    for name in MODULES:
-        walk(name, ())
+    for module in MODULES:
+        walk(module, ())
 
 
-@pytest.mark.parametrize("name", LIGHT)
-def test_the_light_modules_import_the_standard_library_only(name: str):
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    code = f"import sys, {name}\nprint(*sorted({{m.partition('.')[0] for m in sys.modules}}))"
+@pytest.mark.parametrize("module", LIGHT)
+def test_light_modules_import_the_standard_library_only(module: str):
+    code = f"import sys, {module}\nprint(*sorted({{m.partition('.')[0] for m in sys.modules}}))"
     command = [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     loaded = set(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split())
     empty = subprocess.run(
         [sys.executable, "-I", "-c", "import sys; print(*sys.modules)"], capture_output=True, text=True
@@ -115,8 +92,9 @@ def test_the_light_modules_import_the_standard_library_only(name: str):
     assert foreign == {"snn_mnist"}
 
 
-def test_every_handler_exists():
-    for verb in VERBS.values():
-        module, _, function = verb.handler.partition(":")
-        spec = importlib.util.find_spec(module)
-        assert spec and spec.origin and f"def {function}(" in Path(spec.origin).read_text(encoding="utf-8")
+def test_the_top_of_the_package_is_a_dozen_names():
+    names = {path.name for path in (ROOT / "snn_mnist").iterdir() if path.name != "__pycache__"}
+    assert names <= {f"{name}.py" for name in ("__init__", "__main__", "errors")} | {"py.typed"} | (
+        {name for name in ALLOWED if Path(ROOT / "snn_mnist" / name).is_dir()}
+    )
+    assert len(names) <= 13

@@ -13,7 +13,7 @@ import torch
 from snn_mnist.cli import main as cli
 from snn_mnist.cli import train as training
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.runs import archive, checkpoint, report
+from snn_mnist.runs import archive, checkpoint, metrics
 from snn_mnist.runs.config import FIXED_ON_RESUME, Config
 from snn_mnist.training import resume
 from snn_mnist.training.interruption import Interruption
@@ -224,7 +224,7 @@ def test_forced_mathematics_gets_a_directory_of_its_own(own: Path, tmp_path: Pat
     assert training.run(config) == 0
     assert {path: path.read_bytes() for path in own.iterdir()} == before
     (folder,) = out.iterdir()
-    (row,) = report.read_metrics(folder / "metrics.csv")
+    (row,) = metrics.read_metrics(folder / "metrics.csv")
     assert row["epoch"] == 1 and "val_acc" in row
     best = checkpoint.load(folder / checkpoint.BEST)["best"]
     assert (best["epoch"], best["score"]) == (1, row["val_acc"])
@@ -243,11 +243,11 @@ def test_another_out_dir_is_not_ignored(own: Path, tmp_path: Path, monkeypatch: 
     out, before = tmp_path / "elsewhere", sorted(path.name for path in own.iterdir())
     assert training.run(resumed(own, epochs=2, out_dir=str(out), j=1)) == 0
     (folder,) = out.iterdir()
-    assert [row["epoch"] for row in report.read_metrics(folder / "metrics.csv")] == [1]
+    assert [row["epoch"] for row in metrics.read_metrics(folder / "metrics.csv")] == [1]
     assert sorted(path.name for path in own.iterdir()) == before
     monkeypatch.chdir(tmp_path)
     assert training.run(resumed(own, epochs=2, out_dir="runs", j=1)) == 0  # where it is already
-    assert [row["epoch"] for row in report.read_metrics(own / "metrics.csv")] == [0, 1]
+    assert [row["epoch"] for row in metrics.read_metrics(own / "metrics.csv")] == [0, 1]
 
 
 def test_environment_keeps_every_start(own: Path):
@@ -274,7 +274,7 @@ def test_a_death_before_the_last_figures_loses_none(own: Path, tmp_path: Path, m
     assert not (own / "curves.png").exists() and checkpoint.load(own)["epoch"] == 0
     assert training.run(resumed(own, epochs=2, figures=True, j=1)) == 0
     assert (own / "curves.png").exists() and checkpoint.load(own)["epoch"] == 1
-    assert [row["epoch"] for row in report.read_metrics(own / "metrics.csv")] == [0, 1]
+    assert [row["epoch"] for row in metrics.read_metrics(own / "metrics.csv")] == [0, 1]
     assert training.run(Config(**SMALL | {"epochs": 2, "out_dir": str(tmp_path / "whole")})) == 0
     (whole,) = (tmp_path / "whole").iterdir()
     assert torch.equal(checkpoint.load(whole)["net"][checkpoint.WEIGHT], checkpoint.load(own)["net"][checkpoint.WEIGHT])
@@ -319,7 +319,7 @@ def test_a_maximum_is_that_of_the_same_computation(own: Path, tmp_path: Path, ca
     assert training.run(resumed(own, **given)) == 0
     assert "going on in a new directory: tau 2.0 → 40.0" in capsys.readouterr().out
     (folder,) = (tmp_path / "out").iterdir()
-    (row,) = report.read_metrics(folder / "metrics.csv")
+    (row,) = metrics.read_metrics(folder / "metrics.csv")
     assert row["max_test_acc"] == row["test_acc"] < 1
 
 
@@ -347,5 +347,5 @@ def test_the_out_dir_of_a_configuration_file_moves_no_run(own: Path, tmp_path: P
     (own / "config.yaml").write_text(re.sub(r"out_dir: .*", "out_dir: ./logs", text))
     config = cli.read_options(Config, ["-config", str(own / "config.yaml"), "-resume", str(own), "-epochs", "2"])
     assert training.run(config) == 0
-    assert [row["epoch"] for row in report.read_metrics(own / "metrics.csv")] == [0, 1]
+    assert [row["epoch"] for row in metrics.read_metrics(own / "metrics.csv")] == [0, 1]
     assert list((tmp_path / "elsewhere").iterdir()) == []

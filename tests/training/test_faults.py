@@ -14,8 +14,8 @@ from torture import QUICK, Child, Nursery, differences
 
 from snn_mnist.errors import SNNError
 from snn_mnist.runs import checkpoint
-from snn_mnist.runs.atomic_files import write_whole
-from snn_mnist.runs.report import MetricsFile, read_metrics, write_text
+from snn_mnist.runs.atomic_files import write_file
+from snn_mnist.runs.metrics import MetricsFile, read_metrics
 from tests.training.test_interruption import LONG, once, training_goes_on
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="limits, mounts and users of POSIX")
@@ -218,7 +218,7 @@ def test_events_are_missing(nursery: Nursery, run: Path, runs: tuple[Path, Path]
 
 @pytest.mark.parametrize("tail", [b"\x18", b"\x18\0\0\0\0\0\0\0\xa3\x7fK\x22\t", b"\xff" * 40])
 def test_events_have_a_torn_end_or_rows_to_come(nursery: Nursery, run: Path, runs: tuple[Path, Path], tail: bytes):
-    from snn_mnist.runs.report import TensorBoard
+    from snn_mnist.runs.tensorboard import TensorBoard
 
     board = TensorBoard(run, 2)
     board.write({"epoch": 2, "train_loss": 9.0})
@@ -281,18 +281,18 @@ def test_a_run_that_never_was_finite(nursery: Nursery, tmp_path: Path):
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path):
     file = tmp_path / "file"
-    write_whole(file, b"one")
-    write_whole(file, b"two")
+    write_file(file, b"one")
+    write_file(file, b"two")
     assert file.read_bytes() == b"two" and list(tmp_path.iterdir()) == [file]
     assert stat.S_IMODE(file.stat().st_mode) == 0o666 & ~current_umask()
     link = tmp_path / "link"
     link.symlink_to(file)
-    write_whole(link, b"three")
+    write_file(link, b"three")
     assert link.is_symlink() and file.read_bytes() == b"three"
     with pytest.raises(SNNError, match=f"{tmp_path}/no/file can't be written .No such file or directory.; free"):
-        write_text(tmp_path / "no" / "file", "")
+        write_file(tmp_path / "no" / "file", "")
     with pytest.raises(SNNError, match=r"can't be written .Is a directory"):
-        write_text(tmp_path, "")
+        write_file(tmp_path, "")
 
 
 def current_umask() -> int:
@@ -307,7 +307,7 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path):
     read = []
     reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
     reader.start()
-    write_whole(pipe, b"to the reader")
+    write_file(pipe, b"to the reader")
     reader.join(20)
     assert read == [b"to the reader"] and stat.S_ISFIFO(pipe.stat().st_mode)
 

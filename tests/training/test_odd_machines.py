@@ -114,7 +114,7 @@ os.makedirs(os.environ.get("CUPY_CACHE_DIR", os.path.expanduser("~/.cupy/kernel_
 __version__ = "14.2.0"
 """
 ASK = """import os
-from snn_mnist.kernels.cuda import import_cupy
+from snn_mnist.kernels.cuda.launch import import_cupy
 print(import_cupy().__version__, os.environ["CUPY_CACHE_DIR"], os.path.isdir(os.environ["CUPY_CACHE_DIR"]))
 """
 

@@ -12,7 +12,7 @@ from snn_mnist.cli.verb_settings import EvalOptions
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.runs import checkpoint
 from snn_mnist.runs.config import Config
-from snn_mnist.runs.report import METRICS, read_metrics
+from snn_mnist.runs.metrics import METRICS, read_metrics
 from snn_mnist.training.interruption import Interruption
 
 DIGITS = {"dataset": "digits", "T": 20, "b": 100, "lr": 5e-3, "figures": False}
@@ -79,7 +79,7 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, setting
             interruption.signal = 2
 
     with monkeypatch.context() as patch:
-        patch.setattr("snn_mnist.runs.report.Progress.step", step)
+        patch.setattr("snn_mnist.training.progress.Progress.step", step)
         training.Run(config(out_dir=str(tmp_path / "parts"), epochs=4, **settings), interruption).go()
     folder = newest(tmp_path / "parts")
     state = checkpoint.load(folder)
@@ -227,7 +227,7 @@ def test_eval_of_the_last_epoch_is_within_noise_of_training(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("settings", "fault"),
+    ("settings", "error"),
     [
         ({"b": 2000}, "b 2000 is more than the 1437 training images"),
         ({"val": 1437}, "val 1437 holds out all"),

@@ -11,7 +11,7 @@
 // `contract` then gives dL/dW[c, p] = sum_n dL/drate[n, c] E_n[p, c], each sum by one block in a fixed order. Nothing
 // that depends on the order of threads is a float, so results are bitwise repeatable.
 //
-// Set at compile time: PIXELS, OUTPUTS, THREADS, SPAN (steps held at a time, a multiple of 32), HARD_RESET, OUTSIDE (working
+// Set at compile time: PIXELS, OUTPUTS, THREADS, SPAN (steps held at a time, a multiple of 32), HARD, OUTSIDE (working
 // memory in global memory, where a block's own is too small), TIES (listed ties; more are drawn on the spot), LEARNING,
 // and then STEPS (T), GRAD_THROUGH_RESET, GRADIENT(x), and LANES and SLICES of `contract`.
 #include "snn.cuh"
@@ -144,7 +144,7 @@ FUNCTION void scan(const Work &w, const Neuron<float> &neuron, Cell &cell, int f
     float v = cell.v, fired = cell.fired;
 #pragma unroll 8
     for (int t = from; t < until; ++t) {
-        const Step<float> s = step<HARD_RESET>(neuron, v, x[t * 4 * GROUPS]);
+        const Step<float> s = step<HARD>(neuron, v, x[t * 4 * GROUPS]);
         x[t * 4 * GROUPS] = s.over;
         v = s.v;
         fired += s.fired ? 1.f : 0.f;
@@ -157,7 +157,7 @@ FUNCTION void slopes(const Work &w, const Neuron<float> &neuron, int thread) {
     for (int item = thread; item < STEPS * 4 * GROUPS; item += THREADS) {
         if (item % (4 * GROUPS) < OUTPUTS) {
             const float x = ((float *)w.one)[item], g = GRADIENT(x);
-            ((float *)w.one)[item] = passed_back<HARD_RESET, GRAD_THROUGH_RESET>(neuron, x, g) * neuron.decay;
+            ((float *)w.one)[item] = passed_back<HARD, GRAD_THROUGH_RESET>(neuron, x, g) * neuron.decay;
             ((float *)w.two)[item] = g;
         }
     }

@@ -80,7 +80,7 @@ def _plan(weight_shape: tuple[int, int], stride: int, spec: NeuronSpec, steps: i
     outside = size > limit
     threads = THREADS_LEARNING if learning else THREADS_COUNTING
     macros: dict[str, Any] = {
-        "PIXELS": pixels, "OUTPUTS": outputs, "THREADS": threads, "SPAN": span, "HARD_RESET": spec.v_reset is not None,
+        "PIXELS": pixels, "OUTPUTS": outputs, "THREADS": threads, "SPAN": span, "HARD": spec.v_reset is not None,
         "OUTSIDE": outside, "LEARNING": learning, "TIES": TIES, "LANES": CONTRACT_LANES, "SLICES": CONTRACT_SLICES,
     }  # fmt: skip
     if learning:

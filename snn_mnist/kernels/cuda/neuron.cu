@@ -2,7 +2,7 @@
 // its state in registers, neighbouring threads on neighbouring neurons. The mathematics of neuron_cpu.py.
 //
 // Set at compile time: THREADS of a block, REAL (float or double: the membrane and all arithmetic), HALF_IO (sequences
-// in half precision, REAL is float), HARD_RESET, and for `backward` also GRAD_THROUGH_RESET and GRADIENT(x).
+// in half precision, REAL is float), HARD, and for `backward` also GRAD_THROUGH_RESET and GRADIENT(x).
 #include "snn.cuh"
 
 #define AHEAD 8 // steps loaded at a time: loads do not depend on the state, so they wait for memory together
@@ -41,7 +41,7 @@ KERNEL(THREADS) forward(
                 for (int i = 0; i < AHEAD; ++i) {
                     if (first + i < steps) {
                         const i64 at = (first + i) * size + m;
-                        const Step<REAL> s = step<HARD_RESET>(neuron, state, charge(neuron, unpack(input[i])));
+                        const Step<REAL> s = step<HARD>(neuron, state, charge(neuron, unpack(input[i])));
                         state = s.v;
                         spikes[at] = pack(s.fired ? (REAL)1 : (REAL)0);
                         if (over) {
@@ -87,7 +87,7 @@ KERNEL(THREADS) backward(
                     if (last - 1 - i >= 0) {
                         const REAL g = GRADIENT(overs[i]);
                         const REAL arriving = d_v_seq ? d_after + unpack(d_seq[i]) : d_after;
-                        const REAL passed = passed_back<HARD_RESET, GRAD_THROUGH_RESET>(neuron, overs[i], g);
+                        const REAL passed = passed_back<HARD, GRAD_THROUGH_RESET>(neuron, overs[i], g);
                         const REAL d_h = fused_multiply_add(arriving, passed, unpack(d_spike[i]) * g);
                         d_x[(last - 1 - i) * size + m] = pack(d_h * neuron.gain);
                         d_after = d_h * neuron.decay;

@@ -28,7 +28,7 @@ def text(spec: NeuronSpec, dtype: torch.dtype, learning: bool) -> str:
     macros: dict[str, Any] = {
         "REAL": "double" if dtype == torch.float64 else "float",
         "HALF_IO": dtype == torch.float16,
-        "HARD_RESET": spec.v_reset is not None,
+        "HARD": spec.v_reset is not None,
         "THREADS": THREADS,
     }
     if learning:

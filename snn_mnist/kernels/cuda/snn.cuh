@@ -194,10 +194,10 @@ template <bool HARD_RESET, typename real> FUNCTION Step<real> step(const Neuron<
     return {over, fired ? (HARD_RESET ? n.reset : over) : h, fired};
 }
 
-// dV/dH of one step from x = H - V_threshold and the surrogate's g = g(x); attached = 0 for detach_reset.
-template <bool HARD_RESET, bool ATTACHED_RESET, typename real>
+// dV/dH of one step from x = H - V_threshold and the surrogate's g = g(x); THROUGH_RESET is false for detach_reset.
+template <bool HARD_RESET, bool THROUGH_RESET, typename real>
 FUNCTION real passed_back(const Neuron<real> &n, real x, real g) {
-    const real through = ATTACHED_RESET ? g : (real)0;
+    const real through = THROUGH_RESET ? g : (real)0;
     if (HARD_RESET) { // 1 - S + (V_reset - H) g
         return fused_multiply_add(n.reset - n.threshold - x, through, x >= (real)0 ? (real)0 : (real)1);
     }

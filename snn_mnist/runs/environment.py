@@ -1,13 +1,55 @@
-"""This machine in words: its processor, its GPU with driver and versions."""
+"""This machine and this process: processor, GPU with driver, versions; environment.json of a run."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import json
+import os
 import platform
 import re
+import shlex
 import shutil
+import sys
+import time
 from pathlib import Path
+from typing import Any
+
+from snn_mnist import __version__
+from snn_mnist.runs.atomic_files import write_file
+
+
+def note_environment(path: Path, place: str) -> None:
+    """environment.json: what began the run, and under 'resumed' what went on with it."""
+    start = environment(place)
+    try:
+        first = json.loads(path.read_text(encoding="utf-8"))
+        first["resumed"] = [*first.get("resumed", []), start]
+    except (OSError, ValueError, TypeError, AttributeError):  # none yet, or none to be read
+        first = start
+    write_file(path, json.dumps(first, indent=2))
+
+
+def environment(place: str) -> dict[str, Any]:
+    """Command, machine and versions of this process."""
+    import numba
+    import numpy
+    import torch
+
+    return {
+        "command": shlex.join([Path(sys.executable).name, "-m", "snn_mnist", *sys.argv[1:]]),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "place": place,
+        "machine": f"{processor()}, {os.cpu_count()} cores, {platform.platform()}",
+        **({"gpu": gpu(torch.cuda.current_device())} if torch.cuda.is_initialized() else {}),
+        "versions": {
+            "snn_mnist": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numba": numba.__version__,
+            "numpy": numpy.__version__,
+        },
+    }
 
 
 def processor() -> str:

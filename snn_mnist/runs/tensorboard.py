@@ -1,16 +1,17 @@
-"""A SummaryWriter whose faults come out where they happen.
+"""TensorBoard events of a run: scalars under metrics.csv's names, figures and settings.
 
-TensorBoard's own writer works in a thread: on a full disk that thread prints a traceback and ends, the caller learns
-of it later or never, and a log directory that has vanished is made anew with the middle of a file. Here an event is
-written where it is added, to one open file.
+TensorBoard's own writer works in a thread: on a full disk that thread prints a traceback and ends, and the caller
+learns of it later or never. Here an event is written where it is added, to one open file.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,49 @@ from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.writer import FileWriter
 
+from snn_mnist.runs.atomic_files import cant_write
+from snn_mnist.runs.metrics import METRICS, VALIDATION
+
 PREFIX = "events.out.tfevents."
+SCALARS = tuple(name for name in METRICS if name != "epoch") + VALIDATION
+
+
+class TensorBoard:
+    """Scalars of metrics.csv's names, and figures. Flushed before each checkpoint.
+
+    A resumed run begins a new event file that tells readers to forget what earlier ones hold from its epoch on; where
+    those have vanished, their scalars come from the rows of metrics.csv.
+    """
+
+    def __init__(self, folder: Path, first_epoch: int, rows: Sequence[dict[str, Any]] = ()) -> None:
+        self.folder = folder
+        earlier = any(folder.glob(f"{PREFIX}*"))
+        try:
+            self.writer = Writer(folder, first_epoch if earlier else None)
+        except OSError as error:
+            raise cant_write(folder, error) from error
+        for row in () if earlier else rows:
+            self.write(row)
+
+    def write(self, row: dict[str, Any]) -> None:
+        def scalars(writer: Any) -> None:
+            for name in SCALARS:
+                if name in row:
+                    writer.add_scalar(name, row[name], row["epoch"])
+
+        self.add(scalars)
+
+    def add(self, add: Callable[[Any], Any]) -> None:
+        """Calls add(writer) for figures, histograms, settings."""
+        try:
+            add(self.writer)
+            self.writer.flush()
+        except OSError as error:
+            raise cant_write(self.folder, error) from error
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # every addition has been flushed and has raised its own faults
+            self.writer.close()
 
 
 class Writer(SummaryWriter):

@@ -1,0 +1,82 @@
+"""metrics.csv: one row per epoch, written before the checkpoint of that epoch."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+from snn_mnist.errors import SNNError
+from snn_mnist.runs.atomic_files import cant_write, reason, write_file
+
+METRICS = (
+    "epoch", "train_loss", "train_acc", "test_loss", "test_acc", "max_test_acc", "lr",
+    "train_images_per_s", "test_images_per_s", "seconds",
+)  # fmt: skip
+VALIDATION = ("val_loss", "val_acc")
+
+
+class MetricsFile:
+    """metrics.csv: a row an epoch, synced before the checkpoint of that epoch is written.
+
+    A resumed run first drops the rows that its checkpoint does not know of, so none is doubled or missing. A damaged
+    file is an error before anything is written; `missing` says which rows of finished epochs it lacks.
+    """
+
+    def __init__(self, path: Path, columns: tuple[str, ...], first_epoch: int) -> None:
+        self.path, self.columns = path, columns
+        rows = read_metrics(path) if path.exists() else []
+        self.rows = [row for row in rows if row["epoch"] < first_epoch]
+        self.missing = _missing(self.rows, first_epoch)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_file(path, text.getvalue())
+
+    def append(self, row: dict[str, Any]) -> None:
+        text = io.StringIO()
+        csv.DictWriter(text, self.columns, restval="", lineterminator="\n").writerow(row)
+        try:
+            with open(self.path, "r+b") as file:  # not "a": that would begin a vanished file anew, without its header
+                file.seek(0, os.SEEK_END)
+                file.write(text.getvalue().encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise cant_write(self.path, error) from error
+
+
+def _missing(rows: list[dict[str, Any]], first_epoch: int) -> str:
+    """'epochs 2, 3' (counted from 1): the finished ones without a row; '' where each has one."""
+    present = {row["epoch"] for row in rows}
+    start = min(present, default=0)  # a run that began with the checkpoint of another begins with a later epoch
+    gaps = [str(epoch + 1) for epoch in range(start, first_epoch) if epoch not in present]
+    if len(gaps) > 8:
+        gaps[4:-1] = ["…"]
+    return f"epoch{'s' if gaps[1:] else ''} {', '.join(gaps)}" if gaps else ""
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The whole rows of a metrics.csv, numbers as numbers; a last line without its end is left out."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    except (OSError, UnicodeDecodeError) as error:
+        raise SNNError(f"{path} can't be read ({reason(error)}); check the file") from error
+    rows: list[dict[str, Any]] = []
+    reader = csv.DictReader(lines, strict=True)
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                raise ValueError("more or fewer values than names in the first line")
+            values = {name: float(text) for name, text in row.items() if text}
+            epoch = int(row["epoch"])
+            if rows and epoch <= rows[-1]["epoch"]:
+                raise ValueError(f"epoch {epoch} after {rows[-1]['epoch']}")
+            rows.append(values | {"epoch": epoch})
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        what = "no column epoch" if isinstance(error, KeyError) else reason(error)
+        raise SNNError(f"{path} has a damaged line {reader.line_num} ({what}); mend or remove the file") from error
+    return rows
