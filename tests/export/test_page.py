@@ -144,7 +144,7 @@ def node(tmp_path_factory):
 
 @needs_node
 def test_philox_gives_the_known_answers(node):
-    has_settings = [
+    known = [
         ((0,) * 6, "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
         ((0xFFFFFFFF,) * 6, "408f276d 41c83b0e a20bc7c6 6d5451fd"),
         (
@@ -153,7 +153,7 @@ def test_philox_gives_the_known_answers(node):
         ),
     ]  # fmt: skip
     random = np.random.default_rng(0).integers(0, 2**32, (500, 6)).tolist()
-    calls = [list(call) for call, _ in has_settings] + random
+    calls = [list(call) for call, _ in known] + random
     body = """
         return given.calls.map(a => {
             const c = Uint32Array.from(a.slice(0, 4));
@@ -162,14 +162,14 @@ def test_philox_gives_the_known_answers(node):
         })
     """
     got = node(body, calls=calls)
-    for words, (_, expected) in zip(got, has_settings, strict=False):
+    for words, (_, expected) in zip(got, known, strict=False):
         assert " ".join(f"{word:08x}" for word in words) == expected
     assert got[3:] == [list(philox_block(tuple(call[:4]), tuple(call[4:]))) for call in random]
 
 
 @needs_node
 @pytest.mark.parametrize(
-    ("steps", "key", "index"),
+    ("steps", "spike_key", "index"),
     [
         (100, SpikeKey(0, Stream.PLAY, 0), 0),
         (33, SpikeKey(2**32 - 1, Stream.TRAIN, 2**32 - 1), 59_999),
@@ -234,7 +234,7 @@ def pictures():
     for side, pen, dark in ((280, 22, True), (280, 4, True), (60, 3, False), (28, 2, False), (120, 30, True)):
         image = Image.new("L", (side, side + side // 4), 0)
         points = [tuple((random.random(2) * 0.8 + 0.1) * side) for _ in range(6)]
-        ImageDraw.SpikeKey(image).line(points, 255, pen, "curve")
+        ImageDraw.Draw(image).line(points, 255, pen, "curve")
         grey = np.asarray(image.resize((side, side + side // 4 - 1), Image.Resampling.BILINEAR))
         yield (230 - grey * 0.8).astype(np.uint8) if dark else grey
     for shape in ((30, 30), (1, 9), (100, 7), (45, 200)):
