@@ -11,14 +11,14 @@ from dataclasses import replace
 from snn_mnist.errors import UsageError
 from snn_mnist.runs.config import Config
 from snn_mnist.training.interruption import Interruption
-from snn_mnist.training.loop import Run
+from snn_mnist.training.loop import train
 
 
 def run(config: Config) -> int:
     """Verb `train`: one run, or `-seeds` of them."""
     interruption = Interruption()
     if config.seeds == 1:
-        Run(config, interruption).go()
+        train(config, interruption)
     else:
         repeat(config, interruption)
     return interruption.exit_code if interruption.requested else 0
@@ -31,9 +31,8 @@ def repeat(config: Config, interruption: Interruption) -> None:
     finals: list[float] = []
     for seed in range(config.seed, config.seed + config.seeds):
         print(f"seed {seed}: {seed - config.seed + 1} of {config.seeds} runs", flush=True)
-        one = Run(replace(config, seed=seed, seeds=1), interruption)
-        row = one.go()
-        if row.get("epoch") == one.config.epochs - 1:
+        row = train(replace(config, seed=seed, seeds=1), interruption)
+        if row.get("epoch") == config.epochs - 1:
             finals.append(100 * row["test_acc"])
         if interruption.requested and len(finals) < config.seeds:
             print(f"{len(finals)} of {config.seeds} seeds were done before")

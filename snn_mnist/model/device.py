@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +33,10 @@ class Runtime:
     def engine(self, net: SNN, images: Tensor) -> Engine:
         """The network and the images [N, 784] of a split on this backend; images are moved once."""
         return ENGINES[self.backend](net, images.to(self.device))
+
+    def autocast(self, amp: bool) -> AbstractContextManager[Any]:
+        """Half precision with amp: float16 on CUDA, bfloat16 on the CPU."""
+        return torch.autocast(self.device.type) if amp else nullcontext()
 
     def __str__(self) -> str:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "the CPU"

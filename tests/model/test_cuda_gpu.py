@@ -9,6 +9,7 @@ import os
 import statistics
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -395,12 +396,12 @@ def run_on(device: str, out, epochs: int, **settings) -> tuple[torch.Tensor, lis
 
     given = {"dataset": "digits", "T": 20, "epochs": epochs, "device": device, "figures": False, "out_dir": str(out)}
     given |= {"backend": "cupy"} | settings
-    run = trainer.Run(Config(**given, given=frozenset(given)), Interruption())
-    run.go()
+    trainer.train(Config(**given, given=frozenset(given)), Interruption())
+    folder = max(Path(out).iterdir(), key=lambda path: path.stat().st_mtime_ns)
     timings = {"train_images_per_s", "test_images_per_s", "seconds"}
-    rows = metrics.read_metrics(run.folder / "metrics.csv")
+    rows = metrics.read_metrics(folder / "metrics.csv")
     rows = [{name: value for name, value in row.items() if name not in timings} for row in rows]
-    return checkpoint.load(run.folder)["net"][checkpoint.WEIGHT], rows
+    return checkpoint.load(folder)["net"][checkpoint.WEIGHT], rows
 
 
 @pytest.mark.parametrize(

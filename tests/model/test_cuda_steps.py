@@ -5,7 +5,6 @@ from contextlib import contextmanager, nullcontext
 import pytest
 import torch
 
-from snn_mnist.kernels.cpu import fused as fused_cpu
 from snn_mnist.kernels.cuda import fused as fused_cuda
 from snn_mnist.model.fused_steps import FusedSteps
 from snn_mnist.model.poisson import SpikeKey
@@ -159,9 +158,7 @@ def test_the_trainer(host, tmp_path, monkeypatch):
     for backend in ("cupy", "numba"):
         place = Runtime(torch.device("cpu"), backend, "for a test", 1)
         monkeypatch.setattr(trainer, "choose_runtime", lambda *_, place=place: place)
-        run = trainer.Run(Config(**settings, out_dir=str(tmp_path / backend)), Interruption())
-        rows.append(run.go())
-        assert run.training.kernels is (fused_cuda if backend == "cupy" else fused_cpu)
+        rows.append(trainer.train(Config(**settings, out_dir=str(tmp_path / backend)), Interruption()))
     for name in ("train_loss", "train_acc", "test_loss", "test_acc", "max_test_acc"):
         assert rows[0][name] == pytest.approx(rows[1][name], abs=2e-3), name
     assert {launch[0] for launch in host.launches} == {"fused", "contract"}

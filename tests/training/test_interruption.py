@@ -106,7 +106,7 @@ def test_interrupted_while_testing(tmp_path: Path):
     settings = {"dataset": "digits", "T": 4, "b": 16, "limit_batches": 4, "figures": False, "backend": "torch", "j": 1}
     settings |= {"epochs": 2, "val": 100, "out_dir": str(tmp_path / "a")}
     interruption = InTheTest()
-    training.Run(Config(**settings), interruption).go()
+    training.train(Config(**settings), interruption)
     assert interruption.exit_code == 143
     (folder,) = (tmp_path / "a").iterdir()
     state = checkpoint.load(folder)

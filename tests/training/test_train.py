@@ -80,7 +80,7 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, setting
 
     with monkeypatch.context() as patch:
         patch.setattr("snn_mnist.training.progress.Progress.step", step)
-        training.Run(config(out_dir=str(tmp_path / "parts"), epochs=4, **settings), interruption).go()
+        training.train(config(out_dir=str(tmp_path / "parts"), epochs=4, **settings), interruption)
     folder = newest(tmp_path / "parts")
     state = checkpoint.load(folder)
     assert (state["epoch"], state["step"]) == ((1, steps) if steps else (0, per_epoch))
