@@ -1,4 +1,4 @@
-"""What the README says of a GPU, measured in one sitting: a Markdown report, five to ten minutes long.
+"""Speed and accuracy on a GPU, measured in one sitting: a Markdown report, made in five to ten minutes.
 
     python scripts/gpu_marks.py OUT_DIR [-device cuda] [-data-dir DIR] [-flags FLAGS_OF_TRAIN …]
 

@@ -2,7 +2,7 @@
 
     python scripts/scaling.py OUT_DIR [-seconds 1] [-repeats 3] [-data-dir DIR]
 
-Writes OUT_DIR/scaling.json and OUT_DIR/scaling.png, and prints the tables of the README.
+Writes OUT_DIR/scaling.json and OUT_DIR/scaling.png, and prints the tables of docs/speed.md.
 """
 
 from __future__ import annotations
