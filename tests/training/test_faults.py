@@ -16,7 +16,8 @@ from snn_mnist.errors import SNNError
 from snn_mnist.runs import checkpoint
 from snn_mnist.runs.atomic_files import write_file
 from snn_mnist.runs.metrics import MetricsFile, read_metrics
-from tests.training.test_interruption import LONG, once, training_goes_on
+from tests.support.runs import wait_until
+from tests.training.test_interruption import LONG, training_goes_on
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="limits, mounts and users of POSIX")
 as_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root")
@@ -327,4 +328,4 @@ def test_rows_survive_rewriting(tmp_path: Path):
 
 def test_waiting_has_an_end():
     with pytest.raises(AssertionError, match="in vain"):
-        once(lambda: False, 0.01)
+        wait_until(lambda: False, 0.01)

@@ -16,7 +16,7 @@ from torture import QUICK, Nursery, metrics
 from snn_mnist.kernels.cache import cache_directory
 from snn_mnist.runs import checkpoint
 from tests.conftest import ROOT, Program
-from tests.training.test_interruption import once
+from tests.support.runs import wait_until
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="terminals and locales of POSIX")
 
@@ -152,7 +152,7 @@ def test_a_reader_of_the_output_that_leaves(nursery: Nursery, tmp_path: Path):
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     child = nursery.start("train", *QUICK, "-epochs", "1000", "-out-dir", str(tmp_path / "out"), out=str(pipe))
-    once(lambda: (tmp_path / "out").exists() and any((tmp_path / "out").glob("*/checkpoint_max.pth")))
+    wait_until(lambda: (tmp_path / "out").exists() and any((tmp_path / "out").glob("*/checkpoint_max.pth")))
     os.close(reader)
     assert child.wait() == 1 and child.err == ""
     (folder,) = (tmp_path / "out").iterdir()
@@ -162,6 +162,6 @@ def test_a_reader_of_the_output_that_leaves(nursery: Nursery, tmp_path: Path):
 def test_a_signal_ignored_by_the_parent(nursery: Nursery, tmp_path: Path):
     """A script's `python -m snn_mnist train &` starts with SIGINT ignored; sent on purpose, it is obeyed."""
     child = nursery.start("train", *QUICK, "-epochs", "100000", "-out-dir", str(tmp_path), ignore=[signal.SIGINT])
-    once(lambda: any(tmp_path.glob("*/checkpoint_max.pth")))
+    wait_until(lambda: any(tmp_path.glob("*/checkpoint_max.pth")))
     child.send(signal.SIGINT)
     assert child.wait() == 130
