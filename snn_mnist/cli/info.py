@@ -7,6 +7,7 @@ A part that is broken is reported as such, never raised: this is the verb people
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import sys
@@ -20,6 +21,7 @@ from snn_mnist.cli.results import write_json
 from snn_mnist.cli.verb_settings import InfoOptions
 from snn_mnist.data import idx
 from snn_mnist.errors import SNNError
+from snn_mnist.kernels.cuda.packages import mismatch
 from snn_mnist.runs import environment
 from snn_mnist.runs.shared_fields import cores
 
@@ -32,9 +34,9 @@ REQUIRED = (
     "tqdm",
     "pyyaml",
     "matplotlib",
-    "scikit-learn",
+    "pillow",
 )
-EXTRAS = {"cupy-cuda13x": "cuda13", "cupy-cuda12x": "cuda12", "nir": "nir"}
+OPTIONAL = ("cupy-cuda13x", "cupy-cuda12x", "nir")
 
 
 def run(options: InfoOptions) -> int:
@@ -68,17 +70,26 @@ def this_machine() -> str:
 def packages() -> dict[str, str]:
     """Versions of what is installed; the install line of what is not."""
     found = {name: _version(name) or f"missing; pip install {name}" for name in REQUIRED}
-    installed = {name: version for name in EXTRAS if (version := _version(name))}
-    absent = {name: f"not installed (optional: pip install 'snn_mnist[{extra}]')" for name, extra in EXTRAS.items()}
-    both = [name for name in installed if name.startswith("cupy-")]
-    if len(both) > 1:
-        remedy = f"pip uninstall {' '.join(both)}, then install the one that fits"
-        installed |= {name: f"{installed[name]}; two CuPys disturb each other: {remedy}" for name in both}
-    elif both:
+    installed = {name: version for name in OPTIONAL if (version := _version(name))}
+    absent = {name: f"not installed (optional: pip install {name})" for name in OPTIONAL}
+    cupys = [name for name in installed if name.startswith("cupy-")]
+    if len(cupys) > 1:
+        remedy = f"pip uninstall {' '.join(cupys)}, then install the one that fits"
+        installed |= {name: f"{installed[name]}; two CuPys disturb each other: {remedy}" for name in cupys}
+    elif cupys:
+        with contextlib.suppress(Exception):  # a torch that does not import is reported with the devices
+            installed[cupys[0]] += _beside_torch(cupys[0])
         absent |= {
-            name: f"another CuPy than {both[0]}, which is installed" for name in EXTRAS if name.startswith("cupy-")
+            name: f"another CuPy than {cupys[0]}, which is installed" for name in OPTIONAL if name.startswith("cupy-")
         }
-    return found | {name: installed.get(name, absent[name]) for name in EXTRAS}
+    return found | {name: installed.get(name, absent[name]) for name in OPTIONAL}
+
+
+def _beside_torch(cupy: str) -> str:
+    import torch
+
+    other = mismatch(torch.version.cuda, int(cupy.removeprefix("cupy-cuda").removesuffix("x")))
+    return f"; {other}" if other else ""
 
 
 def _version(name: str) -> str | None:

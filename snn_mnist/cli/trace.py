@@ -64,7 +64,7 @@ class Trace:
     @property
     def prediction(self) -> int:
         """The class that fired most, of equals the lowest."""
-        return int(self.rates.argmax())
+        return int(np.argmax(self.rates))
 
     @property
     def tied(self) -> bool:

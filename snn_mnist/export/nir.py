@@ -41,11 +41,11 @@ READOUT = "argmax over the neurons of the spike count in T steps; the lower neur
 
 
 def package() -> Any:
-    """The module `nir`, or an error that names the extra."""
+    """The module `nir`, or an error that says how to install it."""
     try:
         import nir
     except ImportError as error:
-        raise SNNError(f"the package nir can't be imported ({error}); pip install 'snn_mnist[nir]'") from error
+        raise SNNError(f"the package nir can't be imported ({error}); pip install nir") from error
     return nir
 
 

@@ -21,7 +21,7 @@ from snn_mnist.runs import checkpoint
 from snn_mnist.runs.config import Config
 from tests.support.export_net import digits, network, saved, weights
 
-nir = pytest.importorskip("nir", reason="the extra nir is not installed: pip install 'snn_mnist[nir]'")
+nir = pytest.importorskip("nir", reason="nir is not installed")
 
 NETWORKS = [
     {},
@@ -216,7 +216,7 @@ def test_without_the_package_the_error_names_the_extra(tmp_path, capsys, monkeyp
     loaded = saved(tmp_path)
     monkeypatch.setitem(sys.modules, "nir", None)
     assert main(["export", "-resume", str(loaded.path)]) == 1
-    assert "snn_mnist[nir]" in capsys.readouterr().err
+    assert "pip install nir" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------------- import of others' files

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from snn_mnist.kernels.cache import writable
+from snn_mnist.kernels.cuda.packages import install_cupy, install_pair, mismatch
 from snn_mnist.kernels.formulas import FORMULAS, expression
 from snn_mnist.kernels.neuron_spec import NeuronSpec, coefficients
 
@@ -170,47 +171,41 @@ def device_error() -> str | None:
         torch.cuda.init()
         count = torch.cuda.device_count()
     except (RuntimeError, AssertionError) as error:  # no driver, or one too old for torch
-        return f"torch {torch.__version__} can't use a CUDA device: {one_line(error)}"
+        older = f"; or {install_pair(12)}" if "found version 12" in str(error) else ""
+        return f"torch {torch.__version__} can't use a CUDA device: {one_line(error)}{older}"
     return None if count else f"torch {torch.__version__} sees no CUDA device"
 
 
 def _cupy_fault() -> str | None:
-    torch_major = int((torch.version.cuda or "13").split(".")[0])
-    extra = f"pip install 'snn_mnist[cuda{12 if torch_major < 13 else 13}]'"
     try:
         cupy = import_cupy()
     except Exception as error:  # a broken installation can raise anything
         missing = isinstance(error, ModuleNotFoundError) and error.name == "cupy"
         what = "is not installed" if missing else "can't be imported"
-        return f"CuPy {what} ({type(error).__name__}: {one_line(error)}); {extra}"
+        return f"CuPy {what} ({type(error).__name__}: {one_line(error)}); {install_cupy(torch.version.cuda)}"
     name = f"CuPy {cupy.__version__}"
     runtime = cupy.cuda.runtime
     try:
-        built = runtime.runtimeGetVersion()
-        driver = runtime.driverGetVersion()
+        built, driver = runtime.runtimeGetVersion(), runtime.driverGetVersion()
     except Exception as error:
-        return f"{name} can't reach the CUDA runtime ({one_line(error)}); {extra}"
+        return f"{name} can't reach the CUDA runtime ({one_line(error)}); {install_cupy(torch.version.cuda)}"
     name += f" for CUDA {built // 1000}"
-    other = ""
-    if built // 1000 != torch_major:  # two CuPys would disturb each other
-        other = f" (torch is built for CUDA {torch.version.cuda})"
-        extra = f"pip uninstall cupy-cuda{built // 1000}x, then {extra}"
+    mismatched = mismatch(torch.version.cuda, built // 1000)
+    remedy = mismatched or install_cupy(torch.version.cuda)
     if not driver:
         return None  # no driver: told by torch
     if driver // 1000 < built // 1000:
-        fits = f"the driver knows CUDA up to {driver // 1000}.{driver % 1000 // 10}{other}"
-        instead = f", or pip uninstall cupy-cuda{built // 1000}x, then pip install 'snn_mnist[cuda{driver // 1000}]'"
-        older = instead if driver >= 12000 else ""
-        return f"{name} needs a newer driver: {fits}; update it{older}"
+        knows = f"the driver knows CUDA up to {driver // 1000}.{driver % 1000 // 10}"
+        return f"{name} needs a newer driver: {knows}; update it" + (f", or: {mismatched}" if mismatched else "")
     try:
         runtime.getDeviceCount()
     except Exception as error:
-        return f"{name}{other} can't use a device ({one_line(error)}); {extra}"
+        return f"{name} can't use a device ({one_line(error)}); {remedy}"
     try:
         cupy.cuda.nvrtc.getVersion()
     except Exception as error:
         package = "nvidia-cuda-nvrtc" if built >= 13000 else "nvidia-cuda-nvrtc-cu12"
-        return f"{name}{other} finds no NVRTC, its compiler ({one_line(error)}); pip install {package}, or {extra}"
+        return f"{name} finds no NVRTC, its compiler ({one_line(error)}); {mismatched or f'pip install {package}'}"
     return None
 
 
