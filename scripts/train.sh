@@ -25,7 +25,7 @@ if ! names dataset "$@" && ! names help "$@" && ! names h "$@"; then
     "$python" - "$@" <<'PYTHON' || found=$?
 import sys
 
-from snn_mnist.cli.main import read_options
+from snn_mnist.cli.parser import read_options
 from snn_mnist.data import idx
 from snn_mnist.errors import SNNError
 from snn_mnist.runs.config import Config

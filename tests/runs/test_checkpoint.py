@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 import torch
 
-from snn_mnist.cli import main as cli
+from snn_mnist.cli import parser as cli
 from snn_mnist.cli import train as training
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.runs import archive, checkpoint, metrics
-from snn_mnist.runs.config import FIXED_ON_RESUME, Config
+from snn_mnist.runs.config import Config
+from snn_mnist.runs.resume_rules import FIXED_ON_RESUME
 from snn_mnist.training import resume
 from snn_mnist.training.interruption import Interruption
+from snn_mnist.training.loop import Run
 from snn_mnist.visualizing import run_figures as figures
 from tests.conftest import Program
 
@@ -151,7 +153,7 @@ def test_the_refusal_as_the_program_prints_it(program: Program, folders: dict[st
     done = program("train", "-resume", str(folders["adam"]), "-tau", "1.5")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        f"snn_mnist: error: {folders['adam']} can't go on with other mathematics: tau 2.0 → 1.5; "
+        f"snn_mnist train: error: {folders['adam']} can't go on with other mathematics: tau 2.0 → 1.5; "
         "leave that out, start a new run, or insist with -force\n"
     )
 
@@ -336,7 +338,7 @@ def test_momentum_begins_at_zero_where_there_was_none(own: Path, folders: dict[s
     state = checkpoint.load(folders["sgd"])
     state["optimizer"]["state"] = {}
     checkpoint.save(own / checkpoint.LATEST, state)
-    run = training.Run(resumed(own, epochs=2, j=1), Interruption())
+    run = Run(resumed(own, epochs=2, j=1), Interruption())
     assert not run.optimizer.state[run.net.weight]["momentum_buffer"].any()
 
 

@@ -14,6 +14,7 @@ from snn_mnist.cli import train as training
 from snn_mnist.runs import checkpoint
 from snn_mnist.runs.config import Config
 from snn_mnist.training.interruption import Interruption
+from snn_mnist.training.loop import Run
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and fork of POSIX")
 
@@ -106,7 +107,7 @@ def test_interrupted_while_testing(tmp_path: Path):
     settings = {"dataset": "digits", "T": 4, "b": 16, "limit_batches": 4, "figures": False, "backend": "torch", "j": 1}
     settings |= {"epochs": 2, "val": 100, "out_dir": str(tmp_path / "a")}
     interruption = InTheTest()
-    training.Run(Config(**settings), interruption).go()
+    Run(Config(**settings), interruption).go()
     assert interruption.exit_code == 143
     (folder,) = (tmp_path / "a").iterdir()
     state = checkpoint.load(folder)
@@ -141,7 +142,9 @@ def test_a_directory_is_trained_in_by_one_process(nursery: Nursery, tmp_path: Pa
     folder = training_goes_on(child, tmp_path)
     second = nursery.run("train", "-resume", str(folder))
     assert second.code == 1
-    assert second.err == (f"snn_mnist: error: another process trains in {folder}; wait for its end, or stop it first\n")
+    assert second.err == (
+        f"snn_mnist train: error: another process trains in {folder}; wait for its end, or stop it first\n"
+    )
     assert child.poll() is None
     child.send(signal.SIGINT)
     assert child.wait() == 130

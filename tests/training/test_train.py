@@ -8,12 +8,13 @@ import torch
 
 from snn_mnist.cli import evaluate
 from snn_mnist.cli import train as training
-from snn_mnist.cli.verb_settings import EvalOptions
+from snn_mnist.cli.evaluate import EvalOptions
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.runs import checkpoint
 from snn_mnist.runs.config import Config
 from snn_mnist.runs.metrics import METRICS, read_metrics
 from snn_mnist.training.interruption import Interruption
+from snn_mnist.training.loop import Run
 
 DIGITS = {"dataset": "digits", "T": 20, "b": 100, "lr": 5e-3, "figures": False}
 TIMES = {"train_images_per_s", "test_images_per_s", "seconds"}
@@ -80,7 +81,7 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, setting
 
     with monkeypatch.context() as patch:
         patch.setattr("snn_mnist.training.progress.Progress.step", step)
-        training.Run(config(out_dir=str(tmp_path / "parts"), epochs=4, **settings), interruption).go()
+        Run(config(out_dir=str(tmp_path / "parts"), epochs=4, **settings), interruption).go()
     folder = newest(tmp_path / "parts")
     state = checkpoint.load(folder)
     assert (state["epoch"], state["step"]) == ((1, steps) if steps else (0, per_epoch))
