@@ -25,7 +25,7 @@ import torch
 
 from snn_mnist import __version__
 from snn_mnist.cli.contestants import Stopwatch
-from snn_mnist.cli.main import read_options
+from snn_mnist.cli.parser import read_options
 from snn_mnist.errors import SNNError
 from snn_mnist.model.device import choose_device, choose_runtime
 from snn_mnist.model.fused_steps import FusedSteps

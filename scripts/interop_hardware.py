@@ -9,6 +9,8 @@ the golden vectors must come out bit for bit too. Exit code 1 when anything diff
 
 from __future__ import annotations
 
+import contextlib
+import io
 import subprocess
 import sys
 import tempfile
@@ -18,20 +20,20 @@ from pathlib import Path
 
 import numpy as np
 
-from snn_mnist.cli.verb_settings import EvalOptions, ExportOptions
 from snn_mnist.data.datasets import load_dataset
 from snn_mnist.export import hardware
 from snn_mnist.export.fixed_point import quantise, spike_counts
 from snn_mnist.model.network import SNN
 from snn_mnist.model.poisson import SpikeKey, Stream
 from snn_mnist.model.saved_network import SavedNetwork, load_network
+from snn_mnist.runs.config import Config
 
-VARIANTS: list[tuple[str, dict, dict]] = [  # (name, settings of the network, flags of the export)
+VARIANTS: list[tuple[str, dict, dict]] = [  # (name, settings of the network, of the export)
     ("16 bits", {}, {"bits": 16}),
     ("8 bits", {}, {"bits": 8}),
     ("6 bits", {}, {"bits": 6}),
     ("4 bits", {}, {"bits": 4}),
-    ("8 bits, a scale a neuron", {}, {"bits": 8, "scale": "neuron"}),
+    ("8 bits, a scale a neuron", {}, {"bits": 8, "per_neuron": True}),
     ("8 bits, τ 3", {"tau": 3.0}, {"bits": 8}),
     ("8 bits, IF", {"neuron": "if"}, {"bits": 8}),
     ("8 bits, soft reset", {"v_reset": None}, {"bits": 8}),
@@ -40,7 +42,7 @@ VARIANTS: list[tuple[str, dict, dict]] = [  # (name, settings of the network, fl
 
 def main(place: str, count: int) -> int:
     trained = load_network(place)
-    data = load_dataset(trained.config.dataset, EvalOptions(resume="-").data_dir)
+    data = load_dataset(trained.config.dataset, Config().data_dir)
     images, labels = data.test.images[:count], data.test.labels[:count].numpy()
     key = SpikeKey(trained.config.seed, Stream.EVAL, 0)
     print(f"{len(images):,} test images, T {trained.config.T}, seed {key.seed}\n")
@@ -68,8 +70,8 @@ def main(place: str, count: int) -> int:
 
 def compare(loaded, folder, images, labels, key, flags):  # type: ignore[no-untyped-def]
     """(images with equal counts and verdict, whether the golden vectors are, images/s of C, accuracy)."""
-    options = ExportOptions(resume="-", format="hardware", report=False, **flags)
-    _quiet_export(loaded, folder, options)
+    with contextlib.redirect_stdout(io.StringIO()):
+        hardware.export(loaded, folder, Config().data_dir, accuracy=False, **flags)
     program = folder / "snn_infer"
     strict = ["-std=c99", "-O2", "-Wall", "-Wextra", "-Werror"]
     subprocess.run(["cc", *strict, "-o", str(program), str(folder / "snn_infer.c")], check=True)
@@ -79,7 +81,7 @@ def compare(loaded, folder, images, labels, key, flags):  # type: ignore[no-unty
     done = subprocess.run([str(program), "images", *words], input=raw, capture_output=True, check=True)
     seconds = time.perf_counter() - started
     theirs = np.array([[int(x) for x in line.split()] for line in done.stdout.splitlines()])
-    fixed = quantise(loaded.net, loaded.config, options.bits, options.scale == "neuron", options.fraction)
+    fixed = quantise(loaded.net, loaded.config, flags["bits"], flags.get("per_neuron", False))
     counts = spike_counts([fixed], images, key)[0][0]
     equal = (theirs == np.column_stack([counts.argmax(1), counts])).all(1).sum()
     text = (folder / "golden_input.mem").read_bytes()
@@ -87,14 +89,6 @@ def compare(loaded, folder, images, labels, key, flags):  # type: ignore[no-unty
     columns = [(folder / f"golden_{name}.mem").read_text().splitlines()[1:] for name in ("spikes", "v")]
     golden = got.splitlines() == [" ".join(pair) for pair in zip(*columns, strict=True)]
     return int(equal), golden, len(images) / seconds, float((theirs[:, 0] == labels).mean())
-
-
-def _quiet_export(loaded, folder, options):  # type: ignore[no-untyped-def]
-    import contextlib
-    import io
-
-    with contextlib.redirect_stdout(io.StringIO()):
-        hardware.export(loaded, folder, options)
 
 
 if __name__ == "__main__":

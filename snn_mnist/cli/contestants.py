@@ -31,8 +31,6 @@ from snn_mnist.training.resume import Resumed
 from snn_mnist.training.snapshot import restore
 from snn_mnist.training.threads import thread_tuner
 
-SPIKINGJELLY = ("spikingjelly-fused", "spikingjelly")  # with its fused multi-step neurons; its example as shipped
-
 
 class Stopwatch:
     """Seconds in `with` blocks, summed up: by CUDA events on a GPU, which it waits for, else by the clock."""
@@ -215,7 +213,7 @@ def forget_peak(device: torch.device) -> None:
 
 
 def _make(name: str, settings: dict[str, Any]) -> Contestant:
-    if name not in SPIKINGJELLY:
+    if not name.startswith("spikingjelly"):
         return Trainer(name, settings)
     warnings.simplefilter("ignore")  # of its DataLoader: too many processes, no memory to pin
     return SpikingJelly(settings, name == "spikingjelly-fused")

@@ -12,18 +12,18 @@ import os
 import platform
 import sys
 from collections.abc import Callable
-from importlib import metadata
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from snn_mnist import __version__
 from snn_mnist.cli.results import write_json
-from snn_mnist.cli.verb_settings import InfoOptions
-from snn_mnist.data import idx
+from snn_mnist.cli.shared_options import json_option
 from snn_mnist.errors import SNNError
 from snn_mnist.kernels.cuda.packages import mismatch
 from snn_mnist.runs import environment
-from snn_mnist.runs.shared_fields import cores
+from snn_mnist.runs.config import Config
+from snn_mnist.runs.fields import Options, like
 
 REQUIRED = (
     "torch",
@@ -39,6 +39,14 @@ REQUIRED = (
 OPTIONAL = ("cupy-cuda13x", "cupy-cuda12x", "nir")
 
 
+@dataclass(frozen=True, kw_only=True)
+class InfoOptions(Options):
+    """Settings of `info`."""
+
+    data_dir: str = like(Config, "data_dir")
+    json: str | None = json_option()
+
+
 def run(options: InfoOptions) -> int:
     found = collect(options.data_dir)
     if options.json != "-":
@@ -50,6 +58,8 @@ def run(options: InfoOptions) -> int:
 
 def collect(data_dir: str) -> dict[str, Any]:
     """Everything, as plain types."""
+    from snn_mnist.data import idx
+
     return {
         "version": __version__,
         "python": f"{platform.python_version()} ({sys.executable})",
@@ -64,7 +74,8 @@ def collect(data_dir: str) -> dict[str, Any]:
 
 
 def this_machine() -> str:
-    return f"{environment.processor()}, {cores()} cores, {platform.platform()}"
+
+    return f"{environment.processor()}, {environment.cores()} cores, {platform.platform()}"
 
 
 def packages() -> dict[str, str]:
@@ -93,6 +104,8 @@ def _beside_torch(cupy: str) -> str:
 
 
 def _version(name: str) -> str | None:
+    from importlib import metadata
+
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -102,7 +115,7 @@ def _version(name: str) -> str | None:
 def devices() -> dict[str, str]:
     import torch
 
-    listed = {"cpu": f"{cores()} cores"}
+    listed = {"cpu": f"{environment.cores()} cores"}
     for i in range(torch.cuda.device_count()):
         listed[f"cuda:{i}"] = environment.gpu(i)
     if not torch.cuda.is_available():
@@ -132,6 +145,8 @@ def backends() -> dict[str, dict[str, str]]:
 
 def data_files(name: str, data_dir: str) -> dict[str, str]:
     """Each file of a data set with its state: 'ok', the damage, or 'missing'."""
+    from snn_mnist.data import idx
+
     raw = idx.raw_directory(name, data_dir)
     states = {}
     for file in idx.FILE_SETS[name].files:

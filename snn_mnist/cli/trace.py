@@ -16,62 +16,49 @@ Writes into a directory of its own:
 
 from __future__ import annotations
 
-import copy
 import io
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from snn_mnist.cli.verb_settings import TraceOptions
-from snn_mnist.core import functional, layer, monitor, neuron
-from snn_mnist.data.datasets import Dataset, load_dataset
+from snn_mnist.cli.shared_options import checkpoint_option, saved_option, seed_option, tau_option
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.model.engine import TorchEngine
-from snn_mnist.model.network import SNN
-from snn_mnist.model.poisson import SpikeKey, Stream, poisson_encode
-from snn_mnist.model.saved_network import SavedNetwork, load_network
 from snn_mnist.runs.config import Config
-from snn_mnist.visualizing import run_figures as figures
-from snn_mnist.visualizing import trace_figures
+from snn_mnist.runs.fields import Options, integer, like, option, optional, path, several
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from snn_mnist.data.datasets import Dataset
+    from snn_mnist.model.saved_network import SavedNetwork
+    from snn_mnist.model.trace import Trace
 
 V_FILE, S_FILE, ALL_FILE = "v_t_array.npy", "s_t_array.npy", "trace.npz"
-SPAN = 1024  # steps encoded at a time, a multiple of 16
 
 
-@dataclass(frozen=True)
-class Trace:
-    """What the ten neurons did while one image was shown."""
+@dataclass(frozen=True, kw_only=True)
+class TraceOptions(Options):
+    """Settings of `trace`. None means: as in the checkpoint."""
 
-    index: int
-    label: int
-    image: np.ndarray  # [28, 28] uint8
-    input_spikes: np.ndarray  # [28, 28] int64, how often each pixel fired
-    x: np.ndarray  # [T, 10] float32, input current
-    h: np.ndarray  # [T, 10] float32, potential before the reset
-    v: np.ndarray  # [T, 10] float32, potential after the reset
-    s: np.ndarray  # [T, 10] float32, spikes
-
-    @property
-    def rates(self) -> np.ndarray:
-        """[10]"""
-        return self.s.mean(0)
-
-    @property
-    def prediction(self) -> int:
-        """The class that fired most, of equals the lowest."""
-        return int(np.argmax(self.rates))
-
-    @property
-    def tied(self) -> bool:
-        return int((self.rates == self.rates.max()).sum()) > 1
+    resume: str = checkpoint_option()
+    index: tuple[int, ...] = option((0,), several(integer(0)), "Images", "which test images, counted from 0")
+    misclassified: int = option(0, integer(0), "Images", "instead, the first so many images the network gets wrong")
+    T: int | None = saved_option("T", "Images")
+    tau: float | None = tau_option("Images")
+    seed: int | None = seed_option("Images")
+    out: str | None = option(
+        None, optional(path("DIR")), "Files", "where arrays and pictures go", shown="trace_INDEX beside the checkpoint"
+    )
+    dataset: str | None = saved_option("dataset", "Data", help="what to show")
+    data_dir: str = like(Config, "data_dir")
 
 
 def run(options: TraceOptions) -> int:
+    from snn_mnist.data.datasets import load_dataset
+    from snn_mnist.model.saved_network import load_network
+
     if "index" in options.given and options.misclassified:
         raise UsageError("-index names images and -misclassified finds them; give one of the two")
     loaded = load_network(options.resume, T=options.T, tau=options.tau, seed=options.seed, dataset=options.dataset)
@@ -95,10 +82,10 @@ def data_directory(options: TraceOptions, config: Config) -> str:
     return options.data_dir if asked else config.data_dir
 
 
-# ---------------------------------------------------------------------------- the simulation
-
-
 def find_traces(options: TraceOptions, loaded: SavedNetwork, data: Dataset) -> Iterator[Trace]:
+    """The traces of the images that `-index` names, or of those that `-misclassified` finds."""
+    from snn_mnist.model.trace import misclassified, trace_image
+
     if not options.misclassified:
         for index in dict.fromkeys(options.index):
             if index >= len(data.test):
@@ -109,7 +96,7 @@ def find_traces(options: TraceOptions, loaded: SavedNetwork, data: Dataset) -> I
         yield from (trace_image(loaded.net, data, index, loaded.config) for index in dict.fromkeys(options.index))
         return
     found = 0
-    for index in _suspects(loaded.net, data, loaded.config):
+    for index in misclassified(loaded.net, data, loaded.config):
         trace = trace_image(loaded.net, data, index, loaded.config)
         if trace.prediction != trace.label:
             yield trace
@@ -119,60 +106,6 @@ def find_traces(options: TraceOptions, loaded: SavedNetwork, data: Dataset) -> I
     if not found:
         raise SNNError(f"the network gets all {len(data.test):,} test images right; name some by -index")
     print(f"\nthe network gets no more than these {found} wrong")
-
-
-def trace_image(net: SNN, data: Dataset, index: int, config: Config) -> Trace:
-    """Shows the network test image `index` for T steps, with monitors on its two layers."""
-    net, image = net.cpu(), data.test.images[index]
-    functional.set_step_mode(net, "s")
-    functional.reset_net(net)
-    resting, input_spikes = net.spiking.v, torch.zeros(784)
-    with (
-        torch.no_grad(),
-        monitor.OutputMonitor(net, layer.Linear) as currents,
-        monitor.AttributeMonitor("v", False, net, neuron.BaseNode) as potentials,
-        monitor.OutputMonitor(net, neuron.BaseNode) as fired,
-    ):
-        for start in range(0, config.T, SPAN):
-            stop = min(start + SPAN, config.T)
-            for spikes in poisson_encode(image[None], torch.tensor([index]), start, stop, _draw(config)):  # [1, 784]
-                net(spikes)
-                input_spikes += spikes[0]
-    functional.reset_net(net)
-    x, v, s = (torch.cat(recorded.records) for recorded in (currents, potentials, fired))  # [T, 10]
-    return Trace(
-        index, int(data.test.labels[index]), image.view(28, 28).numpy(),
-        input_spikes.long().view(28, 28).numpy(),
-        x.numpy(), charged(net.spiking, x, v, resting).numpy(), v.numpy(), s.numpy(),
-    )  # fmt: skip
-
-
-@torch.no_grad()
-def charged(node: neuron.BaseNode, x: Tensor, v: Tensor, resting: float) -> Tensor:
-    """H [T, 10], the potentials before the reset: the charge of V[t-1] and X[t] ([T, 10]), once more."""
-    node = copy.deepcopy(node)
-    node.v = torch.cat([torch.full_like(v[:1], resting), v[:-1]])
-    node.neuronal_charge(x)
-    return node.v
-
-
-def _draw(config: Config) -> SpikeKey:
-    return SpikeKey(config.seed, Stream.TRACE, 0)
-
-
-def _suspects(net: SNN, data: Dataset, config: Config) -> Iterator[int]:
-    """Indices of test images that the network gets wrong, from the first on.
-
-    By a few hundred at a time. In another batch size sums round otherwise, so a neuron just at the threshold
-    may fire here and not in the trace of the image, which therefore has the last word.
-    """
-    functional.set_step_mode(net, "m")
-    engine = TorchEngine(net.cpu(), data.test.images)
-    for index in torch.arange(len(data.test)).split(200):
-        counts, _ = engine.firing_counts(index, [config.T], _draw(config))
-        wrong = counts[:, 0].argmax(1) != data.test.labels[index]
-        yield from index[wrong].tolist()
-        functional.set_step_mode(net, "m")  # the trace of an image in between goes step by step
 
 
 # ---------------------------------------------------------------------------- what is printed and written
@@ -199,7 +132,10 @@ def describe(trace: Trace, class_names: Sequence[str]) -> str:
 
 
 def save(trace: Trace, config: Config, class_names: Sequence[str], folder: Path) -> None:
-    """All files of a trace into its directory, which is made."""
+    """Writes all files of a trace into its directory, which is made."""
+    from snn_mnist.visualizing import run_figures as figures
+    from snn_mnist.visualizing import trace_figures
+
     files = {V_FILE: _npy(trace.v), S_FILE: _npy(trace.s), ALL_FILE: _npz(trace, config)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -219,12 +155,16 @@ def save(trace: Trace, config: Config, class_names: Sequence[str], folder: Path)
 
 
 def _npy(array: np.ndarray) -> bytes:
+    import numpy as np
+
     buffer = io.BytesIO()
     np.save(buffer, array)
     return buffer.getvalue()
 
 
 def _npz(trace: Trace, config: Config) -> bytes:
+    import numpy as np
+
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer, v_t_array=trace.v, s_t_array=trace.s, h_t_array=trace.h, x_t_array=trace.x, image=trace.image,
@@ -255,7 +195,7 @@ def choose_directory(trace: Trace, run: Path, out: str | None, several: bool) ->
 def _holds_another(folder: Path, trace: Trace) -> bool:
     """Whether a file there would be written over with another content."""
     for name, array in ((V_FILE, trace.v), (S_FILE, trace.s)):
-        path = folder / name
-        if path.exists() and (not path.is_file() or path.read_bytes() != _npy(array)):
+        file = folder / name
+        if file.exists() and (not file.is_file() or file.read_bytes() != _npy(array)):
             return True
     return False

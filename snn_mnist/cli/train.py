@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from snn_mnist.errors import UsageError
 from snn_mnist.runs.config import Config
-from snn_mnist.training.interruption import Interruption
-from snn_mnist.training.loop import train
+
+if TYPE_CHECKING:
+    from snn_mnist.training.interruption import Interruption
 
 
 def run(config: Config) -> int:
     """Verb `train`: one run, or `-seeds` of them."""
+    from snn_mnist.training.interruption import Interruption
+    from snn_mnist.training.loop import train
+
     interruption = Interruption()
     if config.seeds == 1:
         train(config, interruption)
@@ -26,6 +31,8 @@ def run(config: Config) -> int:
 
 def repeat(config: Config, interruption: Interruption) -> None:
     """The same run with seed, seed + 1, …, each in a directory of its own; prints mean ± std of the last epoch."""
+    from snn_mnist.training.loop import train
+
     if config.resume:
         raise UsageError("-seeds starts new runs; resume a single one without it")
     finals: list[float] = []

@@ -24,7 +24,6 @@ import numpy as np
 import torch
 
 from snn_mnist import __version__
-from snn_mnist.cli.verb_settings import ExportOptions
 from snn_mnist.data.datasets import Dataset, load_dataset
 from snn_mnist.errors import UsageError
 from snn_mnist.export import files
@@ -34,21 +33,24 @@ from snn_mnist.model.network import CLASSES, PIXELS
 from snn_mnist.model.poisson import SpikeKey, Stream, poisson_encode
 from snn_mnist.model.saved_network import SavedNetwork
 from snn_mnist.model.scoring import score
-from snn_mnist.runs.shared_fields import cores
+from snn_mnist.runs.environment import cores
 
 GOLDEN_IMAGES = 16
 MAX_STEPS = 10_000
 REPORTED_BITS = (16, 8, 6, 4)
 
 
-def export(loaded: SavedNetwork, out: Path, options: ExportOptions) -> None:
+def export(
+    loaded: SavedNetwork, out: Path, data_dir: str, bits: int = 8, per_neuron: bool = False,
+    fraction: int | None = None, accuracy: bool = True,
+) -> None:  # fmt: skip
+    """Writes all files into the directory `out`; `accuracy` measures the accuracy against bits for the report."""
     if out.is_file():
         raise UsageError(f"-out {out} is a file; name a directory")
     if loaded.config.T > MAX_STEPS:
         raise UsageError(f"T {loaded.config.T} makes golden vectors of gigabytes; give -T up to {MAX_STEPS:,}")
-    per_neuron = options.scale == "neuron"
-    fixed = quantise(loaded.net, loaded.config, options.bits, per_neuron, options.fraction)
-    data = load_dataset(loaded.config.dataset, options.data_dir)
+    fixed = quantise(loaded.net, loaded.config, bits, per_neuron, fraction)
+    data = load_dataset(loaded.config.dataset, data_dir)
     spike_key = SpikeKey(loaded.config.seed, Stream.EVAL, 0)
     files.directory(out)
     files.write(out / "weights.mem", weights_mem(fixed))
@@ -57,8 +59,8 @@ def export(loaded: SavedNetwork, out: Path, options: ExportOptions) -> None:
     files.write(out / "snn_infer.c", resources.files("snn_mnist.export").joinpath("snn_infer.c").read_bytes())
     for name, content in golden(fixed, data, spike_key).items():
         files.write(out / name, content)
-    report = describe(fixed, options.scale, spike_key)
-    if options.report:
+    report = describe(fixed, "neuron" if per_neuron else "tensor", spike_key)
+    if accuracy:
         report |= measure(loaded, fixed, data, spike_key, per_neuron)
     text = as_markdown(report)
     files.write(out / "report.json", json.dumps(report, indent=2) + "\n")

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from snn_mnist import __version__
-from snn_mnist.cli.verb_settings import ExportOptions
 from snn_mnist.data import pictures as picture
 from snn_mnist.data.datasets import DIGITS, FASHION, load_dataset
 from snn_mnist.errors import SNNError, UsageError
@@ -26,10 +25,11 @@ from snn_mnist.model.saved_network import SavedNetwork
 MAX_STEPS = 2000  # the page keeps all input spikes as bytes
 
 
-def export(loaded: SavedNetwork, out: Path, options: ExportOptions) -> None:
+def export(loaded: SavedNetwork, out: Path, data_dir: str) -> None:
+    """Writes the page `out`."""
     if out.is_dir():
         raise UsageError(f"-out {out} is a directory; name a file")
-    page = render(loaded, options.data_dir)
+    page = render(loaded, data_dir)
     files.write(out, page)
     print(f"{out}: {len(page.encode()) / 1024:,.0f} kB; open it in a browser")
 

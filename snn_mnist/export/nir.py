@@ -24,15 +24,13 @@ from typing import Any
 import numpy as np
 
 from snn_mnist import __version__
-from snn_mnist.cli.verb_settings import ExportOptions, ImportOptions
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.export.files import directory, replacing
 from snn_mnist.model.network import CLASSES, PIXELS
 from snn_mnist.model.saved_network import SavedNetwork
 from snn_mnist.runs import checkpoint
-from snn_mnist.runs.config import Config
-from snn_mnist.runs.fields import show
-from snn_mnist.runs.shared_fields import DATASETS
+from snn_mnist.runs.config import DATASETS, Config
+from snn_mnist.runs.words import show
 
 MAX_BYTES = 64 << 20  # of a file and of what it unpacks to; this network needs 63 kB
 DEFAULT_DT = 1e-4
@@ -52,9 +50,13 @@ def package() -> Any:
 # ---------------------------------------------------------------------------- export
 
 
-def export(loaded: SavedNetwork, out: Path, options: ExportOptions) -> None:
+def export(
+    loaded: SavedNetwork, out: Path, dt: float = DEFAULT_DT, discretization: str = "euler", threshold: str = "below",
+    allow_lossy: bool = False,
+) -> None:  # fmt: skip
+    """Writes the file `out`."""
     nir = package()
-    graph = build(loaded, options.dt, options.discretization, options.threshold, options.allow_lossy)
+    graph = build(loaded, dt, discretization, threshold, allow_lossy)
     if out.is_dir():
         raise UsageError(f"-out {out} is a directory; name a file")
     with replacing(out) as temporary:
@@ -62,13 +64,9 @@ def export(loaded: SavedNetwork, out: Path, options: ExportOptions) -> None:
     config = loaded.config
     print(
         f"{out}: Input({PIXELS}) → Affine → {type(graph.nodes['neurons']).__name__}({CLASSES}) → Output, "
-        f"dt {options.dt:g} s, {options.discretization}, tau {config.tau:g} steps, "
-        f"threshold {float(graph.nodes['neurons'].v_threshold[0])!r} ({options.threshold})"
+        f"dt {dt:g} s, {discretization}, tau {config.tau:g} steps, "
+        f"threshold {float(graph.nodes['neurons'].v_threshold[0])!r} ({threshold})"
     )
-    if options.verify:
-        from snn_mnist.export import verify
-
-        verify.run(out, loaded, options)
 
 
 def build(
@@ -248,11 +246,11 @@ def simulate(
 # ---------------------------------------------------------------------------- import
 
 
-def import_file(options: ImportOptions) -> None:
-    """Verb `import`: a NIR file of this network's shape becomes a checkpoint."""
-    source = Path(options.file)
-    config, weight, notes = network(read(source), source, options.dt, options.discretization, options.T)
-    out = Path(options.out) if options.out else source.with_suffix(".pth")
+def import_file(
+    source: Path, out: Path, dt: float | None = None, discretization: str | None = None, steps: int | None = None
+) -> None:
+    """Writes the checkpoint `out` of a NIR file of this network's shape; None means: as the file says."""
+    config, weight, notes = network(read(source), source, dt, discretization, steps)
     if out.is_dir():
         raise UsageError(f"-out {out} is a directory; name a file")
     import torch

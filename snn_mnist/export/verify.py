@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from snn_mnist.cli.verb_settings import ExportOptions
 from snn_mnist.data.datasets import load_dataset
 from snn_mnist.errors import SNNError
 from snn_mnist.export import importers
@@ -80,16 +79,19 @@ def reference(loaded: SavedNetwork, spikes: np.ndarray, dtype: Any) -> np.ndarra
     return np.stack(fired)
 
 
-def run(path: Path, loaded: SavedNetwork, options: ExportOptions) -> None:
-    """Compares and prints; SNNError when the Euler loop's spikes are not ours, unless -allow-lossy."""
+def run(
+    path: Path, loaded: SavedNetwork, data_dir: str, count: int, dt: float, discretization: str, allow_lossy: bool
+) -> None:
+    """Compares on `count` test images and prints; SNNError when the Euler loop's spikes are not ours, unless
+    allow_lossy."""
     config = loaded.config
-    images = load_dataset(config.dataset, options.data_dir).test.images[: options.verify_images]
-    own, found = compare(path, loaded, images, options.dt, options.discretization)
+    images = load_dataset(config.dataset, data_dir).test.images[:count]
+    own, found = compare(path, loaded, images, dt, discretization)
     print(f"verified on {len(images):,} test images x {config.T} steps:")
-    print(f"  plain {options.discretization} loop in {own[0]}: {own[1]}")
+    print(f"  plain {discretization} loop in {own[0]}: {own[1]}")
     for name, result in found.items():
         print(f"  {name}: {result}")
-    if own[1].different and not options.allow_lossy:
+    if own[1].different and not allow_lossy:
         raise SNNError(f"{path} does not give this network's spikes: {own[1]}; {own[2]}; please report this")
 
 

@@ -61,6 +61,12 @@ def processor() -> str:
     return platform.processor() or platform.machine() or "processor unknown"
 
 
+def cores() -> int:
+    """The processor cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 def threads(count: int) -> str:
     return f"{count} thread{'s' if count > 1 else ''}"
 

@@ -12,7 +12,7 @@ from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.runs import checkpoint
 from snn_mnist.runs.config import Config
 from snn_mnist.runs.directory import LATEST
-from snn_mnist.runs.fields import show
+from snn_mnist.runs.words import show
 
 HYPERPARAMETERS = ("betas", "eps", "weight_decay", "amsgrad", "maximize", "dampening", "nesterov")  # beyond our flags
 

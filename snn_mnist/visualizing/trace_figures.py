@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from snn_mnist.cli.trace import Trace
+    from snn_mnist.model.trace import Trace
 
 LONGEST = 60  # time steps of a voltage trace that can be told apart in a figure
 

@@ -11,10 +11,13 @@ from snn_mnist.cli import trace
 from snn_mnist.core import functional, monitor, neuron
 from snn_mnist.data.datasets import load_dataset
 from snn_mnist.errors import SNNError, UsageError
+from snn_mnist.model import trace as model_trace
 from snn_mnist.model.network import SNN
 from snn_mnist.model.poisson import SpikeKey, Stream, poisson_encode
+from snn_mnist.model.saved_network import SavedNetwork
 from snn_mnist.runs import checkpoint
 from snn_mnist.runs.config import Config
+from snn_mnist.visualizing import run_figures, trace_figures
 
 PICTURES = {"input.png", "spikes.png", "voltages.png", "winner.png"}
 
@@ -38,9 +41,9 @@ def weight(data) -> Tensor:
 @pytest.fixture
 def without_pictures(monkeypatch):
     """Drawing takes most of the time, and most tests look at the arrays."""
-    monkeypatch.setattr(trace.figures, "write", lambda path, *_: path)
+    monkeypatch.setattr(run_figures, "write", lambda path, *_: path)
     for name in ("shown_image", "raster", "voltages", "winner"):
-        monkeypatch.setattr(trace.trace_figures, name, lambda *_: None)
+        monkeypatch.setattr(trace_figures, name, lambda *_: None)
 
 
 def save_checkpoint(path, weight, **settings):
@@ -76,7 +79,7 @@ def test_arrays_are_the_equations(tmp_path, data, weight, settings):
     config = save_checkpoint(tmp_path / "net.pth", weight, **settings)
     net = SNN.from_config(config)
     net.load_state_dict({checkpoint.WEIGHT: weight})
-    found = trace.trace_image(net, data, 5, config)
+    found = model_trace.trace_image(net, data, 5, config)
     h, v, s, spikes = by_hand(weight, config, data, 5)
     assert np.array_equal(found.s, s)
     assert np.allclose(found.v, v, atol=1e-4)
@@ -92,7 +95,7 @@ def test_the_network_is_left_as_it_was(data, weight):
     config = Config(dataset="digits", T=20)
     net = SNN.from_config(config)
     with monitor.OutputMonitor(net, neuron.LIFNode) as mine:
-        trace.trace_image(net, data, 0, config)
+        model_trace.trace_image(net, data, 0, config)
         assert len(mine) == 20
     functional.reset_net(net)
     assert net.spiking.v == 0.0
@@ -192,8 +195,8 @@ def test_silent_network_says_so(tmp_path, capsys):
 def test_a_network_without_errors_has_no_misclassified(tmp_path, data, weight, monkeypatch):
     config = save_checkpoint(tmp_path / checkpoint.LATEST, weight, T=5)
     net = SNN.from_config(config)
-    monkeypatch.setattr(trace, "_suspects", lambda *_: iter(()))
-    loaded = trace.SavedNetwork(tmp_path / checkpoint.LATEST, config, net, True, 0)
+    monkeypatch.setattr(model_trace, "misclassified", lambda *_: iter(()))
+    loaded = SavedNetwork(tmp_path / checkpoint.LATEST, config, net, True, 0)
     options = trace.TraceOptions(resume=str(tmp_path), misclassified=1)
     with pytest.raises(SNNError, match="gets all 360 test images right"):
         list(trace.find_traces(options, loaded, data))

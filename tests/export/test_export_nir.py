@@ -357,13 +357,7 @@ def test_a_directory_is_no_file_to_write(tmp_path):
     loaded = saved(tmp_path)
     assert main(["export", "-resume", str(loaded.path), "-out", str(tmp_path)]) == 2
     with pytest.raises(UsageError, match="is a directory"):
-        nir_file.export(loaded, tmp_path, _options(loaded))
-
-
-def _options(loaded):
-    from snn_mnist.cli.verb_settings import ExportOptions
-
-    return ExportOptions(resume=str(loaded.path))
+        nir_file.export(loaded, tmp_path)
 
 
 def test_imported_checkpoints_are_checked_like_any_other(tmp_path):

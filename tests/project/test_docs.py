@@ -11,7 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from snn_mnist.cli import main as cli
+from snn_mnist.cli import parser as cli
 from snn_mnist.runs.config import Config
 from snn_mnist.runs.fields import markdown_table
 

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from snn_mnist.cli import main as cli
+from snn_mnist.cli import parser as cli
 from snn_mnist.cli import train as training
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.model.device import choose_runtime
 from snn_mnist.runs import archive, checkpoint, metrics
-from snn_mnist.runs.config import FIXED_ON_RESUME, Config
+from snn_mnist.runs.config import Config
+from snn_mnist.runs.resume_rules import FIXED_ON_RESUME
 from snn_mnist.training import resume
 from snn_mnist.training.data import TrainingData
 from snn_mnist.training.learner import Learner
@@ -153,7 +154,7 @@ def test_the_refusal_as_the_program_prints_it(program: Program, folders: dict[st
     done = program("train", "-resume", str(folders["adam"]), "-tau", "1.5")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        f"snn_mnist: error: can't resume {folders['adam']}: tau 2.0 → 1.5 changes the result; "
+        f"snn_mnist train: error: can't resume {folders['adam']}: tau 2.0 → 1.5 changes the result; "
         "leave that out, start a new run, or insist with -force\n"
     )
 

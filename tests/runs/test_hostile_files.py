@@ -75,7 +75,7 @@ def test_every_verb_refuses_alike(file: Path, tmp_path: Path, capsys: pytest.Cap
     for verb in ("train", "eval", "trace", "export"):
         assert main([verb, "-resume", str(damaged)]) == 1
         out, err = capsys.readouterr()
-        assert out == "" and err.startswith(f"snn_mnist: error: {damaged} is damaged or no checkpoint (")
+        assert out == "" and err.startswith(f"snn_mnist {verb}: error: {damaged} is damaged or no checkpoint (")
         assert err.count("\n") == 1
 
 

@@ -21,7 +21,7 @@ from tests.training.test_interruption import LONG, training_goes_on
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="limits, mounts and users of POSIX")
 as_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root")
-ONE_LINE = "snn_mnist: error: "
+ONE_LINE = "snn_mnist train: error: "
 
 
 @pytest.fixture(scope="module")

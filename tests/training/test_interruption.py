@@ -134,7 +134,9 @@ def test_a_directory_is_trained_in_by_one_process(nursery: Nursery, tmp_path: Pa
     folder = training_goes_on(child, tmp_path)
     second = nursery.run("train", "-resume", str(folder))
     assert second.code == 1
-    assert second.err == (f"snn_mnist: error: another process trains in {folder}; wait for its end, or stop it first\n")
+    assert second.err == (
+        f"snn_mnist train: error: another process trains in {folder}; wait for its end, or stop it first\n"
+    )
     assert child.poll() is None
     child.send(signal.SIGINT)
     assert child.wait() == 130

@@ -8,7 +8,7 @@ import torch
 
 from snn_mnist.cli import evaluate
 from snn_mnist.cli import train as training
-from snn_mnist.cli.verb_settings import EvalOptions
+from snn_mnist.cli.evaluate import EvalOptions
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.runs import checkpoint
 from snn_mnist.runs.config import Config
