@@ -51,7 +51,7 @@ def collect(data_dir: str) -> dict[str, Any]:
     return {
         "version": __version__,
         "python": f"{platform.python_version()} ({sys.executable})",
-        "machine": this_machine(),
+        "machine": environment.machine(),
         "packages": packages(),
         "devices": _guarded(devices),
         "backends": _guarded(backends),
@@ -59,10 +59,6 @@ def collect(data_dir: str) -> dict[str, Any]:
         "data": {name: data_files(name, data_dir) for name in idx.FILE_SETS},
         "kernel_cache": _guarded(kernel_cache),
     }
-
-
-def this_machine() -> str:
-    return f"{environment.processor()}, {cores()} cores, {platform.platform()}"
 
 
 def packages() -> dict[str, str]:

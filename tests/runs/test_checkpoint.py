@@ -81,11 +81,14 @@ def test_the_least_that_is_a_checkpoint(tmp_path: Path):
     [
         (lambda path: None, "there is no checkpoint "),
         (lambda path: path.mkdir(), "no checkpoint_latest.pth in "),
-        (lambda path: (path.mkdir(), (path / checkpoint.LATEST).mkdir()), "checkpoint_latest.pth is no regular file"),
+        (
+            lambda path: (path.mkdir(), (path / checkpoint.LATEST).mkdir()),
+            "_latest.pth is not a regular file",
+        ),
         (lambda path: path.symlink_to(path), "there is no checkpoint |can't be read"),
-        (lambda path: path.symlink_to("/dev/zero"), "is no regular file"),
-        (lambda path: path.symlink_to("/dev/null"), "is no regular file"),
-        (lambda path: os.mkfifo(path), "is no regular file"),
+        (lambda path: path.symlink_to("/dev/zero"), "is not a regular file"),
+        (lambda path: path.symlink_to("/dev/null"), "is not a regular file"),
+        (lambda path: os.mkfifo(path), "is not a regular file"),
     ],
 )
 @pytest.mark.skipif(os.name != "posix", reason="devices and pipes of POSIX")
