@@ -83,9 +83,8 @@ def report(settings: Settings, device: torch.device, flags: str) -> None:
         print(*more, sep="\n", flush=True)
         (settings.out / "gpu_marks.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
-    gpu = f"{environment.gpu(device.index or 0)}; " if cuda else ""
     threads = environment.threads(settings.config.threads)
-    add(f"{gpu}{environment.processor()}, {threads}; torch {torch.__version__}", "")
+    add(f"{environment.describe(device)}; {environment.machine()}, {threads}", "")
     add(f"## configs/tutorial.yaml{f' with {flags}' if flags else ''}", "")
     columns = ("run", "training and tests", "whole process", "training images/s, median [range] of epochs",
                "last epoch", f"mean ± std of {settings.repeats} encodings", "numbers")  # fmt: skip

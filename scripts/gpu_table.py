@@ -52,9 +52,9 @@ def machine() -> str:
     try:
         import torch
 
-        from snn_mnist.runs.environment import gpu
+        from snn_mnist.runs.environment import describe
 
-        return f"{gpu()}, torch {torch.__version__}" if torch.cuda.is_available() else "no CUDA device"
+        return describe(torch.device("cuda")) if torch.cuda.is_available() else "no CUDA device"
     except Exception as error:  # a broken installation: the table is still wanted
         return f"the device can't be described ({type(error).__name__}: {error})"
 

@@ -16,7 +16,6 @@ from collections.abc import Container
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from snn_mnist import __version__
 from snn_mnist.cli.results import write_json
 from snn_mnist.cli.shared_options import json_option
 from snn_mnist.errors import SNNError
@@ -96,7 +95,7 @@ def run(options: BenchOptions) -> int:
     for batch in options.b:
         Config(b=batch, dataset=options.dataset).check_sizes(images)
     out = sys.stderr if options.json == "-" else sys.stdout
-    print(f"{_machine(device)}, {environment.threads(options.threads)}, {options.dataset}, Adam", file=out)
+    print(f"{environment.describe(device)}, {environment.threads(options.threads)}, {options.dataset}, Adam", file=out)
     several = f"median of {options.repeats} measurements of {options.seconds:g} s each [lowest, highest]"
     print(f"{several if options.repeats > 1 else f'one measurement of {options.seconds:g} s each'}\n", file=out)
     print(_HEAD, file=out, flush=True)
@@ -115,7 +114,7 @@ def run(options: BenchOptions) -> int:
     for line in _told_apart(results):
         print(line, file=out)
     if options.json:
-        record = {"machine": _machine(device), "threads": options.threads, "dataset": options.dataset,
+        record = {"machine": environment.describe(device), "threads": options.threads, "dataset": options.dataset,
                   "command": " ".join(sys.argv[1:]), "seconds": options.seconds, "results": results}  # fmt: skip
         write_json(options.json, record)
     return 0
@@ -207,15 +206,6 @@ def _told_apart(results: list[dict[str, Any]]) -> list[str]:
 
 def _spread(values: list[float]) -> dict[str, Any]:
     return {"median": statistics.median(values), "low": min(values), "high": max(values), "values": values}
-
-
-def _machine(device: torch.device) -> str:
-    import torch
-
-    from snn_mnist.runs import environment
-
-    name = environment.gpu(device.index or 0) if device.type == "cuda" else environment.processor()
-    return f"{name}, snn_mnist {__version__}, torch {torch.__version__}"
 
 
 _HEAD = (

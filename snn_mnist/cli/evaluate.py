@@ -1,4 +1,4 @@
-"""Verb `eval`: how good a checkpoint is, with the spread over encodings and the error of a finite test set.
+"""Verb `eval`: the accuracy of a checkpoint, its spread over encodings and the standard error of the test set.
 
 python -m snn_mnist eval -resume logs/T100_b64_adam_lr0.001
 """
@@ -6,7 +6,6 @@ python -m snn_mnist eval -resume logs/T100_b64_adam_lr0.001
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -39,37 +38,22 @@ class EvalOptions(Threads, Options):
 
 
 def run(options: EvalOptions) -> int:
-    import torch
-
     from snn_mnist.data.datasets import load_dataset
     from snn_mnist.model.device import choose_runtime
     from snn_mnist.model.poisson import SpikeKey, Stream
     from snn_mnist.model.saved_network import load_network
-    from snn_mnist.model.scoring import default_readout_steps, score
+    from snn_mnist.model.scoring import default_readout_steps, score_split
 
     loaded = load_network(options.resume, T=options.T, tau=options.tau, seed=options.seed, dataset=options.dataset)
     config = loaded.config
     runtime = choose_runtime(options.device, options.backend, options.threads)
     data = load_dataset(config.dataset, options.data_dir)
-    loaded.net.to(runtime.device)
-    loaded.net.spiking.step_mode = "m"
-    engine = runtime.engine(loaded.net, data.test.images)
-    everything, readout_steps = torch.arange(len(data.test)), default_readout_steps(config.T)
-    score(
-        engine, everything[:1], data.test.labels[:1], readout_steps, SpikeKey(config.seed, Stream.EVAL, 0)
-    )  # compiles
-    started = time.perf_counter()
-    scores = [
-        score(
-            engine, everything, data.test.labels, readout_steps, SpikeKey(config.seed, Stream.EVAL, repeat), options.b
-        )
-        for repeat in range(options.repeats)
-    ]
-    seconds = time.perf_counter() - started
+    keys = [SpikeKey(config.seed, Stream.EVAL, repeat) for repeat in range(options.repeats)]
+    scores, seconds = score_split(loaded.net, data.test, runtime, default_readout_steps(config.T), keys, options.b)
     result = summarise(scores, data) | {
         "checkpoint": str(loaded.path), "epoch": loaded.epoch, "dataset": data.name, "seed": config.seed,
         "backend": runtime.backend, "device": str(runtime.device),
-        "images_per_s": len(everything) * options.repeats / seconds,
+        "images_per_s": len(data.test) * options.repeats / seconds,
     }  # fmt: skip
     if not loaded.has_settings:
         result["assumed"] = {"tau": config.tau, "T": config.T}
@@ -124,7 +108,7 @@ def _spread(values: list[float]) -> dict[str, float]:
 def describe(result: dict[str, Any], runtime: Any) -> str:
     """The report for a person."""
     accuracy, loss, steps = result["accuracy"], result["loss"], result["T"]
-    several = result["encodings"] > 1  # one has no spread
+    several = result["encodings"] > 1  # a single one has no spread
     spread = f" ± {100 * accuracy['std']:.2f} % (mean ± std of {result['encodings']} encodings)" if several else ""
     loss_spread = f" ± {loss['std']:.5f}" if several else ""
     width = max(len(name) for name in result["class_names"])
@@ -133,22 +117,22 @@ def describe(result: dict[str, Any], runtime: Any) -> str:
         f"{result['dataset']}, T {steps}, {runtime}",
     ]
     if "assumed" in result:
-        lines.append(f"the checkpoint does not say tau and T: using {result['assumed']}; -tau and -T change them")
+        lines.append(f"the checkpoint does not hold tau and T: using {result['assumed']}; -tau and -T change them")
     lines += [
         f"accuracy  {accuracy['mean']:.2%}{spread}; ± {100 * result['standard_error']:.2f} % standard error of a test "
         "set of this size",
         f"loss      {loss['mean']:.5f}{loss_spread}",
         "",
-        f"spikes a neuron and image   {result['spikes_per_neuron_and_image']:.2f} in {steps} steps",
-        f"input spikes an image       {result['input_spikes_per_image']:,.0f}",
-        f"synaptic operations         {result['synaptic_operations_per_image']:,.0f} additions an image "
+        f"spikes per neuron and image {result['spikes_per_neuron_and_image']:.2f} in {steps} steps",
+        f"input spikes per image      {result['input_spikes_per_image']:,.0f}",
+        f"synaptic operations         {result['synaptic_operations_per_image']:,.0f} additions per image "
         f"(a dense layer: {result['dense_multiply_accumulates_per_image']:,} multiply-accumulates)",
         "",
         "accuracy against T  " + "  ".join(
             f"{mark}: {spread['mean']:.2%}" for mark, spread in result["accuracy_against_T"].items()
         ),
         "",
-        f"{'class':>{width}}  accuracy   verdicts (row: label, column: verdict, summed over encodings)",
+        f"{'class':>{width}}  accuracy   confusion matrix (row: label, column: prediction, summed over encodings)",
     ]  # fmt: skip
     largest = max(len(str(value)) for row in result["confusion"] for value in row)
     for name, share, row in zip(result["class_names"], result["class_accuracy"], result["confusion"], strict=True):

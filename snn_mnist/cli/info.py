@@ -63,7 +63,7 @@ def collect(data_dir: str) -> dict[str, Any]:
     return {
         "version": __version__,
         "python": f"{platform.python_version()} ({sys.executable})",
-        "machine": this_machine(),
+        "machine": environment.machine(),
         "packages": packages(),
         "devices": _guarded(devices),
         "backends": _guarded(backends),
@@ -71,11 +71,6 @@ def collect(data_dir: str) -> dict[str, Any]:
         "data": {name: data_files(name, data_dir) for name in idx.FILE_SETS},
         "kernel_cache": _guarded(kernel_cache),
     }
-
-
-def this_machine() -> str:
-
-    return f"{environment.processor()}, {environment.cores()} cores, {platform.platform()}"
 
 
 def packages() -> dict[str, str]:
@@ -149,14 +144,14 @@ def data_files(name: str, data_dir: str) -> dict[str, str]:
 
     raw = idx.raw_directory(name, data_dir)
     states = {}
-    for file in idx.FILE_SETS[name].files:
+    for file, md5 in idx.FILE_SETS[name].md5.items():
         path = idx.find(file, raw)
         if path is None:
-            states[str(raw / file.name)] = "missing"
+            states[str(raw / file)] = "missing"
             continue
         try:
-            idx.read(file, path)
-            states[str(path)] = "ok, md5 as published" if file.md5 or path.suffix == ".gz" else "ok, structure checked"
+            idx.read(path, md5)
+            states[str(path)] = "ok, md5 as published"
         except SNNError as error:
             states[str(path)] = str(error).removeprefix(f"{path} ").removeprefix(f"{path}: ")
     return states

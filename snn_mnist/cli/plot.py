@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from snn_mnist.errors import SNNError
+from snn_mnist.runs.atomic_files import make_directory
 from snn_mnist.runs.directory import LATEST
 from snn_mnist.runs.fields import Options, option, optional, path, several
 
@@ -49,11 +50,8 @@ def run(options: PlotOptions) -> int:
     curves = dict(zip(short_names(runs), map(_metrics, runs), strict=True))
     target = Path(options.out or runs[0] / (figures.CURVES if len(runs) == 1 else COMPARED))
     if target.suffix.lower() != ".png":
-        raise SNNError(f"-out {target} is no PNG file; give a name that ends in .png")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SNNError(f"{target.parent} can't be made ({error.strerror}); choose another -out") from error
+        raise SNNError(f"-out {target} is not a PNG file; give a name that ends in .png")
+    make_directory(target.parent, "-out")
     print(figures.write(target, figures.learning_curves(curves), "-out"))
     for folder in runs:
         if (folder / LATEST).is_file():
@@ -69,7 +67,7 @@ def _metrics(folder: Path) -> list[dict[str, Any]]:
 
     path = folder / "metrics.csv"
     if not path.is_file():
-        what = "has no metrics.csv" if folder.is_dir() else "is no directory"
+        what = "has no metrics.csv" if folder.is_dir() else "is not a directory"
         raise SNNError(f"{folder} {what}; give run directories, such as logs/T100_b64_adam_lr0.001")
     rows = read_metrics(path)
     if not rows:
@@ -89,13 +87,12 @@ def short_names(folders: Sequence[Path]) -> list[str]:
 
 def plot_network(folder: Path) -> list[Path]:
     """The three figures of a run's latest checkpoint."""
-    import torch
 
     from snn_mnist.data.datasets import load_dataset
     from snn_mnist.model.device import choose_runtime
     from snn_mnist.model.poisson import SpikeKey, Stream
     from snn_mnist.model.saved_network import load_network
-    from snn_mnist.model.scoring import default_readout_steps, score
+    from snn_mnist.model.scoring import default_readout_steps, score_split
     from snn_mnist.runs.environment import cores
     from snn_mnist.visualizing import run_figures as figures
 
@@ -103,9 +100,6 @@ def plot_network(folder: Path) -> list[Path]:
     config = loaded.config
     data = load_dataset(config.dataset, os.environ.get("SNN_MNIST_DATA") or config.data_dir)
     runtime = choose_runtime("auto", "auto", cores())
-    loaded.net.spiking.step_mode = "m"
-    engine = runtime.engine(loaded.net.to(runtime.device), data.test.images)
     key = SpikeKey(config.seed, Stream.TEST, max(loaded.epoch, 0))
-    index, readout_steps = torch.arange(len(data.test)), default_readout_steps(config.T)
-    tested = score(engine, index, data.test.labels, readout_steps, key, runtime.test_batch)
+    (tested,), _ = score_split(loaded.net, data.test, runtime, default_readout_steps(config.T), [key])
     return figures.write_network_figures(folder, loaded.net.weight, tested, data.class_names)

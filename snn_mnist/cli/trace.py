@@ -1,4 +1,4 @@
-"""Verb `trace`: one image through a checkpoint, every step of it, as arrays and pictures.
+"""Verb `trace`: one image through a checkpoint, every time step of it, as arrays and pictures.
 
     python -m snn_mnist trace -resume logs/T100_b64_adam_lr0.001 -index 0
 
@@ -6,25 +6,27 @@ Writes into a directory of its own:
     v_t_array.npy   [T, 10] float32  membrane potentials V[t], after the reset, as in the tutorial's file
     s_t_array.npy   [T, 10] float32  output spikes S[t], 0 or 1
     trace.npz       both, and: h_t_array [T, 10] potentials H[t] before the reset, x_t_array [T, 10] input
-                    currents X[t], image [28, 28] uint8, input_spikes [28, 28] how often each pixel fired,
-                    firing_rates [10], index, label, verdict, T, seed
-    input.png       the image beside how often each pixel fired
+                    currents X[t], image [28, 28] uint8, input_spikes [28, 28] number of spikes of each pixel,
+                    firing_rates [10], index, label, verdict (the prediction), T, seed
+    input.png       the image beside the number of spikes of each pixel
     spikes.png      the raster of the ten neurons, with their firing rates
     voltages.png    V[t] of the ten neurons as colours
-    winner.png      the potential of the neuron that fired most; of a wrong verdict, the label's neuron too
+    winner.png      the potential of the predicted class's neuron; if it is wrong, the label's neuron too
 """
 
 from __future__ import annotations
 
 import io
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from snn_mnist.cli.shared_options import checkpoint_option, saved_option, seed_option, tau_option
 from snn_mnist.errors import SNNError, UsageError
+from snn_mnist.runs.atomic_files import make_directory, write_file
 from snn_mnist.runs.config import Config
 from snn_mnist.runs.fields import Options, integer, like, option, optional, path, several
 
@@ -66,7 +68,7 @@ def run(options: TraceOptions) -> int:
     data = load_dataset(config.dataset, data_directory(options, config))
     print(f"{loaded.path} (epoch {loaded.epoch + 1}), {data.name} test images, T {config.T}, seed {config.seed}")
     if not loaded.has_settings:
-        print(f"the checkpoint does not say T and tau: using {config.T} and {config.tau:g}")
+        print(f"the checkpoint does not hold T and tau: using {config.T} and {config.tau:g}")
     several = options.misclassified > 1 or len(options.index) > 1
     for trace in find_traces(options, loaded, data):
         print("\n" + describe(trace, data.class_names))
@@ -77,42 +79,39 @@ def run(options: TraceOptions) -> int:
 
 
 def data_directory(options: TraceOptions, config: Config) -> str:
-    """Where the user says, else where the checkpoint's run found its data."""
-    asked = "data_dir" in options.given or os.environ.get("SNN_MNIST_DATA")
-    return options.data_dir if asked else config.data_dir
+    """The user's, if given as a flag or variable, else that of the checkpoint's run."""
+    given = "data_dir" in options.given or os.environ.get("SNN_MNIST_DATA")
+    return options.data_dir if given else config.data_dir
 
 
 def find_traces(options: TraceOptions, loaded: SavedNetwork, data: Dataset) -> Iterator[Trace]:
-    """The traces of the images that `-index` names, or of those that `-misclassified` finds."""
+    """The traces of the images that -index names, or of the first ones that are misclassified."""
     from snn_mnist.model.trace import misclassified, trace_image
 
     if not options.misclassified:
-        for index in dict.fromkeys(options.index):
-            if index >= len(data.test):
-                raise UsageError(
-                    f"-index {index}: {data.name} has {len(data.test):,} test images; "
-                    f"give numbers from 0 to {len(data.test) - 1}"
-                )
-        yield from (trace_image(loaded.net, data, index, loaded.config) for index in dict.fromkeys(options.index))
+        indices = list(dict.fromkeys(options.index))
+        if (largest := max(indices)) >= len(data.test):
+            raise UsageError(
+                f"-index {largest}: {data.name} has {len(data.test):,} test images; "
+                f"give numbers from 0 to {len(data.test) - 1}"
+            )
+        yield from (trace_image(loaded.net, data, index, loaded.config) for index in indices)
         return
     found = 0
-    for index in misclassified(loaded.net, data, loaded.config):
-        trace = trace_image(loaded.net, data, index, loaded.config)
-        if trace.prediction != trace.label:
-            yield trace
-            found += 1
-        if found == options.misclassified:
-            return
+    for trace in itertools.islice(misclassified(loaded.net, data, loaded.config), options.misclassified):
+        yield trace
+        found += 1
     if not found:
         raise SNNError(f"the network gets all {len(data.test):,} test images right; name some by -index")
-    print(f"\nthe network gets no more than these {found} wrong")
+    if found < options.misclassified:
+        print(f"\nthe network gets no other test image wrong than these {found}")
 
 
 # ---------------------------------------------------------------------------- what is printed and written
 
 
 def describe(trace: Trace, class_names: Sequence[str]) -> str:
-    """The firing rate of each class, and the verdict."""
+    """The firing rate of each class, and the prediction."""
     width = max(5, *map(len, class_names))
     lines = [
         f"test image {trace.index}, label {class_names[trace.label]}",
@@ -120,10 +119,10 @@ def describe(trace: Trace, class_names: Sequence[str]) -> str:
     ]
     for number, (name, rate) in enumerate(zip(class_names, trace.rates, strict=True)):
         bar = "#" * round(30 * float(rate))
-        mark = "  <- verdict" if number == trace.prediction else ""
+        mark = "  <- prediction" if number == trace.prediction else ""
         lines.append(f"{name:>{width}}  {rate:.3f}  {bar}{mark}")
     correct = "right" if trace.prediction == trace.label else f"wrong, it is {class_names[trace.label]}"
-    prediction = f"verdict: {class_names[trace.prediction]} ({correct})"
+    prediction = f"prediction: {class_names[trace.prediction]} ({correct})"
     if not trace.s.any():
         prediction += "; no neuron fired, which counts as the first class"
     elif trace.tied:
@@ -133,51 +132,45 @@ def describe(trace: Trace, class_names: Sequence[str]) -> str:
 
 def save(trace: Trace, config: Config, class_names: Sequence[str], folder: Path) -> None:
     """Writes all files of a trace into its directory, which is made."""
-    from snn_mnist.visualizing import run_figures as figures
-    from snn_mnist.visualizing import trace_figures
+    import numpy as np
 
-    files = {V_FILE: _npy(trace.v), S_FILE: _npy(trace.s), ALL_FILE: _npz(trace, config)}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SNNError(f"{folder} can't be made ({error.strerror}); choose another -out") from error
-    for name, content in files.items():
-        figures.write_bytes(folder / name, content, "-out")
-    threshold, reset = config.v_threshold, config.v_reset
+    from snn_mnist.visualizing import run_figures, trace_figures
+
+    make_directory(folder, "-out")
+    everything = _bytes(
+        np.savez_compressed, v_t_array=trace.v, s_t_array=trace.s, h_t_array=trace.h, x_t_array=trace.x,
+        image=trace.image, input_spikes=trace.input_spikes, firing_rates=trace.rates, index=trace.index,
+        label=trace.label, verdict=trace.prediction, T=len(trace.s), seed=config.seed,
+    )  # fmt: skip
+    for name, content in {V_FILE: _npy(trace.v), S_FILE: _npy(trace.s), ALL_FILE: everything}.items():
+        write_file(folder / name, content, "-out")
     pictures = {
         "input.png": trace_figures.shown_image(trace, class_names),
         "spikes.png": trace_figures.raster(trace, class_names),
-        "voltages.png": trace_figures.voltages(trace, class_names, threshold),
-        "winner.png": trace_figures.winner(trace, class_names, threshold, reset),
+        "voltages.png": trace_figures.voltages(trace, class_names, config.v_threshold),
+        "winner.png": trace_figures.winner(trace, class_names, config.v_threshold, config.v_reset),
     }
     for name, picture in pictures.items():
-        figures.write(folder / name, picture, "-out")
+        run_figures.write(folder / name, picture, "-out")
 
 
 def _npy(array: np.ndarray) -> bytes:
     import numpy as np
 
+    return _bytes(np.save, array)
+
+
+def _bytes(save: Any, *arrays: Any, **named: Any) -> bytes:
+    """What numpy's `save` writes to a file."""
     buffer = io.BytesIO()
-    np.save(buffer, array)
-    return buffer.getvalue()
-
-
-def _npz(trace: Trace, config: Config) -> bytes:
-    import numpy as np
-
-    buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer, v_t_array=trace.v, s_t_array=trace.s, h_t_array=trace.h, x_t_array=trace.x, image=trace.image,
-        input_spikes=trace.input_spikes, firing_rates=trace.rates, index=trace.index, label=trace.label,
-        verdict=trace.prediction, T=len(trace.s), seed=config.seed,
-    )  # fmt: skip
+    save(buffer, *arrays, **named)
     return buffer.getvalue()
 
 
 def choose_directory(trace: Trace, run: Path, out: str | None, several: bool) -> Path:
-    """Where this trace goes: -out (with several images a directory in it for each), else RUN/trace_INDEX.
+    """The directory of a trace: -out (for several images one directory in it for each), else RUN/trace_INDEX.
 
-    A directory that holds another trace is left alone: -out is then refused, else -2, -3, … is appended.
+    A directory that holds another trace is not written to: -out is then refused, else -2, -3, … is appended.
     """
     name = f"trace_{trace.index}"
     if out is None:
@@ -193,7 +186,7 @@ def choose_directory(trace: Trace, run: Path, out: str | None, several: bool) ->
 
 
 def _holds_another(folder: Path, trace: Trace) -> bool:
-    """Whether a file there would be written over with another content."""
+    """Whether an array file there has another content than this trace's."""
     for name, array in ((V_FILE, trace.v), (S_FILE, trace.s)):
         file = folder / name
         if file.exists() and (not file.is_file() or file.read_bytes() != _npy(array)):

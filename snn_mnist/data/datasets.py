@@ -26,7 +26,7 @@ DIGITS = tuple("0123456789")
 
 @dataclass(frozen=True)
 class Split:
-    """Images and labels; an image's place in its split is one of the coordinates of its spikes."""
+    """Images and labels. The index of an image in its split is one of the coordinates of its spikes."""
 
     images: torch.Tensor  # [N, 784] uint8
     labels: torch.Tensor  # [N] int64
@@ -52,25 +52,24 @@ class Dataset:
 def load_dataset(name: str, data_dir: str | os.PathLike[str] = "./data", download: bool = True) -> Dataset:
     """'mnist' or 'fashion' from data_dir (downloaded when missing), or the bundled 'digits'.
 
-    Raises DataMissing when files are neither there nor to be had, SNNError for a damaged one.
+    Raises DataMissing when files are missing and can't be downloaded, SNNError for a damaged file.
     """
     if name == "digits":
         return _digits()
     if name not in idx.FILE_SETS:
         raise ValueError(f"data set {name!r} is unknown; give one of {', '.join((*idx.FILE_SETS, 'digits'))}")
-    files = idx.FILE_SETS[name].files
     paths = idx.ensure(name, data_dir, download)
-    data = [idx.read(file, path) for file, path in zip(files, paths, strict=True)]
-    bodies = [torch.frombuffer(body, dtype=torch.uint8) for body in data]
-    train, test = (Split(images.view(-1, 784), labels.long()) for images, labels in (bodies[:2], bodies[2:]))
+    contents = map(idx.read, paths, idx.FILE_SETS[name].md5.values())
+    arrays = [torch.frombuffer(content, dtype=torch.uint8) for content in contents]
+    train, test = (Split(images.view(-1, 784), labels.long()) for images, labels in (arrays[:2], arrays[2:]))
     return Dataset(name, train, test, FASHION if name == "fashion" else DIGITS)
 
 
 def _digits() -> Dataset:
     """The 1,797 handwritten digits of scikit-learn, 8×8 in 17 grey levels, enlarged to 28×28 in 256.
 
-    Split for good: of the images sorted by class, every fifth is for testing (360; 1,437 for training).
-    The enlargement is bilinear in whole numbers, so that every machine gets the same pixels.
+    Always split alike: of the images sorted by class, every fifth is for testing (360; 1,437 for training).
+    Enlarged bilinearly in integer arithmetic, so that every machine gets the same pixels.
     """
     table = digits_table()  # a row: 64 pixels 0 … 16, the label
     small = table[:, :64].reshape(-1, 8, 8)
@@ -93,7 +92,7 @@ def digits_table() -> np.ndarray:
 
 
 def _bilinear_weights(n: int, m: int) -> np.ndarray:
-    """W [n, m] in whole numbers: row i interpolates m samples at (i + ½) m/n − ½, times 2n, edges held."""
+    """W [n, m] int64: row i interpolates m samples at (i + ½) m/n − ½, times 2n; the edges are repeated outwards."""
     position = (2 * np.arange(n) + 1) * m - n  # times 2n
     low, part = position // (2 * n), position % (2 * n)
     weights = np.zeros((n, m), dtype=np.int64)

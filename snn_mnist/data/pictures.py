@@ -1,7 +1,7 @@
 """Pictures of any size prepared as MNIST's were: the digit in a 20x20 box, its centre of mass in the middle of 28x28.
 
-Everything after reading the file is done in whole numbers, so that the page (export/page.html), which does the same
-in JavaScript, gets the same 784 pixels.
+After the file is decoded all arithmetic is on integers, so that the page (export/page.html), which does the same in
+JavaScript, gets the same 784 pixels.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ SIDE = 28
 BOXES = {"mnist": 20, "fashion": 28, "digits": 28}  # longer side of the object in each data set
 PEN, PEN_SIDE = 6, 80  # strokes are at least 6 of 80 wide; MNIST's are 5 to 11, a ballpoint's 2
 MAX_PIXELS = 100_000_000
-MAX_SIDE = 400  # a larger picture is averaged down first, which also takes away a camera's noise
-UNEVEN = 8  # difference of brightness between the corners from which the lighting is evened out
-MIN_CONTRAST = 24  # of 255, between the background and the strongest ink
-SMALL = 32 * 32  # up to here a faint pixel is the edge of a stroke, above it is noise or JPEG's ringing
+MAX_SIDE = 400  # pixels; a larger picture is first reduced by averaging, which also removes a camera's noise
+UNEVEN = 8  # grey levels between the brightest and the darkest corner above which the lighting is corrected
+MIN_CONTRAST = 24  # grey levels between the background and the strongest ink
+SMALL = 32 * 32  # pixels; in a larger picture faint pixels are noise or JPEG artefacts, here the edges of strokes
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Prepared:
 
 
 def read(path: str | Path) -> np.ndarray:
-    """The picture as grey levels [height, width] uint8; SNNError when it is no readable PNG or JPEG."""
+    """The picture as grey levels [height, width] uint8; SNNError for anything but a readable PNG or JPEG."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     def refuse(what: str) -> SNNError:
@@ -45,11 +45,11 @@ def read(path: str | Path) -> np.ndarray:
                 raise refuse(f"has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
             image.load()
             picture: Image.Image = ImageOps.exif_transpose(image)
-        return _grey(_without_alpha(picture))
+        return to_grey(fill_transparent(picture))
     except SNNError:
         raise
     except UnidentifiedImageError:
-        raise refuse("is no PNG or JPEG picture") from None
+        raise refuse("is not a PNG or JPEG picture") from None
     except FileNotFoundError:
         raise refuse("does not exist") from None
     except (OSError, SyntaxError, ValueError, MemoryError, Image.DecompressionBombError) as error:
@@ -57,8 +57,8 @@ def read(path: str | Path) -> np.ndarray:
         raise refuse(f"can't be read ({reason})") from error
 
 
-def _without_alpha(picture):  # type: ignore[no-untyped-def]
-    """Transparent parts become the background that the opaque ones stand out from."""
+def fill_transparent(picture):  # type: ignore[no-untyped-def]
+    """Transparent pixels become white or black, whichever differs more from the opaque ones."""
     from PIL import Image
 
     if picture.mode not in ("RGBA", "LA", "PA") and "transparency" not in picture.info:
@@ -70,7 +70,7 @@ def _without_alpha(picture):  # type: ignore[no-untyped-def]
     return Image.alpha_composite(Image.new("RGBA", layers.size, "white" if white else "black"), layers)
 
 
-def _grey(picture) -> np.ndarray:  # type: ignore[no-untyped-def]
+def to_grey(picture) -> np.ndarray:  # type: ignore[no-untyped-def]
     if picture.mode.startswith("I") or picture.mode == "F":  # 16 bits
         deep = np.asarray(picture.convert("F"), np.float64)
         from PIL import Image
@@ -78,11 +78,11 @@ def _grey(picture) -> np.ndarray:  # type: ignore[no-untyped-def]
         picture = Image.fromarray(np.clip(deep / 257, 0, 255).round().astype(np.uint8))
     picture = picture.convert("L")
     factor = math.ceil(max(picture.size) / MAX_SIDE)
-    return _evened(np.asarray(picture.reduce(factor) if factor > 1 else picture))
+    return even_lighting(np.asarray(picture.reduce(factor) if factor > 1 else picture))
 
 
-def _evened(grey: np.ndarray) -> np.ndarray:
-    """A photograph without the slope of its lighting: the bilinear surface through the corners' medians."""
+def even_lighting(grey: np.ndarray) -> np.ndarray:
+    """A photograph with uneven lighting corrected: minus the bilinear surface through the medians of its corners."""
     height, width = grey.shape
     b, c = height // 6, width // 6
     if min(b, c) < 4:
@@ -98,58 +98,58 @@ def _evened(grey: np.ndarray) -> np.ndarray:
 
 
 def prepare(grey: np.ndarray, box: int = BOXES["mnist"]) -> Prepared | None:
-    """MNIST's preparation of grey levels [height, width] uint8; None when there is nothing on the background.
+    """MNIST's preparation of grey levels [height, width] uint8; None when nothing stands out from the background.
 
-    The background is the median of the frame; ink is what differs from it in the direction of the largest
-    difference. What is no stronger than the frame's own variation is taken for paper.
+    The background is the median of the outermost pixels. Ink is the difference from it, in the direction (darker or
+    lighter) of the largest difference; differences within the variation of the outermost pixels are set to 0.
     """
     height, width = grey.shape
     grey = grey.astype(np.int64)
     frame = np.concatenate([grey[0], grey[-1], grey[1:-1, 0], grey[1:-1, -1]])
-    background = _quantile(frame, 1, 2)
+    background = quantile(frame, 1, 2)
     dark = background - grey.min() >= grey.max() - background
     ink = np.maximum(background - grey if dark else grey - background, 0)
     peak = int(ink.max())
     if peak < MIN_CONTRAST:
         return None
     around = np.maximum(background - frame if dark else frame - background, 0)
-    floor = _quantile(around, 9, 10) * 3 // 2
+    floor = quantile(around, 9, 10) * 3 // 2
     if height * width > SMALL:
         floor = max(floor, peak // 8)
     ink[ink <= min(floor, peak // 2)] = 0
     rows, columns = ink.any(1).nonzero()[0], ink.any(0).nonzero()[0]
     cut = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return Prepared(_centred(cut, box), width, height, bool(dark))
+    return Prepared(centre(cut, box), width, height, bool(dark))
 
 
-def _quantile(values: np.ndarray, numerator: int, denominator: int) -> int:
-    """The value below which this share of the others lie."""
+def quantile(values: np.ndarray, numerator: int, denominator: int) -> int:
+    """The quantile numerator / denominator of integers."""
     return int(np.sort(values)[(len(values) - 1) * numerator // denominator])
 
 
-def _centred(ink: np.ndarray, box: int) -> np.ndarray:
-    """A digit [h, w] cut to its box, as 784 pixels."""
+def centre(ink: np.ndarray, box: int) -> np.ndarray:
+    """Ink [h, w] without empty margins, as 784 pixels: resized to the box, its centre of mass in the middle."""
     if max(ink.shape) > PEN_SIDE:
-        ink = _resized(ink, PEN_SIDE)
-    small = _resized(_thickened(ink), box)
+        ink = resize(ink, PEN_SIDE)
+    small = resize(thicken(ink), box)
     field = np.zeros((SIDE, SIDE), np.uint8)
-    y, x = (_shift(small.sum(axis), small.shape[1 - axis]) for axis in (1, 0))
+    y, x = (shift_to_middle(small.sum(axis), small.shape[1 - axis]) for axis in (1, 0))
     field[y : y + small.shape[0], x : x + small.shape[1]] = small
     return field.reshape(-1)
 
 
-def _resized(ink: np.ndarray, side: int) -> np.ndarray:
-    """The average of the ink over each pixel of a picture whose longer side is `side`; its peak becomes 255."""
+def resize(ink: np.ndarray, side: int) -> np.ndarray:
+    """Ink averaged over the area of each pixel of a picture whose longer side is `side`, scaled to a maximum of 255."""
     h, w = ink.shape
     longer = max(h, w)
     size = [max(1, (2 * side * length + longer) // (2 * longer)) for length in (h, w)]
-    sums = _overlaps(size[0], h) @ ink @ _overlaps(size[1], w).T  # h w times the average
+    sums = overlaps(size[0], h) @ ink @ overlaps(size[1], w).T  # h w times the average
     top = int(sums.max())
     return (2 * 255 * sums + top) // (2 * top)
 
 
-def _thickened(ink: np.ndarray) -> np.ndarray:
-    """Strokes thinner than those of MNIST's pens widened to them; others as they are.
+def thicken(ink: np.ndarray) -> np.ndarray:
+    """Ink whose strokes are thinner than MNIST's is widened by a maximum filter; other ink is returned as it is.
 
     A stroke of width b and length l has the area b l and an edge of 2 l pixel sides: b is twice their ratio.
     """
@@ -164,20 +164,20 @@ def _thickened(ink: np.ndarray) -> np.ndarray:
         return ink
     wide = np.pad(ink, radius)
     for axis in (0, 1):
-        shifted = [np.roll(wide, k, axis) for k in range(-radius, radius + 1)]  # the rim is empty
-        wide = np.stack(shifted).max(0)
+        shifted = [np.roll(wide, k, axis) for k in range(-radius, radius + 1)]  # the padding is empty
+        wide = np.maximum.reduce(shifted)
     return wide
 
 
-def _overlaps(n: int, m: int) -> np.ndarray:
-    """[n, m]: how much of source pixel j (of m) lies in target pixel i (of n), both n m units long."""
+def overlaps(n: int, m: int) -> np.ndarray:
+    """[n, m]: the overlap of target pixel i (of n) with source pixel j (of m) on an axis of n m units."""
     low, high = np.arange(n)[:, None] * m, np.arange(1, n + 1)[:, None] * m
     first, last = np.arange(m) * n, np.arange(1, m + 1) * n
     return np.maximum(np.minimum(high, last) - np.maximum(low, first), 0)
 
 
-def _shift(profile: np.ndarray, size: int) -> int:
-    """Where a box with this ink by row (or column) begins, so that its centre of mass is nearest to the middle."""
+def shift_to_middle(profile: np.ndarray, size: int) -> int:
+    """The first row (or column) of a box with this ink per row, so that its centre of mass is nearest to the middle."""
     mass = int(profile.sum())
     moment = int((profile * np.arange(len(profile))).sum())
     shift = (SIDE * mass - 2 * moment + mass) // (2 * mass)

@@ -1,4 +1,4 @@
-"""A trained network: what a checkpoint holds, put together again."""
+"""The network of a checkpoint."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from snn_mnist.runs.config import Config
 
 @dataclass(frozen=True)
 class SavedNetwork:
-    """A checkpoint as a network, with the settings it was trained with."""
+    """A network with trained weights, and the settings it was trained with."""
 
     path: Path
     config: Config
     net: SNN
-    has_settings: bool  # False: a checkpoint of another program, its settings are the tutorial's
-    epoch: int
+    has_settings: bool  # False for a checkpoint of another program: then they are the tutorial's
+    epoch: int  # index of the last finished one, -1 for none
 
 
 def load_network(path: str, **changes: Any) -> SavedNetwork:

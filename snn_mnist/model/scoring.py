@@ -1,21 +1,24 @@
-"""How good a network is on a split: loss, accuracy and counts from one forward pass of an engine."""
+"""Scores of a network on a split: loss, accuracy and spike counts of a forward pass."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from snn_mnist.data.datasets import Split
+from snn_mnist.model.device import Runtime
 from snn_mnist.model.engine import Engine
-from snn_mnist.model.network import CLASSES
+from snn_mnist.model.network import CLASSES, SNN
 from snn_mnist.model.poisson import SpikeKey
 
 
 @dataclass(frozen=True)
 class Score:
-    """What one encoding of a split gave. `counts` are output spikes at each of `marks` steps."""
+    """The result of one encoding of a split. `counts` are output spikes in the first readout_steps[m] steps."""
 
     readout_steps: list[int]
     counts: Tensor  # [N, M, 10] float32 on the CPU
@@ -23,7 +26,7 @@ class Score:
     labels: Tensor  # [N] int64
 
     def rates(self, mark: int = -1) -> Tensor:
-        """Firing rates [N, 10] over the first marks[mark] steps."""
+        """Firing rates [N, 10] over the first readout_steps[mark] steps."""
         return self.counts[:, mark] / self.readout_steps[mark]
 
     def accuracy(self, mark: int = -1) -> float:
@@ -35,7 +38,7 @@ class Score:
         return mean_squared_error(self.rates(), self.labels)
 
     def confusion(self) -> Tensor:
-        """[10, 10] int64: row the label, column the verdict."""
+        """[10, 10] int64: row the label, column the prediction."""
         cells = self.labels * CLASSES + self.counts[:, -1].argmax(1)
         return torch.bincount(cells, minlength=CLASSES * CLASSES).view(CLASSES, CLASSES)
 
@@ -62,7 +65,7 @@ def score(
 ) -> Score:
     """Runs the images `index` [N] with their labels [N] through the engine, `batch` at a time.
 
-    `before_each` is called before each batch, and may stop it all by an exception.
+    `before_each` is called before each batch; an exception that it raises ends the scoring.
     """
     parts = []
     for part in index.split(batch):
@@ -70,3 +73,21 @@ def score(
         parts.append(engine.firing_counts(part, readout_steps, key))
     counts, inputs = (torch.cat([part[i] for part in parts]).cpu() for i in (0, 1))
     return Score(readout_steps, counts, inputs, labels.cpu())
+
+
+def score_split(
+    net: SNN,
+    split: Split,
+    runtime: Runtime,
+    readout_steps: list[int],
+    keys: Iterable[SpikeKey],
+    batch: int | None = None,
+) -> tuple[list[Score], float]:
+    """The scores of a network on a whole split, one for each key, and the seconds they took without compilation."""
+    net.to(runtime.device).spiking.step_mode = "m"
+    engine = runtime.engine(net, split.images)
+    index = torch.arange(len(split))
+    engine.firing_counts(index[:1], readout_steps, SpikeKey(0, 0, 0))  # compiles
+    started = time.perf_counter()
+    scores = [score(engine, index, split.labels, readout_steps, key, batch or runtime.test_batch) for key in keys]
+    return scores, time.perf_counter() - started

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and a directory that one process at a time may train in."""
+"""Files that are written whole or not at all, and a lock on a directory."""
 
 from __future__ import annotations
 
@@ -10,10 +10,37 @@ from pathlib import Path
 from snn_mnist.errors import SNNError
 
 
+def write_file(path: str | os.PathLike[str], content: str | bytes, flag: str = "-out-dir") -> None:
+    """Writes text (as UTF-8) or bytes, whole or not at all; SNNError when it fails. `flag` is the one that named it."""
+    try:
+        _replace(Path(path), content.encode() if isinstance(content, str) else content)
+    except OSError as error:
+        raise write_error(path, error, flag) from error
+
+
+def make_directory(path: str | os.PathLike[str], flag: str = "-out-dir") -> None:
+    """Makes a directory and its parents where they are missing; SNNError when it fails."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SNNError(f"{path} can't be made ({reason(error)}); choose another {flag}") from error
+
+
+def write_error(path: str | os.PathLike[str], error: OSError, flag: str = "-out-dir") -> SNNError:
+    """The error for a file that could not be written; `flag` is the one that named it."""
+    return SNNError(f"{path} can't be written ({reason(error)}); free space or choose another {flag}")
+
+
+def reason(error: BaseException) -> str:
+    """What an exception says, on one line."""
+    text = str(getattr(error, "strerror", None) or error or type(error).__name__)
+    return " ".join(text.split())[:200] or type(error).__name__
+
+
 def _replace(path: Path, content: bytes) -> None:
     """Writes a temporary file beside `path`, syncs it and renames it: a reader sees the old file or the new.
 
-    Raises the OSError of a failure, after which the old file stands and the temporary one is gone. A device or pipe
+    After an OSError the old file is as it was and the temporary one is removed. A device or pipe
     (`-json /dev/stdout`) is written to instead of replaced, a link is followed.
     """
     path = Path(os.path.realpath(path))
@@ -31,21 +58,8 @@ def _replace(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
-    _sync_directory(path.parent)
-
-
-def write_file(path: str | os.PathLike[str], content: str | bytes, flag: str = "-out-dir") -> None:
-    """Writes text (as UTF-8) or bytes, whole or not at all; SNNError when it fails. `flag` chose the path."""
-    try:
-        _replace(Path(path), content.encode() if isinstance(content, str) else content)
-    except OSError as error:
-        raise cant_write(path, error, flag) from error
-
-
-def _sync_directory(folder: Path) -> None:
-    """Makes a rename in this folder last, on file systems that can."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
+    with contextlib.suppress(OSError):  # makes the rename durable, on file systems that can sync a directory
+        handle = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:
@@ -54,7 +68,7 @@ def _sync_directory(folder: Path) -> None:
 
 @contextlib.contextmanager
 def exclusive_lock(folder: Path) -> Iterator[None]:
-    """SNNError when another process is in this context with the same folder; the kernel ends it with the process."""
+    """One process at a time: SNNError when another holds this lock. It ends with the process."""
     try:
         import fcntl
     except ImportError:  # Windows
@@ -74,14 +88,3 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
-
-
-def reason(error: BaseException) -> str:
-    """What an exception says, on one line."""
-    text = str(getattr(error, "strerror", None) or error or type(error).__name__)
-    return " ".join(text.split())[:200] or type(error).__name__
-
-
-def cant_write(path: str | os.PathLike[str], error: OSError, flag: str = "-out-dir") -> SNNError:
-    """The error for a file that could not be written; `flag` is the one that chose the place."""
-    return SNNError(f"{path} can't be written ({reason(error)}); free space or choose another {flag}")

@@ -1,4 +1,4 @@
-"""The directory of a run: how it is made, and the names of what lies in it. Standard library alone."""
+"""The directory of a run: how it is made, and the names of the files in it. Imports the standard library only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LEFTOVER = re.compile(r"\.(checkpoint_\w+\.pth|config\.yaml|environment\.json|me
 
 
 def new_run_directory(out_dir: str, name: str) -> Path:
-    """Makes OUT_DIR/name, or name-2, name-3, … where it is taken; mkdir decides between runs that start at once."""
+    """Makes OUT_DIR/name, or name-2, name-3, … where it exists; mkdir decides between runs that start at once."""
     base = Path(out_dir)
     try:
         base.mkdir(parents=True, exist_ok=True)
@@ -43,14 +43,14 @@ def find(path: str | os.PathLike[str]) -> Path:
         if path.is_file():
             return path
         if path.exists():
-            raise SNNError(f"{path} is no regular file; {remedy}")
+            raise SNNError(f"{path} is not a regular file; {remedy}")
     except OSError as error:
         raise SNNError(f"{path} can't be read ({reason(error)}); {remedy}") from error
     raise SNNError(f"there is no checkpoint {path}; {remedy}")
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes the temporary files of a run that was killed while it wrote."""
+    """Removes the temporary files of a process that was killed while it wrote."""
     for path in folder.glob(".*.*"):
         if LEFTOVER.fullmatch(path.name):
             with contextlib.suppress(OSError):

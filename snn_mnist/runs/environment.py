@@ -1,4 +1,4 @@
-"""This machine and this process: processor, GPU with driver, versions; environment.json of a run."""
+"""A description of this machine and this process: processor, GPU with driver, versions; environment.json of a run."""
 
 from __future__ import annotations
 
@@ -13,19 +13,22 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from snn_mnist import __version__
 from snn_mnist.runs.atomic_files import write_file
 
+if TYPE_CHECKING:
+    import torch
+
 
 def note_environment(path: Path, place: str) -> None:
-    """environment.json: what began the run, and under 'resumed' what went on with it."""
+    """environment.json: the process that began the run, and under 'resumed' those that continued it."""
     start = environment(place)
     try:
         first = json.loads(path.read_text(encoding="utf-8"))
         first["resumed"] = [*first.get("resumed", []), start]
-    except (OSError, ValueError, TypeError, AttributeError):  # none yet, or none to be read
+    except (OSError, ValueError, TypeError, AttributeError):  # not there yet, or damaged
         first = start
     write_file(path, json.dumps(first, indent=2))
 
@@ -40,7 +43,7 @@ def environment(place: str) -> dict[str, Any]:
         "command": shlex.join([Path(sys.executable).name, "-m", "snn_mnist", *sys.argv[1:]]),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "place": place,
-        "machine": f"{processor()}, {os.cpu_count()} cores, {platform.platform()}",
+        "machine": machine(),
         **({"gpu": gpu(torch.cuda.current_device())} if torch.cuda.is_initialized() else {}),
         "versions": {
             "snn_mnist": __version__,
@@ -50,6 +53,19 @@ def environment(place: str) -> dict[str, Any]:
             "numpy": numpy.__version__,
         },
     }
+
+
+def machine() -> str:
+    """'AMD EPYC 9B14, 2 cores, Linux-6.1.0-x86_64-with-glibc2.36': processor, cores for this process, system."""
+    return f"{processor()}, {cores()} cores, {platform.platform()}"
+
+
+def describe(device: torch.device) -> str:
+    """The name of a torch device, with the versions of this program and torch."""
+    import torch
+
+    name = gpu(device.index or 0) if device.type == "cuda" else processor()
+    return f"{name}, snn_mnist {__version__}, torch {torch.__version__}"
 
 
 def processor() -> str:
@@ -72,7 +88,7 @@ def threads(count: int) -> str:
 
 
 def gpu(index: int = 0) -> str:
-    """'NVIDIA H200 (sm_90, 140 GiB), driver 580.95.05 for CUDA 13.0, torch's CUDA 13.2, CuPy 14.2.0'; torch sees it."""
+    """'NVIDIA H200 (sm_90, 140 GiB), driver 580.95.05 for CUDA 13.0, torch's CUDA 13.2, CuPy 14.2.0'."""
     import torch
 
     about = torch.cuda.get_device_properties(index)
@@ -87,21 +103,21 @@ def gpu(index: int = 0) -> str:
 
 
 def has_nvidia_driver() -> bool:
-    """Whether this machine has one, whatever torch makes of it: then there is most likely a GPU too."""
+    """Whether NVIDIA's driver is installed, even where torch can't use it: then there is most likely a GPU too."""
     return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
 
 
 def driver() -> str:
-    """'driver 580.95.05 for CUDA 13.0': the module's version where Linux tells it, and the newest CUDA it knows."""
+    """'driver 580.95.05 for CUDA 13.0': its version (on Linux) and the newest CUDA that it supports."""
     import torch
 
     module = ""
     with contextlib.suppress(OSError):
         found = re.search(r"\b\d{3}\.\d+(\.\d+)?\b", Path("/proc/driver/nvidia/version").read_text(encoding="utf-8"))
         module = f" {found[0]}" if found else ""
-    with contextlib.suppress(Exception):  # torch built without CUDA, or one that has moved the function
-        knows = torch._C._cuda_getDriverVersion()  # type: ignore[attr-defined]
-        module += f" for CUDA {knows // 1000}.{knows % 1000 // 10}"
+    with contextlib.suppress(Exception):  # torch built without CUDA, or without this function
+        newest = torch._C._cuda_getDriverVersion()  # type: ignore[attr-defined]
+        module += f" for CUDA {newest // 1000}.{newest % 1000 // 10}"
     return f"driver{module or ' unknown'}"
 
 

@@ -1,4 +1,4 @@
-"""metrics.csv: one row per epoch, written before the checkpoint of that epoch."""
+"""metrics.csv: one row per epoch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from snn_mnist.errors import SNNError
-from snn_mnist.runs.atomic_files import cant_write, reason, write_file
+from snn_mnist.runs.atomic_files import reason, write_error, write_file
 
 METRICS = (
     "epoch", "train_loss", "train_acc", "test_loss", "test_acc", "max_test_acc", "lr",
@@ -19,10 +19,10 @@ VALIDATION = ("val_loss", "val_acc")
 
 
 class MetricsFile:
-    """metrics.csv: a row an epoch, synced before the checkpoint of that epoch is written.
+    """The open metrics.csv of a run. A row is synced to disk before the checkpoint of its epoch is written.
 
-    A resumed run first drops the rows that its checkpoint does not know of, so none is doubled or missing. A damaged
-    file is an error before anything is written; `missing` says which rows of finished epochs it lacks.
+    A resumed run first drops the rows from `first_epoch` on, which it writes again. A damaged file is an error before
+    anything is written. `missing` names the finished epochs without a row.
     """
 
     def __init__(self, path: Path, columns: tuple[str, ...], first_epoch: int) -> None:
@@ -40,19 +40,19 @@ class MetricsFile:
         text = io.StringIO()
         csv.DictWriter(text, self.columns, restval="", lineterminator="\n").writerow(row)
         try:
-            with open(self.path, "r+b") as file:  # not "a": that would begin a vanished file anew, without its header
+            with open(self.path, "r+b") as file:  # "a" would create a removed file again, without its header
                 file.seek(0, os.SEEK_END)
                 file.write(text.getvalue().encode())
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise cant_write(self.path, error) from error
+            raise write_error(self.path, error) from error
 
 
 def _missing(rows: list[dict[str, Any]], first_epoch: int) -> str:
     """'epochs 2, 3' (counted from 1): the finished ones without a row; '' where each has one."""
     present = {row["epoch"] for row in rows}
-    start = min(present, default=0)  # a run that began with the checkpoint of another begins with a later epoch
+    start = min(present, default=0)  # not 0 in the new directory of a run that continues another
     gaps = [str(epoch + 1) for epoch in range(start, first_epoch) if epoch not in present]
     if len(gaps) > 8:
         gaps[4:-1] = ["…"]
@@ -60,7 +60,7 @@ def _missing(rows: list[dict[str, Any]], first_epoch: int) -> str:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The whole rows of a metrics.csv, numbers as numbers; a last line without its end is left out."""
+    """The rows of a metrics.csv as numbers, without a last line that has no line end."""
     try:
         lines = path.read_text(encoding="utf-8").split("\n")[:-1]
     except (OSError, UnicodeDecodeError) as error:
@@ -78,5 +78,5 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             rows.append(values | {"epoch": epoch})
     except (KeyError, TypeError, ValueError, csv.Error) as error:
         what = "no column epoch" if isinstance(error, KeyError) else reason(error)
-        raise SNNError(f"{path} has a damaged line {reader.line_num} ({what}); mend or remove the file") from error
+        raise SNNError(f"{path} has a damaged line {reader.line_num} ({what}); repair or remove the file") from error
     return rows

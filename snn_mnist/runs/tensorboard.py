@@ -1,7 +1,7 @@
 """TensorBoard events of a run: scalars under metrics.csv's names, figures and settings.
 
-TensorBoard's own writer works in a thread: on a full disk that thread prints a traceback and ends, and the caller
-learns of it later or never. Here an event is written where it is added, to one open file.
+TensorBoard's own writer writes in a thread: on a full disk that thread prints a traceback and ends, and the caller
+learns of it later or never. Here an event is written by the call that adds it, to one open file.
 """
 
 from __future__ import annotations
@@ -9,18 +9,17 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import struct
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.writer import FileWriter
 
-from snn_mnist.runs.atomic_files import cant_write
+from snn_mnist.runs.atomic_files import write_error
 from snn_mnist.runs.metrics import METRICS, VALIDATION
 
 PREFIX = "events.out.tfevents."
@@ -28,24 +27,24 @@ SCALARS = tuple(name for name in METRICS if name != "epoch") + VALIDATION
 
 
 class TensorBoard:
-    """Scalars of metrics.csv's names, and figures. Flushed before each checkpoint.
+    """Scalars under metrics.csv's names, and figures; flushed after each addition.
 
-    A resumed run begins a new event file that tells readers to forget what earlier ones hold from its epoch on; where
-    those have vanished, their scalars come from the rows of metrics.csv.
+    A resumed run begins a new event file that tells readers to drop what earlier files hold from its first epoch on;
+    if there are no earlier files, their scalars come from the rows of metrics.csv.
     """
 
     def __init__(self, folder: Path, first_epoch: int, rows: Sequence[dict[str, Any]] = ()) -> None:
         self.folder = folder
         earlier = any(folder.glob(f"{PREFIX}*"))
         try:
-            self.writer = Writer(folder, first_epoch if earlier else None)
+            self.writer = Writer(str(folder), purge_step=first_epoch if earlier else None)
         except OSError as error:
-            raise cant_write(folder, error) from error
+            raise write_error(folder, error) from error
         for row in () if earlier else rows:
             self.write(row)
 
     def write(self, row: dict[str, Any]) -> None:
-        def scalars(writer: Any) -> None:
+        def scalars(writer: SummaryWriter) -> None:
             for name in SCALARS:
                 if name in row:
                     writer.add_scalar(name, row[name], row["epoch"])
@@ -58,41 +57,41 @@ class TensorBoard:
             add(self.writer)
             self.writer.flush()
         except OSError as error:
-            raise cant_write(self.folder, error) from error
+            raise write_error(self.folder, error) from error
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # every addition has been flushed and has raised its own faults
+        with contextlib.suppress(OSError):  # every addition was flushed and has raised its own errors
             self.writer.close()
 
 
 class Writer(SummaryWriter):
-    """Writes to a new event file in `folder`; with purge_step, readers forget earlier files from that step on."""
+    """torch's SummaryWriter on a new event file; with purge_step, readers drop earlier events from that step on."""
 
-    def __init__(self, folder: Path, purge_step: int | None = None) -> None:
-        self._events = _FileWriter(folder)
-        if purge_step is not None:
-            self._events.add_event(Event(session_log={"status": 1}), purge_step)  # SessionLog.START
-        super().__init__(str(folder))
-
-    def _get_file_writer(self) -> FileWriter:
-        self.all_writers: Any = {self.log_dir: self._events}  # what flush and close of the base class go through
-        return self._events
+    def _get_file_writer(self) -> Any:  # called by SummaryWriter before each addition
+        if self.file_writer is None:
+            self.file_writer: Any = _FileWriter(self.log_dir)
+            self.all_writers: Any = {self.log_dir: self.file_writer}
+            if self.purge_step is not None:
+                self.file_writer.add_event(Event(session_log=SessionLog(status=SessionLog.START)), self.purge_step)
+        return self.file_writer
 
 
 class _FileWriter(FileWriter):
-    def __init__(self, folder: Path) -> None:
-        self.event_writer = _EventFile(folder)
+    def __init__(self, folder: str) -> None:
+        self.event_writer = _EventFile(Path(folder))
 
 
 class _EventFile:
-    """Events in TFRecord framing: length [8 bytes], its checksum [4], the event, its checksum [4]."""
+    """A new event file, with the methods of tensorboard's EventFileWriter that torch's FileWriter calls."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        # Readers take the files in the order of their names, so a clock that was set back must not show in them.
+        # Readers take the files in the order of their names: a later file needs a later second, also after the clock
+        # was set back.
         times = [path.name.removeprefix(PREFIX)[:10] for path in folder.glob(f"{PREFIX}*")]
         second = max([int(time.time()), *(int(digits) + 1 for digits in times if digits.isdecimal())])
-        self.file = open(folder / f"{PREFIX}{second:010d}.{socket.gethostname()}.{os.getpid()}", "xb")  # noqa: SIM115
+        path = folder / f"{PREFIX}{second:010d}.{socket.gethostname()}.{os.getpid()}"
+        self.records = RecordWriter(open(path, "xb"))  # noqa: SIM115
         self.add_event(Event(wall_time=time.time(), file_version="brain.Event:2"))
         self.flush()
 
@@ -100,13 +99,10 @@ class _EventFile:
         return str(self.folder)
 
     def add_event(self, event: Event) -> None:
-        data = event.SerializeToString()
-        length = struct.pack("<Q", len(data))
-        checksums = (struct.pack("<I", masked_crc32c(part)) for part in (length, data))
-        self.file.write(length + next(checksums) + data + next(checksums))
+        self.records.write(event.SerializeToString())
 
     def flush(self) -> None:
-        self.file.flush()
+        self.records.flush()
 
     def close(self) -> None:
-        self.file.close()
+        self.records.close()

@@ -1,4 +1,4 @@
-"""Parts of a picture: colours, text sizes, legends, rasters. `visualizing` and the program share them."""
+"""Parts of figures: colours, text sizes, legends, rasters."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ GREY = "#777777"
 SIZE, DPI = (8.0, 5.0), 150
 
 
-# ---------------------------------------------------------------------------- how they look
+# ---------------------------------------------------------------------------- layout
 
 
 def own_figure(figsize: tuple[float, float] = SIZE, dpi: int = DPI) -> Figure:
-    """A figure without pyplot: it needs no display and is freed like any object."""
+    """A figure without pyplot: it needs no display, and no global state refers to it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -41,7 +41,7 @@ def text_size(figure: Figure) -> float:
 def style(
     axes: Axes, title: str, xlabel: str, ylabel: str, int_x_ticks: bool = False, int_y_ticks: bool = False
 ) -> None:
-    """Title, labels and sizes, set on the axes: ticks are made later and would not see rcParams of now."""
+    """Title, labels and text sizes, set on the axes themselves: ticks are made later, when rcParams may differ."""
     figure: Any = axes.figure
     size = text_size(figure)
     if title:
@@ -69,7 +69,7 @@ def heading(figure: Figure, text: str) -> None:
 
 
 def wrapped(text: str, width: float, size: float) -> str:
-    """A title in as many lines as it needs in `width` inches, axis labels at its left allowed for."""
+    """A title broken into lines that fit `width` inches less the axis labels at its left."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 
@@ -85,7 +85,7 @@ def wrapped(text: str, width: float, size: float) -> str:
 
 
 def legend_below(figure: Figure, handles: Sequence[Any], labels: Sequence[str], columns: int | None = None) -> None:
-    """Under the axes, where it can cover nothing."""
+    """A legend under the axes, where it covers nothing."""
     size, width = text_size(figure), figure.get_size_inches()[0]
     widest = (max(map(len, labels)) * 0.6 + 4) * 0.9 * size / 72  # inches, about
     rows = -(-len(labels) // max(1, int(width / widest)))
@@ -121,7 +121,7 @@ def whole_ticks(axis: Any) -> None:
     from matplotlib.ticker import MaxNLocator
 
     low, high = sorted(axis.get_view_interval())
-    every: Any = {"nbins": 12} if high - low <= 12 else {}  # every neuron of ten gets its number
+    every: Any = {"nbins": 12} if high - low <= 12 else {}  # a tick for each of ten neurons
     axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10], **every))
 
 
@@ -129,14 +129,17 @@ def few_ticks(count: int) -> tuple[np.ndarray]:
     return (np.arange(0, count, max(1, -(-count // 10))),)
 
 
-def curve_style(place: int, count: int, ordered: bool = False) -> tuple[Any, str]:
-    """Colour and line style of curve `place` of `count`; after seven colours the style changes as well."""
+def curve_style(index: int, count: int, ordered: bool = False) -> tuple[Any, str]:
+    """Colour and line style of curve `index` of `count`; the line style changes after seven colours.
+
+    ordered: the curves belong to values in order, so the colours follow a scale.
+    """
     if ordered:
-        return colour_map("viridis")(0.92 * place / max(count - 1, 1)), "-"
-    return COLOURS[place % len(COLOURS)], ("-", "--", ":", "-.")[place // len(COLOURS) % 4]
+        return colour_map("viridis")(0.92 * index / max(count - 1, 1)), "-"
+    return COLOURS[index % len(COLOURS)], ("-", "--", ":", "-.")[index // len(COLOURS) % 4]
 
 
-# ---------------------------------------------------------------------------- parts of a picture
+# ---------------------------------------------------------------------------- drawing
 
 
 def draw_heatmap(axes: Axes, values: np.ndarray, x_max: float | None = None, **options: Any) -> Any:
@@ -152,7 +155,7 @@ def draw_heatmap(axes: Axes, values: np.ndarray, x_max: float | None = None, **o
 
 
 def draw_raster(axes: Axes, fired: np.ndarray, colours: Sequence[Any] | None = None) -> None:
-    """fired [T, N] bool; colours [N] of the neurons, black where there are none."""
+    """fired [T, N] bool; colours [N] of the neurons, black by default."""
     steps, neurons = fired.shape
     width = float(np.clip(300 / steps, 0.5, 3))
     for neuron in range(neurons):
@@ -164,7 +167,7 @@ def draw_raster(axes: Axes, fired: np.ndarray, colours: Sequence[Any] | None = N
 
 
 def draw_rates(axes: Axes, rates: np.ndarray, colours: Sequence[Any] | None = None) -> None:
-    """Bars of rates [N] to the right, each with its number where there is room for it."""
+    """Horizontal bars of rates [N], each with its number if there are at most 16."""
     from matplotlib.ticker import FixedLocator
 
     axes.barh(np.arange(len(rates)), rates, height=0.8, color=BLUE if colours is None else colours)
@@ -182,7 +185,7 @@ def draw_rates(axes: Axes, rates: np.ndarray, colours: Sequence[Any] | None = No
 
 
 def draw_spike_train(axes: Axes, fired: np.ndarray) -> None:
-    """fired [T] bool: one tick a spike."""
+    """fired [T] bool: one tick per spike."""
     axes.vlines(np.flatnonzero(fired), 0, 1, colors=VERMILLION, linewidth=2 if len(fired) <= 200 else 1)
     axes.set_ylim(0, 1.1)
     axes.set_yticks([0, 1])
@@ -194,7 +197,7 @@ def mark_levels(axes: Axes, v_threshold: float, v_reset: float | None) -> None:
     """Dashed lines at threshold and reset, named at the right edge."""
     size = 0.9 * text_size(axes.figure)  # type: ignore[arg-type]
     levels = [(v_threshold, "threshold", VERMILLION, "--", "center")]
-    if v_reset is not None:  # always below the threshold: the names grow apart, however close the lines are
+    if v_reset is not None:  # below the threshold: the names stand on different sides of the two lines
         levels = [(v_threshold, "threshold", VERMILLION, "--", "bottom"), (v_reset, "reset", GREEN, ":", "top")]
     for height, name, colour, line, side in levels:
         axes.axhline(height, color=colour, linestyle=line, linewidth=1.8)

@@ -1,10 +1,9 @@
 """Pictures of spikes, potentials, surrogates and feature maps.
 
-Every function takes tensors or arrays and returns the matplotlib Figure; `figure.savefig(FILE)` saves it. No
-window system is needed. Where a program has imported matplotlib.pyplot, the figure becomes pyplot's current
-one, so that `plt.show()` shows it; otherwise nothing global is touched. Colours are viridis and those of
-Okabe and Ito (2008), which colour-blind readers can tell apart. Text grows with `figsize`: a figure can be
-halved and read.
+Every function takes tensors or arrays and returns the matplotlib Figure; `figure.savefig(FILE)` saves it. No window
+system is needed. If the program has imported matplotlib.pyplot, the figure becomes pyplot's current one, so that
+`plt.show()` shows it; otherwise no global state changes. Colours are viridis and those of Okabe and Ito (2008), which
+colour-blind readers can distinguish. The text size grows with `figsize`, so that a figure stays readable at half size.
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ def plot_2d_heatmap(
 ) -> Figure:
     """array [T, N], e.g. the potentials of N neurons, as colours: time runs right, neurons run up.
 
-    x_max: what the right end of the time axis is called, T where it is None.
+    x_max: the label of the right end of the time axis; None means T.
     """
     values = _array(array, "array", ("T", "N"))
     figure = new_figure(figsize, dpi)
@@ -125,7 +124,7 @@ def plot_1d_spikes(
     figsize: tuple[float, float] = SIZE,
     dpi: int = DPI,
 ) -> Figure:
-    """The raster of spikes [T, N], zeros and ones: a row of ticks a neuron, and its firing rate beside it."""
+    """The raster of spikes [T, N], zeros and ones: a row of ticks per neuron, and its firing rate beside it."""
     fired = _spikes(_array(spikes, "spikes", ("T", "N")), "spikes")
     figure = new_figure(figsize, dpi)
     if not plot_firing_rate:
@@ -157,8 +156,8 @@ def plot_2d_feature_map(
         raise ValueError(f"space={space} must be 0 or more pixels")
     _, width, height = maps.shape
     grid = np.full((nrows * (width + space) - space, ncols * (height + space) - space), np.nan)
-    for place, one in enumerate(maps):
-        top, left = place // ncols * (width + space), place % ncols * (height + space)
+    for index, one in enumerate(maps):
+        top, left = index // ncols * (width + space), index % ncols * (height + space)
         grid[top : top + width, left : left + height] = one
     figure = new_figure(figsize, dpi)
     axes = figure.add_subplot()
@@ -215,8 +214,8 @@ def plot_surrogate_function(
     figure = new_figure(figsize, dpi)
     left, right = figure.subplots(1, 2)
     left.plot(x, (x >= 0).double(), color=BLACK, linewidth=2.5, label="Heaviside step")
-    for place, one in enumerate(several):
-        colour, line = curve_style(place, len(several))
+    for index, one in enumerate(several):
+        colour, line = curve_style(index, len(several))
         label = _surrogate_label(one)
         if one.formula.primitive is not None:
             left.plot(x, one.primitive(x), color=colour, linestyle=line, linewidth=2, label=label)
@@ -252,13 +251,13 @@ def plot_curves(
         raise ValueError("curves is empty; give {name: values [T]}")
     figure = new_figure(figsize, dpi)
     axes = figure.add_subplot()
-    places = None if x is None else _array(x, "x", ("T",))
+    positions = None if x is None else _array(x, "x", ("T",))
     for number, (name, values) in enumerate(curves.items()):
         heights = _array(values, f"curves[{name!r}]", ("T",))
-        if places is not None and len(places) != len(heights):
-            raise ValueError(f"x has {len(places)} values and curves[{name!r}] has {len(heights)}; give as many")
+        if positions is not None and len(positions) != len(heights):
+            raise ValueError(f"x has {len(positions)} values and curves[{name!r}] has {len(heights)}; give as many")
         colour, line = curve_style(number, len(curves), ordered)
-        at = np.arange(len(heights)) if places is None else places
+        at = np.arange(len(heights)) if positions is None else positions
         marker = "o" if len(heights) <= 30 else ""
         axes.plot(at, heights, color=colour, linestyle=line, linewidth=2, marker=marker, markersize=5, label=name)
     if log_y:
@@ -270,7 +269,7 @@ def plot_curves(
     return figure
 
 
-# ---------------------------------------------------------------------------- what they take
+# ---------------------------------------------------------------------------- arguments
 
 
 def _array(values: Any, name: str, axes: tuple[str, ...]) -> np.ndarray:
@@ -301,7 +300,7 @@ def _spikes(values: np.ndarray, name: str) -> np.ndarray:
 
 
 def new_figure(figsize: tuple[float, float], dpi: int) -> Figure:
-    """pyplot's where the caller's program uses pyplot, else one that belongs to nobody."""
+    """A figure of pyplot if the caller's program has imported it, else one that no global state refers to."""
     pyplot = sys.modules.get("matplotlib.pyplot")
     if pyplot is not None:
         return pyplot.figure(figsize=figsize, dpi=dpi, layout="constrained")

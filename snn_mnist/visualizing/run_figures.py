@@ -1,7 +1,7 @@
 """The figures of a run: learning curves, receptive fields, confusion matrix, accuracy against T.
 
-`train` writes them at the end of a run and shows some in TensorBoard on the way; `plot` draws them again from
-the files of a run. matplotlib is imported when the first one is drawn.
+`train` writes them at the end of a run and shows some in TensorBoard before; `plot` draws them again from the files of
+a run. matplotlib is imported when the first one is drawn.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from snn_mnist.runs import atomic_files as files
+from snn_mnist.runs.atomic_files import write_file
 from snn_mnist.runs.metrics import read_metrics
 from snn_mnist.visualizing import drawing
 from snn_mnist.visualizing.drawing import BLUE, GREEN, GREY, VERMILLION
@@ -33,7 +33,7 @@ CURVES, WEIGHTS, CONFUSION, AGAINST_T = "curves.png", "weights.png", "confusion.
 def write_run_figures(folder: Path, weight: Tensor, test: Score, class_names: Sequence[str]) -> list[Path]:
     """The four figures of a finished run into its directory; returns their files.
 
-    weight [10, 784]; test: the test split at several marks up to T; the curves come from folder/metrics.csv.
+    weight [10, 784]; test: the test split at several readout steps up to T; the curves come from folder/metrics.csv.
     """
     return [
         write(folder / CURVES, learning_curves({folder.name: read_metrics(folder / "metrics.csv")})),
@@ -55,7 +55,7 @@ def _accuracies(test: Score) -> list[float]:
 
 
 def due(epoch: int, epochs: int) -> bool:
-    """Whether to call `to_tensorboard`, which takes a fifth of a second, after this epoch (from 0): ten a run."""
+    """Whether to call `to_tensorboard`, which takes a fifth of a second, after this epoch (from 0): ten times a run."""
     return epoch in (0, epochs - 1) or (epoch + 1) % max(1, epochs // 10) == 0
 
 
@@ -75,21 +75,21 @@ def to_tensorboard(writer: Any, epoch: int, weight: Tensor, test: Score, class_n
 
 
 def settings_to_tensorboard(writer: Any, settings: Mapping[str, Any], row: Mapping[str, Any]) -> None:
-    """The run as a line of TensorBoard's HParams: its settings, and the metrics of its last epoch.
+    """The run as a row of TensorBoard's HParams: its settings, and the metrics of its last epoch.
 
-    In the run's own event file and under the scalars' own names: `SummaryWriter.add_hparams` would open a
-    second writer in a directory of its own, which TensorBoard shows as one more run.
+    Written to the run's own event file under the scalars' own names: `SummaryWriter.add_hparams` would open a second
+    writer in a directory of its own, which TensorBoard shows as another run.
     """
     from torch.utils.tensorboard.summary import hparams
 
     metrics = {name: row[name] for name in ("test_acc", "max_test_acc", "test_loss", "train_loss") if name in row}
     plain = {name: value if type(value) in (int, float) else _text(value) for name, value in settings.items()}
     for summary in hparams(plain, metrics):
-        writer._get_file_writer().add_summary(summary, row["epoch"])
+        writer.file_writer.add_summary(summary, row["epoch"])
 
 
 def _text(value: Any) -> str:
-    """A setting as UTF-8 can say it, which paths need not be."""
+    """A setting as text in UTF-8; other bytes, which a path may have, are escaped."""
     text = value if isinstance(value, str) else "none" if value is None else str(value).lower()
     return text.encode(errors="backslashreplace").decode()
 
@@ -98,15 +98,10 @@ def _text(value: Any) -> str:
 
 
 def write(path: Path, figure: Figure, flag: str = "-out-dir") -> Path:
-    """The figure as a PNG; `flag` is the one that chose the place."""
+    """Writes the figure as a PNG; `flag` is the one that named the file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
-    return write_bytes(path, buffer.getvalue(), flag)
-
-
-def write_bytes(path: Path, content: bytes, flag: str = "-out-dir") -> Path:
-    """A file, whole or not at all."""
-    files.write_file(path, content, flag)
+    write_file(path, buffer.getvalue(), flag)
     return path
 
 
@@ -124,12 +119,12 @@ def pixels(figure: Figure) -> np.ndarray:
 
 
 def learning_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """Accuracy and loss against epochs; runs: name → rows of metrics.csv. Of several, each has its colour."""
+    """Accuracy and loss against epochs; runs: name → rows of metrics.csv. Each of several runs has its colour."""
     figure = drawing.own_figure((10.0, 5.2))
     left, right = figure.subplots(1, 2)
     shown = [part for part in PARTS if any(f"{part}_acc" in row for rows in runs.values() for row in rows)]
     if len(runs) > 1:
-        shown = [part for part in shown if part != "val"]  # two lines a run are enough to tell apart
+        shown = [part for part in shown if part != "val"]  # more than two lines per run could not be distinguished
     lines: dict[str, Any] = {}
     for number, (name, rows) in enumerate(runs.items()):
         for part in shown:
@@ -189,19 +184,19 @@ def _curves_title(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     return f"Highest at the end: {best}, {accuracy:.2f} % of the test images"
 
 
-# Colours are found for the data's pixels, not for the many more of the picture.
+# Colours are computed for the pixels of the data, not for the many more pixels of the picture.
 PIXELATED: dict[str, Any] = {"interpolation": "nearest", "interpolation_stage": "rgba"}
 
 
 def receptive_fields(weight: Tensor, class_names: Sequence[str]) -> Figure:
-    """weight [10, 784]: what each neuron looks for, as an image, all on one scale symmetric about 0."""
+    """weight [10, 784]: the weights of each neuron as an image, all on one colour scale symmetric about 0."""
     from matplotlib.patches import Rectangle
 
     images = weight.detach().cpu().float().numpy().reshape(2, 5, 28, 28)
-    limit = float(np.quantile(np.abs(images), 0.995)) or 1.0  # a few far weights would pale all others
+    limit = float(np.quantile(np.abs(images), 0.995)) or 1.0  # a few extreme weights would make all others pale
     figure = drawing.own_figure((9.0, 4.4))
     axes = figure.add_subplot()
-    # one axes with gaps (NaN), not ten: laid out and drawn three times as fast
+    # one axes with gaps (NaN) instead of ten axes: laid out and drawn three times as fast
     across, down = 28 + 2, 28 + 7
     mosaic = np.full((2 * down, 5 * across), np.nan, np.float32)
     for (row, column), name in zip(np.ndindex(2, 5), class_names, strict=True):
@@ -219,7 +214,7 @@ def receptive_fields(weight: Tensor, class_names: Sequence[str]) -> Figure:
 
 
 def confusion_matrix(confusion: Tensor, class_names: Sequence[str]) -> Figure:
-    """confusion [10, 10]: images by label (row) and verdict (column); colour: share of the label's images."""
+    """confusion [10, 10]: images by label (row) and prediction (column); colour: share of the label's images."""
     from matplotlib.colors import PowerNorm
 
     counts = confusion.cpu().numpy()
@@ -235,7 +230,7 @@ def confusion_matrix(confusion: Tensor, class_names: Sequence[str]) -> Figure:
             axes.text(
                 column, row, f"{count}", ha="center", va="center", color=colour, fontsize=0.75 * size, in_layout=False
             )  # fmt: skip
-    drawing.style(axes, _confusion_title(counts, class_names), "verdict of the network", "label")
+    drawing.style(axes, _confusion_title(counts, class_names), "prediction", "label")
     long = max(map(len, class_names)) > 2
     axes.set_xticks(range(len(class_names)), class_names, rotation=45 if long else 0, ha="right" if long else "center")
     axes.set_yticks(range(len(class_names)), class_names)
@@ -258,7 +253,7 @@ def _confusion_title(counts: np.ndarray, class_names: Sequence[str]) -> str:
 
 
 def accuracy_against_T(readout_steps: Sequence[int], accuracies: Iterable[float]) -> Figure:
-    """Accuracy (share of 1) when the network is stopped after marks[m] time steps."""
+    """Accuracy (share of 1) when the rates are read after readout_steps[m] time steps."""
     from matplotlib.ticker import FixedLocator, NullLocator
 
     percent = 100 * np.array(list(accuracies))

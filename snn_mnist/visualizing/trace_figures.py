@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from snn_mnist.model.trace import Trace
 from snn_mnist.visualizing import drawing
 from snn_mnist.visualizing.drawing import BLUE, SKY, VERMILLION
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from snn_mnist.model.trace import Trace
 
-LONGEST = 60  # time steps of a voltage trace that can be told apart in a figure
+LONGEST = 60  # time steps of a voltage trace that can be distinguished in a figure
 
 
 def shown_image(trace: Trace, class_names: Sequence[str]) -> Figure:
@@ -40,7 +41,7 @@ def _name_neurons(axes: Axes, class_names: Sequence[str]) -> None:
 
 
 def raster(trace: Trace, class_names: Sequence[str]) -> Figure:
-    """When each output neuron fired, and how often; the verdict in another colour."""
+    """When each output neuron fired, and how often; the prediction in another colour."""
     figure = drawing.own_figure((8.6, 5.0))
     axes, beside = figure.subplots(1, 2, sharey=True, width_ratios=(4, 1))
     colours = [VERMILLION if number == trace.prediction else BLUE for number in range(len(class_names))]
@@ -50,11 +51,11 @@ def raster(trace: Trace, class_names: Sequence[str]) -> Figure:
     beside.tick_params(labelleft=False)
     drawing.style(axes, "", "time step $t$", "output neuron", int_x_ticks=True)
     _name_neurons(axes, class_names)
-    drawing.heading(figure, _verdict(trace, class_names))
+    drawing.heading(figure, _outcome(trace, class_names))
     return figure
 
 
-def _verdict(trace: Trace, class_names: Sequence[str]) -> str:
+def _outcome(trace: Trace, class_names: Sequence[str]) -> str:
     rate, name, label = trace.rates[trace.prediction], class_names[trace.prediction], class_names[trace.label]
     if not trace.s.any():
         return f"No neuron fires; the label is {label}"
@@ -70,20 +71,20 @@ def voltages(trace: Trace, class_names: Sequence[str], v_threshold: float) -> Fi
     drawing.style(axes, "", "time step $t$", "output neuron", int_x_ticks=True)
     _name_neurons(axes, class_names)
     drawing.add_colorbar(axes, image, f"V[t] after the reset (threshold {v_threshold:g})")
-    drawing.heading(figure, "Membrane potentials after each step: a spike sets them back")
+    drawing.heading(figure, "Membrane potentials after each step: a spike resets them")
     return figure
 
 
 def winner(trace: Trace, class_names: Sequence[str], v_threshold: float, v_reset: float | None) -> Figure:
-    """The potential of the verdict's neuron, and below it of the label's where that is another."""
+    """The potential of the predicted class's neuron, and below it that of the label's neuron if it is another."""
     numbers = [trace.prediction] + ([trace.label] if trace.label != trace.prediction else [])
     figure = drawing.own_figure((8.6, 4.4 if len(numbers) == 1 else 6.8))
     steps = min(len(trace.s), LONGEST)
     panels = figure.subplots(len(numbers), 1, sharex=True, squeeze=False)[:, 0]
     for axes, number in zip(panels, numbers, strict=True):
-        _potential(axes, trace.h[:steps, number], trace.v[:steps, number], trace.s[:steps, number] == 1)
+        _draw_potential(axes, trace.h[:steps, number], trace.v[:steps, number], trace.s[:steps, number] == 1)
         drawing.mark_levels(axes, v_threshold, v_reset)
-        role = "verdict" if number == trace.prediction else "label"
+        role = "prediction" if number == trace.prediction else "label"
         count = int(trace.s[:, number].sum())
         title = f"Neuron {class_names[number]} ({role}): {count} spikes in {len(trace.s)} steps"
         drawing.style(axes, title, "", "membrane potential", int_x_ticks=True)
@@ -95,8 +96,8 @@ def _time_label(steps: int, total: int) -> str:
     return "time step $t$" + ("" if steps == total else f" (the first {steps} of {total})")
 
 
-def _potential(axes: Axes, h: np.ndarray, v: np.ndarray, fired: np.ndarray) -> Any:
-    """A line through H[t] and, where the neuron fires, straight down to V[t]; the spikes as dots on top."""
+def _draw_potential(axes: Axes, h: np.ndarray, v: np.ndarray, fired: np.ndarray) -> Any:
+    """A line through H[t] and, where the neuron fires, down to V[t]; a dot on top for each spike."""
     times = np.repeat(np.arange(len(h)), 2)
     heights = np.stack([h, v], 1).ravel()
     axes.plot(times, heights, color=BLUE, linewidth=1.5)

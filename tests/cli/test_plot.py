@@ -112,7 +112,7 @@ def test_confusion_matrix_has_every_count_and_names_the_worst(names):
     title = axes.get_title(loc="left")
     assert f"{names[4]} taken for {names[9]} (321×)" in title.replace("\n", " ")
     assert f"{100 * 5000 / int(confusion.sum()):.2f} % right" in title
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("verdict of the network", "label")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("prediction", "label")
     confusion[9, 4] = 321  # two kinds tie
     title = figures.confusion_matrix(confusion, names).axes[0].get_title(loc="left")
     assert "most frequent errors: 2 kinds (321× each)" in title.replace("\n", " ")
@@ -245,7 +245,7 @@ def test_names_are_as_short_as_they_can_be(tmp_path):
 
 
 def test_errors_name_the_remedy(tmp_path):
-    for path, words in (("none", "is no directory; give run directories"), ("", "has no metrics.csv")):
+    for path, words in (("none", "is not a directory; give run directories"), ("", "has no metrics.csv")):
         with pytest.raises(SNNError, match=words):
             cli.dispatch(["plot", str(tmp_path / path)])
     run = make_run(tmp_path / "run", list(rows_of(1)))

@@ -101,7 +101,7 @@ def test_resizing_is_the_exact_average_over_each_pixels_area(h, w, side, seed):
                     wide = min(Fraction(j + 1, m), Fraction(x + 1, w)) - max(Fraction(j, m), Fraction(x, w))
                     if tall > 0 and wide > 0:
                         exact[i][j] += tall * wide * int(ink[y, x])
-    small = picture._resized(ink, side)
+    small = picture.resize(ink, side)
     assert small.shape == (n, m)
     top = max(max(row) for row in exact)
     assert small.tolist() == [[int(255 * x / top + Fraction(1, 2)) for x in row] for row in exact]
@@ -129,8 +129,8 @@ def test_a_thin_pen_is_widened_and_a_thick_one_is_not():
     assert 0.6 < thin / usual < 1.2
     assert thick > 1.5 * usual
     ink = stroke(200, 200, (20, 20), (80, 48), 10).astype(np.int64)[20:100, 20:68]
-    assert picture._thickened(ink) is ink
-    wide = picture._thickened(stroke(200, 200, (20, 20), (80, 48), 2).astype(np.int64)[20:100, 20:68])
+    assert picture.thicken(ink) is ink
+    wide = picture.thicken(stroke(200, 200, (20, 20), (80, 48), 2).astype(np.int64)[20:100, 20:68])
     assert wide.shape == (84, 52) and wide[0, 0] == 255  # two pixels on every side
 
 
@@ -144,7 +144,7 @@ def test_a_photograph_of_a_ballpoint_digit():
     file = io.BytesIO()
     Image.fromarray(np.clip(photo, 0, 255).astype(np.uint8)).save(file, "JPEG", quality=60)
     with Image.open(file) as image:
-        seen = pixels(picture._grey(image))
+        seen = pixels(picture.to_grey(image))
     clean = pixels(stroke(1200, 1600, (300, 500), (600, 360), 30))
     assert np.abs(seen - clean).mean() < 12
     assert ((seen > 128) == (clean > 128)).mean() > 0.97

@@ -7,14 +7,12 @@ from PIL import Image
 from torch import Tensor
 
 from snn_mnist.cli import main as cli
-from snn_mnist.cli import trace
 from snn_mnist.core import functional, monitor, neuron
-from snn_mnist.data.datasets import load_dataset
+from snn_mnist.data.datasets import Dataset, Split, load_dataset
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.model import trace as model_trace
 from snn_mnist.model.network import SNN
 from snn_mnist.model.poisson import SpikeKey, Stream, poisson_encode
-from snn_mnist.model.saved_network import SavedNetwork
+from snn_mnist.model.trace import misclassified, trace_image
 from snn_mnist.runs import checkpoint
 from snn_mnist.runs.config import Config
 from snn_mnist.visualizing import run_figures, trace_figures
@@ -29,7 +27,7 @@ def data():
 
 @pytest.fixture(scope="module")
 def weight(data) -> Tensor:
-    """[10, 784]: a few steps of least squares, so that most verdicts are right and some are wrong"""
+    """[10, 784]: a few steps of least squares, so that most predictions are right and some are wrong"""
     w = torch.zeros(10, 784)
     x = data.train.images.float() / 255
     target = torch.nn.functional.one_hot(data.train.labels, 10).float()
@@ -79,7 +77,7 @@ def test_arrays_are_the_equations(tmp_path, data, weight, settings):
     config = save_checkpoint(tmp_path / "net.pth", weight, **settings)
     net = SNN.from_config(config)
     net.load_state_dict({checkpoint.WEIGHT: weight})
-    found = model_trace.trace_image(net, data, 5, config)
+    found = trace_image(net, data, 5, config)
     h, v, s, spikes = by_hand(weight, config, data, 5)
     assert np.array_equal(found.s, s)
     assert np.allclose(found.v, v, atol=1e-4)
@@ -95,7 +93,7 @@ def test_the_network_is_left_as_it_was(data, weight):
     config = Config(dataset="digits", T=20)
     net = SNN.from_config(config)
     with monitor.OutputMonitor(net, neuron.LIFNode) as mine:
-        model_trace.trace_image(net, data, 0, config)
+        trace_image(net, data, 0, config)
         assert len(mine) == 20
     functional.reset_net(net)
     assert net.spiking.v == 0.0
@@ -117,7 +115,7 @@ def test_verb_writes_arrays_and_pictures_and_prints_rates(tmp_path, data, weight
     assert everything["image"].reshape(-1).tolist() == data.test.images[3].tolist()
     for number, rate in enumerate(s.mean(0)):
         assert f"    {number}  {rate:.3f}" in out
-    assert f"verdict: {s.sum(0).argmax()} (" in out
+    assert f"prediction: {s.sum(0).argmax()} (" in out
     assert {file.name for file in folder.glob("*.png")} == PICTURES
     for file in folder.glob("*.png"):
         picture = np.asarray(Image.open(file).convert("L"))
@@ -157,7 +155,7 @@ def test_a_checkpoint_of_the_tutorial_has_its_settings(tmp_path, weight, capsys)
     torch.save({"net": {checkpoint.WEIGHT: weight}, "epoch": 0, "max_test_acc": 0.9}, tmp_path / "old.pth")
     assert cli.main(["trace", "-resume", str(tmp_path / "old.pth"), "-dataset", "digits"]) == 0
     assert np.load(tmp_path / "trace_0" / "s_t_array.npy").shape == (100, 10)
-    assert "does not say T and tau: using 100 and 2" in capsys.readouterr().out
+    assert "does not hold T and tau: using 100 and 2" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("without_pictures")
@@ -193,10 +191,15 @@ def test_silent_network_says_so(tmp_path, capsys):
 
 
 def test_a_network_without_errors_has_no_misclassified(tmp_path, data, weight, monkeypatch):
+    """Its labels are the network's own predictions."""
     config = save_checkpoint(tmp_path / checkpoint.LATEST, weight, T=5)
     net = SNN.from_config(config)
-    monkeypatch.setattr(model_trace, "misclassified", lambda *_: iter(()))
-    loaded = SavedNetwork(tmp_path / checkpoint.LATEST, config, net, True, 0)
-    options = trace.TraceOptions(resume=str(tmp_path), misclassified=1)
-    with pytest.raises(SNNError, match="gets all 360 test images right"):
-        list(trace.find_traces(options, loaded, data))
+    net.load_state_dict({checkpoint.WEIGHT: weight})
+    images = data.test.images[:20]
+    unlabelled = Dataset("digits", data.train, Split(images, torch.zeros(20, dtype=torch.int64)), data.class_names)
+    predictions = torch.tensor([trace_image(net, unlabelled, index, config).prediction for index in range(20)])
+    right = Dataset("digits", data.train, Split(images, predictions), data.class_names)
+    assert list(misclassified(net, right, config)) == []
+    monkeypatch.setattr("snn_mnist.cli.trace.load_dataset", lambda *_: right)
+    with pytest.raises(SNNError, match="gets all 20 test images right"):
+        cli.dispatch(["trace", "-resume", str(tmp_path), "-misclassified", "1"])

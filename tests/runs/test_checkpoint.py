@@ -14,7 +14,7 @@ from snn_mnist.cli import parser as cli
 from snn_mnist.cli import train as training
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.model.device import choose_runtime
-from snn_mnist.runs import archive, checkpoint, metrics
+from snn_mnist.runs import checkpoint, metrics
 from snn_mnist.runs.config import Config
 from snn_mnist.runs.resume_rules import FIXED_ON_RESUME
 from snn_mnist.training import resume
@@ -61,27 +61,6 @@ def test_torch_reads_what_we_write_and_we_read_the_same(folders: dict[str, Path]
         assert same(checkpoint.load(file), torch.load(file, weights_only=True))
 
 
-DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool, torch.uint8]
-DTYPES += [torch.int8, torch.int16, torch.int32, torch.int64]
-VALUES = {
-    "numbers": [0, 1, -1, 255, 256, 65536, -(2**31), 2**40, 0.1, float("inf"), True, False, None],
-    "text": ["", "layer.1.weight", "ä 数据", "x" * 300],
-    "tuples": [(), (1,), (1, 2), (1, 2, 3), (1, 2, 3, (4, [5]))],
-    "dtypes": [torch.arange(5).to(dtype) for dtype in DTYPES],
-    "shapes": [torch.tensor(3.5), torch.zeros(0), torch.zeros(3, 0), torch.rand(2, 3, 4)],
-    "views": [torch.rand(3, 4).t(), torch.rand(10)[3:7:2], torch.rand(4, 1).expand(4, 1), torch.rand(2, 6)[1]],
-    "shared": [shared := torch.rand(3), shared, shared[1:]],
-    "modules": [torch.nn.Linear(3, 2).state_dict(), dict(torch.nn.Linear(3, 2).named_parameters())],
-}
-
-
-@pytest.mark.parametrize("name", VALUES)
-def test_all_that_torch_save_may_write(tmp_path: Path, name: str):
-    file = tmp_path / "x.pth"
-    torch.save(VALUES[name], file)
-    assert same(archive.read(file), torch.load(file, weights_only=False))
-
-
 def test_a_checkpoint_says_who_may_read_it_as_other_files_do(tmp_path: Path):
     file = tmp_path / "c.pth"
     before = os.umask(0o027)
@@ -106,11 +85,14 @@ def test_the_least_that_is_a_checkpoint(tmp_path: Path):
     [
         (lambda path: None, "there is no checkpoint "),
         (lambda path: path.mkdir(), "no checkpoint_latest.pth in "),
-        (lambda path: (path.mkdir(), (path / checkpoint.LATEST).mkdir()), "checkpoint_latest.pth is no regular file"),
+        (
+            lambda path: (path.mkdir(), (path / checkpoint.LATEST).mkdir()),
+            "_latest.pth is not a regular file",
+        ),
         (lambda path: path.symlink_to(path), "there is no checkpoint |can't be read"),
-        (lambda path: path.symlink_to("/dev/zero"), "is no regular file"),
-        (lambda path: path.symlink_to("/dev/null"), "is no regular file"),
-        (lambda path: os.mkfifo(path), "is no regular file"),
+        (lambda path: path.symlink_to("/dev/zero"), "is not a regular file"),
+        (lambda path: path.symlink_to("/dev/null"), "is not a regular file"),
+        (lambda path: os.mkfifo(path), "is not a regular file"),
     ],
 )
 @pytest.mark.skipif(os.name != "posix", reason="devices and pipes of POSIX")
@@ -286,7 +268,7 @@ def test_slots_of_two_optimisers_and_odd_counts_are_damage(own: Path):
     state = checkpoint.load(own)
     state["optimizer"]["state"][0]["momentum_buffer"] = torch.zeros(10, 784)
     checkpoint.save(own / checkpoint.LATEST, state)
-    with pytest.raises(SNNError, match="an optimizer state with exp_avg"):
+    with pytest.raises(SNNError, match="an optimizer state with the unknown exp_avg"):
         checkpoint.load(own)
     del state["optimizer"]["state"][0]["momentum_buffer"]
     state |= {"step": 1, "running": {"rates": torch.zeros(16, 10), "seconds": 1.0, "skipped": -1}}

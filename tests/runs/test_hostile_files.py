@@ -3,11 +3,11 @@
 import io
 import os
 import pickle
+import re
 import struct
 import time
 import zipfile
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from snn_mnist.cli import train as training
 from snn_mnist.cli.main import main
 from snn_mnist.errors import SNNError
-from snn_mnist.runs import archive, checkpoint
+from snn_mnist.runs import checkpoint
 from snn_mnist.runs.config import Config
 from snn_mnist.training import resume
 from snn_mnist.training.loop import Best
@@ -64,6 +64,18 @@ def test_cut_short_flipped_and_overwritten(file: Path, tmp_path: Path):
     assert found.counts["refused"] > 600
 
 
+def test_an_entry_marked_as_a_directory(file: Path, tmp_path: Path):
+    """torch.load would take whatever lies in fresh memory for the content of such an entry."""
+    whole, path = file.read_bytes(), tmp_path / "damaged.pth"
+    entries = [found.start() for found in re.finditer(b"PK\x01\x02", whole)]
+    assert len(entries) == len(zipfile.ZipFile(file).namelist())
+    for entry in entries:
+        damaged = bytearray(whole)
+        damaged[entry + 38] ^= 0x10  # external attributes
+        path.write_bytes(damaged)
+        assert "it has a directory among its entries" in refused(path)
+
+
 @pytest.mark.slow
 def test_much_damage(file: Path, tmp_path: Path):
     assert torture.damage(file, tmp_path / "damaged.pth", 5000, seed=1).faults == []
@@ -75,7 +87,7 @@ def test_every_verb_refuses_alike(file: Path, tmp_path: Path, capsys: pytest.Cap
     for verb in ("train", "eval", "trace", "export"):
         assert main([verb, "-resume", str(damaged)]) == 1
         out, err = capsys.readouterr()
-        assert out == "" and err.startswith(f"snn_mnist {verb}: error: {damaged} is damaged or no checkpoint (")
+        assert out == "" and err.startswith(f"snn_mnist {verb}: error: {damaged} is damaged or not a checkpoint (")
         assert err.count("\n") == 1
 
 
@@ -83,12 +95,12 @@ def test_every_verb_refuses_alike(file: Path, tmp_path: Path, capsys: pytest.Cap
 def test_what_is_no_archive(tmp_path: Path, content: bytes):
     path = tmp_path / "x.pth"
     path.write_bytes(content)
-    assert "is damaged or no checkpoint (it is no archive of torch.save, or was cut short" in refused(path)
+    assert "is damaged or not a checkpoint (BadZipFile: File is not a zip file)" in refused(path)
 
 
 def test_the_old_format_of_torch(tmp_path: Path, state: dict[str, Any]):
     torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    assert "it is no archive of torch.save" in refused(tmp_path / "old.pth")
+    assert "BadZipFile" in refused(tmp_path / "old.pth")
 
 
 # ---------------------------------------------------------------------------- contents that can't be
@@ -125,13 +137,13 @@ CHANGES: list[tuple[str, Any, str]] = [
     (f"net/{WEIGHT}", torch.zeros(SHAPE, dtype=torch.bool), "weights of type torch.bool"),
     (f"net/{WEIGHT}", torch.full(SHAPE, NAN), "weights that are not finite"),
     (f"net/{WEIGHT}", torch.zeros(SHAPE).index_fill(1, torch.tensor([783]), INF), "weights that are not finite"),
-    (f"net/{WEIGHT}", [[0.0] * 784] * 10, "weights that are no tensor"),
+    (f"net/{WEIGHT}", [[0.0] * 784] * 10, "weights that are not a tensor"),
     ("raw", torch.zeros(3), "weights (raw) of shape [3]"),
     ("version", 2, "has version 2, newer than this program reads (1); update snn_mnist"),
     ("version", 10**60, "newer than this program reads"),
-    ("version", 0, "has version 0, which is none"),
-    ("version", "1", "has version 1, which is none"),
-    ("version", True, "has version True"),
+    ("version", 0, "has the invalid version 0"),
+    ("version", "1", "has the invalid version 1"),
+    ("version", True, "has the invalid version True"),
     ("epoch", -2, "has epoch -2, not an integer from -1"),
     ("epoch", 1.5, "has epoch 1.5"),
     ("epoch", 2**40, "has epoch"),
@@ -141,22 +153,22 @@ CHANGES: list[tuple[str, Any, str]] = [
     ("max_test_acc", NAN, "has max_test_acc nan, not a number from 0 to 1"),
     ("max_test_acc", 93, "has max_test_acc 93"),
     ("max_test_acc", None, "has max_test_acc (no value)"),
-    ("best", [], "has best that is no dictionary"),
+    ("best", [], "has a value of best that is not a dictionary"),
     ("best/epoch", "x", "has best epoch x"),
     ("best/score", NAN, "has best score nan"),
-    ("best/more", 1, "has a best with more"),
-    ("config", "T: 4", "has config that is no dictionary"),
-    ("config/T", 0, "impossible settings (T 0 is not allowed"),
+    ("best/more", 1, "has a best with the unknown more"),
+    ("config", "T: 4", "has a value of config that is not a dictionary"),
+    ("config/T", 0, "invalid settings (T 0 is not allowed"),
     ("config/T", [[[1]]], "has a setting T that is neither text nor a number"),
-    ("config/tau", NAN, "impossible settings (tau nan is not allowed"),
-    ("config/tua", 2.0, "impossible settings (unknown setting tua; did you mean tau?"),
-    ("config/5", 1, "impossible settings (unknown setting 5"),
-    ("config/surrogate", "__import__('os')", "impossible settings (surrogate __import__('os') is not allowed"),
+    ("config/tau", NAN, "invalid settings (tau nan is not allowed"),
+    ("config/tua", 2.0, "invalid settings (unknown setting tua; did you mean tau?"),
+    ("config/5", 1, "invalid settings (unknown setting 5"),
+    ("config/surrogate", "__import__('os')", "invalid settings (surrogate __import__('os') is not allowed"),
     ("scaler", SCALER | {"scale": NAN}, "has scaler scale nan"),
     ("scaler", SCALER | {"scale": "x"}, "has scaler scale x"),
-    ("scaler", SCALER | {5: 1}, "has a scaler with 5"),
+    ("scaler", SCALER | {5: 1}, "has a scaler with the unknown 5"),
     ("scaler", {"scale": 1.0}, "has a scaler without"),
-    ("optimizer", 5, "has optimizer that is no dictionary"),
+    ("optimizer", 5, "has a value of optimizer that is not a dictionary"),
     ("optimizer/state", ..., "has an optimizer without state"),
     ("optimizer/param_groups", [], "something else than one group"),
     ("optimizer/param_groups", [{}, {}], "something else than one group"),
@@ -171,7 +183,7 @@ CHANGES: list[tuple[str, Any, str]] = [
     ("optimizer/state/0/exp_avg", torch.zeros(SHAPE, dtype=torch.int32), "exp_avg of type torch.int32"),
     ("optimizer/state/0/step", "many", "has optimizer step many"),
     ("optimizer/state/0/step", torch.zeros(SHAPE), "optimizer steps of shape"),
-    ("optimizer/state/0/surprise", 1, "has an optimizer state surprise, unknown here"),
+    ("optimizer/state/0/surprise", 1, "has an optimizer state with the unknown surprise"),
 ]
 
 
@@ -277,8 +289,6 @@ PROGRAMS = {
     "inst": b"(S'touch /tmp/x'\nios\nsystem\n.",
     "obj": b"(cos\nsystem\nS'true'\no.",
     "newobj": b"\x80\x02cbuiltins\nbytearray\n\x8a\x05\0\0\0\0\x10\x85\x81.",
-    "set of a billion": b"\x80\x02cbuiltins\nset\ncbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R\x85R.",
-    "counter of a billion": b"\x80\x02ccollections\nCounter\ncbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R\x85R.",
     "big tensor": b"\x80\x02ctorch\nFloatTensor\n\x8a\x05\0\0\0\0\x10\x85R.",
     "stack global": b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x04true\x85R.",
     "extension": b"\x80\x02\x82\x01.",
@@ -290,8 +300,7 @@ PROGRAMS = {
     "deep lists": b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".",
     "deep tuples": b"\x80\x02K\x01" + b"\x85" * 100_000 + b".",
     "deep keys": b"\x80\x02}K\x01" + b"\x85" * 100_000 + b"K\x01s.",
-    # (t, t) of (t, t) of …: 60 levels in 300 bytes, 2^60 steps to hash or print
-    "doubling tuples": b"\x80\x02}K\x01\x85q\0" + b"".join(b"h%c\x86q%c" % (i, i + 1) for i in range(60)) + b"K\x01s.",
+    # [l, l] of [l, l] of …: 60 levels in 300 bytes, 2^60 steps to print
     "doubling lists": b"\x80\x02X\3\0\0\0net]q\0" + b"".join(b"]q%c(h%ch%ce" % (i + 1, i, i) for i in range(60)) + b".",
     "a long number": b"\x80\x02\x8b" + struct.pack("<i", 2**30) + b"\xff" * 100 + b".",
 }
@@ -331,9 +340,8 @@ def tensor_program(n: int, offset: int, size: tuple[int, ...], stride: tuple[int
 
 
 def test_a_tensor_beyond_its_record(tmp_path: Path):
-    """Some versions of torch make such a tensor of the memory that lies behind the record."""
     good = packed(tmp_path, tensor_program(6, 0, (2, 3), (3, 1)), {"data/0": struct.pack("<6f", *range(6))})
-    assert archive.read(good).tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert torch.load(good, weights_only=True).tolist() == [[0, 1, 2], [3, 4, 5]]
     for n, offset, size, stride in [
         (7840, 0, (10, 784), (784, 1)), (6, 1, (2, 3), (3, 1)), (6, 0, (2, 3), (4, 1)), (6, 0, (3, 3), (3, 1)),
         (6, -1, (2,), (1,)), (6, 0, (2,), (-1,)), (6, 2**62, (2,), (1,)), (6, 0, (2**62, 4), (1, 1)),
@@ -353,8 +361,6 @@ def test_archives_that_grow(tmp_path: Path):
     path = packed(tmp_path, b"\x80\x02}.", {f"data/{i}": zeros for i in range(3)}, compression=zipfile.ZIP_DEFLATED)
     assert path.stat().st_size < 1 << 20
     assert "it unpacks to 314,572," in refused(path)
-    path = packed(tmp_path, b"\x80\x02" + b"N0" * 5_000_000 + b".", compression=zipfile.ZIP_DEFLATED)
-    assert "its data.pkl is too long" in refused(path)
     # an archive that understates what it unpacks to
     honest = packed(tmp_path, b"\x80\x02}.", {"data/0": bytes(10 << 20)}, compression=zipfile.ZIP_DEFLATED)
     understated = honest.read_bytes().replace(struct.pack("<I", 10 << 20), struct.pack("<I", 10))
@@ -363,15 +369,3 @@ def test_archives_that_grow(tmp_path: Path):
     with open(tmp_path / "sparse.pth", "wb") as file:
         file.truncate(1 << 40)
     assert "it has 1,099,511,627,776 bytes" in refused(tmp_path / "sparse.pth")
-
-
-def test_an_archive_with_two_programs(tmp_path: Path):
-    """zipfile and torch might each take another one."""
-    path = packed(tmp_path, b"\x80\x02}.")
-    names = ("archive/data.pkl", "archive/DATA.PKL", "other/data.pkl")
-    for name in names:
-        two = tmp_path / "two.pth"
-        two.write_bytes(path.read_bytes())
-        with zipfile.ZipFile(two, "a") as made, pytest.warns() if name == names[0] else nullcontext():
-            made.writestr(name, b"\x80\x02N.")
-        assert "several entries of one name" in refused(two)
