@@ -72,8 +72,8 @@ VERBS = {
     "trace": Verb(TraceOptions, "snn_mnist.cli.trace:run", "follow single images through a checkpoint, in pictures"),
     "plot": Verb(PlotOptions, "snn_mnist.cli.plot:run", "draw the curves and weights of runs"),
     "predict": Verb(PredictOptions, "snn_mnist.cli.predict:run", "classify your own pictures"),
-    "export": Verb(ExportOptions, "snn_mnist.export:run", "write a checkpoint for other simulators and hardware"),
-    "import": Verb(ImportOptions, "snn_mnist.export:run_import", "make a checkpoint of a NIR file"),
+    "export": Verb(ExportOptions, "snn_mnist.cli.export:run", "write a checkpoint for other simulators and hardware"),
+    "import": Verb(ImportOptions, "snn_mnist.cli.export:run_import", "make a checkpoint of a NIR file"),
     "bench": Verb(BenchOptions, "snn_mnist.cli.bench:run", "measure the images per second of every backend"),
     "info": Verb(InfoOptions, "snn_mnist.cli.info:run", "show versions, devices, backends and the data found"),
 }
