@@ -61,11 +61,11 @@ def main(place: str, count: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "network.nir"
             nir.package().write(str(path), nir.build(variant, **settings))
-            own, found = verify.compare(path, variant, images, settings["dt"], settings["discretization"])
+            found = verify.compare(path, variant, images, settings["dt"], settings["discretization"])
         if not header:
-            header = ["file", "plain numpy loop", *found]
+            header = ["file", "plain numpy loop", *found.simulators]
             print("| " + " | ".join(header) + " |\n" + "|---" * len(header) + "|")
-        cells = [name, f"{cell(own[1])} ({own[0]})", *map(cell, found.values())]
+        cells = [name, f"{cell(found.loop)} ({found.arithmetic})", *map(cell, found.simulators.values())]
         print("| " + " | ".join(cells) + " |", flush=True)
     print("\nWith the importers' own defaults instead, on the network as trained:\n")
     traps(loaded, images[:100])
@@ -81,13 +81,13 @@ def traps(loaded: SavedNetwork, images: object) -> None:
     spikes = poisson_encode(images, torch.from_numpy(index), 0, config.T, key).numpy()  # type: ignore[arg-type]
     ours = verify.reference(loaded, spikes, np.float32)
     for label, dt, make in (
-        ("Norse, from_nir without dt (its 1e-3)", 1e-4, lambda graph: importers._norse(graph, 1e-3)),
-        ("snnTorch, a file with dt 1e-3 as it is", 1e-3, lambda graph: importers._snntorch(graph, 1e-4)),
-        ("SpikingJelly, the same with its dt 1e-4", 1e-3, lambda graph: importers._spikingjelly(graph, 1e-4)),
+        ("Norse, from_nir without dt (its 1e-3)", 1e-4, lambda graph: importers.from_norse(graph, 1e-3)),
+        ("snnTorch, a file with dt 1e-3 as it is", 1e-3, lambda graph: importers.from_snntorch(graph, 1e-4)),
+        ("SpikingJelly, the same with its dt 1e-4", 1e-3, lambda graph: importers.from_spikingjelly(graph, 1e-4)),
     ):
         agreement = verify.Agreement()
         try:
-            with importers._quiet():
+            with importers.quiet():
                 run = make(nir.build(loaded, dt))
             agreement.add(ours, run(spikes))
         except Exception as error:

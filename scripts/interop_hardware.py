@@ -3,14 +3,12 @@
     python scripts/interop_hardware.py CHECKPOINT [IMAGES]
 
 Exports the network in several widths and neuron models, compiles snn_infer.c with -Wall -Wextra -Werror and
--std=c99, lets it draw its own Poisson spikes for every test image, and compares verdicts and spike counts;
+-std=c99, lets it draw its own Poisson spikes for every test image, and compares predictions and spike counts;
 the golden vectors must come out bit for bit too. Exit code 1 when anything differs. Needs a C compiler, cc.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 import subprocess
 import sys
 import tempfile
@@ -20,20 +18,20 @@ from pathlib import Path
 
 import numpy as np
 
+from snn_mnist.cli.evaluate import EvalOptions
 from snn_mnist.data.datasets import load_dataset
 from snn_mnist.export import hardware
 from snn_mnist.export.fixed_point import quantise, spike_counts
 from snn_mnist.model.network import SNN
 from snn_mnist.model.poisson import SpikeKey, Stream
 from snn_mnist.model.saved_network import SavedNetwork, load_network
-from snn_mnist.runs.config import Config
 
-VARIANTS: list[tuple[str, dict, dict]] = [  # (name, settings of the network, of the export)
+VARIANTS: list[tuple[str, dict, dict]] = [  # (name, settings of the network, settings of the export)
     ("16 bits", {}, {"bits": 16}),
     ("8 bits", {}, {"bits": 8}),
     ("6 bits", {}, {"bits": 6}),
     ("4 bits", {}, {"bits": 4}),
-    ("8 bits, a scale a neuron", {}, {"bits": 8, "per_neuron": True}),
+    ("8 bits, a scale a neuron", {}, {"bits": 8, "scale": "neuron"}),
     ("8 bits, τ 3", {"tau": 3.0}, {"bits": 8}),
     ("8 bits, IF", {"neuron": "if"}, {"bits": 8}),
     ("8 bits, soft reset", {"v_reset": None}, {"bits": 8}),
@@ -42,12 +40,12 @@ VARIANTS: list[tuple[str, dict, dict]] = [  # (name, settings of the network, of
 
 def main(place: str, count: int) -> int:
     trained = load_network(place)
-    data = load_dataset(trained.config.dataset, Config().data_dir)
+    data = load_dataset(trained.config.dataset, EvalOptions(resume="-").data_dir)
     images, labels = data.test.images[:count], data.test.labels[:count].numpy()
     key = SpikeKey(trained.config.seed, Stream.EVAL, 0)
     print(f"{len(images):,} test images, T {trained.config.T}, seed {key.seed}\n")
     print(
-        "| network | accuracy | images with equal counts and verdict | golden vectors | C, images/s |\n"
+        "| network | accuracy | images with equal counts and prediction | golden vectors | C, images/s |\n"
         + "|---" * 5
         + "|"
     )
@@ -69,9 +67,8 @@ def main(place: str, count: int) -> int:
 
 
 def compare(loaded, folder, images, labels, key, flags):  # type: ignore[no-untyped-def]
-    """(images with equal counts and verdict, whether the golden vectors are, images/s of C, accuracy)."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        hardware.export(loaded, folder, Config().data_dir, accuracy=False, **flags)
+    """(images with equal counts and prediction, whether the golden vectors are, images/s of C, accuracy)."""
+    hardware.export_hardware(loaded, folder, EvalOptions(resume="-").data_dir, report=False, **flags)
     program = folder / "snn_infer"
     strict = ["-std=c99", "-O2", "-Wall", "-Wextra", "-Werror"]
     subprocess.run(["cc", *strict, "-o", str(program), str(folder / "snn_infer.c")], check=True)
@@ -81,7 +78,7 @@ def compare(loaded, folder, images, labels, key, flags):  # type: ignore[no-unty
     done = subprocess.run([str(program), "images", *words], input=raw, capture_output=True, check=True)
     seconds = time.perf_counter() - started
     theirs = np.array([[int(x) for x in line.split()] for line in done.stdout.splitlines()])
-    fixed = quantise(loaded.net, loaded.config, flags["bits"], flags.get("per_neuron", False))
+    fixed = quantise(loaded.net, loaded.config, flags["bits"], flags.get("scale") == "neuron")
     counts = spike_counts([fixed], images, key)[0][0]
     equal = (theirs == np.column_stack([counts.argmax(1), counts])).all(1).sum()
     text = (folder / "golden_input.mem").read_bytes()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from snn_mnist.cli.shared_options import checkpoint_option, saved_option, seed_option, tau_option
+from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.runs.config import Config
 from snn_mnist.runs.fields import Options, choice, integer, like, number, option, optional, path, switch
 
@@ -75,39 +76,49 @@ class ExportOptions(Options):
 
 
 def run(options: ExportOptions) -> None:
+    from snn_mnist.export import hardware, html
     from snn_mnist.model.saved_network import load_network
 
-    loaded = load_network(options.resume, T=options.T, tau=options.tau, seed=options.seed)
-    if not loaded.has_settings and (options.T is None or options.tau is None):
+    saved = load_network(options.resume, T=options.T, tau=options.tau, seed=options.seed)
+    if not saved.has_settings and (options.T is None or options.tau is None):
         print(
-            f"{loaded.path} says nothing of tau and T: using {loaded.config.tau:g} and {loaded.config.T}; "
+            f"{saved.path} does not hold tau and T: using {saved.config.tau:g} and {saved.config.T}; "
             "-tau and -T change them"
         )
-    beside = loaded.path.with_name(loaded.path.stem + ENDINGS[options.format])
-    out = Path(options.out) if options.out else beside
-    WRITERS[options.format](loaded, out, options)
+    out = Path(options.out) if options.out else saved.path.with_name(saved.path.stem + ENDINGS[options.format])
+    if options.format == "hardware":
+        if out.is_file():
+            raise UsageError(f"-out {out} is a file; name a directory")
+        settings = (options.bits, options.scale, options.fraction, options.report)
+        print(hardware.export_hardware(saved, out, options.data_dir, *settings).rstrip())
+        print(f"\nwritten to {out}; the C reference: cc -std=c99 -O2 -o snn_infer snn_infer.c")
+        return
+    refuse_directory(out)
+    if options.format == "nir":
+        _export_nir(saved, out, options)
+    else:
+        size = html.export_html(saved, out, options.data_dir)
+        print(f"{out}: {size / 1024:,.0f} kB; open it in a browser")
 
 
-def _nir(loaded: SavedNetwork, out: Path, options: ExportOptions) -> None:
+def _export_nir(saved: SavedNetwork, out: Path, options: ExportOptions) -> None:
+    from snn_mnist.data.datasets import load_dataset
     from snn_mnist.export import nir, verify
 
-    nir.export(loaded, out, options.dt, options.discretization, options.threshold, options.allow_lossy)
-    if options.verify:
-        steps = (options.dt, options.discretization)
-        verify.run(out, loaded, options.data_dir, options.verify_images, *steps, options.allow_lossy)
+    dt, discretization = options.dt, options.discretization
+    graph = nir.export_nir(saved, out, dt, discretization, options.threshold, options.allow_lossy)
+    print(f"{out}: {nir.describe(graph)}")
+    if not options.verify:
+        return
+    images = load_dataset(saved.config.dataset, options.data_dir).test.images[: options.verify_images]
+    found = verify.compare(out, saved, images, dt, discretization)
+    print(f"verified on {len(images):,} test images x {saved.config.T} steps:\n{found}")
+    if found.loop.different and not options.allow_lossy:
+        raise SNNError(
+            f"{out} does not give this network's spikes: {found.loop}; {found.first_difference}; please report this"
+        )
 
 
-def _hardware(loaded: SavedNetwork, out: Path, options: ExportOptions) -> None:
-    from snn_mnist.export import hardware
-
-    per_neuron = options.scale == "neuron"
-    hardware.export(loaded, out, options.data_dir, options.bits, per_neuron, options.fraction, options.report)
-
-
-def _html(loaded: SavedNetwork, out: Path, options: ExportOptions) -> None:
-    from snn_mnist.export import html
-
-    html.export(loaded, out, options.data_dir)
-
-
-WRITERS = {"nir": _nir, "hardware": _hardware, "html": _html}
+def refuse_directory(out: Path) -> None:
+    if out.is_dir():
+        raise UsageError(f"-out {out} is a directory; name a file")

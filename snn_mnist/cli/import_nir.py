@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from snn_mnist.cli.export import DISCRETIZATIONS
+from snn_mnist.cli.export import DISCRETIZATIONS, refuse_directory
 from snn_mnist.runs.config import MAX_T
 from snn_mnist.runs.fields import Options, choice, integer, number, option, optional, path
 
@@ -35,8 +35,16 @@ class ImportOptions(Options):
 
 
 def run(options: ImportOptions) -> None:
-    from snn_mnist.export.nir import import_file
+    from snn_mnist.export import nir
+    from snn_mnist.runs.words import show
 
     source = Path(options.file)
     out = Path(options.out) if options.out else source.with_suffix(".pth")
-    import_file(source, out, options.dt, options.discretization, options.T)
+    refuse_directory(out)
+    config, notes = nir.import_nir(source, out, options.dt, options.discretization, options.T)
+    for note in notes:
+        print(note)
+    print(
+        f"{out}: {config.neuron} neurons, tau {config.tau:g} steps, v_threshold {config.v_threshold:g}, "
+        f"v_reset {show(config.v_reset)}, T {config.T}"
+    )

@@ -1,1 +1,1 @@
-"""A trained network in the formats of other programs, hardware and the browser; docs/interop.md explains them."""
+"""Saved networks in the formats of other programs, hardware and the browser; docs/interop.md explains them."""

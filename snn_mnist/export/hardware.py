@@ -1,14 +1,14 @@
-"""`export -format hardware`: integer weights for Verilog and C, golden vectors for a test bench, a C99
-reference and a report. fixed_point.py holds the arithmetic.
+"""Files for hardware: integer weights for Verilog and C, golden vectors for a test bench, a C99 reference and a
+report. fixed_point.py holds the arithmetic.
 
-    weights.mem            784 lines for $readmemh, one a pixel: weights of neurons 9 … 0, `bits` bits each
+    weights.mem            784 lines for $readmemh, one per pixel: weights of neurons 9 … 0, `bits` bits each
     snn_weights.h          the same for C, with thresholds and constants
     weights.npz            the same for numpy, with the scales
     snn_infer.c            the C99 reference; it needs only snn_weights.h
     golden_input.mem       16 test images x T lines: 784 input spikes, pixel 0 the lowest bit
-    golden_spikes.mem      as many lines: 10 output spikes, neuron 0 the lowest bit
-    golden_v.mem           as many lines: potentials after the reset of neurons 9 … 0, 32 bits each
-    golden.npz             the same as arrays, with labels and verdicts
+    golden_spikes.mem      for each of these lines 10 output spikes, neuron 0 the lowest bit
+    golden_v.mem           for each of these lines the potentials after the reset of neurons 9 … 0, 32 bits each
+    golden.npz             the same as arrays, with labels and verdicts (the predictions)
     report.md, report.json widths, memory, operations, accuracy against bits
 """
 
@@ -26,13 +26,13 @@ import torch
 from snn_mnist import __version__
 from snn_mnist.data.datasets import Dataset, load_dataset
 from snn_mnist.errors import UsageError
-from snn_mnist.export import files
 from snn_mnist.export.fixed_point import PRODUCT, FixedPoint, quantise, signed_bits, spike_counts
 from snn_mnist.model.device import choose_runtime
 from snn_mnist.model.network import CLASSES, PIXELS
 from snn_mnist.model.poisson import SpikeKey, Stream, poisson_encode
 from snn_mnist.model.saved_network import SavedNetwork
-from snn_mnist.model.scoring import score
+from snn_mnist.model.scoring import score_split
+from snn_mnist.runs.atomic_files import make_directory, write_file
 from snn_mnist.runs.environment import cores
 
 GOLDEN_IMAGES = 16
@@ -40,33 +40,42 @@ MAX_STEPS = 10_000
 REPORTED_BITS = (16, 8, 6, 4)
 
 
-def export(
-    loaded: SavedNetwork, out: Path, data_dir: str, bits: int = 8, per_neuron: bool = False,
-    fraction: int | None = None, accuracy: bool = True,
-) -> None:  # fmt: skip
-    """Writes all files into the directory `out`; `accuracy` measures the accuracy against bits for the report."""
-    if out.is_file():
-        raise UsageError(f"-out {out} is a file; name a directory")
-    if loaded.config.T > MAX_STEPS:
-        raise UsageError(f"T {loaded.config.T} makes golden vectors of gigabytes; give -T up to {MAX_STEPS:,}")
-    fixed = quantise(loaded.net, loaded.config, bits, per_neuron, fraction)
-    data = load_dataset(loaded.config.dataset, data_dir)
-    spike_key = SpikeKey(loaded.config.seed, Stream.EVAL, 0)
-    files.directory(out)
-    files.write(out / "weights.mem", weights_mem(fixed))
-    files.write(out / "snn_weights.h", header(fixed, loaded))
-    files.write(out / "weights.npz", weights_npz(fixed))
-    files.write(out / "snn_infer.c", resources.files("snn_mnist.export").joinpath("snn_infer.c").read_bytes())
-    for name, content in golden(fixed, data, spike_key).items():
-        files.write(out / name, content)
-    report = describe(fixed, "neuron" if per_neuron else "tensor", spike_key)
-    if accuracy:
-        report |= measure(loaded, fixed, data, spike_key, per_neuron)
-    text = as_markdown(report)
-    files.write(out / "report.json", json.dumps(report, indent=2) + "\n")
-    files.write(out / "report.md", text)
-    print(text.rstrip())
-    print(f"\nwritten to {out}; the C reference: cc -std=c99 -O2 -o snn_infer snn_infer.c")
+def export_hardware(
+    saved: SavedNetwork,
+    out: Path,
+    data_dir: str,
+    bits: int = 8,
+    scale: str = "tensor",
+    fraction: int | None = None,
+    report: bool = True,
+) -> str:
+    """Writes all files into the directory `out`; returns the text of report.md.
+
+    scale: 'tensor' or 'neuron', one scale for all weights or one for each neuron; fraction: bits of a potential after
+    the binary point; report: whether to measure the accuracy for several weight widths on the whole test set.
+    """
+    if saved.config.T > MAX_STEPS:
+        raise UsageError(f"T {saved.config.T} makes golden vectors of gigabytes; give -T up to {MAX_STEPS:,}")
+    fixed = quantise(saved.net, saved.config, bits, scale == "neuron", fraction)
+    data = load_dataset(saved.config.dataset, data_dir)
+    spike_key = SpikeKey(saved.config.seed, Stream.EVAL, 0)
+    results = describe(fixed, scale, spike_key)
+    if report:
+        results |= measure(saved, fixed, data, spike_key, scale)
+    text = as_markdown(results)
+    contents: dict[str, str | bytes] = {
+        "weights.mem": weights_mem(fixed),
+        "snn_weights.h": header(fixed, saved),
+        "weights.npz": weights_npz(fixed),
+        "snn_infer.c": resources.files("snn_mnist.export").joinpath("snn_infer.c").read_bytes(),
+        **golden(fixed, data, spike_key),
+        "report.json": json.dumps(results, indent=2) + "\n",
+        "report.md": text,
+    }
+    make_directory(out, "-out")
+    for name, content in contents.items():
+        write_file(out / name, content, "-out")
+    return text
 
 
 # ---------------------------------------------------------------------------- weights
@@ -81,11 +90,11 @@ def hex_fields(values: np.ndarray, bits: int) -> str:
 def weights_mem(fixed: FixedPoint) -> str:
     """For `reg [10*BITS-1:0] weight [0:783]; initial $readmemh("weights.mem", weight);`"""
     lines = (hex_fields(column, fixed.bits) for column in fixed.weight.T)
-    return f"// {fixed.bits}-bit weights, a line a pixel, neuron 0 in the lowest bits\n" + "\n".join(lines) + "\n"
+    return f"// {fixed.bits}-bit weights, a line per pixel, neuron 0 in the lowest bits\n" + "\n".join(lines) + "\n"
 
 
-def header(fixed: FixedPoint, loaded: SavedNetwork) -> str:
-    config, storage = loaded.config, "int8_t" if fixed.bits <= 8 else "int16_t"
+def header(fixed: FixedPoint, saved: SavedNetwork) -> str:
+    config, storage = saved.config, "int8_t" if fixed.bits <= 8 else "int16_t"
     rows = ",\n".join("    {" + ", ".join(f"{w:d}" for w in column) + "}" for column in fixed.weight.T)
     ranges = "\n".join(
         f" *   {name}: {low} .. {high}, {signed_bits(low, high)} bits" for name, (low, high) in fixed.ranges().items()
@@ -143,7 +152,7 @@ def weights_npz(fixed: FixedPoint) -> bytes:
 
 
 def golden(fixed: FixedPoint, data: Dataset, spike_key: SpikeKey) -> dict[str, str | bytes]:
-    """What a test bench feeds in and expects, for the first 16 test images."""
+    """The input and the expected output of a test bench, for the first 16 test images."""
     images, labels = data.test.images[:GOLDEN_IMAGES], data.test.labels[:GOLDEN_IMAGES].numpy()
     index = torch.arange(len(images))
     spikes = poisson_encode(images, index, 0, fixed.steps, spike_key).numpy().astype(np.uint8)  # [T, 16, 784]
@@ -152,7 +161,7 @@ def golden(fixed: FixedPoint, data: Dataset, spike_key: SpikeKey) -> dict[str, s
         name: values.swapaxes(0, 1)
         for name, values in (("input", spikes), ("spikes", fired.astype(np.uint8)), ("v", potential))
     }
-    note = f"// {len(images)} images x {fixed.steps} steps, a line a step, "
+    note = f"// {len(images)} images x {fixed.steps} steps, a line per step, "
     mem = {
         "golden_input.mem": ("784 input spikes, pixel 0 the lowest bit", "input", 1),
         "golden_spikes.mem": ("10 output spikes, neuron 0 the lowest bit", "spikes", 1),
@@ -184,7 +193,7 @@ def packed_lines(rows: np.ndarray) -> list[str]:
 
 
 def describe(fixed: FixedPoint, scale: str, spike_key: SpikeKey) -> dict[str, Any]:
-    """What is known without looking at data."""
+    """The part of the report that needs no data."""
     widths = fixed.widths()
     state = widths["potential h"]
     memory = {
@@ -212,18 +221,14 @@ def describe(fixed: FixedPoint, scale: str, spike_key: SpikeKey) -> dict[str, An
     }
 
 
-def measure(
-    loaded: SavedNetwork, fixed: FixedPoint, data: Dataset, spike_key: SpikeKey, per_neuron: bool
-) -> dict[str, Any]:
+def measure(saved: SavedNetwork, fixed: FixedPoint, data: Dataset, spike_key: SpikeKey, scale: str) -> dict[str, Any]:
     """Accuracy of the float network and of several weight widths on the same spikes of the whole test set."""
     images, labels = data.test.images, data.test.labels
     runtime = choose_runtime("cpu", "auto", cores())
-    loaded.net.spiking.step_mode = "m"
-    engine = runtime.engine(loaded.net, images)
-    exact = score(engine, torch.arange(len(images)), labels, [fixed.steps], spike_key, runtime.test_batch)
+    (exact,), _ = score_split(saved.net, data.test, runtime, [fixed.steps], [spike_key])
     predictions = exact.counts[:, -1].argmax(1).numpy()
     variants = [fixed] + [
-        quantise(loaded.net, loaded.config, bits, per_neuron) for bits in REPORTED_BITS if bits != fixed.bits
+        quantise(saved.net, saved.config, bits, scale == "neuron") for bits in REPORTED_BITS if bits != fixed.bits
     ]
     counts, inputs, reached = spike_counts(variants, images, spike_key)
     rows = [
@@ -268,15 +273,15 @@ def as_markdown(report: dict[str, Any]) -> str:
     if "float_accuracy" not in report:
         return "\n".join(lines) + "\n"
     lines += [
-        f"Operations an image: {report['synaptic_additions_per_image']:,.0f} additions of a weight "
+        f"Operations per image: {report['synaptic_additions_per_image']:,.0f} additions of a weight "
         f"({report['input_spikes_per_image']:,.0f} input spikes) and "
-        f"{report['neuron_operations_per_image']:,} in the neurons; a dense layer at every step would take "
+        f"{report['neuron_operations_per_image']:,} in the neurons; a dense layer at every step would need "
         f"{report['dense_multiply_accumulates_per_image']:,} multiply-accumulates.",
         "",
         f"Accuracy on the {report['images']:,} test images of {report['dataset']}, all on the same spikes "
         f"(seed {report['seed']}); the float network: {report['float_accuracy']:.2%}.",
         "",
-        "| bits | accuracy | verdict as float | accumulator bits (used) | input sum bits | weights, bytes |",
+        "| bits | accuracy | prediction as float | accumulator bits (used) | input sum bits | weights, bytes |",
         "|---|---|---|---|---|---|",
     ]
     for row in report["accuracy_against_bits"]:

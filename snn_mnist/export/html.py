@@ -1,6 +1,6 @@
-"""`export -format html`: one page with the network in it, to draw on and watch. It needs no network and no server.
+"""One HTML page that holds the network and runs it on what the user draws. It needs no internet and no server.
 
-page.html is the whole page; the weights, the settings and ten test images are put into its element `data`.
+page.html is the whole page; the weights, the settings and ten test images are inserted into its element `data`.
 """
 
 from __future__ import annotations
@@ -16,36 +16,35 @@ import numpy as np
 from snn_mnist import __version__
 from snn_mnist.data import pictures as picture
 from snn_mnist.data.datasets import DIGITS, FASHION, load_dataset
-from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.export import files
+from snn_mnist.errors import SNNError
 from snn_mnist.model.network import CLASSES
 from snn_mnist.model.poisson import Stream
 from snn_mnist.model.saved_network import SavedNetwork
+from snn_mnist.runs.atomic_files import make_directory, write_file
 
 MAX_STEPS = 2000  # the page keeps all input spikes as bytes
 
 
-def export(loaded: SavedNetwork, out: Path, data_dir: str) -> None:
-    """Writes the page `out`."""
-    if out.is_dir():
-        raise UsageError(f"-out {out} is a directory; name a file")
-    page = render(loaded, data_dir)
-    files.write(out, page)
-    print(f"{out}: {len(page.encode()) / 1024:,.0f} kB; open it in a browser")
+def export_html(saved: SavedNetwork, out: Path, data_dir: str) -> int:
+    """Writes the page; returns its size in bytes."""
+    page = render(saved, data_dir).encode()
+    make_directory(out.parent, "-out")
+    write_file(out, page, "-out")
+    return len(page)
 
 
-def render(loaded: SavedNetwork, data_dir: str) -> str:
-    """The page's text."""
+def render(saved: SavedNetwork, data_dir: str) -> str:
+    """The text of the page."""
     template = resources.files("snn_mnist.export").joinpath("page.html").read_text(encoding="utf-8")
-    text = json.dumps(content(loaded, data_dir)).replace("<", "\\u003c")  # no </script> can end it
+    text = json.dumps(content(saved, data_dir)).replace("<", "\\u003c")  # no </script> can end it
     return template.replace("__DATA__", text)
 
 
-def content(loaded: SavedNetwork, data_dir: str) -> dict[str, Any]:
-    """What the page is told."""
-    config = loaded.config
-    weight = loaded.net.weight.detach().cpu().numpy()
-    epochs = f" after {loaded.epoch + 1} epochs" if loaded.epoch >= 0 else ""
+def content(saved: SavedNetwork, data_dir: str) -> dict[str, Any]:
+    """The content of the element `data`."""
+    config = saved.config
+    weight = saved.net.weight.detach().cpu().numpy()
+    epochs = f" after {saved.epoch + 1} epochs" if saved.epoch >= 0 else ""
     return {
         "about": f"Trained on {config.dataset}{epochs}, exported by snn_mnist {__version__}",
         "T": min(config.T, MAX_STEPS),
@@ -62,7 +61,7 @@ def content(loaded: SavedNetwork, data_dir: str) -> dict[str, Any]:
 
 
 def examples(dataset: str, data_dir: str) -> dict[str, Any]:
-    """The first test image of each class, where the data are at hand."""
+    """The first test image of each class, if the data set is there."""
     try:
         test = load_dataset(dataset, data_dir, download=False).test
     except SNNError:

@@ -1,8 +1,8 @@
-"""How other simulators are given a NIR file, with what each does differently set right.
+"""NIR files in other simulators, with a correction for what each importer does differently.
 
 - SpikingJelly: `import_from_nir(dt=…)`, default 1e-4. Fires at >=, so with the next float32 below the
   threshold it differs only when v is exactly that number. r must be 1 or tau/dt (IF: 1/dt). The net returns
-  its state, which the caller hands on.
+  its state, which the caller passes to the next step.
 - snnTorch: dt is 1e-4 and can't be chosen, so tau is rescaled to it. The input is not scaled by dt/tau; the
   threshold is divided by it instead, so its potentials are tau/dt times ours. Refuses IF with r = 1/dt.
 - Norse: `from_nir(dt=…)`, default 1e-3, ten times too long. Takes r as 1 and v_reset as 0, whatever they are.
@@ -42,7 +42,7 @@ class Importer:
         except importlib.metadata.PackageNotFoundError:
             return self.package, "not installed"
         try:
-            with _quiet():
+            with quiet():
                 return label, self.make(_for_euler(nir_file.read(path), dt, discretization), dt)
         except Exception as error:  # whatever another package raises is its result
             return label, f"can't import it ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
@@ -56,8 +56,8 @@ def _for_euler(graph: Any, dt: float, discretization: str) -> Any:
 
 
 @contextlib.contextmanager
-def _quiet():  # type: ignore[no-untyped-def]
-    """Keeps the importers' prints, log lines and warnings away."""
+def quiet():  # type: ignore[no-untyped-def]
+    """Suppresses the importers' prints, log lines and warnings."""
     level = logging.root.level
     logging.root.setLevel(logging.ERROR)
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
@@ -69,7 +69,7 @@ def _quiet():  # type: ignore[no-untyped-def]
 def _stepwise(step: Callable[[torch.Tensor, Any], tuple[torch.Tensor, Any]]) -> Runner:
     def run(spikes: np.ndarray) -> np.ndarray:
         state, fired = None, []
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), quiet():
             for x in torch.from_numpy(spikes):
                 out, state = step(x, state)
                 fired.append(out.numpy() > 0)
@@ -78,13 +78,13 @@ def _stepwise(step: Callable[[torch.Tensor, Any], tuple[torch.Tensor, Any]]) -> 
     return run
 
 
-def _spikingjelly(graph: Any, dt: float) -> Runner:
+def from_spikingjelly(graph: Any, dt: float) -> Runner:
     exchange = importlib.import_module("spikingjelly.activation_based.nir_exchange")
     net = exchange.import_from_nir(graph, dt=dt)
     return _stepwise(lambda x, state: net(x, state))
 
 
-def _snntorch(graph: Any, dt: float) -> Runner:
+def from_snntorch(graph: Any, dt: float) -> Runner:
     snntorch = importlib.import_module("snntorch")
     importer = importlib.import_module("snntorch.import_nir")
     _, _, neurons = nir_file.parts(graph)
@@ -103,14 +103,14 @@ def _snntorch(graph: Any, dt: float) -> Runner:
     return _stepwise(step)
 
 
-def _norse(graph: Any, dt: float) -> Runner:
+def from_norse(graph: Any, dt: float) -> Runner:
     norse = importlib.import_module("norse.torch")
     net = norse.from_nir(graph, ignore_warnings=True, dt=dt)
     return _stepwise(lambda x, state: net(x, state))
 
 
 IMPORTERS = (
-    Importer("spikingjelly", _spikingjelly),
-    Importer("snntorch", _snntorch),
-    Importer("norse", _norse),
+    Importer("spikingjelly", from_spikingjelly),
+    Importer("snntorch", from_snntorch),
+    Importer("norse", from_norse),
 )

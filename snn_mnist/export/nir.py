@@ -6,15 +6,16 @@ NIR's neuron is an equation in seconds, ours a step:
     Euler     v += dt / tau ((v_leak - v) + r I)
     ours      V += (X - (V - V_reset)) / τ,    fires at V >= V_threshold, then V = V_reset
 
-With v = V - V_reset, v_leak = v_reset = 0, r = 1 and tau = τ dt both are the same numbers. Importers that
-step by the exponential, v += (1 - e^(-dt/tau)) (r I - v), need tau = -dt / ln(1 - 1/τ) instead
-(`-discretization exact`). IF is dv/dt = r I, so r = 1/dt. NIR fires above its threshold, we at ours: the
-next float32 below is written. NIR knows no soft reset.
+With v = V - V_reset, v_leak = v_reset = 0, r = 1 and tau = τ dt both give the same numbers. Importers that step by the
+exponential, v += (1 - e^(-dt/tau)) (r I - v), need tau = -dt / ln(1 - 1/τ) instead (`-discretization exact`). IF is
+dv/dt = r I, so r = 1/dt. NIR fires above its threshold, ours at or above: the next float32 below is written. NIR has no
+soft reset.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 from collections.abc import Iterator
 from fractions import Fraction
@@ -25,12 +26,11 @@ import numpy as np
 
 from snn_mnist import __version__
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.export.files import directory, replacing
 from snn_mnist.model.network import CLASSES, PIXELS
 from snn_mnist.model.saved_network import SavedNetwork
 from snn_mnist.runs import checkpoint
+from snn_mnist.runs.atomic_files import make_directory, write_file
 from snn_mnist.runs.config import DATASETS, Config
-from snn_mnist.runs.words import show
 
 MAX_BYTES = 64 << 20  # of a file and of what it unpacks to; this network needs 63 kB
 DEFAULT_DT = 1e-4
@@ -39,7 +39,7 @@ READOUT = "argmax over the neurons of the spike count in T steps; the lower neur
 
 
 def package() -> Any:
-    """The module `nir`, or an error that says how to install it."""
+    """The module `nir`; SNNError with the install line if it can't be imported."""
     try:
         import nir
     except ImportError as error:
@@ -50,37 +50,41 @@ def package() -> Any:
 # ---------------------------------------------------------------------------- export
 
 
-def export(
-    loaded: SavedNetwork, out: Path, dt: float = DEFAULT_DT, discretization: str = "euler", threshold: str = "below",
+def export_nir(
+    saved: SavedNetwork, out: Path, dt: float = DEFAULT_DT, discretization: str = "euler", threshold: str = "below",
     allow_lossy: bool = False,
-) -> None:  # fmt: skip
-    """Writes the file `out`."""
-    nir = package()
-    graph = build(loaded, dt, discretization, threshold, allow_lossy)
-    if out.is_dir():
-        raise UsageError(f"-out {out} is a directory; name a file")
-    with replacing(out) as temporary:
-        nir.write(str(temporary), graph)
-    config = loaded.config
-    print(
-        f"{out}: Input({PIXELS}) → Affine → {type(graph.nodes['neurons']).__name__}({CLASSES}) → Output, "
-        f"dt {dt:g} s, {discretization}, tau {config.tau:g} steps, "
-        f"threshold {float(graph.nodes['neurons'].v_threshold[0])!r} ({threshold})"
+) -> Any:  # fmt: skip
+    """Writes a NIR file; returns its graph. The arguments are those of `build`."""
+    graph = build(saved, dt, discretization, threshold, allow_lossy)
+    buffer = io.BytesIO()
+    package().write(buffer, graph)
+    make_directory(out.parent, "-out")
+    write_file(out, buffer.getvalue(), "-out")
+    return graph
+
+
+def describe(graph: Any) -> str:
+    """One line about a graph of `build`."""
+    neurons, about = graph.nodes["neurons"], graph.metadata
+    return (
+        f"Input({PIXELS}) → Affine → {type(neurons).__name__}({CLASSES}) → Output, dt {about['dt']:g} s, "
+        f"{about['discretization']}, tau {about['tau']:g} steps, "
+        f"threshold {float(neurons.v_threshold[0])!r} ({about['threshold']})"
     )
 
 
 def build(
-    loaded: SavedNetwork, dt: float = DEFAULT_DT, discretization: str = "euler", threshold: str = "below",
+    saved: SavedNetwork, dt: float = DEFAULT_DT, discretization: str = "euler", threshold: str = "below",
     allow_lossy: bool = False,
 ) -> Any:  # fmt: skip
-    """The network as a nir.NIRGraph. UsageError for what NIR can't say, unless allow_lossy."""
-    nir, config = package(), loaded.config
+    """The network as a nir.NIRGraph. UsageError for what NIR can't express, unless allow_lossy."""
+    nir, config = package(), saved.config
     if config.v_reset is None and not allow_lossy:
         raise UsageError(
-            "NIR has no soft reset (v_reset none): its neurons go to 0 instead of losing the threshold; "
+            "NIR has no soft reset (v_reset none): its neurons are reset to 0 instead of by the threshold; "
             "train with -v-reset 0, or accept other spikes with -allow-lossy"
         )
-    weight = loaded.net.weight.detach().cpu().float().numpy()
+    weight = saved.net.weight.detach().cpu().float().numpy()
     reset = np.zeros(CLASSES)
     each = np.ones(CLASSES)
     level = firing_level(config, threshold) * each
@@ -112,7 +116,7 @@ def build(
             "readout": READOUT,
             "dataset": config.dataset,
             "seed": config.seed,
-            "epoch": loaded.epoch,
+            "epoch": saved.epoch,
             "weight_sha256": checksum(weight),
         },
     )
@@ -246,44 +250,37 @@ def simulate(
 # ---------------------------------------------------------------------------- import
 
 
-def import_file(
+def import_nir(
     source: Path, out: Path, dt: float | None = None, discretization: str | None = None, steps: int | None = None
-) -> None:
-    """Writes the checkpoint `out` of a NIR file of this network's shape; None means: as the file says."""
-    config, weight, notes = network(read(source), source, dt, discretization, steps)
-    if out.is_dir():
-        raise UsageError(f"-out {out} is a directory; name a file")
+) -> tuple[Config, list[str]]:
+    """Makes a checkpoint of a NIR file of this network's shape; returns its settings and notes for the user."""
     import torch
 
+    config, weight, notes = network(read(source), source, dt, discretization, steps)
+    make_directory(out.parent, "-out")
     state = {
         "net": {checkpoint.WEIGHT: torch.from_numpy(weight)},
         "epoch": -1,
         "max_test_acc": 0.0,
         "config": config.to_mapping(),
     }
-    directory(out.parent)
-    checkpoint.save(out, state)
-    for note in notes:
-        print(note)
-    print(
-        f"{out}: {config.neuron} neurons, tau {config.tau:g} steps, v_threshold {config.v_threshold:g}, "
-        f"v_reset {show(config.v_reset)}, T {config.T}"
-    )
+    checkpoint.save(out, state, "-out")
+    return config, notes
 
 
 def network(
     graph: Any, source: Any = "the graph", dt: float | None = None, discretization: str | None = None,
     steps: int | None = None,
 ) -> tuple[Config, np.ndarray, list[str]]:  # fmt: skip
-    """Settings and weights [10, 784] float32 of the network a graph describes, and notes for the user."""
+    """Settings and weights [10, 784] float32 of the network that a graph describes, and notes for the user."""
     weight, bias, neurons = parts(graph, source)
-    said = graph.metadata if isinstance(graph.metadata, dict) else {}
-    dt = dt or _number(said, "dt", DEFAULT_DT)
-    discretization = discretization or _word(said, "discretization", "euler")
-    steps = steps or int(_number(said, "T", 100))
-    notes = [] if "dt" in said else [f"{source} does not say its time step: using dt {dt:g} s and T {steps}"]
+    metadata = graph.metadata if isinstance(graph.metadata, dict) else {}
+    dt = dt or _number(metadata, "dt", DEFAULT_DT)
+    discretization = discretization or _word(metadata, "discretization", "euler")
+    steps = steps or int(_number(metadata, "T", 100))
+    notes = [] if "dt" in metadata else [f"{source} does not hold its time step: using dt {dt:g} s and T {steps}"]
     if np.any(bias):
-        raise SNNError(f"{source} has biases, which this network has not; import a network without")
+        raise SNNError(f"{source} has biases, this program's network has none; import a network without")
     leaky = hasattr(neurons, "tau")
     reset = _same(neurons.v_reset, "v_reset", source)
     if leaky and _same(neurons.v_leak, "v_leak", source) != reset:
@@ -301,26 +298,26 @@ def network(
     elif np.allclose(gain, 1, rtol=1e-6):
         gain = np.ones(CLASSES)
     level = neurons.v_threshold.astype(np.float32)
-    if _word(said, "threshold", "below") == "below":  # v > level is v >= the next float32
+    if _word(metadata, "threshold", "below") == "below":  # v > level is v >= the next float32
         level = np.nextafter(level, np.float32(np.inf))
     level = level.astype(np.float64)
     if np.any(level <= reset):
         raise SNNError(f"{source} has a v_threshold that is not above its v_reset {reset:g}; import another network")
-    if np.ptp(level):  # ten thresholds: v - v_reset is scaled neuron by neuron so that they become one
+    if np.ptp(level):  # different thresholds: v - v_reset of each neuron is scaled so that they become one
         gain = gain / (level - reset)
         level = np.full(CLASSES, 1.0 + reset)
         notes.append("its neurons have different thresholds: their weights are scaled so that all have one")
     scaled = (weight.astype(np.float64) * gain[:, None]).astype(np.float32)
     if not np.isfinite(scaled).all():
         raise SNNError(f"{source} has weights that are not finite numbers; import another network")
-    if "weight_sha256" in said and _word(said, "weight_sha256", "") != checksum(weight):
+    if "weight_sha256" in metadata and _word(metadata, "weight_sha256", "") != checksum(weight):
         notes.append(f"{source}: the weights are not those that were exported (their checksum differs)")
     v_threshold: float = float(f"{level[0]:.9g}")
     v_reset: float | None = reset
-    original = _original(said)
+    original = _original(metadata)
     if original and firing_level(Config(v_threshold=v_threshold, v_reset=reset)) == firing_level(original):
-        v_threshold, v_reset = original.v_threshold, original.v_reset  # before the shift, soft reset included
-    dataset = _word(said, "dataset", "mnist")
+        v_threshold, v_reset = original.v_threshold, original.v_reset  # before V_reset was shifted to 0
+    dataset = _word(metadata, "dataset", "mnist")
     config = Config.from_mapping(
         {"T": steps, "neuron": "lif" if leaky else "if", "tau": tau}
         | {"v_threshold": v_threshold, "v_reset": v_reset}
@@ -330,13 +327,13 @@ def network(
     return config, scaled, notes
 
 
-def _original(said: dict[str, Any]) -> Config | None:
-    """Threshold and reset of the network that the metadata says was exported."""
-    if "v_threshold" not in said or "v_reset" not in said:
+def _original(metadata: dict[str, Any]) -> Config | None:
+    """Threshold and reset of the exported network, if the metadata holds them."""
+    if "v_threshold" not in metadata or "v_reset" not in metadata:
         return None
-    v_reset = None if _word(said, "v_reset", "") == "none" else _number(said, "v_reset", 0.0)
+    v_reset = None if _word(metadata, "v_reset", "") == "none" else _number(metadata, "v_reset", 0.0)
     try:
-        return Config(v_threshold=_number(said, "v_threshold", 1.0), v_reset=v_reset)
+        return Config(v_threshold=_number(metadata, "v_threshold", 1.0), v_reset=v_reset)
     except SNNError:
         return None
 
@@ -347,14 +344,14 @@ def _same(values: np.ndarray, name: str, source: Any) -> float:
     return float(values[0])
 
 
-def _number(said: dict[str, Any], name: str, default: float) -> float:
+def _number(metadata: dict[str, Any], name: str, default: float) -> float:
     try:
-        value = float(np.asarray(said.get(name, default)).item())
+        value = float(np.asarray(metadata.get(name, default)).item())
     except (TypeError, ValueError):
         return default
     return value if math.isfinite(value) else default
 
 
-def _word(said: dict[str, Any], name: str, default: str) -> str:
-    value = said.get(name, default)
+def _word(metadata: dict[str, Any], name: str, default: str) -> str:
+    value = metadata.get(name, default)
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

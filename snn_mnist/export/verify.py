@@ -1,7 +1,7 @@
-"""`export -format nir -verify`: the file read back and run on the same spikes.
+"""A NIR file read back and run on the same input spikes as the network it was made of.
 
-A plain Euler loop must give identical output spikes; the importers of other simulators, where they are
-installed, are compared as well.
+A plain Euler loop must give identical output spikes; the importers of other simulators, where they are installed, are
+compared as well.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from snn_mnist.data.datasets import load_dataset
-from snn_mnist.errors import SNNError
 from snn_mnist.export import importers
 from snn_mnist.export import nir as nir_file
 from snn_mnist.model.network import SNN
@@ -32,7 +30,7 @@ class Agreement:
 
     images: int = 0
     identical: int = 0  # images whose T x 10 output spikes are all equal
-    spikes: int = 0  # of ours
+    spikes: int = 0  # of our network
     different: int = 0  # (step, neuron) pairs at which one fires and the other does not
     predictions: int = 0  # images with the same argmax of the counts
 
@@ -48,29 +46,41 @@ class Agreement:
     def __str__(self) -> str:
         return (
             f"{self.identical:,} of {self.images:,} images identical, {self.different:,} of "
-            f"{self.spikes:,} output spikes differ, {self.predictions:,} equal verdicts"
+            f"{self.spikes:,} output spikes differ, {self.predictions:,} equal predictions"
         )
 
 
-def precision(config: Config, gain: float) -> Any:
-    """float32 where its roundings are the same in both programs: τ a power of two (or IF) and no shift of v.
+@dataclass(frozen=True)
+class Comparison:
+    """The output spikes of a NIR file against those of our network."""
 
-    Elsewhere x / τ and (dt / tau) x round differently; in float64 by 1e-16, which no spike train notices.
-    """
+    arithmetic: str  # 'plain euler loop in float32'
+    loop: Agreement
+    first_difference: str  # of the loop, '' for none
+    simulators: dict[str, Agreement | str]  # the reason for one that can't be run
+
+    def __str__(self) -> str:
+        results = {self.arithmetic: self.loop} | self.simulators
+        return "\n".join(f"  {name}: {result}" for name, result in results.items())
+
+
+def precision(config: Config, gain: float) -> Any:
+    """float32 where both programs round alike: τ is a power of two (or IF) and v is not shifted. Else float64:
+    x / τ and (dt / tau) x are rounded differently, but by 1e-16, too little to change a spike."""
     exact = config.neuron == "if" or math.frexp(float(np.float32(gain)))[0] == 0.5
     return np.float32 if exact and not config.v_reset else np.float64
 
 
-def reference(loaded: SavedNetwork, spikes: np.ndarray, dtype: Any) -> np.ndarray:
+def reference(saved: SavedNetwork, spikes: np.ndarray, dtype: Any) -> np.ndarray:
     """Output spikes [T, N, 10] of our own neurons for input spikes [T, N, 784].
 
     The weighted sums are float64, rounded to `dtype`, in which v is kept, as in `nir.simulate`.
     """
-    config = loaded.config
+    config = saved.config
     threshold = float(np.float32(config.v_threshold))  # as the kernels have them
     reset = None if config.v_reset is None else float(np.float32(config.v_reset))
     neuron = SNN.from_config(replace(config, step_mode="s", v_threshold=threshold, v_reset=reset)).spiking
-    weight = loaded.net.weight.detach().cpu().numpy().astype(np.float64)
+    weight = saved.net.weight.detach().cpu().numpy().astype(np.float64)
     fired = []
     with torch.no_grad():
         for step in spikes:
@@ -79,27 +89,9 @@ def reference(loaded: SavedNetwork, spikes: np.ndarray, dtype: Any) -> np.ndarra
     return np.stack(fired)
 
 
-def run(
-    path: Path, loaded: SavedNetwork, data_dir: str, count: int, dt: float, discretization: str, allow_lossy: bool
-) -> None:
-    """Compares on `count` test images and prints; SNNError when the Euler loop's spikes are not ours, unless
-    allow_lossy."""
-    config = loaded.config
-    images = load_dataset(config.dataset, data_dir).test.images[:count]
-    own, found = compare(path, loaded, images, dt, discretization)
-    print(f"verified on {len(images):,} test images x {config.T} steps:")
-    print(f"  plain {discretization} loop in {own[0]}: {own[1]}")
-    for name, result in found.items():
-        print(f"  {name}: {result}")
-    if own[1].different and not allow_lossy:
-        raise SNNError(f"{path} does not give this network's spikes: {own[1]}; {own[2]}; please report this")
-
-
-def compare(
-    path: Path, loaded: SavedNetwork, images: torch.Tensor, dt: float, discretization: str
-) -> tuple[tuple[str, Agreement, str], dict[str, Agreement | str]]:
-    """Of the plain loop (arithmetic, agreement, first difference); of each importer agreement or a reason."""
-    config, graph = loaded.config, nir_file.read(path)
+def compare(path: Path, saved: SavedNetwork, images: torch.Tensor, dt: float, discretization: str) -> Comparison:
+    """Runs a NIR file on the spikes of `images` [N, 784] in a plain loop and in every simulator installed."""
+    config, graph = saved.config, nir_file.read(path)
     _, _, neurons = nir_file.parts(graph, path)
     gain = 1.0
     if config.neuron == "lif":
@@ -120,7 +112,7 @@ def compare(
         part = images[start : start + batch]
         key = SpikeKey(config.seed, Stream.EVAL, 0)
         spikes = poisson_encode(part, torch.arange(start, start + len(part)), 0, config.T, key).numpy()
-        ours = reference(loaded, spikes, dtype)
+        ours = reference(saved, spikes, dtype)
         theirs, potential = nir_file.simulate(graph, spikes, dt, discretization, dtype)
         own.add(ours, theirs)
         if not where and (ours != theirs).any():
@@ -137,4 +129,4 @@ def compare(
             except Exception as error:  # whatever another package raises is its result
                 found[name] = f"fails with {type(error).__name__}: {' '.join(str(error).split())[:120]}"
                 del runners[name]
-    return (np.dtype(dtype).name, own, where), found
+    return Comparison(f"plain {discretization} loop in {np.dtype(dtype).name}", own, where, found)

@@ -43,11 +43,11 @@ class InvalidCheckpoint(Exception):
         super().__init__(f"{what}; {remedy}")
 
 
-def save(path: Path, state: dict[str, Any]) -> None:
+def save(path: Path, state: dict[str, Any], flag: str = "-out-dir") -> None:
     """Writes a checkpoint; a reader sees the old one or the new one, even if the process dies meanwhile."""
     buffer = io.BytesIO()  # torch.save straight to a full disk raises a RuntimeError that does not mention the disk
     torch.save({"version": VERSION, **state}, buffer)
-    write_file(path, buffer.getvalue())
+    write_file(path, buffer.getvalue(), flag)
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from snn_mnist.cli.main import main
-from snn_mnist.errors import SNNError, UsageError
+from snn_mnist.errors import SNNError
 from snn_mnist.export import nir as nir_file
 from snn_mnist.export import verify
 from snn_mnist.model.poisson import SpikeKey, Stream, poisson_encode
@@ -21,7 +21,7 @@ from snn_mnist.runs import checkpoint
 from snn_mnist.runs.config import Config
 from tests.support.export_net import digits, network, saved, weights
 
-nir = pytest.importorskip("nir", reason="nir is not installed")
+nir = pytest.importorskip("nir", reason="the extra nir is not installed: pip install 'snn_mnist[nir]'")
 
 NETWORKS = [
     {},
@@ -130,7 +130,7 @@ def test_a_plain_loop_over_the_file_gives_our_spikes(tmp_path, settings, file):
     loaded = network(**settings)
     path = written(tmp_path, loaded, **file)
     dt, how = file.get("dt", 1e-4), file.get("discretization", "euler")
-    (_, own, _), _ = verify.compare(path, loaded, digits().test.images[:20], dt, how)
+    own = verify.compare(path, loaded, digits().test.images[:20], dt, how).loop
     assert own.images == own.identical == 20
     assert own.different == 0
     assert own.spikes > 20
@@ -165,9 +165,9 @@ def test_verify_refuses_a_file_with_other_spikes(tmp_path):
     graph.nodes["neurons"].v_threshold = graph.nodes["neurons"].v_threshold * 0.9
     path = tmp_path / "spoiled.nir"
     nir.write(str(path), graph)
-    (_, own, where), _ = verify.compare(path, loaded, digits().test.images[:20], 1e-4, "euler")
-    assert own.different > 0 and own.identical < 20
-    assert where.startswith("the first at image")
+    found = verify.compare(path, loaded, digits().test.images[:20], 1e-4, "euler")
+    assert found.loop.different > 0 and found.loop.identical < 20
+    assert found.first_difference.startswith("the first at image")
 
 
 # ---------------------------------------------------------------------------- the command line
@@ -216,7 +216,7 @@ def test_without_the_package_the_error_names_the_extra(tmp_path, capsys, monkeyp
     loaded = saved(tmp_path)
     monkeypatch.setitem(sys.modules, "nir", None)
     assert main(["export", "-resume", str(loaded.path)]) == 1
-    assert "pip install nir" in capsys.readouterr().err
+    assert "snn_mnist[nir]" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------------- import of others' files
@@ -276,7 +276,7 @@ def test_dt_and_discretization_of_a_silent_file_are_given_by_flags(tmp_path, cap
     path = foreign(tmp_path, *chain(lif(tau=tau)))
     flags = ["-dt", "1e-3", "-discretization", "exact", "-T", "50"]
     assert main(["import", str(path), *flags]) == 0
-    assert "does not say its time step" in capsys.readouterr().out
+    assert "does not hold its time step" in capsys.readouterr().out
     config = load_network(str(path.with_suffix(".pth"))).config
     assert (config.tau, config.T) == (2.5, 50)
 
@@ -353,11 +353,10 @@ def test_altered_weights_are_noticed(tmp_path):
     assert any("checksum" in note for note in notes)
 
 
-def test_a_directory_is_no_file_to_write(tmp_path):
+def test_a_directory_is_not_a_file_to_write(tmp_path, capsys):
     loaded = saved(tmp_path)
     assert main(["export", "-resume", str(loaded.path), "-out", str(tmp_path)]) == 2
-    with pytest.raises(UsageError, match="is a directory"):
-        nir_file.export(loaded, tmp_path)
+    assert "is a directory; name a file" in capsys.readouterr().err
 
 
 def test_imported_checkpoints_are_checked_like_any_other(tmp_path):
