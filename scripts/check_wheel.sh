@@ -37,9 +37,14 @@ run train -resume "$network" -epochs 3
 run eval -resume "$network" -repeats 2 -json eval.json
 run trace -resume "$network" -index 0
 run plot "$network"
-"$folder/env/bin/python" -c 'from PIL import Image; Image.new("L", (40, 60), 255).save("picture.png")'
-"$folder/env/bin/python" -c 'import json; print("accuracy", json.load(open("eval.json"))["accuracy"])' || cat eval.json
-run predict "$network"/figures/../*.png -resume "$network"
+"$folder/env/bin/python" -c 'import json; print("accuracy", json.load(open("eval.json"))["accuracy"])'
+"$folder/env/bin/python" - <<'PYTHON'
+from PIL import Image, ImageDraw
+picture = Image.new("L", (60, 80), 255)
+ImageDraw.Draw(picture).line((30, 10, 30, 70), fill=0, width=8)
+picture.save("one.png")
+PYTHON
+run predict one.png -resume "$network"
 for format in hardware html; do run export -resume "$network" -format "$format" -no-report; done
 "$folder/env/bin/pip" install --quiet 'nir>=1.0.7'
 run export -resume "$network" -format nir -out digits.nir -verify
