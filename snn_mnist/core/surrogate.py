@@ -9,7 +9,7 @@ the primitive p(x), p' = g, instead of the step. The formulas are in kernels/for
 
 import builtins
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from inspect import Parameter, Signature
 from typing import Any, ClassVar
 
@@ -57,11 +57,11 @@ _ON_TENSORS: dict[tuple[str, str, torch.dtype], Callable[..., Tensor] | None] = 
 }
 
 
-def _gradient(formula: Formula, x: Tensor, *parameters: Any) -> Tensor:
+def _gradient(x: Tensor, formula: Formula, *parameters: Any) -> Tensor:
     return _ON_TENSORS[formula.name, "gradient", x.dtype](x, *parameters)  # type: ignore[misc]
 
 
-def _primitive(formula: Formula, x: Tensor, *parameters: Any) -> Tensor:
+def _primitive(x: Tensor, formula: Formula, *parameters: Any) -> Tensor:
     return _ON_TENSORS[formula.name, "primitive", x.dtype](x, *parameters)  # type: ignore[misc]
 
 
@@ -71,26 +71,19 @@ class _Spike(torch.autograd.Function):
     An nn.Parameter is learned as if the step were p(x, parameters), just as x is.
     """
 
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(x: Tensor, formula: Formula, *parameters: Any) -> Tensor:
-        return heaviside(x)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, ctx.formula, *parameters = inputs
-        ctx.numbers = [None if isinstance(p, Tensor) else p for p in parameters]
-        ctx.save_for_backward(x, *(p for p in parameters if isinstance(p, Tensor)))
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        _keep(ctx, inputs)
+        return heaviside(inputs[0])
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Any:
         x, *tensors = ctx.saved_tensors
+        if not tensors:
+            return grad_output * _gradient(x, ctx.formula, *ctx.numbers), None, *(None for _ in ctx.numbers)
         waiting = iter(tensors)
         parameters = [next(waiting) if number is None else number for number in ctx.numbers]
-        dx = grad_output * _gradient(ctx.formula, x, *parameters)
-        if not tensors:
-            return dx, None, *(None for _ in parameters)
+        dx = grad_output * _gradient(x, ctx.formula, *parameters)
         return dx, None, *_gradients_of_parameters(ctx.formula, x, parameters, grad_output)
 
 
@@ -98,15 +91,53 @@ class _Primitive(_Spike):
     """Primitive forward, g backward: autograd through `where` would give NaN at the untaken branch."""
 
     @staticmethod
-    def forward(x: Tensor, formula: Formula, *parameters: Any) -> Tensor:
-        return _primitive(formula, x, *parameters)
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        _keep(ctx, inputs)
+        return _primitive(*inputs)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...]) -> None:
+    x, ctx.formula, *parameters = inputs
+    ctx.numbers = [None if isinstance(p, Tensor) else p for p in parameters]
+    ctx.save_for_backward(x, *(p for p in parameters if isinstance(p, Tensor)))
+
+
+class _Transformable:
+    """Mixed in for torch.func.grad, vmap and the like; ten times the overhead of a call of an ordinary function."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _keep(ctx, inputs)
+
+
+class _TransformableSpike(_Transformable, _Spike):
+    @staticmethod
+    def forward(x: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
+        return heaviside(x)
+
+
+class _TransformablePrimitive(_Transformable, _Primitive):
+    @staticmethod
+    def forward(*inputs: Any) -> Tensor:  # type: ignore[override]
+        return _primitive(*inputs)
+
+
+def _apply(spiking: bool, x: Tensor, formula: Formula, parameters: Iterable[Any]) -> Tensor:
+    transforming = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+    if spiking:
+        function: Any = _TransformableSpike if transforming else _Spike
+    else:
+        function = _TransformablePrimitive if transforming else _Primitive
+    return function.apply(x, formula, *parameters)
 
 
 @torch.enable_grad()
 def _gradients_of_parameters(formula: Formula, x: Tensor, parameters: list[Any], grad: Tensor) -> list[Tensor | None]:
     """Of the sum of grad p(x, parameters), for the parameters that are tensors."""
     leaves = [p.detach().requires_grad_() if isinstance(p, Tensor) else p for p in parameters]
-    p = _primitive(formula, x.detach(), *leaves)
+    p = _primitive(x.detach(), formula, *leaves)
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     found = iter(torch.autograd.grad(p, tensors, grad, allow_unused=True))
     return [next(found) if isinstance(leaf, Tensor) else None for leaf in leaves]
@@ -122,7 +153,7 @@ class SurrogateFunction:
         given = dict(zip(self.formula.defaults, args, strict=False)) | kwargs
         if len(args) > len(self.formula.defaults):
             raise TypeError(f"{self.formula.name} takes {', '.join(self.formula.defaults)}, but got {args}")
-        return _Spike.apply(x, self.formula, *_parameters(self.formula, given).values())
+        return _apply(True, x, self.formula, _parameters(self.formula, given).values())
 
     __call__ = apply
 
@@ -132,6 +163,8 @@ class SurrogateFunction:
 
 def _parameters(formula: Formula, given: dict[str, Any]) -> dict[str, Any]:
     """Name -> number; a parameter to be learned stays a tensor, and needs a primitive."""
+    if not any(isinstance(value, Tensor) for value in given.values()):
+        return formula.parameters(**given)
     learned = {name: value for name, value in given.items() if isinstance(value, Tensor) and value.requires_grad}
     if learned and formula.primitive is None:
         raise ValueError(f"{formula.name} has no primitive, so {next(iter(learned))} can't be learned; use a number")
@@ -233,20 +266,19 @@ class FormulaSurrogate(SurrogateFunctionBase):
 
     def gradient(self, x: Tensor) -> Tensor:
         """g(x)"""
-        return _gradient(self.formula, x, *self.parameters_of_formula.values())
+        return _gradient(x, self.formula, *self.parameters_of_formula.values())
 
     def primitive(self, x: Tensor) -> Tensor:
         """p(x), p' = g; ValueError where there is none."""
         if self.formula.primitive is None:
             raise ValueError(f"{type(self).__name__} has no primitive; only its gradient is defined")
-        return _primitive(self.formula, x, *self.parameters_of_formula.values())
+        return _primitive(x, self.formula, *self.parameters_of_formula.values())
 
     def forward(self, x: Tensor) -> Tensor:
         learning = torch.is_grad_enabled() and (x.requires_grad or bool(self._parameters))
         if self.spiking and not learning:
             return heaviside(x)  # without the cost of an autograd function
-        function = _Spike if self.spiking else _Primitive
-        return function.apply(x, self.formula, *self.parameters_of_formula.values())
+        return _apply(self.spiking, x, self.formula, self.parameters_of_formula.values())
 
     def extra_repr(self) -> str:
         parameters = (f"{name}={value!r}" for name, value in self.parameters_of_formula.items())

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from snn_mnist.kernels.cpu.gradient import gradient_function
-from snn_mnist.kernels.cpu.jit import kernel
+from snn_mnist.kernels.cpu.jit import kernel, why_not_after_fork
 from snn_mnist.kernels.neuron_spec import NeuronSpec, coefficients
 
 LIMIT = 2.0**64  # H stays within +-LIMIT, as in core/neuron.py: an infinite input leaves a finite V; NaN stays NaN
@@ -127,6 +127,9 @@ def multi_step(
 
     v is a number or [N, *]. Half precision is computed in float32; its spikes are returned as it came, V in float32.
     """
+    why_not = why_not_after_fork()
+    if why_not is not None:
+        raise RuntimeError(f"backend 'numba' cannot run here: {why_not}")
     dtype = x_seq.dtype
     real = dtype if dtype in (torch.float32, torch.float64) else torch.float32
     start = v.to(real) if isinstance(v, Tensor) else torch.full(x_seq.shape[1:], float(v), dtype=real)
