@@ -67,11 +67,15 @@ def test_latency(kind, T):
     assert [when[i].item() for i in clear] == [round(t_f[i]) for i in clear]
     assert when[-1] == 0 and when[0] == T - 1
     multi = encoding.LatencyEncoder(T, kind, step_mode="m")
-    assert torch.equal(multi(x), spikes)
+    for _ in range(2):  # a second period
+        assert torch.equal(multi(x.expand(T, -1)), spikes)
+    multi.reset()
+    longer = multi(x.expand(T + 3, -1))
+    assert torch.equal(longer, torch.cat([spikes] * 4)[: T + 3])
 
 
 def test_latency_of_a_long_sequence_does_not_overflow():
-    when = encoding.LatencyEncoder(1000, "log", step_mode="m")(torch.tensor([0.0, 0.5, 1.0])).argmax(0)
+    when = encoding.LatencyEncoder(1000, "log", step_mode="m")(torch.tensor([0.0, 0.5, 1.0]).expand(1000, 3)).argmax(0)
     assert when.tolist() == [999, 1, 0]
 
 
@@ -83,7 +87,7 @@ def test_weighted_phase():
         assert "".join(str(int(s)) for s in spikes[:, i]) == f"{i:05b}"
     weights = 2.0 ** -torch.arange(1, K + 1)
     assert torch.equal((weights[:, None] * spikes).sum(0), x)
-    assert torch.equal(encoding.WeightedPhaseEncoder(K, step_mode="m")(x), spikes)
+    assert torch.equal(encoding.WeightedPhaseEncoder(K, step_mode="m")(x.expand(K, -1)), spikes)
     with pytest.raises(ValueError, match=r"\[0, 0.96875\], but got 1"):
         encoding.WeightedPhaseEncoder(K)(torch.ones(1))
 

@@ -19,6 +19,7 @@ from typing import Any
 import numba
 import numba.core.ccallback
 import numba.core.sigutils
+import numba.np.ufunc.parallel
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 
 from snn_mnist.kernels.cache import cache_directory, source_hash
@@ -109,6 +110,25 @@ def cached_cfunc(signature: Any, function: Callable) -> Any:
     library._cache = _KernelCache(function)
     library.compile()
     return library
+
+
+def why_not_after_fork() -> str | None:
+    """None, or why parallel kernels would kill this process: it was forked from one that had started their threads."""
+    if not _forked_with_threads:
+        return None
+    return (
+        "this process was forked from one that had already run a numba kernel, whose threads do not survive a fork; "
+        "start it by spawn (DataLoader(…, multiprocessing_context='spawn')), or use the torch backend in it"
+    )
+
+
+def _note_fork() -> None:
+    global _forked_with_threads
+    _forked_with_threads = numba.np.ufunc.parallel._is_initialized  # as it was in the parent
+
+
+_forked_with_threads = False
+os.register_at_fork(after_in_child=_note_fork)
 
 
 def set_threads(threads: int) -> int:

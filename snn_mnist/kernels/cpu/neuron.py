@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from snn_mnist.kernels.cpu.gradient import gradient_function
-from snn_mnist.kernels.cpu.jit import kernel
+from snn_mnist.kernels.cpu.jit import kernel, why_not_after_fork
 from snn_mnist.kernels.neuron_spec import NeuronSpec, coefficients
 
+LIMIT = 2.0**64  # H stays within +-LIMIT, as in core/neuron.py: an infinite input leaves a finite V; NaN stays NaN
 BLOCK = 1024  # neurons a block: v and a row of x stay in the first-level cache
 
 
@@ -35,11 +36,13 @@ def _forward(x_seq, v, decay, gain, offset, threshold, reset, hard_reset, spikes
     """x_seq [T, M] -> spikes [T, M], overshoot = H - V_threshold [T, M] and v_seq [T, M] (each may have 0 rows);
     v [M] is updated in place."""
     steps, size = x_seq.shape
+    limit = x_seq.dtype.type(LIMIT)
     for block in numba.prange((size + BLOCK - 1) // BLOCK):
         start, stop = block * BLOCK, min(size, (block + 1) * BLOCK)
         for t in range(steps):
             for m in range(start, stop):
                 h = decay * v[m] + (gain * x_seq[t, m] + offset)
+                h = limit if h > limit else (-limit if h < -limit else h)
                 fired = h >= threshold
                 spikes[t, m] = fired
                 v[m] = (reset if hard_reset else h - threshold) if fired else h
@@ -122,10 +125,13 @@ def multi_step(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """(spikes [T, N, *], the last V [N, *], V of every step or None) for x_seq [T, N, *] on the CPU, differentiable.
 
-    v is a number or [N, *]. Half precision is computed in float32 and returned as it came.
+    v is a number or [N, *]. Half precision is computed in float32; its spikes are returned as it came, V in float32.
     """
+    why_not = why_not_after_fork()
+    if why_not is not None:
+        raise RuntimeError(f"backend 'numba' cannot run here: {why_not}")
     dtype = x_seq.dtype
     real = dtype if dtype in (torch.float32, torch.float64) else torch.float32
     start = v.to(real) if isinstance(v, Tensor) else torch.full(x_seq.shape[1:], float(v), dtype=real)
     spikes, v_last, v_seq = _MultiStep.apply(x_seq.to(real), start, spec, store_v_seq)
-    return spikes.to(dtype), v_last.to(dtype), v_seq.to(dtype) if store_v_seq else None
+    return spikes.to(dtype), v_last, v_seq if store_v_seq else None

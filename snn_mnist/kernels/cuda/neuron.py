@@ -84,10 +84,12 @@ def multi_step(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """(spikes [T, N, *], the last V [N, *], V of every step or None) for x_seq [T, N, *], differentiable.
 
-    v is a number or [N, *]. float16, float32 and float64 are taken as they are; other types go by way of float32.
+    v is a number or [N, *]. float16, float32 and float64 are taken as they are; other types, and float16 where V of
+    every step is kept, go by way of float32. V comes in float32, in float64 for float64.
     """
     dtype = x_seq.dtype
-    taken = dtype if dtype in (torch.float16, torch.float32, torch.float64) else torch.float32
+    as_they_are = (torch.float32, torch.float64) if store_v_seq else (torch.float16, torch.float32, torch.float64)
+    taken = dtype if dtype in as_they_are else torch.float32
     real = torch.float64 if taken == torch.float64 else torch.float32
     if isinstance(v, Tensor):
         start = v.to(x_seq.device, real)
@@ -96,4 +98,4 @@ def multi_step(
     if start.shape != x_seq.shape[1:]:
         raise ValueError(f"v has shape {list(start.shape)}, a step of x_seq {list(x_seq.shape[1:])}; give v that shape")
     spikes, v_last, v_seq = _MultiStep.apply(x_seq.to(taken), start, spec, store_v_seq)
-    return spikes.to(dtype), v_last.to(dtype), v_seq.to(dtype) if store_v_seq else None
+    return spikes.to(dtype), v_last, v_seq if store_v_seq else None

@@ -187,11 +187,14 @@ template <typename real> struct Step {
     bool fired;
 };
 
-template <bool HARD_RESET, typename real> FUNCTION Step<real> step(const Neuron<real> &n, real v, real charged) {
-    const real h = fused_multiply_add(v, n.decay, charged);
+template <bool HARD_RESET, typename real> FUNCTION Step<real> fire_and_reset(const Neuron<real> &n, real h) {
     const real over = h - n.threshold;
     const bool fired = h >= n.threshold;
     return {over, fired ? (HARD_RESET ? n.reset : over) : h, fired};
+}
+
+template <bool HARD_RESET, typename real> FUNCTION Step<real> step(const Neuron<real> &n, real v, real charged) {
+    return fire_and_reset<HARD_RESET>(n, fused_multiply_add(v, n.decay, charged));
 }
 
 // dV/dH of one step from x = H - V_threshold and the surrogate's g = g(x); THROUGH_RESET is false for detach_reset.
