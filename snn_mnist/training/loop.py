@@ -22,6 +22,7 @@ from snn_mnist.data.datasets import Dataset, load_dataset
 from snn_mnist.errors import SNNError
 from snn_mnist.model.device import choose_runtime, without_tiles
 from snn_mnist.model.network import CLASSES, SNN
+from snn_mnist.model.optimizer import FusedAdam, FusedSGD
 from snn_mnist.model.poisson import SpikeKey, Stream, random_order
 from snn_mnist.model.scoring import Score, default_readout_steps, mean_squared_error, score
 from snn_mnist.runs import atomic_files, checkpoint, environment, metrics
@@ -114,8 +115,12 @@ class Run:
         self._warm_up()
         self.epoch, self.step, self.spent, self.best, self.max_test_acc = 0, 0, 0.0, Best(), 0.0
 
-    def _new_optimizer(self) -> torch.optim.Optimizer:
+    def _new_optimizer(self) -> Any:
         config, weights = self.config, list(self.net.parameters())
+        if self.runtime.backend == "numba":
+            if config.opt == "adam":
+                return FusedAdam(self.net.weight, lr=config.lr)
+            return FusedSGD(self.net.weight, lr=config.lr, momentum=config.momentum)
         if config.opt == "adam":
             capturable = self.runtime.backend == "cupy"  # in a CUDA graph
             return torch.optim.Adam(weights, lr=config.lr, fused=True, capturable=capturable)
@@ -230,7 +235,7 @@ class Run:
             began = time.perf_counter()
             self.training.run(self.step, end)
             if self.thread_tuner:
-                self.thread_tuner.note(time.perf_counter() - began)
+                self.thread_tuner.note((time.perf_counter() - began) / (end - self.step), end - self.step)
             self.progress.step((end - self.step) * config.b)
             self.step = end
             if end % CHECK_EVERY == 0 and self.runtime.device.type == "cpu":  # a GPU would have to wait

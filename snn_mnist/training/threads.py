@@ -34,11 +34,11 @@ class ThreadTuner:
         """Whether the last trial chose fewer threads than there could be; not within a trial."""
         return len(self._times) == len(self.choices) and self.count < self.most
 
-    def note(self, seconds: float) -> None:
-        """The time of one step."""
-        self._window.append(seconds)
-        if len(self._window) == WINDOW:
-            self._judge(sum(self._window[1:]) / (WINDOW - 1))  # the first may pay for the change
+    def note(self, seconds: float, steps: int = 1) -> None:
+        """The mean time of a step over this many steps."""
+        self._window += [seconds] * steps
+        if len(self._window) >= WINDOW:
+            self._judge(sum(self._window[1:]) / (len(self._window) - 1))  # the first may pay for the change
             self._window = []
 
     def _begin_trial(self) -> None:

@@ -30,7 +30,7 @@ from snn_mnist.kernels.cpu.fused import (
 )
 from snn_mnist.kernels.cpu.jit import kernel
 from snn_mnist.kernels.cpu.optimizer import average_rows, round_to_bfloat16, step_numbers, update_rows
-from snn_mnist.kernels.spikes import SPAN, _TIE_ROOM, BLOCK
+from snn_mnist.kernels.spikes import _TIE_ROOM, BLOCK, SPAN
 
 MOST_GROUPS = 32
 
