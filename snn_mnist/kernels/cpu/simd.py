@@ -195,6 +195,25 @@ def population_count(_typing: Any, bits: Any) -> Any:
 
 
 @intrinsic
+def prefetch(_typing: Any, array: Any, index: Any) -> Any:
+    """Asks for the cache line of array[index], which need not exist."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = _I8.as_pointer()
+        name = "llvm.prefetch.p0"
+        function = builder.module.globals.get(name) or ir.Function(
+            builder.module, ir.FunctionType(ir.VoidType(), [pointer, _I32, _I32, _I32]), name
+        )
+        array, index = arguments
+        address = context.make_array(signature.args[0])(context, builder, array).data
+        address = builder.bitcast(builder.gep(address, [index]), pointer)
+        builder.call(function, [address, *(ir.Constant(_I32, n) for n in (0, 3, 1))])  # to read, keep, data
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64), generate
+
+
+@intrinsic
 def call_elementwise(_typing: Any, address: Any, source: Any, target: Any, count: Any) -> Any:
     """Calls the C function void f(const float *source, float *target, int64_t count) at this address."""
 
