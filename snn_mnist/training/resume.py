@@ -41,14 +41,14 @@ def resolve(config: Config, state: dict[str, Any]) -> Config:
     return replace(config, opt=opt, **known)
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], config: Config) -> None:
+def restore_optimizer(optimizer: Any, state: dict[str, Any], config: Config) -> None:
     """The moments or momentum of a checkpoint, with the settings of this run's optimiser."""
     saved = state.get("optimizer")
     if not saved:
         return
     ours, theirs = optimizer.param_groups[0], saved["param_groups"][0]
     slots = saved["state"].get(0, {})
-    of_another = bool(slots) and ("exp_avg" in slots) != isinstance(optimizer, torch.optim.Adam)
+    of_another = bool(slots) and ("exp_avg" in slots) != ("betas" in ours)
     changed = [
         f"{name} {show(theirs[name])} → {show(ours[name])}"
         for name in HYPERPARAMETERS
@@ -69,7 +69,7 @@ def _plain(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def fill_momentum(sgd: torch.optim.Optimizer, weight: Tensor) -> None:
+def fill_momentum(sgd: Any, weight: Tensor) -> None:
     """Momentum 0 where there is none yet: torch leaves it uninitialised when loss scaling skips the first step."""
     if sgd.state[weight].get("momentum_buffer") is None:
         sgd.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
