@@ -164,7 +164,8 @@ def spike_masks(pixels, values, image, epoch, seed, stream, start, steps, masks,
             for t in range(steps):
                 nibbles[place + t] |= flag
             continue
-        for w in range(2):
+        masks[j, 1] = 0
+        for w in range((steps + 63) // 64):
             valid = valid_1 if w else valid_0
             less, equal = simd.compare_bytes(random, position + 64 * w, values[j], nibbles, place + 64 * w, flag)
             masks[j, w] = less & valid

@@ -117,9 +117,14 @@ class FusedEngine:
             self.net.weight, self.active, index, readout_steps, key, self.spec, self._precision()
         )
 
-    def training_steps(self, labels: Tensor, *, amp: bool, **settings: Any) -> FusedSteps:
+    def training_steps(self, labels: Tensor, *, amp: bool, **settings: Any) -> TrainingSteps:
         device = self.net.weight.device.type
         precision = torch.get_autocast_dtype(device) if amp else torch.float32
+        if device == "cpu" and not settings["scaler"].is_enabled():
+            from snn_mnist.model.compiled_steps import CompiledSteps
+
+            del settings["scaler"], settings["skipped"]  # no loss scaling, so no step is skipped
+            return CompiledSteps(self.active, self.net.weight, labels, self.spec, precision=precision, **settings)
         return FusedSteps(
             self.kernels, self.net.weight, self.active, labels, self.spec, precision=precision, **settings
         )

@@ -6,11 +6,12 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import one_hot
 
 from snn_mnist.model.device import Runtime
 from snn_mnist.model.network import CLASSES, SNN
+from snn_mnist.model.optimizer import FusedAdam, FusedSGD
 from snn_mnist.model.poisson import SpikeKey, Stream
 from snn_mnist.model.scoring import mean_squared_error
 from snn_mnist.runs.config import Config
@@ -94,8 +95,12 @@ class Learner:
         return mean_squared_error(rates, labels), (rates.argmax(1) == labels).double().mean().item()
 
 
-def new_optimizer(config: Config, backend: str, weight: Tensor) -> torch.optim.Optimizer:
-    assert isinstance(weight, nn.Parameter)
+def new_optimizer(config: Config, backend: str, weight: Tensor) -> Any:
+    """Adam or SGD: a record for the compiled steps of the CPU's fused backend, elsewhere torch.optim's own."""
+    if backend == "numba":
+        if config.opt == "adam":
+            return FusedAdam(weight, lr=config.lr)
+        return FusedSGD(weight, lr=config.lr, momentum=config.momentum)
     if config.opt == "adam":
         return torch.optim.Adam([weight], lr=config.lr, fused=True, capturable=backend == "cupy")
     return torch.optim.SGD([weight], lr=config.lr, momentum=config.momentum, fused=True)

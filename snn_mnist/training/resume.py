@@ -6,8 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.runs import checkpoint
 from snn_mnist.runs.config import Config
@@ -85,14 +83,14 @@ def _elsewhere(config: Config, folder: Path) -> bool:
     return Path(config.out_dir).resolve() not in (folder.resolve().parent, folder.parent.resolve())
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], config: Config) -> None:
+def restore_optimizer(optimizer: Any, state: dict[str, Any], config: Config) -> None:
     """The moments or momentum of a checkpoint, with the settings of this run's optimiser."""
     saved = state.get("optimizer")
     if not saved:
         return
     ours, theirs = optimizer.param_groups[0], saved["param_groups"][0]
     slots = saved["state"].get(0, {})
-    of_another = bool(slots) and ("exp_avg" in slots) != isinstance(optimizer, torch.optim.Adam)
+    of_another = bool(slots) and ("exp_avg" in slots) != ("betas" in ours)
     changed = [
         f"{name} {show(theirs[name])} → {show(ours[name])}"
         for name in HYPERPARAMETERS

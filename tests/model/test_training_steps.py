@@ -5,6 +5,7 @@ import torch
 
 from snn_mnist.model.autograd_steps import AutogradSteps
 from snn_mnist.model.engine import numba_engine
+from snn_mnist.model.fused_steps import FusedSteps
 from snn_mnist.model.network import SNN
 from snn_mnist.model.poisson import SpikeKey
 from tests.kernels.test_fused_cpu import images_of
@@ -32,9 +33,14 @@ def trained(kind, optimizer, amp=False, init_scale=None, average=False, cuts=(ST
         "rates": rates, "skipped": skipped,
     }  # fmt: skip
     labels = 300 * torch.eye(10)[torch.arange(N) % 10]
-    steps = (
-        AutogradSteps(engine, labels, **settings) if kind == "autograd" else engine.training_steps(labels, **settings)
-    )
+    if kind == "autograd":
+        steps = AutogradSteps(engine, labels, **settings)
+    else:
+        del settings["amp"]
+        precision = torch.bfloat16 if amp else torch.float32
+        steps = FusedSteps(
+            engine.kernels, net.weight, engine.active, labels, engine.spec, precision=precision, **settings
+        )
     seen = []
     for epoch in (3, 4):
         order = torch.randperm(N, generator=torch.Generator().manual_seed(epoch))
@@ -68,7 +74,6 @@ def test_half_precision_moves_the_rates():
 def test_an_optimiser_that_a_graph_can_not_hold():
     from snn_mnist.kernels import spikes
     from snn_mnist.kernels.cpu import fused as fused_cpu
-    from snn_mnist.model.fused_steps import FusedSteps
 
     weight = torch.nn.Parameter(torch.zeros(10, 784))
     adam, scaler = torch.optim.Adam([weight], fused=True), torch.amp.GradScaler("cpu", enabled=False)

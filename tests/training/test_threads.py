@@ -50,6 +50,7 @@ def test_results_do_not_depend_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyP
     before, used = jit.numba.get_num_threads(), []
     try:
         trainer.train(Config(**settings, j=1, out_dir=str(tmp_path / "one")), Interruption())
+        monkeypatch.setattr("snn_mnist.model.compiled_steps.CHUNK_WORK", 1)  # a step a chunk
         monkeypatch.setattr(thread_tuner, "WINDOW", 2)
         monkeypatch.setattr(thread_tuner, "PATIENCE", 1)
         monkeypatch.setattr(jit, "set_threads", lambda n, real=jit.set_threads: used.append(real(n)) or used[-1])

@@ -50,6 +50,7 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, setting
 
     with monkeypatch.context() as patch:
         patch.setattr("snn_mnist.training.progress.Progress.step", step)
+        patch.setattr("snn_mnist.model.compiled_steps.CHUNK_WORK", 1)  # a step a chunk
         training.train(config(out_dir=str(tmp_path / "parts"), epochs=4, **settings), interruption)
     folder = newest(tmp_path / "parts")
     state = checkpoint.load(folder)

@@ -38,8 +38,8 @@ TABLE = 16 * ROW  # the subset sums of four rows
 
 
 @numba.njit
-def _pack(weight, rows):  # type: ignore[no-untyped-def]
-    """weight [C, P] -> rows [P * 16], zero-padded."""
+def pack(weight, rows):  # type: ignore[no-untyped-def]
+    """weight [C, P] -> rows [P * 16], whose lanes from C on stay as they are."""
     for c in range(weight.shape[0]):
         for p in range(weight.shape[1]):
             rows[p * ROW + c] = weight[c, p]
@@ -125,7 +125,7 @@ def _store_four(current, at, a, b, c, d):  # type: ignore[no-untyped-def]
 
 
 @numba.njit
-def _step_sums(factor, steps, sums):  # type: ignore[no-untyped-def]
+def step_sums(factor, steps, sums):  # type: ignore[no-untyped-def]
     """Subset sums of factor[t] of each four steps; factor is 0 beyond T, up to a multiple of 16 steps."""
     for t in range(steps, (steps + 15) // 16 * 16):
         simd.store(factor, t * ROW, simd.splat(np.float32(0)))
@@ -137,22 +137,28 @@ def _step_sums(factor, steps, sums):  # type: ignore[no-untyped-def]
         )  # fmt: skip
 
 
+@numba.njit(inline="always")
+def eligibility_row(masks, j, blocks, sums):  # type: ignore[no-untyped-def]
+    """E[j] = sum over the steps at which pixel j fires of factor[t]; sums: those of step_sums."""
+    nibble = np.uint64(240)
+    zero = simd.splat(np.float32(0))
+    a, b, c, d = zero, zero, zero, zero  # four sums hide the latency of the addition
+    for block in range(blocks):
+        word = masks[block >> 3, j, (block >> 2) & 1] >> np.uint64(16 * (block & 3))
+        at = 4 * TABLE * block
+        a = simd.add(a, simd.load(sums, at + np.int64((word << np.uint64(4)) & nibble)))
+        b = simd.add(b, simd.load(sums, at + TABLE + np.int64(word & nibble)))
+        c = simd.add(c, simd.load(sums, at + 2 * TABLE + np.int64((word >> np.uint64(4)) & nibble)))
+        d = simd.add(d, simd.load(sums, at + 3 * TABLE + np.int64((word >> np.uint64(8)) & nibble)))
+    return simd.add(simd.add(a, b), simd.add(c, d))
+
+
 @numba.njit
 def _eligibility(active, masks, steps, sums, table, first):  # type: ignore[no-untyped-def]
-    """table[first + j] = E[j] = sum over the steps at which pixel j fires of factor[t]."""
+    """table[first + j] = E[j] of each active pixel."""
     blocks = (steps + 15) // 16
-    nibble = np.uint64(240)
     for j in range(active):
-        zero = simd.splat(np.float32(0))
-        a, b, c, d = zero, zero, zero, zero  # four sums hide the latency of the addition
-        for block in range(blocks):
-            word = masks[block >> 3, j, (block >> 2) & 1] >> np.uint64(16 * (block & 3))
-            at = 4 * TABLE * block
-            a = simd.add(a, simd.load(sums, at + np.int64((word << np.uint64(4)) & nibble)))
-            b = simd.add(b, simd.load(sums, at + TABLE + np.int64(word & nibble)))
-            c = simd.add(c, simd.load(sums, at + 2 * TABLE + np.int64((word >> np.uint64(4)) & nibble)))
-            d = simd.add(d, simd.load(sums, at + 3 * TABLE + np.int64((word >> np.uint64(8)) & nibble)))
-        simd.store(table, (first + j) * ROW, simd.add(simd.add(a, b), simd.add(c, d)))
+        simd.store(table, (first + j) * ROW, eligibility_row(masks, j, blocks, sums))
 
 
 @numba.njit
@@ -199,6 +205,25 @@ def lif_backward(x_over_t, factor, steps, neuron):  # type: ignore[no-untyped-de
         simd.store(factor, at, simd.mul(d, scale))
 
 
+@numba.njit
+def sample_currents(pixels, values, image, key, steps, keep_masks, rows, room):  # type: ignore[no-untyped-def]
+    """current[t] = X[t] of one image; returns its number of input spikes. room: (masks [spans or 1, P, 2], which keeps
+    the spikes of all spans or of the last one, nibbles, words (the same memory), sums, current, work of spike_masks);
+    key: epoch, seed, stream."""
+    masks, nibbles, words, sums, current, work = room
+    epoch, seed, stream = key
+    spikes = 0
+    for s in range((steps + SPAN - 1) // SPAN):
+        bits = masks[s if keep_masks else 0]
+        first = s * SPAN
+        count = min(SPAN, steps - first)
+        spike_masks(pixels, values, image, epoch, seed, stream, first, count, bits, nibbles, work)
+        for j in range(pixels.shape[0]):
+            spikes += simd.population_count(bits[j, 0]) + simd.population_count(bits[j, 1])
+        _currents(pixels, rows, words, sums, count, current[first * ROW :])
+    return spikes
+
+
 @kernel(parallel=True)
 def _fused(offsets, all_pixels, all_values, index, weight, steps, epoch, seed, stream, neuron, gradient, readout_steps,
            workers, counts, input_spikes, table, places):  # type: ignore[no-untyped-def]  # fmt: skip
@@ -207,38 +232,29 @@ def _fused(offsets, all_pixels, all_values, index, weight, steps, epoch, seed, s
     size = weight.shape[1]
     spans, padded = (steps + SPAN - 1) // SPAN, (steps + 15) // 16 * 16
     learning = gradient != 0
+    key = epoch, seed, stream
     if learning:
         row = 0
         for i in range(index.shape[0]):
             places[i] = row
             row += offsets[index[i] + 1] - offsets[index[i]]
     for worker in numba.prange(workers):
-        work = scratch(size)
         rows = simd.aligned((size + 1) * ROW, np.float32)  # the last stays 0, for the silent pixels of a last group
         rows[:] = 0
-        _pack(weight, rows)
+        pack(weight, rows)
         current = simd.aligned(padded * ROW, np.float32)
         factor = simd.aligned(padded * ROW if learning else 1, np.float32)
         masks = np.empty((spans if learning else 1, size, 2), np.uint64)
         nibbles = simd.aligned(padded_nibbles(size), np.uint8)
-        words = nibbles.view(np.uint64)
         sums = simd.aligned(max(8, padded // 4 if learning else 0) * TABLE, np.float32)
         fired = simd.aligned(readout_steps.shape[0] * ROW, np.float32)
+        room = masks, nibbles, nibbles.view(np.uint64), sums, current, scratch(size)
         for i in range(worker, index.shape[0], workers):
             n = index[i]
             start, stop = offsets[n], offsets[n + 1]
             pixels, values = all_pixels[start:stop], all_values[start:stop]
             active = stop - start
-            spikes = 0
-            for s in range(spans):
-                bits = masks[s if learning else 0]
-                first = s * SPAN
-                count = min(SPAN, steps - first)
-                spike_masks(pixels, values, np.uint32(n), epoch, seed, stream, first, count, bits, nibbles, work)
-                for j in range(active):
-                    spikes += simd.population_count(bits[j, 0]) + simd.population_count(bits[j, 1])
-                _currents(pixels, rows, words, sums, count, current[first * ROW :])
-            input_spikes[i] = spikes
+            input_spikes[i] = sample_currents(pixels, values, np.uint32(n), key, steps, learning, rows, room)
             lif_forward(current, steps, neuron, readout_steps, fired)
             for m in range(readout_steps.shape[0]):
                 for c in range(weight.shape[0]):
@@ -246,7 +262,7 @@ def _fused(offsets, all_pixels, all_values, index, weight, steps, epoch, seed, s
             if learning:
                 simd.call_elementwise(gradient, current, factor, steps * ROW)
                 lif_backward(current, factor, steps, neuron)
-                _step_sums(factor, steps, sums)
+                step_sums(factor, steps, sums)
                 _eligibility(active, masks, steps, sums, table, places[i])
 
 

@@ -105,22 +105,33 @@ def _arithmetic(operation: str) -> Any:
     return apply
 
 
-add, sub, mul = (_arithmetic(operation) for operation in ("fadd", "fsub", "fmul"))
+add, sub, mul, div = (_arithmetic(operation) for operation in ("fadd", "fsub", "fmul", "fdiv"))
+
+
+def _rounded_once(name: str, operands: int) -> Any:
+    """An LLVM function on vectors whose result is the exact one, rounded."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        vector = f32x16.llvm
+        full_name = f"llvm.{name}.v{LANES}f32"
+        function = builder.module.globals.get(full_name) or ir.Function(
+            builder.module, ir.FunctionType(vector, [vector] * operands), full_name
+        )
+        return builder.call(function, arguments)
+
+    return generate
 
 
 @intrinsic
 def fma(_typing: Any, a: Any, b: Any, c: Any) -> Any:
     """a * b + c, rounded once."""
+    return f32x16(f32x16, f32x16, f32x16), _rounded_once("fma", 3)
 
-    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        vector = f32x16.llvm
-        name = f"llvm.fma.v{LANES}f32"
-        function = builder.module.globals.get(name) or ir.Function(
-            builder.module, ir.FunctionType(vector, [vector] * 3), name
-        )
-        return builder.call(function, arguments)
 
-    return f32x16(f32x16, f32x16, f32x16), generate
+@intrinsic
+def sqrt(_typing: Any, a: Any) -> Any:
+    """The square root, correctly rounded."""
+    return f32x16(f32x16), _rounded_once("sqrt", 1)
 
 
 @intrinsic
@@ -181,6 +192,25 @@ def population_count(_typing: Any, bits: Any) -> Any:
         return builder.ctpop(arguments[0])
 
     return types.int64(types.uint64), generate
+
+
+@intrinsic
+def prefetch(_typing: Any, array: Any, index: Any) -> Any:
+    """Asks for the cache line of array[index], which need not exist."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = _I8.as_pointer()
+        name = "llvm.prefetch.p0"
+        function = builder.module.globals.get(name) or ir.Function(
+            builder.module, ir.FunctionType(ir.VoidType(), [pointer, _I32, _I32, _I32]), name
+        )
+        array, index = arguments
+        address = context.make_array(signature.args[0])(context, builder, array).data
+        address = builder.bitcast(builder.gep(address, [index]), pointer)
+        builder.call(function, [address, *(ir.Constant(_I32, n) for n in (0, 3, 1))])  # to read, keep, data
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64), generate
 
 
 @intrinsic
