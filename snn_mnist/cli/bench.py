@@ -25,8 +25,8 @@ from snn_mnist.cli.results import write_json
 from snn_mnist.cli.verb_settings import BenchOptions
 from snn_mnist.data.datasets import load_dataset
 from snn_mnist.errors import SNNError
-from snn_mnist.kernels import backends
-from snn_mnist.model.device import choose_device
+from snn_mnist.kernels.backends import BACKENDS
+from snn_mnist.model.device import choose_device, why_unavailable
 from snn_mnist.runs import environment
 from snn_mnist.runs.config import Config
 
@@ -101,7 +101,8 @@ def _names(options: BenchOptions, device: torch.device) -> list[str]:
             if reason:
                 raise SNNError(f"{name} can't be measured: {reason}")
         return list(options.backend)
-    own = ["cupy", "torch", *SPIKINGJELLY] if device.type == "cuda" else ["numba", "torch", "spikingjelly"]
+    fused = [name for name, backend in BACKENDS.items() if backend.device == device.type]
+    own = [*fused, "torch", *(SPIKINGJELLY if device.type == "cuda" else ("spikingjelly",))]
     reasons = {name: _why_not(name, device, options) for name in own}
     for name, reason in reasons.items():
         if reason:
@@ -111,7 +112,7 @@ def _names(options: BenchOptions, device: torch.device) -> list[str]:
 
 def _why_not(name: str, device: torch.device, options: BenchOptions) -> str | None:
     if name not in SPIKINGJELLY:
-        return backends.why_unavailable(name, device)
+        return why_unavailable(name, device)
     if name == "spikingjelly-fused" and device.type != "cuda":
         return "its fused neurons are for CUDA devices; measure spikingjelly"
     if options.dataset != "mnist":

@@ -20,10 +20,11 @@ from torch import Tensor
 
 from snn_mnist.core.base import MemoryModule, check_sequence, check_step_mode
 from snn_mnist.core.surrogate import Sigmoid, SurrogateFunctionBase
+from snn_mnist.kernels.backends import BACKENDS
 from snn_mnist.kernels.neuron_spec import NeuronSpec
 
 # backend -> the module with why_unavailable(device) and multi_step(x_seq, v, spec, store_v_seq)
-FUSED_BACKENDS = {"numba": "snn_mnist.kernels.cpu.neuron", "cupy": "snn_mnist.kernels.cuda.neuron"}
+FUSED_BACKENDS = {backend.name: backend.neuron for backend in BACKENDS.values() if backend.neuron}
 
 
 def if_charge(x: Tensor, v: Tensor) -> Tensor:

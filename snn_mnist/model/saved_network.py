@@ -1,4 +1,4 @@
-"""A trained network: what a checkpoint holds, put together again."""
+"""A trained network, loaded from a checkpoint."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class SavedNetwork:
     path: Path
     config: Config
     net: SNN
-    has_settings: bool  # False: a checkpoint of another program, its settings are the tutorial's
+    has_settings: bool  # False: a checkpoint of another program, to which the tutorial's settings are applied
     epoch: int
 
 

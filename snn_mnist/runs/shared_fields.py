@@ -3,10 +3,11 @@
 import os
 from typing import Any
 
+from snn_mnist.kernels import backends
 from snn_mnist.runs.fields import choice, integer, matching, option, optional, path
 
 DATASETS = ("mnist", "fashion", "digits")
-BACKENDS = ("auto", "torch", "numba", "cupy")
+BACKENDS = ("auto", *backends.BACKENDS)
 MAX_SEED = 2**32 - 1
 MAX_T = 1_000_000
 
