@@ -175,19 +175,16 @@ def spike_masks(pixels, values, image, epoch, seed, stream, start, steps, masks,
             equal &= valid
             if often or equal != 0:  # where ties are frequent, a branch on them is mispredicted
                 undecided[words], owner[words] = equal, 2 * j + w
-                words += np.int64(equal != 0)
+                words += 1 if equal != 0 else 0
         position += 16 * blocks
 
     tied = 0
     for i in range(words):
-        equal, j = undecided[i], np.int64(owner[i] >> np.uint32(1))
+        equal, pixel = undecided[i], np.int64(owner[i] >> np.uint32(1))
         first = start + 64 * np.int64(owner[i] & np.uint32(1))
         while equal != 0:
-            ties[0, tied], ties[1, tied], ties[2, tied] = (
-                np.uint32(TIE | (first + simd.trailing_zeros(equal))),
-                np.uint32(pixels[j]),
-                np.uint32(j),
-            )
+            ties[0, tied] = np.uint32(TIE | (first + simd.trailing_zeros(equal)))
+            ties[1, tied], ties[2, tied] = np.uint32(pixels[pixel]), np.uint32(pixel)
             tied += 1
             equal &= equal - np.uint64(1)
         if tied >= _TIE_ROOM:
