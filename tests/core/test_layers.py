@@ -208,7 +208,7 @@ def test_synapse_filter_by_hand():
             ends.append(learned(x).sum())
             learned.w -= sign * step
     torch.testing.assert_close(learned.w.grad, (ends[0] - ends[1]) / (2 * step), rtol=1e-4, atol=1e-6)
-    with pytest.raises(ValueError, match="tau=1.0 must be above 1"):
+    with pytest.raises(ValueError, match=r"tau=1.0 must be above 1"):
         layer.SynapseFilter(1.0)
 
 

@@ -202,7 +202,7 @@ def test_parametric_lif():
     for backend in ("numba", "cupy"):
         with pytest.raises(ValueError, match=r"ParametricLIFNode cannot use backend.*'torch'"):
             functional.set_backend(node, backend)
-    with pytest.raises(ValueError, match="init_tau=1.0 must be above 1"):
+    with pytest.raises(ValueError, match=r"init_tau=1.0 must be above 1"):
         neuron.ParametricLIFNode(1.0)
 
 
@@ -222,7 +222,7 @@ def test_numbers_of_numpy_and_torch(two):
     assert surrogate.ATan(two).parameters_of_formula == {"alpha": 2.0}
     assert neuron.ParametricLIFNode(two).w.item() == 0.0 and layer.SynapseFilter(two).tau == 2.0
     for wrong in (np.float32("nan"), np.bool_(True), torch.ones(2), np.ones(3), torch.tensor(1j)):
-        with pytest.raises(ValueError, match="v_threshold=.*must be a finite number"):
+        with pytest.raises(ValueError, match=r"v_threshold=.*must be a finite number"):
             neuron.IFNode(wrong)
     with pytest.raises(ValueError, match=r"must be above 1"):
         neuron.LIFNode(nn.Parameter(torch.tensor([2.0, 1.0])))
