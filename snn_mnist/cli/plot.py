@@ -26,7 +26,7 @@ from snn_mnist.runs.metrics import read_metrics
 from snn_mnist.runs.shared_fields import cores
 from snn_mnist.visualizing import run_figures as figures
 
-COMPARED = "curves_compared.png"  # of several runs; curves.png is the run's own
+COMPARED = "curves_compared.png"  # of several runs; curves.png is of one
 
 
 def run(options: PlotOptions) -> int:
@@ -58,7 +58,7 @@ def _metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:
-    """The last part of each path, and as many before it as it takes to tell them apart."""
+    """The last part of each path, with as many before it as make the names different."""
     parts = [folder.resolve().parts for folder in folders]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(one[-length:]) for one in parts]

@@ -250,7 +250,7 @@ def test_a_bad_file_is_one_line_and_the_others_are_answered(tmp_path, capsys, ki
     assert shown.out.count("\n") == 1 and shown.out.startswith(f"{good} (400 x 300, light on dark): ")
 
 
-# ---------------------------------------------------------------------------- the verdict
+# ---------------------------------------------------------------------------- the prediction
 
 
 def test_the_digits_of_the_test_set_are_recognised_as_files(tmp_path, capsys):
@@ -310,7 +310,7 @@ def test_flags_override_the_checkpoint(tmp_path, capsys):
         ({3: 0.5, 8: 0.25}, "3  (rate 0.50, margin 0.25; next 8 with 0.25)"),
         ({3: 0.5}, "3  (rate 0.50, margin 0.50; no other neuron fired)"),
         ({4: 0.5, 9: 0.5}, "undecided between 4 and 9 (rate 0.50 both)"),
-        ({}, "no verdict: no neuron fired; try a larger -T"),
+        ({}, "no prediction: no neuron fired; try a larger -T"),
     ],
 )
 def test_the_sentence(rates, words):
@@ -352,8 +352,8 @@ def test_a_utf8_terminal_gets_half_blocks_and_fine_bars():
 def test_a_colour_terminal_gets_greys():
     shown = text(COLOURS)
     assert shown.count("\x1b[0m") == 14
-    assert {predict._grey(level) for level in range(256)} == {16, 231, *range(232, 256)}
-    assert [predict._grey(level) for level in (0, 128, 255)] == [16, 243, 231]
+    assert {predict.grey_code(level) for level in range(256)} == {16, 231, *range(232, 256)}
+    assert [predict.grey_code(level) for level in (0, 128, 255)] == [16, 243, 231]
 
 
 def test_the_terminal_is_asked_what_it_can_show(monkeypatch):
