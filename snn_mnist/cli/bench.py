@@ -128,7 +128,10 @@ def _names(options: BenchOptions, device: torch.device) -> list[str]:
             if reason:
                 raise SNNError(f"{name} can't be measured: {reason}")
         return list(options.backend)
-    own = ["cupy", "torch", *SPIKINGJELLY] if device.type == "cuda" else ["numba", "torch", "spikingjelly"]
+    from snn_mnist.kernels.backends import BACKENDS
+
+    fused = [name for name, backend in BACKENDS.items() if backend.device == device.type]
+    own = [*fused, "torch", *(SPIKINGJELLY if device.type == "cuda" else ("spikingjelly",))]
     reasons = {name: _why_not(name, device, options) for name in own}
     for name, reason in reasons.items():
         if reason:
@@ -139,7 +142,7 @@ def _names(options: BenchOptions, device: torch.device) -> list[str]:
 def _why_not(name: str, device: torch.device, options: BenchOptions) -> str | None:
     from importlib import metadata
 
-    from snn_mnist.kernels.backends import why_unavailable
+    from snn_mnist.model.device import why_unavailable
 
     if name not in SPIKINGJELLY:
         return why_unavailable(name, device)

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import torch
 
 from snn_mnist.errors import SNNError
-from snn_mnist.kernels.cuda import launch as cuda
+from snn_mnist.kernels.cache import compile_seconds
 from snn_mnist.model import fused_steps
 from snn_mnist.model.device import choose_runtime
 from snn_mnist.model.poisson import SpikeKey, Stream
@@ -247,6 +247,4 @@ def serve(connection: Any, name: str) -> None:
 
 def _compile_seconds() -> dict[str, float]:
     """What compiling kernels, and capturing graphs of them, has taken in this process."""
-    jit = sys.modules.get("snn_mnist.kernels.cpu.jit")
-    compiled = (*cuda.compile_seconds.values(), *(jit.compile_seconds.values() if jit else ()))
-    return {"compile_seconds": sum(compiled), "capture_seconds": sum(fused_steps.capture_seconds)}
+    return {"compile_seconds": sum(compile_seconds.values()), "capture_seconds": sum(fused_steps.capture_seconds)}

@@ -123,18 +123,19 @@ def backends() -> dict[str, dict[str, str]]:
     """For each backend and each kind of device, 'available' or the reason why not."""
     import torch
 
-    from snn_mnist.kernels.backends import NAMES, why_refused
+    from snn_mnist.kernels.backends import BACKENDS
+    from snn_mnist.model.device import why_refused
 
     def state(name: str, kind: str) -> str:
         try:
             return why_refused(name, kind) or "available"
-        except RuntimeError as error:  # the device is lost: the other backends are still told
+        except SNNError as error:  # the device is lost: the other backends are still told
             return str(error)
 
     kinds = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
-    listed = {name: {kind: state(name, kind) for kind in kinds} for name in NAMES}
+    listed = {name: {kind: state(name, kind) for kind in kinds} for name in BACKENDS}
     if "cuda" not in kinds:
-        listed["cupy"] = {"cuda": state("cupy", "cuda")}
+        listed |= {name: {"cuda": state(name, "cuda")} for name, each in BACKENDS.items() if each.device == "cuda"}
     return listed
 
 

@@ -21,8 +21,9 @@ from torch import Tensor
 from snn_mnist.kernels.cpu import training
 from snn_mnist.kernels.cpu.gradient import gradient_function
 from snn_mnist.kernels.cpu.optimizer import ADAM, SGD
+from snn_mnist.kernels.cpu.spikes import ActivePixels
 from snn_mnist.kernels.neuron_spec import NeuronSpec, coefficients
-from snn_mnist.kernels.spikes import ActivePixels, SpikeKey
+from snn_mnist.kernels.spikes import SpikeKey
 
 CHUNK_WORK = 320_000  # images times time steps of a chunk, some 20 ms
 _UNSUPPORTED = ("weight_decay", "amsgrad", "maximize", "dampening", "nesterov")

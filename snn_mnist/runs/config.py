@@ -22,9 +22,9 @@ def _surrogates() -> Iterable[str]:
 
 
 def backends() -> Iterable[str]:
-    from snn_mnist.kernels.backends import NAMES
+    from snn_mnist.kernels.backends import BACKENDS
 
-    return ("auto", *NAMES)
+    return ("auto", *BACKENDS)
 
 
 def _data_dir() -> str:

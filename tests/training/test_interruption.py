@@ -13,6 +13,7 @@ from torture import QUICK, Child, Nursery, differences
 from snn_mnist.cli import train as training
 from snn_mnist.runs import checkpoint
 from snn_mnist.runs.config import Config
+from snn_mnist.training import loop
 from snn_mnist.training.interruption import Interruption
 from tests.support.runs import wait_until
 
@@ -99,7 +100,7 @@ def test_interrupted_while_testing(tmp_path: Path):
     settings = {"dataset": "digits", "T": 4, "b": 16, "limit_batches": 4, "figures": False, "backend": "torch", "j": 1}
     settings |= {"epochs": 2, "val": 100, "out_dir": str(tmp_path / "a")}
     interruption = InTheTest()
-    training.train(Config(**settings), interruption)
+    loop.train(Config(**settings), interruption)
     assert interruption.exit_code == 143
     (folder,) = (tmp_path / "a").iterdir()
     state = checkpoint.load(folder)

@@ -100,7 +100,7 @@ def test_a_damaged_cache_of_kernels_is_made_anew(program: Program, tmp_path: Pat
     cache = tmp_path / "cache" / used.name
     shutil.copytree(used, cache)
     env: dict[str, str | None] = {"SNN_MNIST_CACHE": str(cache.parent)}
-    for path in cache.glob("spikes*"):
+    for path in cache.rglob("spikes*"):
         content = path.read_bytes()
         path.write_bytes(content[: len(content) // 2] if path.suffix == ".nbc" else b"\x80\x04 not a pickle")
     done = program("train", *QUICK, "-epochs", "1", env=env, timeout=280)
@@ -114,7 +114,7 @@ os.makedirs(os.environ.get("CUPY_CACHE_DIR", os.path.expanduser("~/.cupy/kernel_
 __version__ = "14.2.0"
 """
 ASK = """import os
-from snn_mnist.kernels.cuda.launch import import_cupy
+from snn_mnist.kernels.cuda.available import import_cupy
 print(import_cupy().__version__, os.environ["CUPY_CACHE_DIR"], os.path.isdir(os.environ["CUPY_CACHE_DIR"]))
 """
 

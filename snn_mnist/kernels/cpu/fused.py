@@ -7,10 +7,10 @@ backward pass. Nothing of size [T, N] is kept, only the rows of the sample that 
         dH[t] = dS g(x[t]) + dV/dH[t] (1 - 1/tau) dH[t+1],      x = H - V_threshold
     is linear in it. With dS = 1/T it gives F[t] = dX[t], and
         E[p, c] = sum_t S[p, t] F[t, c],        dL/dW[c, p] = sum_n dL/drate[n, c] E_n[p, c]
-    so the backward pass is one small contraction of [live pixels, 16] tables.
+    so the backward pass is one small contraction of [active pixels, 16] tables.
 
 Both products of spikes with rows of 16 floats (X = S W and E = S^T F) go by fours: the 16 subset sums of four rows
-are made first, and four bits of spikes choose one. Per image of MNIST with T = 100 that is 3,800 vector additions a
+are computed first, and four bits of spikes choose one. Per image of MNIST with T = 100 that is 3,800 vector additions a
 product. Adding one row a flip (a spike, or a silence of a pixel above one half) needs only 2,100, but the branch at
 the end of each pixel's bits was mispredicted: 4.3 and 4.2 us an image on one core, where the tables take 1.1 and 1.5.
 """
@@ -18,19 +18,21 @@ the end of each pixel's bits was mispredicted: 4.3 and 4.2 us an image on one co
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numba
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from snn_mnist.kernels.cpu import simd
 from snn_mnist.kernels.cpu.gradient import gradient_function
-from snn_mnist.kernels.cpu.jit import kernel
+from snn_mnist.kernels.cpu.jit import kernel, why_unavailable
+from snn_mnist.kernels.cpu.spikes import SPAN, ActivePixels, active_pixels, padded_nibbles, scratch, spike_masks
 from snn_mnist.kernels.neuron_spec import NeuronSpec, coefficients
-from snn_mnist.kernels.spikes import SPAN, ActivePixels, SpikeKey, padded_nibbles, scratch, spike_masks
+from snn_mnist.kernels.spikes import SpikeKey
+
+__all__ = ["active_pixels", "firing_counts", "learn", "new_eligibility", "weight_gradient", "why_unavailable"]
 
 ROW = simd.LANES  # outputs are padded to one vector; at most this many neurons
 GROUPS = 4  # of samples, see _contract
@@ -163,7 +165,7 @@ def _eligibility(active, masks, steps, sums, table, first):  # type: ignore[no-u
 
 @numba.njit
 def lif_forward(current, steps, neuron, readout_steps, counts):  # type: ignore[no-untyped-def]
-    """Charge, fire, reset over T; current becomes H - V_threshold; counts[m] = spikes of the first marks[m] steps."""
+    """Charge, fire, reset over T; current becomes H - V_threshold; counts[m] = spikes of the first readout_steps[m]."""
     decay, gain, offset, threshold, reset, hard_reset = neuron[:6]
     decay_v, gain_v, threshold_v = simd.splat(decay), simd.splat(gain), simd.splat(threshold)
     reset_v, offset_v = simd.splat(reset), simd.splat(offset)
@@ -300,7 +302,7 @@ def _contract(offsets, all_pixels, index, places, table, upstream, workers, grad
 
 
 class Eligibility(NamedTuple):
-    """E of each sample of a batch, at its live pixels."""
+    """E of each sample of a batch, at its active pixels."""
 
     table: np.ndarray  # [rows * 16]
     places: np.ndarray  # [B] int64, the first row of each sample
@@ -311,7 +313,7 @@ _NO_TABLE = Eligibility(np.empty(0, np.float32), np.empty(0, np.int64))
 
 def new_eligibility(active: ActivePixels, batch: int, shape: Sequence[int]) -> Eligibility:
     """Room for the E of any `batch` samples; shape [C, P] is the weight's."""
-    return Eligibility(simd.aligned(batch * active.most * ROW, np.float32), np.empty(batch, np.int64))
+    return Eligibility(simd.aligned_array(batch * active.most * ROW, np.float32), np.empty(batch, np.int64))
 
 
 def _launch(
@@ -337,8 +339,9 @@ def firing_counts(
     weight: Tensor, active: ActivePixels, index: Tensor, readout_steps: list[int], key: SpikeKey, spec: NeuronSpec,
     precision: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Forward pass alone, memory independent of the batch: output spikes in the first marks[m] steps [N, M, C] float32
-    (marks ascending) and the number of input spikes [N] int64. precision: the weights are rounded to this type."""
+    """Forward pass alone, memory independent of the batch: output spikes in the first readout_steps[m] steps [N, M, C]
+    float32 (readout_steps ascend) and the number of input spikes [N] int64. precision: the weights are rounded to this
+    type."""
     counts = torch.empty(len(index), len(readout_steps), len(weight))
     return counts, _launch(weight, active, index, readout_steps, key, spec, precision, 0, counts, _NO_TABLE)
 
@@ -362,37 +365,3 @@ def weight_gradient(
     workers = min(numba.get_num_threads(), GROUPS)
     table, places = eligibility
     _contract(active.offsets, active.pixels, index.numpy(), places, table, upstream.numpy(), workers, out.numpy())
-
-
-class _FiringRate(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, weight: Tensor, active: ActivePixels, index: Tensor, steps: int, key: SpikeKey, spec: NeuronSpec,
-        precision: torch.dtype,
-    ) -> Tensor:  # fmt: skip
-        eligibility = new_eligibility(active, len(index), weight.shape)
-        rate = torch.empty(len(index), len(weight))
-        learn(weight, active, index, steps, key, spec, precision, rate, eligibility)
-        ctx.pass_data = active, index, eligibility, spec, steps
-        ctx.shape, ctx.dtype = weight.shape, weight.dtype
-        return rate
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        if ctx.pass_data is None:
-            raise RuntimeError("the fused pass was already differentiated; run the forward pass again")
-        active, index, eligibility, spec, steps = ctx.pass_data
-        gradient = torch.empty(ctx.shape)
-        weight_gradient(active, index, upstream, eligibility, spec, steps, gradient)
-        ctx.pass_data = None
-        return gradient.to(ctx.dtype), None, None, None, None, None, None
-
-
-def firing_rate(
-    weight: Tensor, active: ActivePixels, index: Tensor, steps: int, key: SpikeKey, spec: NeuronSpec,
-    precision: torch.dtype = torch.float32,
-) -> Tensor:  # fmt: skip
-    """Firing rates [N, C] over `steps` time steps of the images `index` [N] int64, differentiable in weight [C, P].
-    precision: the weights are rounded to this type; sums and membrane stay in float32."""
-    return _FiringRate.apply(weight, active, index, steps, key, spec, precision)

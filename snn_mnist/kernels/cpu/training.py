@@ -30,7 +30,8 @@ from snn_mnist.kernels.cpu.fused import (
 )
 from snn_mnist.kernels.cpu.jit import kernel
 from snn_mnist.kernels.cpu.optimizer import average_rows, round_to_bfloat16, step_numbers, update_rows
-from snn_mnist.kernels.spikes import _TIE_ROOM, BLOCK, SPAN
+from snn_mnist.kernels.cpu.spikes import SPAN, TIES
+from snn_mnist.kernels.spikes import BLOCK
 
 MOST_GROUPS = 32
 
@@ -71,7 +72,7 @@ def new_room(workers: int, pixels: int, steps: int) -> Room:
     spans = (steps + SPAN - 1) // SPAN
     nibbles = aligned((workers, (pixels + 31) // 32 * 8 * SPAN), np.uint8)
     lanes = (pixels * (SPAN // BLOCK) + 31) // 16 * 16
-    ties = (_TIE_ROOM + SPAN + 23) // 16 * 16
+    ties = (TIES + SPAN + 23) // 16 * 16
     return Room(
         aligned((workers, spans, (pixels + 3) // 4 * 4, 2), np.uint64),
         nibbles,
