@@ -21,7 +21,7 @@ Record = TypeVar("Record", bound=Options)
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse without abbreviations, for which -1e-1 is a value; Python's own knows exponents from 3.14 on."""
+    """argparse for which -1e-1 is a value, as it is for Python's from 3.14 on, and which knows no abbreviations."""
 
     def __init__(self, **settings: Any) -> None:
         layout = argparse.RawDescriptionHelpFormatter
@@ -29,25 +29,28 @@ class Parser(argparse.ArgumentParser):
         self._negative_number_matcher = re.compile(r"-\.?\d")
 
     def _get_option_tuples(self, option_string: str) -> list:
-        """No flag for a beginning of one: allow_abbrev forbids that to flags with two dashes alone."""
+        """None. Python before 3.14 abbreviates flags with one dash whatever allow_abbrev says; -b64 is no -b 64."""
         return []
 
 
 class VerbParser(Parser):
-    """The flags of one record. Its namespace holds what was given, checked; every mistake is a UsageError."""
+    """The flags of one record. The namespace holds the settings that were given, checked; a mistake is a UsageError."""
 
     def __init__(self, record: type[Options], **settings: Any) -> None:
         super().__init__(argument_default=argparse.SUPPRESS, exit_on_error=False, **settings)
         self.options = {each.flag: each for each in sorted_by_group(record)}
-        groups = {name: self.add_argument_group(name) for name in dict.fromkeys(e.group for e in self.options.values())}
+        groups: dict[str, Any] = {}
         for each in self.options.values():
+            if each.group not in groups:
+                groups[each.group] = self.add_argument_group(each.group)
             self._add_option(groups[each.group], each)
         groups["Other"].add_argument(*HELP, action="help", help="show this help")
 
     def _add_option(self, group: Any, each: Option) -> None:
         kind, words = each.kind, list(each.kind.names())
         listed = f": {', '.join(words)}" if len(words) > 5 else ""
-        help = f"{each.help}{listed} ({each.default_text})".replace("%", "%%")
+        default = each.default_text if each.required else f"default: {each.default_text}"
+        help = f"{each.help}{listed} ({default})".replace("%", "%%")
         metavar = f"{{{','.join(words)}}}" if 0 < len(words) <= 5 else kind.metavar
         if each.positional:
             group.add_argument(each.name, nargs="*", metavar=metavar, help=help)
@@ -68,16 +71,15 @@ class VerbParser(Parser):
             raise UsageError(f"-{each.flag} needs a value; give {each.wanted}") from None
         for token in rest:
             if token.startswith("-") and token != "-":
-                guess = closest(_name(token), [flag for flag, each in self.options.items() if not each.positional])
-                remedy = f"did you mean -{guess}?" if guess else "--help lists the flags"
-                raise UsageError(f"unknown flag {brief(token.partition('=')[0])}; {remedy}")
+                raise UsageError(self._unknown(token))
         if loose := self._check_words(found.__dict__, rest):
-            before = tokens[tokens.index(loose[-1]) - 1]
-            if loose[-1].lower() in SWITCH_WORDS and before.startswith("-"):
-                name = _name(before).removeprefix("no-")
-                raise UsageError(f"{before} {loose[-1]}: a switch takes no value; give -{name} or -no-{name}")
-            raise UsageError(f"{brief(loose[-1])} stands alone; settings are given as -name value (--help lists them)")
+            raise UsageError(_loose(loose[-1], before=tokens[tokens.index(loose[-1]) - 1]))
         return found, []
+
+    def _unknown(self, token: str) -> str:
+        flag = token.partition("=")[0]
+        guess = closest(_name(flag), [each.flag for each in self.options.values() if not each.positional])
+        return f"unknown flag {brief(flag)}; {f'did you mean -{guess}?' if guess else '--help lists the flags'}"
 
     def _check_words(self, given: dict[str, Any], rest: list[str]) -> list[str]:
         """Checks the settings that take several words, in place; returns the words that belong to none."""
@@ -105,6 +107,13 @@ class VerbParser(Parser):
 def _name(flag: str) -> str:
     """'data-dir' of '--data_dir=x'."""
     return flag.partition("=")[0].lstrip("-").replace("_", "-")
+
+
+def _loose(word: str, before: str) -> str:
+    if word.lower() not in SWITCH_WORDS or not before.startswith("-"):
+        return f"{brief(word)} stands alone; settings are given as -name value (--help lists them)"
+    name = _name(before).removeprefix("no-")
+    return f"{before} {word}: a switch takes no value; give -{name} or -no-{name}"
 
 
 def _add_flag(group: Any, each: Option, prefix: str = "", *, help: str, **settings: Any) -> None:

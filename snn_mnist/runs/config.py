@@ -152,7 +152,7 @@ class Config(Threads, Options):
         None,
         optional(path("FILE")),
         "Files",
-        "YAML file of settings (names as the flags'); flags win over it",
+        "YAML file of settings (names as the flags'), or a recipe: best, digits, quick, tutorial; flags win over it",
         saved=False,
     )
 

@@ -9,8 +9,10 @@ import yaml
 
 from snn_mnist import __version__
 from snn_mnist.errors import UsageError
+from snn_mnist.runs.recipes import recipe_names, recipe_path
 from snn_mnist.runs.words import brief
 
+REMEDY = f"name a YAML file of settings, or a recipe: {', '.join(recipe_names())}"
 MAX_BYTES = 1 << 20  # a settings file has a few hundred bytes
 
 
@@ -53,8 +55,9 @@ class FlatLoader(yaml.SafeLoader):
             return node.value
 
 
-def read_yaml(file: str | os.PathLike[str]) -> dict[Any, Any]:
-    """The mapping in a file, its values as YAML reads them; UsageError for a file that holds something else."""
+def read_yaml(name: str | os.PathLike[str]) -> dict[Any, Any]:
+    """The mapping in a file or recipe, its values as YAML reads them; UsageError for one that holds something else."""
+    file = recipe_path(os.fspath(name))
     try:
         with Path(file).open("rb") as stream:
             data = stream.read(MAX_BYTES + 1)
@@ -64,7 +67,7 @@ def read_yaml(file: str | os.PathLike[str]) -> dict[Any, Any]:
     except UnicodeDecodeError as error:
         raise UsageError(f"{file}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     except OSError as error:
-        raise UsageError(f"{file}: {(error.strerror or str(error)).lower()}; name a YAML file of settings") from None
+        raise UsageError(f"{file}: {(error.strerror or str(error)).lower()}; {REMEDY}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""

@@ -138,8 +138,8 @@ class Option:
 
     @property
     def default_text(self) -> str:
-        """'default: 100' or 'required', for the help."""
-        return "required" if self.required else f"default: {self.shown or show(self.default)}"
+        """'100', or the default in words."""
+        return "required" if self.required else self.shown or show(self.default)
 
     def check(self, label: str, value: Any) -> Any:
         """The value as the field's type; UsageError that starts with `label` where it is not allowed."""
@@ -150,7 +150,7 @@ class Option:
         guess = closest(value, self.kind.names()) if isinstance(value, str) else None
         remedy = f"{self.wanted} (did you mean {guess}?)" if guess else self.wanted
         if self.kind.metavar and self.default is not None:
-            remedy = f"{remedy}; the default is {self.shown or show(self.default)}"
+            remedy = f"{remedy}; the default is {self.default_text}"
         raise UsageError(f"{label} {brief(value)} is not allowed; give {remedy}")
 
 

@@ -26,6 +26,7 @@ from snn_mnist.runs import resume_rules
 from snn_mnist.runs.config import Config
 from snn_mnist.runs.environment import cores
 from snn_mnist.runs.fields import Options, integer, option, options_of
+from snn_mnist.runs.recipes import recipe_names
 from tests.conftest import ROOT, Program
 
 
@@ -178,6 +179,9 @@ def test_flags_win_over_the_file(tmp_path: Path):
     file.write_text("T: 0\n")
     with pytest.raises(UsageError, match=r"c\.yaml: T 0 is not allowed"):
         read_options(Config, ["-config", str(file)])
+    assert read_options(Config, ["-config", "best"]).tau == 1.3
+    with pytest.raises(UsageError, match=r"bets: no such file or directory; name a .* or a recipe: best, digits"):
+        read_options(Config, ["-config", "bets"])
     file.write_text("batch_size: 3\n")
     with pytest.raises(UsageError, match=r"c\.yaml: unknown setting batch_size; did you mean b\?"):
         read_options(Config, ["-config", str(file)])
@@ -200,6 +204,11 @@ def test_help_shows_every_flag_with_its_default(name: str, capsys: pytest.Captur
         assert "(required)" in text if each.required else f"(default: {default})" in text
         assert f" {each.group}: " in text
     assert VERBS[name].summary[1:] in text
+
+
+def test_the_help_of_train_names_the_recipes(capsys: pytest.CaptureFixture):
+    main(["train", "--help"])
+    assert f"a recipe: {', '.join(recipe_names())};" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_help_fits_a_terminal(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
@@ -411,7 +420,7 @@ def test_info_names_damaged_data_and_broken_packages(capsys: pytest.CaptureFixtu
     monkeypatch.setattr(info, "devices", lambda: 1 / 0)
     assert main(["info", "-data-dir", str(tmp_path)]) == 0
     text = capsys.readouterr().out
-    assert "is damaged: 5 bytes instead of 10,008" in text
+    assert "is damaged: the md5 of its 5 bytes is" in text
     assert "devices: broken: ZeroDivisionError" in text
 
 

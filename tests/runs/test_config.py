@@ -189,9 +189,9 @@ def test_every_default_is_a_value_of_its_kind(record: type):
 def test_the_table_of_flags_has_a_row_for_each():
     rows = markdown_table(Config).splitlines()
     assert len(rows) == 2 + len(options_of(Config))
-    assert "| `-tau` | default: 2.0 | membrane time constant of the LIF neuron, in time steps |" in rows
-    assert "| `-opt` | default: adam | optimiser: adam, sgd |" in rows
-    assert "| `-data-dir` | default: $SNN_MNIST_DATA, else ./data | where the data are" in "\n".join(rows)
+    assert "| `-tau` | 2.0 | membrane time constant of the LIF neuron, in time steps |" in rows
+    assert "| `-opt` | adam | optimiser: adam, sgd |" in rows
+    assert "| `-data-dir` | $SNN_MNIST_DATA, else ./data | where the data are" in "\n".join(rows)
     assert "| `-resume` | required | a checkpoint file or a run directory |" in markdown_table(EvalOptions)
 
 

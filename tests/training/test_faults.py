@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -21,7 +22,7 @@ from tests.training.test_interruption import LONG, training_goes_on
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="limits, mounts and users of POSIX")
 as_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root")
-ONE_LINE = "snn_mnist train: error: "
+ONE_LINE = re.compile(r"snn_mnist (train|eval): error: .{,600}\n")
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def run(runs: tuple[Path, Path], tmp_path: Path) -> Path:
 def failed(child: Child, *words: object) -> None:
     """One line on stderr, which has these words, and exit code 1."""
     assert child.code == 1, (child.code, child.err)
-    assert child.err.startswith(ONE_LINE) and child.err.count("\n") == 1 and len(child.err) < 600, child.err
+    assert ONE_LINE.fullmatch(child.err), child.err
     for word in words:
         assert str(word) in child.err, (word, child.err)
 
