@@ -97,19 +97,19 @@ def run(options: PredictOptions) -> int:
     loaded.net.spiking.step_mode = "m"
     names = FASHION if config.dataset == "fashion" else DIGITS
     results, failures = [], 0
-    for path in options.images:
+    for file in options.images:
         try:
-            prepared = pictures.prepare(pictures.read(path), pictures.BOXES[config.dataset])
+            prepared = pictures.prepare(pictures.read(file), pictures.BOXES[config.dataset])
             if prepared is None:
-                raise SNNError(f"{path} shows nothing that stands out; give a picture with more contrast")
+                raise SNNError(f"{file} shows nothing that stands out; give a picture with more contrast")
         except SNNError as error:  # the other pictures still get an answer
             failures += 1
             print(f"snn_mnist predict: error: {error}", file=sys.stderr)
             continue
         prediction = classify(loaded.net, prepared.pixels, config.T, config.seed)
-        results.append(_record(path, prepared, prediction, names))
+        results.append(_record(file, prepared, prediction, names))
         if options.json != "-":
-            print("\n".join(lines(path, prepared, prediction, names, options.show, terminal())))
+            print("\n".join(lines(file, prepared, prediction, names, options.show, terminal())))
     if options.json:
         settings = {"checkpoint": str(loaded.path), "T": config.T, "tau": config.tau, "seed": config.seed}
         write_json(options.json, settings | {"pictures": results})
