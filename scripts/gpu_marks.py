@@ -153,43 +153,47 @@ def step_times(settings: Settings, amp: bool) -> list[str]:
     runtime = choose_runtime(config.device, config.backend, config.threads)
     learner = Learner(config, runtime, TrainingData.load(config, runtime.device))
     restore(Resumed(config, {}), learner)
-    steps, count = learner.training, learner.data.steps
-    if not isinstance(steps, FusedSteps):
-        return [f"The fused backend can't be used here: {runtime.reason}"]
-    index, rates, spike_key = steps.order[: steps.batch], steps.rates[: steps.batch], SpikeKey(0, Stream.TRAIN, 0)
+    device, steps, count, seconds = runtime.device, learner.training, learner.data.steps, settings.seconds
 
     def epoch() -> None:
         learner.begin_epoch(0)
         learner.run(0, count)
 
+    whole = microseconds(device, epoch, count, seconds)
+    lines = [
+        f"**{whole:.1f} µs** for {config.b} images at T = {config.T} ({runtime.backend}), median of epochs of {count} "
+        f"steps: {1e-3 * whole * count:.1f} ms an epoch.",
+        "",
+    ]
+    if not isinstance(steps, FusedSteps):  # on the CPU the parts of a step lie in one compiled call
+        return lines
+    index, rates, key = steps.order[: steps.batch], steps.rates[: steps.batch], SpikeKey(0, Stream.TRAIN, 0)
+
     def learn() -> None:
         steps.kernels.learn(
-            steps.weight, steps.active, index, steps.T, spike_key, steps.spec, steps.precision, rates,
-            steps.eligibility,
-        )  # fmt: skip
+            steps.weight, steps.active, index, steps.T, key, steps.spec, steps.precision, rates, steps.eligibility
+        )
 
     def contract() -> None:
         steps.kernels.weight_gradient(
             steps.active, index, rates, steps.eligibility, steps.spec, steps.T, steps.gradient
         )
 
-    device, seconds = runtime.device, settings.seconds
-    whole = microseconds(device, epoch, count, seconds)
     with torch.no_grad():
         learning, contracting = (
             microseconds(device, in_a_row(work, device), LAUNCHES, seconds) for work in (learn, contract)
         )
-    lines = [
-        f"**{whole:.1f} µs** for {steps.batch} images at T = {steps.T}, median of epochs of {count} steps: "
-        f"{1e-3 * whole * count:.1f} ms an epoch. Its kernels, {LAUNCHES} times in a row each:",
+    lines += [
+        f"Its kernels, {LAUNCHES} times in a row each:",
         "",
         "| part | µs |",
         "|---|---|",
         f"| encode to eligibility (`fused`) | {learning:.1f} |",
         f"| weight gradient (`contract`) | {contracting:.1f} |",
         f"| the rest: loss, scaling, optimiser, gaps between launches | {whole - learning - contracting:.1f} |",
+        "",
     ]
-    return [*lines, "", *floor(learner, whole)] if device.type == "cuda" else lines
+    return [*lines, *floor(learner, whole)]
 
 
 def microseconds(device: torch.device, work: Callable[[], object], count: int, seconds: float) -> float:

@@ -425,9 +425,8 @@ def test_report_of_a_gpu_is_written_for_any_device(tmp_path):
     for cells in runs:
         assert len(cells) == 7 and cells[6].startswith("all finite; 0 epochs with skipped steps")
         assert 0 < float(cells[1].removesuffix(" s")) < float(cells[2].removesuffix(" s"))
-    step = float(report.partition("**")[2].partition(" µs")[0])
-    parts = [float(line.split("|")[2]) for line in report.splitlines() if line.startswith(("| encode", "| weight"))]
-    assert len(parts) == 4 and sum(parts) > 0 and step > 0
+    steps = [line.split() for line in report.splitlines() if line.startswith("**")]  # without and with -amp
+    assert len(steps) == 2 and all(float(words[0].strip("*")) > 0 for words in steps)
     assert "numba" in report.partition("## bench")[2] and "median of 2 measurements" in report.partition("## bench")[2]
 
 

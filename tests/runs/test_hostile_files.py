@@ -23,7 +23,7 @@ from snn_mnist.errors import SNNError
 from snn_mnist.runs import checkpoint
 from snn_mnist.runs.config import Config
 from snn_mnist.training import resume
-from snn_mnist.training.loop import Best
+from snn_mnist.training.snapshot import Best
 
 WEIGHT, SHAPE = checkpoint.WEIGHT, checkpoint.SHAPE
 

@@ -118,10 +118,13 @@ def set_threads(threads: int) -> int:
     return used
 
 
+class _Stderr(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        print(f"snn_mnist: {record.getMessage()}", file=sys.stderr)
+
+
 def announce_to_stderr() -> None:
     """Show compilation messages on stderr, one line each."""
     if not log.handlers:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("snn_mnist: %(message)s"))
-        log.addHandler(handler)
+        log.addHandler(_Stderr())
         log.setLevel(logging.INFO)
