@@ -76,7 +76,7 @@ def _metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:
-    """The last part of each path, and as many before it as it takes to tell them apart."""
+    """The last parts of each path, as few as make the names differ."""
     parts = [folder.resolve().parts for folder in folders]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(one[-length:]) for one in parts]
@@ -87,7 +87,6 @@ def short_names(folders: Sequence[Path]) -> list[str]:
 
 def plot_network(folder: Path) -> list[Path]:
     """The three figures of a run's latest checkpoint."""
-
     from snn_mnist.data.datasets import load_dataset
     from snn_mnist.model.device import choose_runtime
     from snn_mnist.model.poisson import SpikeKey, Stream

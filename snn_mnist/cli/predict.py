@@ -2,8 +2,8 @@
 
     python -m snn_mnist predict seven.png eight.jpg -resume logs/T100_b64_adam_lr0.001
 
-Shows each picture as the network sees it, the firing rates of the ten neurons, and the verdict with its margin. The
-same picture, seed and checkpoint give the same rates whatever other pictures are asked about.
+Shows each picture as the network sees it, the firing rates of the ten neurons, and the prediction with its margin. The
+rates depend on the picture, the seed and the checkpoint alone, not on the other pictures of the command line.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class PredictOptions(Options):
 class Prediction:
     """The answer for one picture."""
 
-    rates: list[float]  # output spikes a step, of the ten neurons
+    rates: list[float]  # output spikes per step of each of the ten neurons
 
     @property
     def ranking(self) -> list[int]:
@@ -56,7 +56,7 @@ class Prediction:
 
     @property
     def margin(self) -> float:
-        """How far the highest rate is above the next."""
+        """The difference between the two highest rates."""
         first, second = self.ranking[:2]
         return self.rates[first] - self.rates[second]
 
@@ -67,7 +67,7 @@ class Prediction:
     def sentence(self, names: tuple[str, ...]) -> str:
         first, second = self.ranking[:2]
         if self.silent:
-            return "no verdict: no neuron fired; try a larger -T"
+            return "no prediction: no neuron fired; try a larger -T"
         rate, next_rate = self.rates[first], self.rates[second]
         if self.margin == 0:
             return f"undecided between {names[first]} and {names[second]} (rate {rate:.2f} both)"
@@ -97,30 +97,30 @@ def run(options: PredictOptions) -> int:
     loaded.net.spiking.step_mode = "m"
     names = FASHION if config.dataset == "fashion" else DIGITS
     results, failures = [], 0
-    for place in options.images:
+    for file in options.images:
         try:
-            grey = picture.read(place)
+            grey = picture.read(file)
             prepared = picture.prepare(grey, picture.BOXES[config.dataset])
             if prepared is None:
-                raise SNNError(f"{place} shows nothing on its background; give a picture with more contrast")
-        except SNNError as error:  # the other pictures are still worth an answer
+                raise SNNError(f"{file} shows nothing on its background; give a picture with more contrast")
+        except SNNError as error:  # the other pictures are still classified
             failures += 1
             print(f"snn_mnist predict: error: {error}", file=sys.stderr)
             continue
         prediction = classify(loaded.net, prepared.pixels, config.T, config.seed)
-        results.append(_record(place, prepared, prediction, names))
+        results.append(_record(file, prepared, prediction, names))
         if options.json != "-":
-            print("\n".join(lines(place, prepared, prediction, names, options.show, terminal())))
+            print("\n".join(lines(file, prepared, prediction, names, options.show, terminal())))
     if options.json:
         settings = {"checkpoint": str(loaded.path), "T": config.T, "tau": config.tau, "seed": config.seed}
         write_json(options.json, settings | {"pictures": results})
     return 1 if failures else 0
 
 
-def _record(place: str, prepared: picture.Prepared, prediction: Prediction, names: tuple[str, ...]) -> dict[str, Any]:
+def _record(file: str, prepared: picture.Prepared, prediction: Prediction, names: tuple[str, ...]) -> dict[str, Any]:
     first, second = prediction.ranking[:2]
     return {
-        "file": place,
+        "file": file,
         "verdict": None if prediction.silent else first,
         "name": None if prediction.silent else names[first],
         "runner_up": second,
@@ -147,11 +147,11 @@ def terminal() -> Terminal:
 
 
 def lines(
-    place: str, prepared: picture.Prepared, prediction: Prediction, names: tuple[str, ...], show: bool, screen: Terminal
+    file: str, prepared: picture.Prepared, prediction: Prediction, names: tuple[str, ...], show: bool, screen: Terminal
 ) -> list[str]:
     """The answer as text: the prepared picture on the left, the rates as bars on the right."""
     colour = "dark on light" if prepared.dark_on_light else "light on dark"
-    head = f"{place} ({prepared.width} x {prepared.height}, {colour}): {prediction.sentence(names)}"
+    head = f"{file} ({prepared.width} x {prepared.height}, {colour}): {prediction.sentence(names)}"
     if not show:
         return [head]
     left = thumbnail(prepared.pixels, screen)

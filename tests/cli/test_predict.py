@@ -310,7 +310,7 @@ def test_flags_override_the_checkpoint(tmp_path, capsys):
         ({3: 0.5, 8: 0.25}, "3  (rate 0.50, margin 0.25; next 8 with 0.25)"),
         ({3: 0.5}, "3  (rate 0.50, margin 0.50; no other neuron fired)"),
         ({4: 0.5, 9: 0.5}, "undecided between 4 and 9 (rate 0.50 both)"),
-        ({}, "no verdict: no neuron fired; try a larger -T"),
+        ({}, "no prediction: no neuron fired; try a larger -T"),
     ],
 )
 def test_the_sentence(rates, words):
