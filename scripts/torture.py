@@ -223,7 +223,7 @@ def differences(a: Path, b: Path) -> list[str]:
     for name in (checkpoint.LATEST, checkpoint.BEST):
         states = [checkpoint.load(folder / name) for folder in (a, b)]
         for key in states[0].keys() | states[1].keys():
-            if key != "config" and not _same(*(state.get(key) for state in states)):
+            if key != "config" and not same(*(state.get(key) for state in states)):
                 found.append(f"{name}: {key}")
     if metrics(a) != metrics(b):
         found.append("metrics.csv")
@@ -232,16 +232,16 @@ def differences(a: Path, b: Path) -> list[str]:
     return found
 
 
-def _same(a: Any, b: Any) -> bool:
+def same(a: Any, b: Any) -> bool:
     """Equal bit by bit, through all levels of a checkpoint; the seconds of a half epoch aside."""
     import torch
 
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
     if isinstance(a, dict):
-        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a.keys() - {"seconds"})
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a.keys() - {"seconds"})
     if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(_same, a, b))
+        return len(a) == len(b) and all(map(same, a, b))
     return bool(a == b)
 
 
@@ -458,7 +458,7 @@ def _judge(path: Path, state: dict[str, Any], found: Findings, name: str) -> Non
 
     began = time.monotonic()
     try:
-        if _same(checkpoint.load(path), state):
+        if same(checkpoint.load(path), state):
             found.count("read as they were")
         else:
             found.faults.append(f"{name}: read as something else")

@@ -75,7 +75,7 @@ class Trainer:
         self.evaluator = Evaluator(config, self.runtime, data, self.learner)
         restore(Resumed(config, {}), self.learner)
         self.device, self.steps = self.runtime.device, data.steps
-        self.tuner = thread_tuner(config, self.runtime)
+        self.tuner = thread_tuner(self.runtime)
         self.epochs, self.keys = itertools.count(1), itertools.count()
         for _ in range(2 if backend == "cupy" else 1):  # on a GPU the graphs are captured in the first two epochs
             self._steps(self.steps if backend == "cupy" else 1)

@@ -19,7 +19,7 @@ from snn_mnist.runs.atomic_files import make_directory
 from snn_mnist.runs.directory import LATEST
 from snn_mnist.runs.fields import Options, option, optional, path, several
 
-COMPARED = "curves_compared.png"  # of several runs; curves.png is the run's own
+COMPARED = "curves_compared.png"  # of several runs; curves.png is of one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ def _metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:
-    """The last parts of each path, as few as make the names differ."""
+    """The last part of each path, with as many before it as make the names different."""
     parts = [folder.resolve().parts for folder in folders]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(one[-length:]) for one in parts]
@@ -87,6 +87,7 @@ def short_names(folders: Sequence[Path]) -> list[str]:
 
 def plot_network(folder: Path) -> list[Path]:
     """The three figures of a run's latest checkpoint."""
+
     from snn_mnist.data.datasets import load_dataset
     from snn_mnist.model.device import choose_runtime
     from snn_mnist.model.poisson import SpikeKey, Stream

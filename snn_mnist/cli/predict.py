@@ -2,8 +2,8 @@
 
     python -m snn_mnist predict seven.png eight.jpg -resume logs/T100_b64_adam_lr0.001
 
-Shows each picture as the network sees it, the firing rates of the ten neurons, and the prediction with its margin. The
-rates depend on the picture, the seed and the checkpoint alone, not on the other pictures of the command line.
+Shows each picture as the network's input, the firing rates of the ten neurons, and the prediction with its margin. The
+same picture, seed and checkpoint give the same rates, whatever other pictures are given.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from snn_mnist.runs.fields import Options, option, path, several, switch
 if TYPE_CHECKING:
     import numpy as np
 
-    from snn_mnist.data import pictures as picture
+    from snn_mnist.data import pictures
     from snn_mnist.model.network import SNN
 
 BAR = 40  # characters of a firing rate of 1
@@ -45,7 +45,7 @@ class PredictOptions(Options):
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer for one picture."""
+    """The firing rates for one picture."""
 
     rates: list[float]  # output spikes per step of each of the ten neurons
 
@@ -56,7 +56,7 @@ class Prediction:
 
     @property
     def margin(self) -> float:
-        """The difference between the two highest rates."""
+        """The highest rate minus the next."""
         first, second = self.ranking[:2]
         return self.rates[first] - self.rates[second]
 
@@ -88,7 +88,7 @@ def classify(net: SNN, pixels: np.ndarray, steps: int, seed: int) -> Prediction:
 
 
 def run(options: PredictOptions) -> int:
-    from snn_mnist.data import pictures as picture
+    from snn_mnist.data import pictures
     from snn_mnist.data.datasets import DIGITS, FASHION
     from snn_mnist.model.saved_network import load_network
 
@@ -99,11 +99,10 @@ def run(options: PredictOptions) -> int:
     results, failures = [], 0
     for file in options.images:
         try:
-            grey = picture.read(file)
-            prepared = picture.prepare(grey, picture.BOXES[config.dataset])
+            prepared = pictures.prepare(pictures.read(file), pictures.BOXES[config.dataset])
             if prepared is None:
-                raise SNNError(f"{file} shows nothing on its background; give a picture with more contrast")
-        except SNNError as error:  # the other pictures are still classified
+                raise SNNError(f"{file} shows nothing that stands out; give a picture with more contrast")
+        except SNNError as error:  # the other pictures still get an answer
             failures += 1
             print(f"snn_mnist predict: error: {error}", file=sys.stderr)
             continue
@@ -117,10 +116,10 @@ def run(options: PredictOptions) -> int:
     return 1 if failures else 0
 
 
-def _record(file: str, prepared: picture.Prepared, prediction: Prediction, names: tuple[str, ...]) -> dict[str, Any]:
+def _record(path: str, prepared: pictures.Prepared, prediction: Prediction, names: tuple[str, ...]) -> dict[str, Any]:
     first, second = prediction.ranking[:2]
     return {
-        "file": file,
+        "file": path,
         "verdict": None if prediction.silent else first,
         "name": None if prediction.silent else names[first],
         "runner_up": second,
@@ -136,7 +135,7 @@ def _record(file: str, prepared: picture.Prepared, prediction: Prediction, names
 @dataclass(frozen=True)
 class Terminal:
     unicode: bool
-    greys: bool  # takes 256 colours
+    greys: bool  # understands 256 colours
 
 
 def terminal() -> Terminal:
@@ -147,11 +146,11 @@ def terminal() -> Terminal:
 
 
 def lines(
-    file: str, prepared: picture.Prepared, prediction: Prediction, names: tuple[str, ...], show: bool, screen: Terminal
+    path: str, prepared: pictures.Prepared, prediction: Prediction, names: tuple[str, ...], show: bool, screen: Terminal
 ) -> list[str]:
-    """The answer as text: the prepared picture on the left, the rates as bars on the right."""
+    """The prediction as text: the prepared picture on the left, the rates as bars on the right."""
     colour = "dark on light" if prepared.dark_on_light else "light on dark"
-    head = f"{file} ({prepared.width} x {prepared.height}, {colour}): {prediction.sentence(names)}"
+    head = f"{path} ({prepared.width} x {prepared.height}, {colour}): {prediction.sentence(names)}"
     if not show:
         return [head]
     left = thumbnail(prepared.pixels, screen)
@@ -161,12 +160,12 @@ def lines(
 
 
 def thumbnail(pixels: np.ndarray, screen: Terminal) -> list[str]:
-    """28x28 pixels in 14 lines of 28 characters, two pixels one above the other in each."""
+    """28x28 pixels in 14 lines of 28 characters, each of two pixels one above the other."""
     pairs = pixels.reshape(14, 2, 28).astype(int)
     if screen.unicode and screen.greys:
         rows = []
         for upper, lower in pairs:
-            cells = (f"\x1b[38;5;{_grey(a)};48;5;{_grey(b)}m▀" for a, b in zip(upper, lower, strict=True))
+            cells = (f"\x1b[38;5;{grey_code(a)};48;5;{grey_code(b)}m▀" for a, b in zip(upper, lower, strict=True))
             rows.append("".join(cells) + "\x1b[0m")
         return rows
     if screen.unicode:
@@ -175,8 +174,8 @@ def thumbnail(pixels: np.ndarray, screen: Terminal) -> list[str]:
     return ["".join(ramp[level] for level in (a + b) * len(ramp) // 511) for a, b in pairs]
 
 
-def _grey(level: int) -> int:
-    """The nearest of the 256 colours' 24 greys, black or white."""
+def grey_code(level: int) -> int:
+    """The terminal's code of the nearest of its 24 greys, black or white."""
     step = level * 25 // 255
     return 16 if step == 0 else 231 if step == 25 else 231 + step
 

@@ -149,11 +149,21 @@ class SurrogateFunction:
     def __init__(self, formula: Formula):
         self.formula = formula
 
-    def apply(self, x: Tensor, *args: float, **kwargs: float) -> Tensor:
+    def apply(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The step, with the surrogate's gradient."""
+        return self._call(True, x, args, kwargs)
+
+    def primitive(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """p(x); ValueError where there is none."""
+        if self.formula.primitive is None:
+            raise ValueError(f"{self.formula.name} has no primitive; only its gradient is defined")
+        return self._call(False, x, args, kwargs)
+
+    def _call(self, spiking: bool, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         given = dict(zip(self.formula.defaults, args, strict=False)) | kwargs
         if len(args) > len(self.formula.defaults):
             raise TypeError(f"{self.formula.name} takes {', '.join(self.formula.defaults)}, but got {args}")
-        return _apply(True, x, self.formula, _parameters(self.formula, given).values())
+        return _apply(spiking, x, self.formula, _parameters(self.formula, given).values())
 
     __call__ = apply
 
@@ -244,7 +254,9 @@ class FormulaSurrogate(SurrogateFunctionBase):
             defaults = cls.formula.defaults | {"spiking": True}
             kind = Parameter.POSITIONAL_OR_KEYWORD
             cls.__signature__ = Signature([Parameter(n, kind, default=d) for n, d in defaults.items()])  # type: ignore[attr-defined]
-            cls.spiking_function = staticmethod(SurrogateFunction(cls.formula).apply)  # type: ignore[method-assign]
+            function = SurrogateFunction(cls.formula)
+            cls.spiking_function = staticmethod(function.apply)  # type: ignore[method-assign]
+            cls.primitive_function = staticmethod(function.primitive)  # type: ignore[method-assign]
         elif ("spiking_function" in own or "primitive_function" in own) and "forward" not in own:
             cls.forward = SurrogateFunctionBase.forward  # type: ignore[method-assign]
 

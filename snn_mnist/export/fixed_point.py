@@ -1,4 +1,4 @@
-"""The network in whole numbers: what a chip without floating point computes, and how wide its registers are.
+"""The network in integers: what a chip without floating point computes, and how wide its registers are.
 
     weights      q = round(W / s) in -Q .. Q, Q = 2^(bits-1) - 1, s one scale or one for each neuron
     input        x = sum of the q of the pixels that fire
@@ -27,7 +27,7 @@ from snn_mnist.model.poisson import SpikeKey, poisson_encode
 
 MULTIPLIER_BITS = 16
 MAX_FRACTION = 31
-THRESHOLD_BITS = 12  # the least that the automatic number of fraction bits gives the threshold
+THRESHOLD_BITS = 12  # the automatic number of fraction bits gives the threshold at least this width
 EXACT_FLOAT = 1 << 24  # sums of integers below it are exact in float32, whatever their order
 PRODUCT = "product with M"
 CHUNK = 250  # images encoded at a time: 78 MB of spikes at T = 100
@@ -36,13 +36,13 @@ CHUNK = 250  # images encoded at a time: 78 MB of spikes at T = 100
 @dataclass(frozen=True)
 class FixedPoint:
     weight: np.ndarray  # [10, 784] int64
-    scale: np.ndarray  # [10] float64, what one unit of a weight is worth
+    scale: np.ndarray  # [10] float64, the value of one unit of a weight
     threshold: np.ndarray  # [10] int64
     bits: int
     fraction: int  # F
     multiplier: int  # M; 1 when τ is a power of two, 0 for IF
     shift: int  # S
-    soft: bool
+    soft: bool  # reset
     steps: int  # T
 
     @property
@@ -68,10 +68,10 @@ class FixedPoint:
         return fired, potential
 
     def ranges(self) -> dict[str, tuple[int, int]]:
-        """Least and greatest value that any input can bring about, by name of the register.
+        """Least and greatest value for any input, by name of the register.
 
-        A leaky v moves towards x << F and never beyond it. An IF potential may sink by the sum of the
-        negative weights at every one of the T steps.
+        A leaky v moves towards x << F and never beyond it. An IF potential may decrease by the sum of the negative
+        weights at each of the T steps.
         """
         high = int(np.maximum(self.weight, 0).sum(1).max())
         low = -int(np.maximum(-self.weight, 0).sum(1).max())
@@ -88,9 +88,9 @@ class FixedPoint:
             )
             ranges["potential h"] = (low * one, max(high * one, v[1]))
         else:
-            sunk = low * one * self.steps
-            v = sunk, max(high * one * self.steps - level, 0) if self.soft else level - 1
-            ranges["potential h"] = (sunk, v[1] + high * one)
+            least = low * one * self.steps
+            v = least, max(high * one * self.steps - level, 0) if self.soft else level - 1
+            ranges["potential h"] = (least, v[1] + high * one)
         return ranges
 
     def widths(self) -> dict[str, int]:
@@ -112,7 +112,7 @@ def quantise(net: SNN, config: Any, bits: int = 8, per_neuron: bool = False, fra
     rise = Fraction(config.v_threshold) - Fraction(config.v_reset or 0.0)
     if fraction is None:
         units = min(rise / Fraction(float(s)) for s in scale)
-        # A difference below τ/2 leaks nothing: a larger τ needs finer units.
+        # A difference below τ/2 is rounded to no leak: a larger τ needs finer units.
         finer = max(0, math.frexp(config.tau)[1] - 2) if config.neuron == "lif" else 0
         enough = 1 << (THRESHOLD_BITS - 1 + finer)
         fraction = next((f for f in range(MAX_FRACTION) if units * 2**f >= enough), MAX_FRACTION)
@@ -145,8 +145,8 @@ def quantise(net: SNN, config: Any, bits: int = 8, per_neuron: bool = False, fra
 
 
 def scales(weight: np.ndarray, bits: int, per_neuron: bool) -> np.ndarray:
-    """Scale of each neuron [10]: of 81 from a fifth of the largest weight to all of it, the one with the
-    least squared error. With few bits it pays to clip the largest weights."""
+    """Scale of each neuron [10]: the one with the least squared error of 81, which map between a fifth of the largest
+    weight and all of it to the largest integer. With few bits, clipping the largest weights reduces the error."""
     top = (1 << (bits - 1)) - 1
     peak = np.abs(weight).max(1) if per_neuron else np.full(CLASSES, np.abs(weight).max())
     peak = np.where(peak > 0, peak, 1.0)
@@ -195,7 +195,7 @@ def input_sums(
 def spike_counts(
     variants: list[FixedPoint], images: torch.Tensor, key: SpikeKey
 ) -> tuple[np.ndarray, float, list[tuple[int, int]]]:
-    """Output spikes of each variant [V, N, 10], mean input spikes an image, and the potentials reached."""
+    """Output spikes of each variant [V, N, 10], mean input spikes per image, and the extreme potentials of each."""
     counts = np.zeros((len(variants), len(images), CLASSES), np.int64)
     reached = [(0, 0)] * len(variants)
     inputs = 0

@@ -1,10 +1,10 @@
-/* The network of snn_weights.h in C99: whole numbers only, no allocation, no floating point.
+/* The network of snn_weights.h in C99: integers only, no allocation, no floating point.
  *
  *     cc -std=c99 -O2 -Wall -Werror -o snn_infer snn_infer.c
  *     ./snn_infer spikes < golden_input.mem        output spikes and potentials of every step, as in golden_*.mem
- *     ./snn_infer images SEED STREAM EPOCH FIRST < images.raw       verdict and spike counts of every image
+ *     ./snn_infer images SEED STREAM EPOCH FIRST < images.raw       prediction and spike counts of every image
  *
- * The core is snn_reset, snn_spike and snn_step. `images` reads 784 bytes an image, the first being number FIRST of
+ * The core is snn_reset, snn_spike and snn_step. `images` reads 784 bytes per image, the first being number FIRST of
  * its split, and draws the same Poisson spikes as the program that trained the network.
  */
 #include <stdint.h>

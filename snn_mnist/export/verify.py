@@ -72,12 +72,12 @@ def precision(config: Config, gain: float) -> Any:
 
 
 def reference(saved: SavedNetwork, spikes: np.ndarray, dtype: Any) -> np.ndarray:
-    """Output spikes [T, N, 10] of our own neurons for input spikes [T, N, 784].
+    """Output spikes [T, N, 10] of this program's neurons for input spikes [T, N, 784].
 
     The weighted sums are float64, rounded to `dtype`, in which v is kept, as in `nir.simulate`.
     """
     config = saved.config
-    threshold = float(np.float32(config.v_threshold))  # as the kernels have them
+    threshold = float(np.float32(config.v_threshold))  # as in the kernels
     reset = None if config.v_reset is None else float(np.float32(config.v_reset))
     neuron = SNN.from_config(replace(config, step_mode="s", v_threshold=threshold, v_reset=reset)).spiking
     weight = saved.net.weight.detach().cpu().numpy().astype(np.float64)

@@ -38,6 +38,12 @@ class AutogradSteps:
         self.one = torch.ones((), device=labels.device)
         self.autocast: Any = torch.autocast(labels.device.type) if amp else nullcontext()
 
+    def warm_up(self) -> None:
+        """One image forward and back, so that nothing is compiled within the measured time."""
+        with self.autocast:
+            rate = self.engine.firing_rate(torch.tensor([0]), self.T, SpikeKey(0, 0, 0))
+        torch.autograd.grad(rate.sum(), self.weight)
+
     def begin(
         self, key: SpikeKey, order: Tensor, learning_rates: Sequence[float], decays: Sequence[float] | None = None
     ) -> None:

@@ -74,8 +74,15 @@ class CompiledSteps:
 
     def run(self, first: int, last: int) -> None:
         """Steps first .. last - 1."""
-        if first >= last:
-            return
+        if first < last:
+            self._run(first, last)
+
+    def warm_up(self) -> None:
+        """No steps: the kernel is compiled, or loaded from its cache, outside of the measured time."""
+        self.begin(SpikeKey(0, 0, 0), torch.zeros(0, dtype=torch.int64), [0.0], None if self.average is None else [0.0])
+        self._run(0, 0)
+
+    def _run(self, first: int, last: int) -> None:
         workers = numba.get_num_threads()
         if len(self._room.current) < workers:
             self._room = training.new_room(workers, self.weight.shape[1], self.T)
@@ -96,7 +103,8 @@ class CompiledSteps:
         )  # fmt: skip
         for matrix, rows in arrays:
             training.from_rows(rows, matrix)
-        self._count(last - first, float(self.learning_rates[last - 1]))
+        if last > first:
+            self._count(last - first, float(self.learning_rates[last - 1]))
 
     def _settings(self) -> tuple[int, np.ndarray, list[Tensor]]:
         """(kind, numbers, state tensors) of the optimiser, whose state is made where there is none."""

@@ -1,4 +1,4 @@
-"""The device, backend and thread count of a run: resolved once from the flags, and printed."""
+"""Choosing the device, backend and threads of a run."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from snn_mnist.runs import environment
 
 @dataclass(frozen=True)
 class Runtime:
+    """The device, backend and thread count of a run: resolved once from the flags, and printed."""
+
     device: torch.device
     backend: str
     reason: str  # why this backend

@@ -28,6 +28,9 @@ class TrainingSteps(Protocol):
 
     chunk: int  # a run is best stopped after a multiple of this many steps
 
+    def warm_up(self) -> None:
+        """Compiles what the steps need; changes nothing."""
+
     def begin(
         self, key: SpikeKey, order: Tensor, learning_rates: Sequence[float], decays: Sequence[float] | None = None
     ) -> None:

@@ -76,6 +76,16 @@ class FusedSteps:
         self.stream = torch.cuda.Stream(device) if self.capture else None
         self.warm = False
 
+    @torch.no_grad()
+    def warm_up(self) -> None:
+        """One image forward and back, so that no kernel is compiled within the measured time."""
+        index, rate = self.order[:1], torch.zeros_like(self.rates[:1])
+        key = SpikeKey(0, 0, self.epoch if self.static else 0)  # type: ignore[arg-type]
+        self.kernels.learn(
+            self.weight, self.active, index, self.T, key, self.spec, self.precision, rate, self.eligibility
+        )
+        self.kernels.weight_gradient(self.active, index, rate, self.eligibility, self.spec, self.T, self.gradient)
+
     def begin(
         self, key: SpikeKey, order: Tensor, learning_rates: Sequence[float], decays: Sequence[float] | None = None
     ) -> None:

@@ -1,4 +1,4 @@
-"""The network, as the tutorial writes it.
+"""The network of the tutorial.
 
 image k/255 → Poisson spikes S_in[t] → X[t] = W S_in[t] → LIF → S[t] → rate = mean over t of S[t]
 """

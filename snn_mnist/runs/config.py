@@ -172,7 +172,7 @@ class Config(Threads, Options):
     step_mode: str = option(
         "m", choice(("s", "m")), "Machine", "one time step or all T at once; s needs the least memory, m is fast"
     )
-    j: int | None = option(None, optional(integer(1)), "Machine", "threads", shown="all cores", saved=False)
+    j: int | None = option(None, optional(integer(1)), "Machine", "threads at most", shown="all cores", saved=False)
     eval_every: int = option(1, integer(1), "Machine", "test after every so many epochs, and after the last")
 
     def __post_init__(self) -> None:

@@ -33,13 +33,6 @@ class Learner:
         self.scaler = torch.amp.GradScaler(device.type, enabled=scaled)
         self.skipped = torch.zeros((), dtype=torch.int64, device=device)  # steps of the epoch, counted without a sync
         self.rates = torch.zeros(data.steps * config.b, CLASSES, device=device)
-        self._warm_up(runtime)
-
-    def _warm_up(self, runtime: Runtime) -> None:
-        """One image forward and back, so that kernels are not compiled within the measured time."""
-        with runtime.autocast(self.config.amp):
-            rate = self.engine.firing_rate(torch.tensor([0]), self.config.T, SpikeKey(0, Stream.TRAIN, 0))
-        torch.autograd.grad(rate.sum(), self.net.weight)
 
     def prepare(self) -> None:
         """Makes the training steps, once the optimiser's state has been restored."""
@@ -50,6 +43,7 @@ class Learner:
             T=self.config.T, optimizer=self.optimizer, scaler=self.scaler, amp=self.config.amp, average=self.average,
             rates=self.rates, skipped=self.skipped,
         )  # fmt: skip
+        self.training.warm_up()
 
     @property
     def tested_weight(self) -> Tensor:

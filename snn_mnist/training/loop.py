@@ -37,7 +37,7 @@ def train(config: Config, interruption: Interruption) -> dict[str, Any]:
         print(messages.nothing_to_do(config, resumed.epochs_done))
         return {}
     runtime = choose_runtime(config.device, config.backend, config.threads, config.step_mode)
-    tuner = thread_tuner(config, runtime)
+    tuner = thread_tuner(runtime)
     if config.amp and runtime.device.type == "cpu":
         without_tiles()
         print(messages.AMP_ON_THE_CPU)

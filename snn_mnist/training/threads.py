@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from snn_mnist.model.device import Runtime
-from snn_mnist.runs.config import Config
 
 WINDOW = 16  # steps that are timed together
 PATIENCE = 16  # windows between two trials
@@ -74,9 +73,9 @@ class ThreadTuner:
         self.use(count)
 
 
-def thread_tuner(config: Config, runtime: Runtime) -> ThreadTuner:
-    """Where -j leaves the number of threads open and no result depends on it; elsewhere one without a choice."""
-    if runtime.backend != "numba" or config.j is not None:
+def thread_tuner(runtime: Runtime) -> ThreadTuner:
+    """A choice up to the run's threads (-j) where no result depends on it; elsewhere a tuner without a choice."""
+    if runtime.backend != "numba":
         return ThreadTuner(1, lambda threads: None)
     from snn_mnist.kernels.cpu import jit
 

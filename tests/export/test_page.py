@@ -343,7 +343,9 @@ def test_a_drawn_digit_is_read_with_the_librarys_spikes(page, exported):
     counts = state["fired"].sum(0)
     best = int(counts.argmax())
     assert text(page, "#digit") == str(best)
-    assert f"firing rate {counts[best] / state['steps']:.2f} after all {state['steps']} steps" in text(page, "#verdict")
+    assert f"firing rate {counts[best] / state['steps']:.2f} after all {state['steps']} steps" in text(
+        page, "#prediction"
+    )
     rates = page.evaluate("[...document.querySelectorAll('.neuron .rate')].map(e => e.textContent)")
     assert rates == [f"{count / state['steps']:.2f}" for count in counts]
     assert page.evaluate("document.querySelectorAll('.neuron.best').length") == 1
@@ -384,7 +386,7 @@ def test_the_pen_is_followed_while_it_draws(page):
     page.send("Input.dispatchMouseEvent", type="mousePressed", x=x + 0.3 * width, y=y + 0.2 * height, **at)
     page.send("Input.dispatchMouseEvent", type="mouseMoved", x=x + 0.35 * width, y=y + 0.8 * height, **at)
     page.wait("snn.state.run !== null")
-    assert "after all" in text(page, "#verdict")
+    assert "after all" in text(page, "#prediction")
     page.send("Input.dispatchMouseEvent", type="mouseReleased", x=x, y=y, button="left", clickCount=1)
     page.wait(FINISHED)
 
@@ -426,7 +428,7 @@ def test_by_keyboard_alone(page):
     page.wait("snn.state.playing")
     page.key("Escape", "Escape", 27)
     page.wait("snn.state.pixels === null && !snn.state.playing")
-    page.wait("document.getElementById('verdict').textContent.startsWith('Draw something')")
+    page.wait("document.getElementById('prediction').textContent.startsWith('Draw something')")
     page.evaluate("document.getElementById('steps').focus()")
     before = page.evaluate("snn.state.steps")
     page.key("ArrowRight", "ArrowRight", 39)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torture
 
 from snn_mnist.cli import parser as cli
 from snn_mnist.cli import train as training
@@ -41,16 +42,6 @@ def resumed(place: Path, **given: Any) -> Config:
     return Config(**given, given=frozenset(given))
 
 
-def same(a: Any, b: Any) -> bool:
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b) and a.dtype == b.dtype and a.shape == b.shape
-    if isinstance(a, dict):
-        return list(a) == list(b) and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
-    return type(a) is type(b) and a == b
-
-
 # ---------------------------------------------------------------------------- files
 
 
@@ -58,7 +49,7 @@ def same(a: Any, b: Any) -> bool:
 def test_torch_reads_what_we_write_and_we_read_the_same(folders: dict[str, Path], opt: str):
     for name in (checkpoint.LATEST, checkpoint.BEST):
         file = folders[opt] / name
-        assert same(checkpoint.load(file), torch.load(file, weights_only=True))
+        assert torture.same(checkpoint.load(file), torch.load(file, weights_only=True))
 
 
 def test_a_checkpoint_says_who_may_read_it_as_other_files_do(tmp_path: Path):

@@ -64,7 +64,14 @@ def test_results_do_not_depend_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert one["max_test_acc"] == many["max_test_acc"]
 
 
-def test_an_explicit_number_is_kept():
-    for backend, j in (("numba", 2), ("torch", None)):
-        tuner = thread_tuner.thread_tuner(Config(j=j), Runtime(torch.device("cpu"), backend, "for a test", 2))
-        assert tuner.choices == [1]
+def test_an_explicit_number_is_a_limit():
+    for backend, threads, choices in (("numba", 3, [3, 2, 1]), ("numba", 1, [1]), ("torch", 3, [1])):
+        runtime = Runtime(torch.device("cpu"), backend, "for a test", threads)
+        assert thread_tuner.thread_tuner(runtime).choices == choices
+
+
+def test_a_change_is_announced_once():
+    tuner = ThreadTuner(2, lambda threads: None)
+    assert tuner.announcement() == ""
+    after(tuner, {2: 4.0, 1: 1.0}, 2)
+    assert tuner.announcement() == "on 1 of 2 threads, the faster choice now" and tuner.announcement() == ""

@@ -63,10 +63,9 @@ def scratch(pixels):  # type: ignore[no-untyped-def]
 
 
 @numba.njit
-def _tie_fires(words, first, counter, key, value):  # type: ignore[no-untyped-def]
-    """Compares the digits after the first; draws further attempts in the 2**-128 case that four words tie."""
-    digits = np.int64(value) * DIGITS
-    for w in range(4):
+def _later_digits_less(words, first, counter, key, digits):  # type: ignore[no-untyped-def]
+    """Compares the digits after the first word's; draws further attempts in the 2**-128 case that four words tie."""
+    for w in range(1, 4):
         word = np.int64(words[first + w])
         if word != digits:
             return word < digits
@@ -88,11 +87,14 @@ def _resolve_ties(count, work, image, epoch, seed, stream, values, start, masks,
         simd.philox8(words, 4 * i, ties[0], ties[1], i, image, epoch, seed, stream)
     for i in range(count):
         j = np.int64(ties[2, i])
-        counter = np.int64(ties[0, i]), np.int64(ties[1, i]), np.int64(image), np.int64(epoch)
-        if _tie_fires(words, 4 * i, counter, (np.int64(seed), np.int64(stream)), values[j]):
-            t = np.int64(ties[0, i]) - TIE - start
-            masks[j, t >> 6] |= np.uint64(1) << np.uint64(t & 63)
-            nibbles[(j >> 2) * SPAN + t] |= np.uint8(16 << (j & 3))
+        digits, word = np.int64(values[j]) * DIGITS, np.int64(words[4 * i])
+        fires = word < digits
+        if word == digits:  # once in 2**32
+            counter = np.int64(ties[0, i]), np.int64(ties[1, i]), np.int64(image), np.int64(epoch)
+            fires = _later_digits_less(words, 4 * i, counter, (np.int64(seed), np.int64(stream)), digits)
+        t = np.int64(ties[0, i]) - TIE - start
+        masks[j, t >> 6] |= np.uint64(fires) << np.uint64(t & 63)  # no branch, which would be mispredicted
+        nibbles[(j >> 2) * SPAN + t] |= np.uint8(np.uint64(fires) << np.uint64(4 + (j & 3)))
 
 
 @numba.njit
@@ -135,7 +137,8 @@ def spike_masks(pixels, values, image, epoch, seed, stream, start, steps, masks,
 
     valid_0, valid_1 = first_bits(steps), first_bits(steps - 64)
     nibbles[: padded_nibbles(active)] = 0
-    position, tied = 0, 0
+    undecided, owner = lane_step.view(np.uint64), lane_pixel  # the lanes are no longer needed
+    position, words, often = 0, 0, steps > 2 * BLOCK
     for j in range(active):
         row, flag = (j >> 2) * SPAN, np.uint8(16 << (j & 3))
         if values[j] == 255:
@@ -149,12 +152,20 @@ def spike_masks(pixels, values, image, epoch, seed, stream, start, steps, masks,
             less, equal = simd.compare_bytes(random, position + 64 * w, values[j], nibbles, row + 64 * w, flag)
             masks[j, w] = less & valid
             equal &= valid
-            while equal != 0:
-                t = start + 64 * w + simd.trailing_zeros(equal)
-                ties[0, tied], ties[1, tied], ties[2, tied] = np.uint32(TIE | t), np.uint32(pixels[j]), np.uint32(j)
-                tied += 1
-                equal &= equal - np.uint64(1)
+            if often or equal != 0:  # where ties are frequent, a branch on them is mispredicted
+                undecided[words], owner[words] = equal, 2 * j + w
+                words += 1 if equal != 0 else 0
         position += 16 * blocks
+
+    tied = 0
+    for i in range(words):
+        equal, pixel = undecided[i], np.int64(owner[i] >> np.uint32(1))
+        first = start + 64 * np.int64(owner[i] & np.uint32(1))
+        while equal != 0:
+            ties[0, tied] = np.uint32(TIE | (first + simd.trailing_zeros(equal)))
+            ties[1, tied], ties[2, tied] = np.uint32(pixels[pixel]), np.uint32(pixel)
+            tied += 1
+            equal &= equal - np.uint64(1)
         if tied >= TIES:
             _resolve_ties(tied, work, image, epoch, seed, stream, values, start, masks, nibbles)
             tied = 0

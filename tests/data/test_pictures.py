@@ -1,0 +1,157 @@
+"""Pictures prepared as MNIST's were."""
+
+from __future__ import annotations
+
+import io
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from snn_mnist.data import pictures
+from snn_mnist.data.datasets import load_dataset
+from snn_mnist.errors import SNNError
+from tests.support.drawings import KINDS, encoded, pixels, stroke
+
+# ---------------------------------------------------------------------------- preparation
+
+
+def test_mnists_own_images_stay_as_they_are(mnist_dir: Path):
+    images = load_dataset("mnist", mnist_dir).test.images[:1000].numpy()
+    changed = [np.abs(pixels(image.reshape(28, 28)) - image.reshape(28, 28)).max() for image in images]
+    assert max(changed) <= 3  # its strongest ink becomes 255
+
+
+def test_the_digit_fills_a_box_of_20_with_its_mass_in_the_middle():
+    field = pixels(stroke())
+    rows, columns = field.any(1).nonzero()[0], field.any(0).nonzero()[0]
+    assert max(np.ptp(rows), np.ptp(columns)) + 1 == 20
+    assert field.max() == 255
+    for axis in (0, 1):
+        centre = (field.sum(1 - axis) * np.arange(28)).sum() / field.sum()
+        assert 13.5 <= centre <= 14.5
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 2**32 - 1), st.sampled_from([0.02, 0.2, 0.9]))
+def test_any_ink_becomes_a_centred_box(height, width, seed, density):
+    random = np.random.default_rng(seed)
+    grey = np.zeros((height + 6, width + 6), np.uint8)
+    grey[3:-3, 3:-3] = random.integers(40, 256, (height, width)) * (random.random((height, width)) < density)
+    prepared = pictures.prepare(grey)
+    if prepared is None:
+        assert grey.max() < pictures.MIN_CONTRAST
+        return
+    field = prepared.pixels.reshape(28, 28).astype(int)
+    assert field.max() == 255
+    rows, columns = field.any(1).nonzero()[0], field.any(0).nonzero()[0]
+    assert np.ptp(rows) < 20 and np.ptp(columns) < 20
+    for axis, span in ((0, rows), (1, columns)):
+        centre = (field.sum(1 - axis) * np.arange(28)).sum() / field.sum()
+        assert 13.5 <= centre <= 14.5 or span[0] <= 1 or span[-1] >= 26  # or it would leave the field
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 14), st.integers(1, 14), st.integers(1, 9), st.integers(0, 2**32 - 1))
+def test_resizing_is_the_exact_average_over_each_pixels_area(h, w, side, seed):
+    ink = np.random.default_rng(seed).integers(0, 256, (h, w))
+    ink[0, 0] = 255
+    longer = max(h, w)
+    n, m = (max(1, int(Fraction(side * length, longer) + Fraction(1, 2))) for length in (h, w))
+    exact = [[Fraction(0)] * m for _ in range(n)]
+    for i in range(n):
+        for j in range(m):
+            for y in range(h):
+                for x in range(w):
+                    tall = min(Fraction(i + 1, n), Fraction(y + 1, h)) - max(Fraction(i, n), Fraction(y, h))
+                    wide = min(Fraction(j + 1, m), Fraction(x + 1, w)) - max(Fraction(j, m), Fraction(x, w))
+                    if tall > 0 and wide > 0:
+                        exact[i][j] += tall * wide * int(ink[y, x])
+    small = pictures.resize(ink, side)
+    assert small.shape == (n, m)
+    top = max(max(row) for row in exact)
+    assert small.tolist() == [[int(255 * x / top + Fraction(1, 2)) for x in row] for row in exact]
+
+
+def test_place_polarity_and_contrast_do_not_matter():
+    reference = pixels(stroke())
+    for grey in (
+        stroke(700, 500, (500, 30)),
+        255 - stroke(),
+        (stroke() // 3).astype(np.uint8),
+        (200 - stroke() // 2).astype(np.uint8),
+    ):
+        np.testing.assert_array_equal(pixels(grey), reference)
+    assert pictures.prepare(255 - stroke()).dark_on_light and not pictures.prepare(stroke()).dark_on_light
+
+
+def test_size_hardly_matters():
+    small, large = pixels(stroke(100, 100, (20, 20), (50, 30), 8)), pixels(stroke(900, 900, (80, 80), (500, 300), 80))
+    assert np.abs(small - large).mean() < 6
+
+
+def test_a_thin_pen_is_widened_and_a_thick_one_is_not():
+    thin, usual, thick = (pixels(stroke(pen=pen)).sum() for pen in (2, 18, 40))
+    assert 0.6 < thin / usual < 1.2
+    assert thick > 1.5 * usual
+    ink = stroke(200, 200, (20, 20), (80, 48), 10).astype(np.int64)[20:100, 20:68]
+    assert pictures.thicken(ink) is ink
+    wide = pictures.thicken(stroke(200, 200, (20, 20), (80, 48), 2).astype(np.int64)[20:100, 20:68])
+    assert wide.shape == (84, 52) and wide[0, 0] == 255  # two pixels on every side
+
+
+def test_a_photograph_of_a_ballpoint_digit():
+    """Lighting that falls off, noise, JPEG: the same digit comes out."""
+    random = np.random.default_rng(0)
+    ink = stroke(1200, 1600, (300, 500), (600, 360), 30) / 255
+    y, x = np.mgrid[0:1:1200j, 0:1:1600j]
+    paper = 210 - 50 * x - 30 * y
+    photo = paper * (1 - 0.7 * ink) + random.normal(0, 5, ink.shape)
+    file = io.BytesIO()
+    Image.fromarray(np.clip(photo, 0, 255).astype(np.uint8)).save(file, "JPEG", quality=60)
+    with Image.open(file) as image:
+        seen = pixels(pictures.to_grey(image))
+    clean = pixels(stroke(1200, 1600, (300, 500), (600, 360), 30))
+    assert np.abs(seen - clean).mean() < 12
+    assert ((seen > 128) == (clean > 128)).mean() > 0.97
+
+
+@pytest.mark.parametrize("grey", [np.full((50, 60), 200), np.zeros((1, 1)), np.full((30, 30), 100)], ids=str)
+def test_an_empty_picture_has_no_digit(grey):
+    grey = grey.astype(np.uint8)
+    if grey.size > 1:
+        grey[5, 5] += pictures.MIN_CONTRAST - 1
+    assert pictures.prepare(grey) is None
+
+
+@pytest.mark.parametrize("shape", [(1, 60), (60, 1), (2, 2), (3, 300)])
+def test_odd_shapes_are_prepared(shape):
+    grey = np.zeros(shape, np.uint8)
+    grey[shape[0] // 2, shape[1] // 2] = 255
+    assert pixels(grey).max() == 255
+
+
+# ---------------------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_png_gives_the_same_pixels(tmp_path, kind):
+    path = tmp_path / "digit.png"
+    path.write_bytes(KINDS[kind]())
+    np.testing.assert_array_equal(pixels(pictures.read(path)), pixels(stroke()))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_jpeg_gives_nearly_the_same_pixels(tmp_path, mode):
+    path = tmp_path / "digit.jpg"
+    path.write_bytes(encoded(Image.fromarray(255 - stroke()).convert(mode), "JPEG", quality=90))
+    assert np.abs(pixels(pictures.read(path)) - pixels(stroke())).mean() < 3
+
+
+def test_a_picture_without_contrast_names_the_remedy(tmp_path):
+    with pytest.raises(SNNError, match=r"PNG or JPEG file$"):
+        pictures.read(tmp_path / "none.png")

@@ -1,0 +1,42 @@
+"""Run directories written by hand, for the tests of figures."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from snn_mnist.runs import checkpoint
+from snn_mnist.runs.config import Config
+
+
+def rows_of(epochs: int, gain: float = 0.0, every: int = 1) -> Iterator[dict[str, Any]]:
+    """Rows of metrics.csv, tested after every `every` epochs."""
+    for epoch in range(epochs):
+        row: dict[str, Any] = {
+            "epoch": epoch,
+            "train_loss": 0.05 / (1 + epoch),
+            "train_acc": 0.8 + 0.01 * epoch,
+            "lr": 1e-3,
+        }
+        if (epoch + 1) % every == 0:
+            row |= {"test_loss": 0.06 / (1 + epoch), "test_acc": 0.79 + 0.01 * epoch + gain}
+        yield row
+
+
+def make_run(folder: Path, rows: Sequence[dict[str, Any]], weight: Tensor | None = None) -> Path:
+    """A run directory with metrics.csv, and with a checkpoint of a network on the digits if there is a weight."""
+    folder.mkdir(parents=True)
+    names = sorted({name for row in rows for name in row})
+    with open(folder / "metrics.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    if weight is not None:
+        config = Config(dataset="digits", T=20)
+        state = {"net": {checkpoint.WEIGHT: weight}, "epoch": len(rows) - 1, "config": config.to_mapping()}
+        checkpoint.save(folder / checkpoint.LATEST, state)
+    return folder

@@ -1,0 +1,161 @@
+"""The figures of runs: they show what metrics.csv and the checkpoint hold."""
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.colors import to_hex
+from torch.utils.tensorboard import SummaryWriter
+
+from snn_mnist.data.datasets import DIGITS, FASHION
+from snn_mnist.errors import SNNError
+from snn_mnist.model.scoring import Score
+from snn_mnist.runs.config import Config
+from snn_mnist.visualizing import drawing
+from snn_mnist.visualizing import run_figures as figures
+from tests.support.run_directories import make_run, rows_of
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def random_score(n=200):
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.randint(10, (n,), generator=generator)
+    counts = torch.randint(0, 5, (n, 3, 10), generator=generator).float().cumsum(1)
+    counts[:150, :, :][torch.arange(150), :, labels[:150]] += 10
+    return Score([5, 20, 40], counts, torch.zeros(n, dtype=torch.int64), labels)
+
+
+# ---------------------------------------------------------------------------- single figures
+
+
+def test_learning_curves_of_one_run_are_its_numbers():
+    rows = list(rows_of(6, every=2))
+    figure = figures.learning_curves({"run": rows})
+    accuracy, loss = figure.axes
+    train, test = accuracy.lines
+    assert np.allclose(train.get_xydata(), [(r["epoch"] + 1, 100 * r["train_acc"]) for r in rows])
+    assert np.allclose(test.get_xydata(), [(r["epoch"] + 1, 100 * r["test_acc"]) for r in rows if "test_acc" in r])
+    assert np.allclose(loss.lines[1].get_ydata(), [r["test_loss"] for r in rows if "test_loss" in r])
+    assert "84.00 %" in figure.get_suptitle() and "6 epochs" in figure.get_suptitle()
+    assert [text.get_text() for text in figure.legends[0].texts] == ["training images", "test images"]
+
+
+def test_learning_curves_of_several_runs_have_a_colour_each():
+    runs = {"low": list(rows_of(3)), "high": list(rows_of(5, gain=0.1)), "untested": list(rows_of(2, every=9))}
+    figure = figures.learning_curves(runs)
+    lines = figure.axes[0].lines
+    colours = {to_hex(line.get_color()) for line in lines}
+    assert len(lines) == 6 and len(colours) == 3
+    assert figure.get_suptitle().startswith("Highest at the end: high, 93.00 %")
+    assert [t.get_text() for t in figure.legends[0].texts] == [*runs, "training images", "test images"]
+
+
+def test_ten_runs_have_ten_colours():
+    figure = figures.learning_curves({f"seed {n}": list(rows_of(2, gain=n / 100)) for n in range(10)})
+    assert len({to_hex(line.get_color()) for line in figure.axes[0].lines}) == 10
+
+
+def test_receptive_fields_are_the_weights_on_a_symmetric_scale():
+    weight = torch.randn(10, 784) - 0.3
+    weight[3, 5] = 50.0  # must not pale all others
+    figure = figures.receptive_fields(weight.requires_grad_(), DIGITS)
+    axes = figure.axes[0]
+    shown = axes.images[0].get_array().filled(np.nan)
+    for number, (frame, name) in enumerate(zip(axes.patches, axes.texts, strict=True)):
+        left, top = (round(corner + 0.5) for corner in frame.get_xy())
+        assert np.array_equal(shown[top : top + 28, left : left + 28], weight[number].detach().view(28, 28))
+        assert left < name.get_position()[0] < left + 27 and name.get_position()[1] < top
+    assert np.isfinite(shown).sum() == 7840
+    low, high = axes.images[0].get_clim()
+    assert low == -high and 1 < high < 10
+    assert tuple(text.get_text() for text in axes.texts) == DIGITS
+    figures.receptive_fields(torch.zeros(10, 784), DIGITS).canvas.draw()
+
+
+@pytest.mark.parametrize("names", [DIGITS, FASHION])
+def test_confusion_matrix_has_every_count_and_names_the_worst(names):
+    confusion = torch.arange(100).view(10, 10).fill_diagonal_(500)
+    confusion[4, 9] = 321
+    figure = figures.confusion_matrix(confusion, names)
+    axes = figure.axes[0]
+    shown = {tuple(map(round, text.get_position()[::-1])): int(text.get_text()) for text in axes.texts}
+    assert shown == {(r, c): int(confusion[r, c]) for r in range(10) for c in range(10) if confusion[r, c]}
+    title = axes.get_title(loc="left")
+    assert f"{names[4]} taken for {names[9]} (321×)" in title.replace("\n", " ")
+    assert f"{100 * 5000 / int(confusion.sum()):.2f} % right" in title
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("prediction", "label")
+    confusion[9, 4] = 321  # two kinds tie
+    title = figures.confusion_matrix(confusion, names).axes[0].get_title(loc="left")
+    assert "most frequent errors: 2 kinds (321× each)" in title.replace("\n", " ")
+    assert figures.confusion_matrix(torch.eye(10).long(), names).axes[0].get_title(loc="left") == "100.00 % right"
+
+
+@pytest.mark.parametrize("readout_steps", [[1], [1, 2, 5], [1, 2, 5, 10, 20, 50, 100]])
+def test_accuracy_against_t(readout_steps):
+    accuracies = [0.5 + 0.05 * number for number in range(len(readout_steps))]
+    figure = figures.accuracy_against_T(readout_steps, accuracies)
+    axes = figure.axes[0]
+    assert np.allclose(
+        axes.lines[0].get_xydata(), [(m, 100 * a) for m, a in zip(readout_steps, accuracies, strict=True)]
+    )
+    figure.canvas.draw()
+    assert [label.get_text() for label in axes.get_xticklabels()] == [str(mark) for mark in readout_steps]
+
+
+# ---------------------------------------------------------------------------- files and TensorBoard
+
+
+def test_run_figures_are_written(tmp_path):
+    run = make_run(tmp_path / "T40_b64", list(rows_of(3)))
+    files = figures.write_run_figures(run, torch.randn(10, 784), random_score(), DIGITS)
+    assert [file.name for file in files] == ["curves.png", "weights.png", "confusion.png", "accuracy_against_T.png"]
+    assert all(file.read_bytes().startswith(PNG) for file in files)
+    assert sorted(file.name for file in run.iterdir()) == sorted(["metrics.csv", *(file.name for file in files)])
+
+
+def test_a_full_disk_is_an_error_that_says_so(tmp_path):
+    with pytest.raises(SNNError, match="can't be written"):
+        figures.write(tmp_path / "missing" / "a.png", drawing.own_figure())
+
+
+def test_tensorboard_gets_images_histograms_and_settings(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    tested, weight = random_score(), torch.randn(10, 784)
+    row = {"epoch": 3, "train_loss": 0.1, "train_acc": 0.8, "test_loss": 0.2, "test_acc": 0.7, "max_test_acc": 0.75}
+    with SummaryWriter(str(tmp_path)) as writer:
+        writer.add_scalar("test_acc", row["test_acc"], 3)
+        figures.to_tensorboard(writer, 3, weight, tested, DIGITS)
+        figures.settings_to_tensorboard(writer, Config(v_reset=None).to_mapping(), row)
+    assert [file.name[:10] for file in tmp_path.iterdir()] == ["events.out"]  # one file, no sub-run
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert sorted(events.Tags()["images"]) == ["confusion_matrix", "receptive_fields"]
+    for tag in events.Tags()["images"]:
+        (image,) = events.Images(tag)
+        assert image.step == 3 and image.width > 600
+    own, others = (events.Histograms(f"firing_rate/{n}")[0] for n in ("neuron_of_the_label", "the_other_neurons"))
+    rates = tested.rates()
+    labels_rates = rates[torch.arange(len(rates)), tested.labels]
+    assert own.histogram_value.num == 200 and others.histogram_value.num == 1800
+    assert own.histogram_value.sum == pytest.approx(labels_rates.sum().item(), rel=1e-5)
+    assert others.histogram_value.sum == pytest.approx((rates.sum() - labels_rates.sum()).item(), rel=1e-5)
+    assert events.Tags()["scalars"] == ["test_acc"]
+    hparams = hparams_of(events)
+    shown = {name: hparams[name] for name in ("T", "lr", "opt", "amp", "v_reset")}
+    assert shown == {"T": 100, "lr": 1e-3, "opt": "adam", "amp": "false", "v_reset": "none"}
+
+
+def hparams_of(events):
+    from tensorboard.plugins.hparams import plugin_data_pb2
+
+    content = events.PluginTagToContent("hparams")
+    started = plugin_data_pb2.HParamsPluginData.FromString(content["_hparams_/session_start_info"])
+    values = started.session_start_info.hparams
+    return {name: getattr(value, value.WhichOneof("kind")) for name, value in values.items()}
+
+
+def test_due_is_about_ten_times_a_run_and_at_the_end():
+    for epochs in (1, 2, 7, 10, 20, 99, 100, 1000):
+        epochs_due = [epoch for epoch in range(epochs) if figures.due(epoch, epochs)]
+        assert {0, epochs - 1} <= set(epochs_due)
+        assert len(epochs_due) <= min(epochs, 21)
