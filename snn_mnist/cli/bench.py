@@ -2,8 +2,8 @@
 
     python -m snn_mnist bench -T 10,100 -b 64,1024
 
-Measurements of the contestants take turns, so that a machine that slows down slows all of them. Reported are the
-median and the range; compilation is done before and told apart. On a GPU, CUDA events take the time.
+The contestants are measured in turns, so that a slower machine slows all of them. The report gives the median and the
+range; compile time is reported apart. On a GPU, times are taken with CUDA events.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def run(options: BenchOptions) -> int:
 
 
 def _names(options: BenchOptions, device: torch.device) -> list[str]:
-    """The contestants asked for, the slowest last; 'auto' is all that run here."""
+    """The contestants that -backend names, the slowest last; 'auto' stands for all that are available here."""
     if "auto" not in options.backend:
         for name in options.backend:
             reason = _why_not(name, device, options)
@@ -197,9 +197,9 @@ def _measure(
 
 
 def _told_apart(results: list[dict[str, Any]]) -> list[str]:
-    """What was done before the measurements, and what stands behind a name."""
+    """A line per contestant: what its name stands for, and the time it took to compile before the measurements."""
     lines = {}
-    for row in results:  # the last row of each holds the sums of its whole process
+    for row in results:  # the last row of a contestant has the sums of its process
         work = (("compile_seconds", "compiled"), ("capture_seconds", "captured CUDA graphs"))
         before = " and ".join(f"{what} for {row[key]:.1f} s" for key, what in work if row[key] >= 0.05)
         parts = [row["about"], f"{before} before the measurements" if before else ""]

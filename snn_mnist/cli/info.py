@@ -2,7 +2,7 @@
 
     python -m snn_mnist info [-json FILE]
 
-A part that is broken is reported as such, never raised: this is the verb people run when nothing else works.
+An error in one part is reported, not raised: people run this verb when nothing else works.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def backends() -> dict[str, dict[str, str]]:
     def state(name: str, kind: str) -> str:
         try:
             return why_refused(name, kind) or "available"
-        except SNNError as error:  # the device is lost: the other backends are still told
+        except SNNError as error:  # the device is lost: the other backends are still reported
             return str(error)
 
     kinds = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
@@ -172,7 +172,7 @@ def kernel_cache() -> str:
 def _guarded(part: Callable[[], Any]) -> Any:
     try:
         return part()
-    except Exception as error:  # such as a torch that does not import: the very thing to report
+    except Exception as error:  # such as a torch that can't be imported, which is to be reported
         lines = str(error).strip().splitlines() or [""]
         return f"broken: {type(error).__name__}: {lines[0]}"
 
@@ -197,7 +197,7 @@ def _backend_line(states: dict[str, str]) -> str:
 
 
 def _data_line(states: dict[str, str]) -> str:
-    """One line for the four files when they are in the same state, else the faulty ones."""
+    """One line for the four files when they are in the same state, else the missing and damaged ones."""
     if len(set(states.values())) == 1:
         path, state = next(iter(states.items()))
         return f"{state} ({len(states)} files in {Path(path).parent})"
