@@ -21,7 +21,7 @@ from snn_mnist.runs import checkpoint
 from snn_mnist.runs.config import Config
 from tests.support.export_net import digits, network, saved, weights
 
-nir = pytest.importorskip("nir", reason="the extra nir is not installed: pip install 'snn_mnist[nir]'")
+nir = pytest.importorskip("nir", reason="the extra nir is not installed: pip install nir")
 
 NETWORKS = [
     {},
@@ -216,7 +216,7 @@ def test_without_the_package_the_error_names_the_extra(tmp_path, capsys, monkeyp
     loaded = saved(tmp_path)
     monkeypatch.setitem(sys.modules, "nir", None)
     assert main(["export", "-resume", str(loaded.path)]) == 1
-    assert "snn_mnist[nir]" in capsys.readouterr().err
+    assert "pip install nir" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------------- import of others' files
@@ -330,7 +330,7 @@ def test_a_file_that_unpacks_to_gigabytes_is_refused_unread(tmp_path):
         (chain(lif(), nir.Linear(weights()[:, :700])), "784"),
         (chain(nir.LI(np.ones(10), np.ones(10), np.zeros(10))), "Input → Linear → LI → Output"),
         ((*chain(lif())[:3], lif(), chain(lif())[3]), "LIF → LIF"),
-        (chain(lif())[:1], "can't be read as NIR"),
+        (chain(lif())[:1], "holds Input, not Input → Affine"),
     ],
 )
 def test_networks_that_are_not_ours_are_refused_with_the_reason(tmp_path, nodes, message):
@@ -364,3 +364,24 @@ def test_imported_checkpoints_are_checked_like_any_other(tmp_path):
     assert main(["import", str(path)]) == 0
     state = checkpoint.load(path.with_suffix(".pth"))
     assert state["epoch"] == -1 and state["config"]["T"] == 30
+
+
+@pytest.mark.parametrize("shape", [(), (1,)], ids=str)
+def test_parameters_that_are_one_number_hold_for_all_neurons(tmp_path, shape):
+    """Files of other programs may hold a scalar for ten equal parameters."""
+    import h5py
+
+    file, scalar = tmp_path / "net.nir", tmp_path / "scalar.nir"
+    nir.write(str(file), nir_file.build(network(tau=3.0, v_threshold=0.5)))
+    with h5py.File(file) as source, h5py.File(scalar, "w") as target:
+        for name in source:
+            source.copy(name, target)
+        neurons = target["node/nodes/neurons"]
+        for name in ("tau", "r", "v_leak", "v_threshold", "v_reset"):
+            value = neurons[name][0]
+            del neurons[name]
+            neurons[name] = np.full(shape, value)
+    assert main(["import", str(scalar), "-out", str(tmp_path / "scalar.pth")]) == 0
+    assert main(["import", str(file), "-out", str(tmp_path / "whole.pth")]) == 0
+    one, ten = (checkpoint.load(tmp_path / f"{name}.pth") for name in ("scalar", "whole"))
+    assert one["config"] == ten["config"] and torch.equal(one["net"][checkpoint.WEIGHT], ten["net"][checkpoint.WEIGHT])
