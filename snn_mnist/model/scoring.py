@@ -25,13 +25,13 @@ class Score:
     input_spikes: Tensor  # [N] int64
     labels: Tensor  # [N] int64
 
-    def rates(self, mark: int = -1) -> Tensor:
-        """Firing rates [N, 10] over the first readout_steps[mark] steps."""
-        return self.counts[:, mark] / self.readout_steps[mark]
+    def rates(self, m: int = -1) -> Tensor:
+        """Firing rates [N, 10] over the first readout_steps[m] steps."""
+        return self.counts[:, m] / self.readout_steps[m]
 
-    def accuracy(self, mark: int = -1) -> float:
+    def accuracy(self, m: int = -1) -> float:
         """Share of images whose highest rate is their label's; the lower class wins a tie."""
-        return (self.counts[:, mark].argmax(1) == self.labels).double().mean().item()
+        return (self.counts[:, m].argmax(1) == self.labels).double().mean().item()
 
     def loss(self) -> float:
         """Mean squared error between rates and one-hot labels, as in training."""
