@@ -1,4 +1,4 @@
-"""What the README says of a GPU, measured in one sitting: a Markdown report, five to ten minutes long.
+"""Speed and accuracy on a GPU, measured in one sitting: a Markdown report, made in five to ten minutes.
 
     python scripts/gpu_marks.py OUT_DIR [-device cuda] [-data-dir DIR] [-flags FLAGS_OF_TRAIN …]
 
@@ -25,17 +25,19 @@ import torch
 
 from snn_mnist import __version__
 from snn_mnist.cli.contestants import Stopwatch
-from snn_mnist.cli.main import read_options
+from snn_mnist.cli.parser import read_options
 from snn_mnist.errors import SNNError
-from snn_mnist.model.device import choose_device
+from snn_mnist.model.device import choose_device, choose_runtime
 from snn_mnist.model.fused_steps import FusedSteps
 from snn_mnist.model.poisson import SpikeKey, Stream
 from snn_mnist.runs import environment
 from snn_mnist.runs.checkpoint import WEIGHT, load
 from snn_mnist.runs.config import Config
 from snn_mnist.runs.metrics import read_metrics
-from snn_mnist.training.interruption import Interruption
-from snn_mnist.training.loop import Run
+from snn_mnist.training.data import TrainingData
+from snn_mnist.training.learner import Learner
+from snn_mnist.training.resume import Resumed
+from snn_mnist.training.snapshot import restore
 
 ROOT = Path(__file__).resolve().parents[1]
 LAUNCHES = 200  # in a row, of a kernel that is timed alone
@@ -147,28 +149,29 @@ def trained(settings: Settings, device: str, *flags: str, note: str = "") -> str
 
 def step_times(settings: Settings, amp: bool) -> list[str]:
     """What a training step of the fused backend takes, its parts alone, and the floor."""
-    run = Run(replace(settings.config, amp=amp), Interruption())
-    steps = run.training
-    if not isinstance(steps, FusedSteps):
-        return [f"The fused backend can't be used here: {run.runtime.reason}"]
-    order = run.learned[torch.randperm(len(run.learned)).to(run.learned.device)]
-    index, rates, spike_key = steps.order[: steps.batch], steps.rates[: steps.batch], SpikeKey(0, Stream.TRAIN, 0)
+    config = replace(settings.config, amp=amp)
+    runtime = choose_runtime(config.device, config.backend, config.threads)
+    learner = Learner(config, runtime, TrainingData.load(config, runtime.device))
+    restore(Resumed(config, {}), learner)
+    device, steps, count, seconds = runtime.device, learner.training, learner.data.steps, settings.seconds
 
     def epoch() -> None:
-        steps.begin(spike_key, order, *run._schedules())
-        steps.run(0, run.steps)
+        learner.begin_epoch(0)
+        learner.run(0, count)
+
+    whole = microseconds(device, epoch, count, seconds)
+    lines = [
+        f"**{whole:.1f} µs** for {config.b} images at T = {config.T} ({runtime.backend}), median of epochs of {count} "
+        f"steps: {1e-3 * whole * count:.1f} ms an epoch.",
+        "",
+    ]
+    if not isinstance(steps, FusedSteps):  # on the CPU the parts of a step lie in one compiled call
+        return lines
+    index, rates, key = steps.order[: steps.batch], steps.rates[: steps.batch], SpikeKey(0, Stream.TRAIN, 0)
 
     def learn() -> None:
         steps.kernels.learn(
-            run.net.weight,
-            steps.active,
-            index,
-            steps.T,
-            spike_key,
-            steps.spec,
-            steps.precision,
-            rates,
-            steps.eligibility,
+            steps.weight, steps.active, index, steps.T, key, steps.spec, steps.precision, rates, steps.eligibility
         )
 
     def contract() -> None:
@@ -176,23 +179,21 @@ def step_times(settings: Settings, amp: bool) -> list[str]:
             steps.active, index, rates, steps.eligibility, steps.spec, steps.T, steps.gradient
         )
 
-    device, seconds = run.runtime.device, settings.seconds
-    whole = microseconds(device, epoch, run.steps, seconds)
     with torch.no_grad():
         learning, contracting = (
             microseconds(device, in_a_row(work, device), LAUNCHES, seconds) for work in (learn, contract)
         )
-    lines = [
-        f"**{whole:.1f} µs** for {steps.batch} images at T = {steps.T}, median of epochs of {run.steps} steps: "
-        f"{1e-3 * whole * run.steps:.1f} ms an epoch. Its kernels, {LAUNCHES} times in a row each:",
+    lines += [
+        f"Its kernels, {LAUNCHES} times in a row each:",
         "",
         "| part | µs |",
         "|---|---|",
         f"| encode to eligibility (`fused`) | {learning:.1f} |",
         f"| weight gradient (`contract`) | {contracting:.1f} |",
         f"| the rest: loss, scaling, optimiser, gaps between launches | {whole - learning - contracting:.1f} |",
+        "",
     ]
-    return [*lines, "", *floor(run, whole)] if device.type == "cuda" else lines
+    return [*lines, *floor(learner, whole)]
 
 
 def microseconds(device: torch.device, work: Callable[[], object], count: int, seconds: float) -> float:
@@ -219,19 +220,20 @@ def in_a_row(launch: Callable[[], object], device: torch.device, count: int = LA
     return graph.replay
 
 
-def floor(run: Run, step: float) -> list[str]:
+def floor(learner: Learner, step: float) -> list[str]:
     """The time below which no such epoch can go, and what the difference is made of."""
-    pixels, device = run.data.train.images.numel(), run.runtime.device
+    pixels, device = learner.data.dataset.train.images.numel(), learner.rates.device
     source = torch.empty(max(pixels, 1 << 29), dtype=torch.uint8, device=device)  # more than any cache holds
     target = torch.empty_like(source)
     copied = microseconds(device, in_a_row(lambda: target.copy_(source), device, 10), 10, 0.5)
     read = copied / 2 * pixels / source.numel()  # a copy reads and writes
-    arithmetic = pixels / 784 * run.config.T / 6e6  # ms, 1 for 60,000 images at T = 100
-    low, high = (1e-3 * run.steps * micro for micro in (6.4, 16))
-    epoch = 1e-3 * step * run.steps
+    arithmetic = pixels / 784 * learner.config.T / 6e6  # ms, 1 for 60,000 images at T = 100
+    count = learner.data.steps
+    low, high = (1e-3 * count * micro for micro in (6.4, 16))
+    epoch = 1e-3 * step * count
     return [
         f"Floor of an epoch: {pixels / 1e6:.0f} MB of pixels are read in {read:.0f} µs (measured), the arithmetic "
-        f"takes about {arithmetic:.1f} ms, and {run.steps} steps that wait for each other have a latency of {low:.1f} "
+        f"takes about {arithmetic:.1f} ms, and {count} steps that wait for each other have a latency of {low:.1f} "
         f"to {high:.1f} ms (counted). An epoch takes {epoch:.1f} ms, {epoch / high:.1f} to {epoch / low:.1f} times "
         "that; the table above says which kernels the difference lies in."
     ]

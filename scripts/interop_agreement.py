@@ -22,6 +22,7 @@ from snn_mnist.export import importers, nir, verify
 from snn_mnist.model.network import SNN
 from snn_mnist.model.poisson import SpikeKey, Stream, poisson_encode
 from snn_mnist.model.saved_network import SavedNetwork, load_network
+from snn_mnist.runs.config import Config
 
 VARIANTS: list[tuple[str, dict, dict]] = [  # (name, settings of the network, settings of the file)
     ("as trained (τ 2)", {}, {}),
@@ -50,7 +51,7 @@ def cell(result: object) -> str:
 
 def main(place: str, count: int) -> None:
     loaded = load_network(place)
-    images = load_dataset(loaded.config.dataset, _data_dir()).test.images[:count]
+    images = load_dataset(loaded.config.dataset, Config().data_dir).test.images[:count]
     print(f"{len(images):,} test images, T {loaded.config.T}. A cell: images with identical output spikes;")
     print("output spikes that differ, of all of ours.\n")
     header: list[str] = []
@@ -93,12 +94,6 @@ def traps(loaded: SavedNetwork, images: object) -> None:
             print(f"- {label}: {type(error).__name__}: {error}")
             continue
         print(f"- {label}: {agreement}")
-
-
-def _data_dir() -> str:
-    from snn_mnist.cli.verb_settings import EvalOptions
-
-    return EvalOptions(resume="-").data_dir
 
 
 if __name__ == "__main__":

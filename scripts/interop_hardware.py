@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from snn_mnist.cli.verb_settings import EvalOptions
+from snn_mnist.cli.evaluate import EvalOptions
 from snn_mnist.data.datasets import load_dataset
 from snn_mnist.export import hardware
 from snn_mnist.export.fixed_point import quantise, spike_counts

@@ -2,7 +2,7 @@
 
     python scripts/scaling.py OUT_DIR [-seconds 1] [-repeats 3] [-data-dir DIR]
 
-Writes OUT_DIR/scaling.json and OUT_DIR/scaling.png, and prints the tables of the README.
+Writes OUT_DIR/scaling.json and OUT_DIR/scaling.png, and prints the tables of docs/speed.md.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from snn_mnist.runs.shared_fields import cores
+from snn_mnist.runs.environment import cores
 from snn_mnist.visualizing import drawing
 from snn_mnist.visualizing import run_figures as figures
 

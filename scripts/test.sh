@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # Set up what is missing, then run every check: `bash scripts/test.sh [flags of pytest]`.
-# All of them run, whatever the others say; the exit code is 0 when all pass.
+# All of them run, whatever the others say; the exit code is 0 when all pass. The versions are those of constraints.txt;
+# with UV_CONSTRAINT= PIP_CONSTRAINT= (empty) before it, the newest. `bash scripts/renew_constraints.sh` renews the file.
 set -uo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-python=$(bash "$root/scripts/setup.sh" dev) || exit 1
 cd "$root" || exit 1
+export UV_CONSTRAINT="${UV_CONSTRAINT-constraints.txt}" PIP_CONSTRAINT="${PIP_CONSTRAINT-constraints.txt}"
+python=$(bash scripts/setup.sh dev) || exit 1
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 
 failed=

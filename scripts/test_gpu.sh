@@ -21,7 +21,7 @@ if [ -z "$python" ]; then
         exit 1
     fi
     cuda=13
-    if grep -qx cuda12 "${SNN_MNIST_VENV:-$root/.venv}/.snn_mnist" 2>/dev/null; then cuda=12; fi # what is there already
+    if grep -qw cuda12 "${SNN_MNIST_VENV:-$root/.venv}/.snn_mnist" 2>/dev/null; then cuda=12; fi # what is there already
     case " $(printf '%s' "${SNN_MNIST_EXTRAS:-}" | tr ',' ' ') " in *" cuda12 "*) cuda=12 ;; *" cuda13 "*) cuda=13 ;; esac
     python=$(bash "$root/scripts/setup.sh" dev "cuda$cuda" "sanitizer$cuda") || exit 1
 fi

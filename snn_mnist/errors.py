@@ -2,7 +2,7 @@
 
 
 class SNNError(Exception):
-    """Something failed. The command line prints `snn_mnist: error: MESSAGE` and exits with `exit_code`."""
+    """Something failed. The command line prints `snn_mnist VERB: error: MESSAGE` and exits with `exit_code`."""
 
     exit_code = 1
 

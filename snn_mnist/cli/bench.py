@@ -2,38 +2,62 @@
 
     python -m snn_mnist bench -T 10,100 -b 64,1024
 
-Measurements of the contestants take turns, so that a machine that slows down slows all of them. Reported are the
-median and the range; compilation is done before and told apart. On a GPU, CUDA events take the time.
+The contestants are measured in turns, so that a slower machine slows all of them. The report gives the median and the
+range; compile time is reported apart. On a GPU, times are taken with CUDA events.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import itertools
-import multiprocessing
 import statistics
 import sys
 from collections.abc import Container
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from snn_mnist.cli.contestants import SPIKINGJELLY, serve
 from snn_mnist.cli.results import write_json
-from snn_mnist.cli.verb_settings import BenchOptions
-from snn_mnist.data.datasets import load_dataset
+from snn_mnist.cli.shared_options import json_option
 from snn_mnist.errors import SNNError
-from snn_mnist.kernels import backends
-from snn_mnist.model.device import choose_device
-from snn_mnist.runs import environment
-from snn_mnist.runs.config import Config
+from snn_mnist.runs.config import MAX_T, Config, Threads, backends
+from snn_mnist.runs.fields import Options, choice, integer, like, number, option, several
+
+if TYPE_CHECKING:
+    import torch
+
+SPIKINGJELLY = ("spikingjelly-fused", "spikingjelly")  # with its fused multi-step neurons; its example as shipped
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions(Threads, Options):
+    """Settings of `bench`."""
+
+    backend: tuple[str, ...] = option(
+        ("auto",),
+        several(choice(lambda: (*backends(), *SPIKINGJELLY))),
+        "Machine",
+        "which to measure",
+        shown="all that are available",
+    )
+    T: tuple[int, ...] = option((100,), several(integer(1, MAX_T)), "Work", "time steps")
+    b: tuple[int, ...] = option((64,), several(integer(1)), "Work", "batch sizes")
+    repeats: int = option(5, integer(1, 10_000), "Work", "measurements of each; the median is reported")
+    seconds: float = option(2.0, number(above=0), "Work", "length of one measurement")
+    dataset: str = like(Config, "dataset", help="what to compute with")
+    data_dir: str = like(Config, "data_dir")
+    json: str | None = json_option()
+    device: str = like(Config, "device")
+    j: int | None = like(Config, "j")
 
 
 class Process:
     """A contestant in a process of its own."""
 
     def __init__(self, name: str) -> None:
+        import multiprocessing
+
+        from snn_mnist.cli.contestants import serve
+
         self.name = name
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
@@ -61,9 +85,13 @@ class Process:
 
 
 def run(options: BenchOptions) -> int:
+    from snn_mnist.data.datasets import load_dataset
+    from snn_mnist.model.device import choose_device
+    from snn_mnist.runs import environment
+
     device = choose_device(options.device)
     names = _names(options, device)
-    images = len(load_dataset(options.dataset, options.data_dir).train)  # faults are told here, not by a child
+    images = len(load_dataset(options.dataset, options.data_dir).train)  # errors are reported here, not by a child
     for batch in options.b:
         Config(b=batch, dataset=options.dataset).check_sizes(images)
     out = sys.stderr if options.json == "-" else sys.stdout
@@ -72,7 +100,7 @@ def run(options: BenchOptions) -> int:
     print(f"{several if options.repeats > 1 else f'one measurement of {options.seconds:g} s each'}\n", file=out)
     print(_HEAD, file=out, flush=True)
     processes = {name: Process(name) for name in names}
-    optional = names if "auto" in options.backend else []  # what nobody asked for is measured where it works
+    optional = names if "auto" in options.backend else []  # programs chosen by 'auto' are skipped if they fail
     results: list[dict[str, Any]] = []
     try:
         for steps, batch in itertools.product(options.T, options.b):
@@ -93,14 +121,17 @@ def run(options: BenchOptions) -> int:
 
 
 def _names(options: BenchOptions, device: torch.device) -> list[str]:
-    """The contestants asked for, the slowest last; 'auto' is all that run here."""
+    """The contestants that -backend names, the slowest last; 'auto' stands for all that are available here."""
     if "auto" not in options.backend:
         for name in options.backend:
             reason = _why_not(name, device, options)
             if reason:
                 raise SNNError(f"{name} can't be measured: {reason}")
         return list(options.backend)
-    own = ["cupy", "torch", *SPIKINGJELLY] if device.type == "cuda" else ["numba", "torch", "spikingjelly"]
+    from snn_mnist.kernels.backends import BACKENDS
+
+    fused = [name for name, backend in BACKENDS.items() if backend.device == device.type]
+    own = [*fused, "torch", *(SPIKINGJELLY if device.type == "cuda" else ("spikingjelly",))]
     reasons = {name: _why_not(name, device, options) for name in own}
     for name, reason in reasons.items():
         if reason:
@@ -109,15 +140,19 @@ def _names(options: BenchOptions, device: torch.device) -> list[str]:
 
 
 def _why_not(name: str, device: torch.device, options: BenchOptions) -> str | None:
+    from importlib import metadata
+
+    from snn_mnist.model.device import why_unavailable
+
     if name not in SPIKINGJELLY:
-        return backends.why_unavailable(name, device)
+        return why_unavailable(name, device)
     if name == "spikingjelly-fused" and device.type != "cuda":
         return "its fused neurons are for CUDA devices; measure spikingjelly"
     if options.dataset != "mnist":
         return "its loop is measured on mnist"
     try:
-        importlib.metadata.version("spikingjelly")
-    except importlib.metadata.PackageNotFoundError:
+        metadata.version("spikingjelly")
+    except metadata.PackageNotFoundError:
         return "it is not installed (pip install spikingjelly)"
     return None
 
@@ -162,9 +197,9 @@ def _measure(
 
 
 def _told_apart(results: list[dict[str, Any]]) -> list[str]:
-    """What was done before the measurements, and what stands behind a name."""
+    """A line per contestant: what its name stands for, and the time it took to compile before the measurements."""
     lines = {}
-    for row in results:  # the last row of each holds the sums of its whole process
+    for row in results:  # the last row of a contestant has the sums of its process
         work = (("compile_seconds", "compiled"), ("capture_seconds", "captured CUDA graphs"))
         before = " and ".join(f"{what} for {row[key]:.1f} s" for key, what in work if row[key] >= 0.05)
         parts = [row["about"], f"{before} before the measurements" if before else ""]

@@ -18,16 +18,18 @@ from typing import Any, Protocol
 
 import torch
 
-from snn_mnist.kernels.cuda import launch as cuda
+from snn_mnist.errors import SNNError
+from snn_mnist.kernels.cache import compile_seconds
 from snn_mnist.model import fused_steps
+from snn_mnist.model.device import choose_runtime
 from snn_mnist.model.poisson import SpikeKey, Stream
-from snn_mnist.model.scoring import score
 from snn_mnist.runs.config import Config
-from snn_mnist.training.interruption import Interruption
-from snn_mnist.training.loop import Run
-from snn_mnist.training.progress import Progress
-
-SPIKINGJELLY = ("spikingjelly-fused", "spikingjelly")  # with its fused multi-step neurons; its example as shipped
+from snn_mnist.training.data import TrainingData
+from snn_mnist.training.evaluator import Evaluator
+from snn_mnist.training.learner import Learner
+from snn_mnist.training.resume import Resumed
+from snn_mnist.training.snapshot import restore
+from snn_mnist.training.threads import thread_tuner
 
 
 class Stopwatch:
@@ -63,41 +65,49 @@ class Contestant(Protocol):
 
 
 class Trainer:
-    """The shipped training loop on one backend."""
+    """The training steps and the test of a run on one backend."""
 
     def __init__(self, backend: str, settings: dict[str, Any]) -> None:
-        self.run = Run(Config(backend=backend, **settings), Interruption())
-        self.run.progress = Progress(1, interactive=False)
-        self.device, self.draws = self.run.runtime.device, itertools.count()
+        self.config = config = Config(backend=backend, **settings)
+        self.runtime = choose_runtime(config.device, config.backend, config.threads, config.step_mode)
+        data = TrainingData.load(config, self.runtime.device)
+        self.learner = Learner(config, self.runtime, data)
+        self.evaluator = Evaluator(config, self.runtime, data, self.learner)
+        restore(Resumed(config, {}), self.learner)
+        self.device, self.steps = self.runtime.device, data.steps
+        self.tuner = thread_tuner(self.runtime)
+        self.epochs, self.keys = itertools.count(1), itertools.count()
         for _ in range(2 if backend == "cupy" else 1):  # on a GPU the graphs are captured in the first two epochs
-            self._steps(self.run.steps if backend == "cupy" else 1)
+            self._steps(self.steps if backend == "cupy" else 1)
 
     def _steps(self, count: int) -> None:
         """So many steps of a new epoch."""
-        run = self.run
-        run.epoch, run.step, run.spent = run.epoch + 1, 0, 0.0
-        run.train_epoch(stop=count)
+        self.learner.begin_epoch(next(self.epochs))
+        for first in range(0, count, self.learner.chunk):
+            began, last = time.perf_counter(), min(first + self.learner.chunk, count)
+            self.learner.run(first, last)
+            self.tuner.note(time.perf_counter() - began, last - first)
+        if not self.learner.is_finite():  # waits for the device
+            raise SNNError("the weights are not finite")
 
     def train(self, seconds: float) -> float:
-        run, watch, done = self.run, Stopwatch(self.device), 0
-        chunk = run.training.chunk  # a graph's
+        watch, done, chunk = Stopwatch(self.device), 0, self.learner.chunk
         while watch.seconds < seconds:
             wanted = int((seconds - watch.seconds) * done / watch.seconds) if done else chunk
-            count = min(run.steps, max(wanted // chunk, 1) * chunk)
+            count = min(self.steps, max(wanted // chunk, 1) * chunk)
             with watch:
                 self._steps(count)
             done += count
-        return done * run.config.b / watch.seconds
+        return done * self.config.b / watch.seconds
 
     def test(self, seconds: float) -> float:
-        run, watch, images = self.run, Stopwatch(self.device), 0
-        labels = run.data.test.labels
-        part = torch.arange(min(len(labels), run.runtime.test_batch))
+        watch, images = Stopwatch(self.device), 0
         while watch.seconds < seconds:
-            key = SpikeKey(0, Stream.TEST, next(self.draws))
-            with watch, torch.no_grad():
-                score(run.test_engine, part, labels[part], [run.config.T], key, run.runtime.test_batch)
-            images += len(part)
+            with watch:
+                tested = self.evaluator.score_test_images(
+                    SpikeKey(0, Stream.TEST, next(self.keys)), count=self.runtime.test_batch
+                )
+            images += len(tested.labels)
         return images / watch.seconds
 
 
@@ -203,7 +213,7 @@ def forget_peak(device: torch.device) -> None:
 
 
 def _make(name: str, settings: dict[str, Any]) -> Contestant:
-    if name not in SPIKINGJELLY:
+    if not name.startswith("spikingjelly"):
         return Trainer(name, settings)
     warnings.simplefilter("ignore")  # of its DataLoader: too many processes, no memory to pin
     return SpikingJelly(settings, name == "spikingjelly-fused")
@@ -237,6 +247,4 @@ def serve(connection: Any, name: str) -> None:
 
 def _compile_seconds() -> dict[str, float]:
     """What compiling kernels, and capturing graphs of them, has taken in this process."""
-    jit = sys.modules.get("snn_mnist.kernels.cpu.jit")
-    compiled = (*cuda.compile_seconds.values(), *(jit.compile_seconds.values() if jit else ()))
-    return {"compile_seconds": sum(compiled), "capture_seconds": sum(fused_steps.capture_seconds)}
+    return {"compile_seconds": sum(compile_seconds.values()), "capture_seconds": sum(fused_steps.capture_seconds)}

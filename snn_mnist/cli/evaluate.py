@@ -6,22 +6,44 @@ python -m snn_mnist eval -resume logs/T100_b64_adam_lr0.001
 from __future__ import annotations
 
 import math
-from typing import Any
-
-import torch
-from torch import Tensor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from snn_mnist.cli.results import write_json
-from snn_mnist.cli.verb_settings import EvalOptions
-from snn_mnist.data.datasets import Dataset, load_dataset
-from snn_mnist.model.device import choose_runtime
-from snn_mnist.model.network import CLASSES, PIXELS
-from snn_mnist.model.poisson import SpikeKey, Stream
-from snn_mnist.model.saved_network import load_network
-from snn_mnist.model.scoring import Score, default_readout_steps, score_split
+from snn_mnist.cli.shared_options import checkpoint_option, json_option, saved_option, seed_option, tau_option
+from snn_mnist.runs.config import Config, Threads
+from snn_mnist.runs.fields import Options, integer, like, option
+
+if TYPE_CHECKING:
+    from snn_mnist.data.datasets import Dataset
+    from snn_mnist.model.scoring import Score
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions(Threads, Options):
+    """Settings of `eval`. None means: as in the checkpoint."""
+
+    resume: str = checkpoint_option()
+    repeats: int = option(10, integer(1, 100_000), "Test", "encodings of the test images; gives the ± of the accuracy")
+    T: int | None = saved_option("T", "Test")
+    tau: float | None = tau_option("Test")
+    seed: int | None = seed_option("Test")
+    b: int = option(1000, integer(1), "Test", "images at a time; changes no result")
+    json: str | None = json_option()
+    dataset: str | None = saved_option("dataset", "Data", help="what to test on")
+    data_dir: str = like(Config, "data_dir")
+    device: str = like(Config, "device")
+    backend: str = like(Config, "backend")
+    j: int | None = like(Config, "j")
 
 
 def run(options: EvalOptions) -> int:
+    from snn_mnist.data.datasets import load_dataset
+    from snn_mnist.model.device import choose_runtime
+    from snn_mnist.model.poisson import SpikeKey, Stream
+    from snn_mnist.model.saved_network import load_network
+    from snn_mnist.model.scoring import default_readout_steps, score_split
+
     loaded = load_network(options.resume, T=options.T, tau=options.tau, seed=options.seed, dataset=options.dataset)
     config = loaded.config
     runtime = choose_runtime(options.device, options.backend, options.threads)
@@ -43,7 +65,11 @@ def run(options: EvalOptions) -> int:
 
 
 def summarise(scores: list[Score], data: Dataset) -> dict[str, Any]:
-    """The results of all encodings of a split as plain numbers. Accuracies are shares of 1."""
+    """All results of the encodings of one split, as plain numbers. Accuracies are shares of 1."""
+    import torch
+
+    from snn_mnist.model.network import CLASSES, PIXELS
+
     readout_steps, labels = scores[0].readout_steps, scores[0].labels
     n, steps = len(labels), readout_steps[-1]
     confusion = sum((each.confusion() for each in scores), torch.zeros(CLASSES, CLASSES, dtype=torch.int64))
@@ -73,7 +99,9 @@ def summarise(scores: list[Score], data: Dataset) -> dict[str, Any]:
 
 def _spread(values: list[float]) -> dict[str, float]:
     """Mean and standard deviation (n - 1; 0 for a single value)."""
-    numbers: Tensor = torch.tensor(values, dtype=torch.float64)
+    import torch
+
+    numbers = torch.tensor(values, dtype=torch.float64)
     return {"mean": numbers.mean().item(), "std": numbers.std().item() if len(values) > 1 else 0.0}
 
 

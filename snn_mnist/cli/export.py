@@ -1,25 +1,81 @@
-"""Verbs `export` and `import`: a checkpoint in the formats of other programs, hardware and the browser.
+"""Verb `export`: a checkpoint in the formats of other programs, hardware and the browser.
 
-python -m snn_mnist export -resume logs/T100_b64_adam_lr0.001 -format nir -out mnist.nir -verify
-python -m snn_mnist import mnist.nir
+    python -m snn_mnist export -resume logs/T100_b64_adam_lr0.001 -format nir -out mnist.nir -verify
+
+docs/interop.md explains the formats.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from snn_mnist.cli.verb_settings import ExportOptions, ImportOptions
+from snn_mnist.cli.shared_options import checkpoint_option, saved_option, seed_option, tau_option
 from snn_mnist.errors import SNNError, UsageError
+from snn_mnist.runs.config import Config
+from snn_mnist.runs.fields import Options, choice, integer, like, number, option, optional, path, switch
 
 if TYPE_CHECKING:
     from snn_mnist.model.saved_network import SavedNetwork
 
+DISCRETIZATIONS = ("euler", "exact")
 ENDINGS = {"nir": ".nir", "hardware": "_hardware", "html": ".html"}  # of the default name, by format
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(Options):
+    """Settings of `export`. None means: as in the checkpoint."""
+
+    resume: str = checkpoint_option()
+    format: str = option(
+        "nir",
+        choice(tuple(ENDINGS)),
+        "Files",
+        "a NIR graph, integer weights with C and Verilog files, or a page to play with",
+    )
+    out: str | None = option(
+        None, optional(path()), "Files", "the file (hardware: directory) to write", shown="beside the checkpoint"
+    )
+    T: int | None = saved_option("T", "Network")
+    tau: float | None = tau_option("Network")
+    dt: float = option(1e-4, number(above=0), "NIR", "seconds a time step stands for")
+    discretization: str = option(
+        "euler",
+        choice(DISCRETIZATIONS),
+        "NIR",
+        "how the importer steps: forward Euler, or exact for one that uses the exponential",
+    )
+    threshold: str = option(
+        "below",
+        choice(("below", "same")),
+        "NIR",
+        "NIR fires above its threshold, we at ours: write the next float32 below, or the same number",
+    )
+    allow_lossy: bool = option(False, switch(), "NIR", "write even what the format cannot say: soft reset")
+    verify: bool = option(
+        False, switch(), "NIR", "read the file back and compare its spikes, also in the simulators found here"
+    )
+    verify_images: int = option(100, integer(1), "NIR", "how many test images -verify compares")
+    bits: int = option(8, integer(4, 16), "Hardware", "bits of an integer weight")
+    scale: str = option(
+        "tensor", choice(("tensor", "neuron")), "Hardware", "one scale for all weights or one for each neuron"
+    )
+    fraction: int | None = option(
+        None,
+        optional(integer(0, 16)),
+        "Hardware",
+        "fraction bits of a membrane potential",
+        shown="as many as give the threshold 12 bits",
+    )
+    report: bool = option(
+        True, switch(), "Hardware", "measure the accuracy at 16, 8, 6 and 4 bits on the whole test set"
+    )
+    seed: int | None = seed_option("Data")
+    data_dir: str = like(Config, "data_dir")
+
+
 def run(options: ExportOptions) -> None:
-    """Verb `export`."""
     from snn_mnist.export import hardware, html
     from snn_mnist.model.saved_network import load_network
 
@@ -37,7 +93,7 @@ def run(options: ExportOptions) -> None:
         print(hardware.export_hardware(saved, out, options.data_dir, *settings).rstrip())
         print(f"\nwritten to {out}; the C reference: cc -std=c99 -O2 -o snn_infer snn_infer.c")
         return
-    _refuse_directory(out)
+    refuse_directory(out)
     if options.format == "nir":
         _export_nir(saved, out, options)
     else:
@@ -63,23 +119,6 @@ def _export_nir(saved: SavedNetwork, out: Path, options: ExportOptions) -> None:
         )
 
 
-def run_import(options: ImportOptions) -> None:
-    """Verb `import`."""
-    from snn_mnist.export import nir
-    from snn_mnist.runs.fields import show
-
-    source = Path(options.file)
-    out = Path(options.out) if options.out else source.with_suffix(".pth")
-    _refuse_directory(out)
-    config, notes = nir.import_nir(source, out, options.dt, options.discretization, options.T)
-    for note in notes:
-        print(note)
-    print(
-        f"{out}: {config.neuron} neurons, tau {config.tau:g} steps, v_threshold {config.v_threshold:g}, "
-        f"v_reset {show(config.v_reset)}, T {config.T}"
-    )
-
-
-def _refuse_directory(out: Path) -> None:
+def refuse_directory(out: Path) -> None:
     if out.is_dir():
         raise UsageError(f"-out {out} is a directory; name a file")

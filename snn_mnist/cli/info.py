@@ -2,26 +2,28 @@
 
     python -m snn_mnist info [-json FILE]
 
-A part that is broken is reported as such, never raised: this is the verb people run when nothing else works.
+An error in one part is reported, not raised: people run this verb when nothing else works.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import sys
 from collections.abc import Callable
-from importlib import metadata
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from snn_mnist import __version__
 from snn_mnist.cli.results import write_json
-from snn_mnist.cli.verb_settings import InfoOptions
-from snn_mnist.data import idx
+from snn_mnist.cli.shared_options import json_option
 from snn_mnist.errors import SNNError
+from snn_mnist.kernels.cuda.packages import mismatch
 from snn_mnist.runs import environment
-from snn_mnist.runs.shared_fields import cores
+from snn_mnist.runs.config import Config
+from snn_mnist.runs.fields import Options, like
 
 REQUIRED = (
     "torch",
@@ -32,9 +34,17 @@ REQUIRED = (
     "tqdm",
     "pyyaml",
     "matplotlib",
-    "scikit-learn",
+    "pillow",
 )
-EXTRAS = {"cupy-cuda13x": "cuda13", "cupy-cuda12x": "cuda12", "nir": "nir"}
+OPTIONAL = ("cupy-cuda13x", "cupy-cuda12x", "nir")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfoOptions(Options):
+    """Settings of `info`."""
+
+    data_dir: str = like(Config, "data_dir")
+    json: str | None = json_option()
 
 
 def run(options: InfoOptions) -> int:
@@ -48,6 +58,8 @@ def run(options: InfoOptions) -> int:
 
 def collect(data_dir: str) -> dict[str, Any]:
     """Everything, as plain types."""
+    from snn_mnist.data import idx
+
     return {
         "version": __version__,
         "python": f"{platform.python_version()} ({sys.executable})",
@@ -64,20 +76,31 @@ def collect(data_dir: str) -> dict[str, Any]:
 def packages() -> dict[str, str]:
     """Versions of what is installed; the install line of what is not."""
     found = {name: _version(name) or f"missing; pip install {name}" for name in REQUIRED}
-    installed = {name: version for name in EXTRAS if (version := _version(name))}
-    absent = {name: f"not installed (optional: pip install 'snn_mnist[{extra}]')" for name, extra in EXTRAS.items()}
-    both = [name for name in installed if name.startswith("cupy-")]
-    if len(both) > 1:
-        remedy = f"pip uninstall {' '.join(both)}, then install the one that fits"
-        installed |= {name: f"{installed[name]}; two CuPys disturb each other: {remedy}" for name in both}
-    elif both:
+    installed = {name: version for name in OPTIONAL if (version := _version(name))}
+    absent = {name: f"not installed (optional: pip install {name})" for name in OPTIONAL}
+    cupys = [name for name in installed if name.startswith("cupy-")]
+    if len(cupys) > 1:
+        remedy = f"pip uninstall {' '.join(cupys)}, then install the one that fits"
+        installed |= {name: f"{installed[name]}; two CuPys disturb each other: {remedy}" for name in cupys}
+    elif cupys:
+        with contextlib.suppress(Exception):  # a torch that does not import is reported with the devices
+            installed[cupys[0]] += _beside_torch(cupys[0])
         absent |= {
-            name: f"another CuPy than {both[0]}, which is installed" for name in EXTRAS if name.startswith("cupy-")
+            name: f"another CuPy than {cupys[0]}, which is installed" for name in OPTIONAL if name.startswith("cupy-")
         }
-    return found | {name: installed.get(name, absent[name]) for name in EXTRAS}
+    return found | {name: installed.get(name, absent[name]) for name in OPTIONAL}
+
+
+def _beside_torch(cupy: str) -> str:
+    import torch
+
+    other = mismatch(torch.version.cuda, int(cupy.removeprefix("cupy-cuda").removesuffix("x")))
+    return f"; {other}" if other else ""
 
 
 def _version(name: str) -> str | None:
+    from importlib import metadata
+
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -87,7 +110,7 @@ def _version(name: str) -> str | None:
 def devices() -> dict[str, str]:
     import torch
 
-    listed = {"cpu": f"{cores()} cores"}
+    listed = {"cpu": f"{environment.cores()} cores"}
     for i in range(torch.cuda.device_count()):
         listed[f"cuda:{i}"] = environment.gpu(i)
     if not torch.cuda.is_available():
@@ -100,23 +123,26 @@ def backends() -> dict[str, dict[str, str]]:
     """For each backend and each kind of device, 'available' or the reason why not."""
     import torch
 
-    from snn_mnist.kernels.backends import NAMES, why_refused
+    from snn_mnist.kernels.backends import BACKENDS
+    from snn_mnist.model.device import why_refused
 
     def state(name: str, kind: str) -> str:
         try:
             return why_refused(name, kind) or "available"
-        except RuntimeError as error:  # the device is lost: the other backends are still told
+        except SNNError as error:  # the device is lost: the other backends are still reported
             return str(error)
 
     kinds = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
-    listed = {name: {kind: state(name, kind) for kind in kinds} for name in NAMES}
+    listed = {name: {kind: state(name, kind) for kind in kinds} for name in BACKENDS}
     if "cuda" not in kinds:
-        listed["cupy"] = {"cuda": state("cupy", "cuda")}
+        listed |= {name: {"cuda": state(name, "cuda")} for name, each in BACKENDS.items() if each.device == "cuda"}
     return listed
 
 
 def data_files(name: str, data_dir: str) -> dict[str, str]:
     """Each file of a data set with its state: 'ok', the damage, or 'missing'."""
+    from snn_mnist.data import idx
+
     raw = idx.raw_directory(name, data_dir)
     states = {}
     for file, md5 in idx.FILE_SETS[name].md5.items():
@@ -146,7 +172,7 @@ def kernel_cache() -> str:
 def _guarded(part: Callable[[], Any]) -> Any:
     try:
         return part()
-    except Exception as error:  # such as a torch that does not import: the very thing to report
+    except Exception as error:  # such as a torch that can't be imported, which is to be reported
         lines = str(error).strip().splitlines() or [""]
         return f"broken: {type(error).__name__}: {lines[0]}"
 
@@ -171,7 +197,7 @@ def _backend_line(states: dict[str, str]) -> str:
 
 
 def _data_line(states: dict[str, str]) -> str:
-    """One line for the four files when they are in the same state, else the faulty ones."""
+    """One line for the four files when they are in the same state, else the missing and damaged ones."""
     if len(set(states.values())) == 1:
         path, state = next(iter(states.items()))
         return f"{state} ({len(states)} files in {Path(path).parent})"

@@ -10,26 +10,42 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from snn_mnist.cli.verb_settings import PlotOptions
-from snn_mnist.data.datasets import load_dataset
 from snn_mnist.errors import SNNError
-from snn_mnist.model.device import choose_runtime
-from snn_mnist.model.poisson import SpikeKey, Stream
-from snn_mnist.model.saved_network import load_network
-from snn_mnist.model.scoring import default_readout_steps, score_split
 from snn_mnist.runs.atomic_files import make_directory
 from snn_mnist.runs.directory import LATEST
-from snn_mnist.runs.metrics import read_metrics
-from snn_mnist.runs.shared_fields import cores
-from snn_mnist.visualizing import run_figures as figures
+from snn_mnist.runs.fields import Options, option, optional, path, several
 
 COMPARED = "curves_compared.png"  # of several runs; curves.png is of one
 
 
+@dataclass(frozen=True, kw_only=True)
+class PlotOptions(Options):
+    """Settings of `plot`."""
+
+    runs: tuple[str, ...] = option(
+        (),
+        several(path("DIR")),
+        "Files",
+        "run directories, such as logs/T100_b64_adam_lr0.001",
+        required=True,
+        positional=True,
+    )
+    out: str | None = option(
+        None,
+        optional(path("FILE")),
+        "Files",
+        "the picture",
+        shown="curves.png in the run; of several curves_compared.png in the first",
+    )
+
+
 def run(options: PlotOptions) -> int:
+    from snn_mnist.visualizing import run_figures as figures
+
     runs = list(dict.fromkeys(Path(name) for name in options.runs))
     curves = dict(zip(short_names(runs), map(_metrics, runs), strict=True))
     target = Path(options.out or runs[0] / (figures.CURVES if len(runs) == 1 else COMPARED))
@@ -47,6 +63,8 @@ def run(options: PlotOptions) -> int:
 
 
 def _metrics(folder: Path) -> list[dict[str, Any]]:
+    from snn_mnist.runs.metrics import read_metrics
+
     path = folder / "metrics.csv"
     if not path.is_file():
         what = "has no metrics.csv" if folder.is_dir() else "is not a directory"
@@ -69,6 +87,15 @@ def short_names(folders: Sequence[Path]) -> list[str]:
 
 def plot_network(folder: Path) -> list[Path]:
     """The three figures of a run's latest checkpoint."""
+
+    from snn_mnist.data.datasets import load_dataset
+    from snn_mnist.model.device import choose_runtime
+    from snn_mnist.model.poisson import SpikeKey, Stream
+    from snn_mnist.model.saved_network import load_network
+    from snn_mnist.model.scoring import default_readout_steps, score_split
+    from snn_mnist.runs.environment import cores
+    from snn_mnist.visualizing import run_figures as figures
+
     loaded = load_network(str(folder))
     config = loaded.config
     data = load_dataset(config.dataset, os.environ.get("SNN_MNIST_DATA") or config.data_dir)

@@ -11,22 +11,36 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-import torch
+from typing import TYPE_CHECKING, Any
 
 from snn_mnist.cli.results import write_json
-from snn_mnist.cli.verb_settings import PredictOptions
-from snn_mnist.data import pictures
-from snn_mnist.data.datasets import DIGITS, FASHION
+from snn_mnist.cli.shared_options import checkpoint_option, json_option, saved_option, seed_option, tau_option
 from snn_mnist.errors import SNNError
-from snn_mnist.model.engine import TorchEngine
-from snn_mnist.model.network import SNN
-from snn_mnist.model.poisson import SpikeKey, Stream
-from snn_mnist.model.saved_network import load_network
+from snn_mnist.runs.fields import Options, option, path, several, switch
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from snn_mnist.data import pictures
+    from snn_mnist.model.network import SNN
 
 BAR = 40  # characters of a firing rate of 1
+BLOCKS = ((" ", "▄"), ("▀", "█"))  # [upper pixel is lit][lower pixel is lit]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions(Options):
+    """Settings of `predict`. None means: as in the checkpoint."""
+
+    images: tuple[str, ...] = option(
+        (), several(path("FILE")), "Files", "picture files", required=True, positional=True
+    )
+    resume: str = checkpoint_option()
+    T: int | None = saved_option("T", "Images")
+    tau: float | None = tau_option("Images")
+    seed: int | None = seed_option("Images")
+    show: bool = option(True, switch(), "Images", "draw the prepared picture and the rates in the terminal")
+    json: str | None = json_option()
 
 
 @dataclass(frozen=True)
@@ -63,30 +77,39 @@ class Prediction:
 
 def classify(net: SNN, pixels: np.ndarray, steps: int, seed: int) -> Prediction:
     """The rates for prepared pixels [784] uint8, encoded as image 0 of the stream PREDICT."""
+    import torch
+
+    from snn_mnist.model.engine import TorchEngine
+    from snn_mnist.model.poisson import SpikeKey, Stream
+
     engine = TorchEngine(net, torch.from_numpy(pixels)[None])
     counts, _ = engine.firing_counts(torch.tensor([0]), [steps], SpikeKey(seed, Stream.PREDICT, 0))
     return Prediction((counts[0, -1].double() / steps).tolist())
 
 
 def run(options: PredictOptions) -> int:
+    from snn_mnist.data import pictures
+    from snn_mnist.data.datasets import DIGITS, FASHION
+    from snn_mnist.model.saved_network import load_network
+
     loaded = load_network(options.resume, T=options.T, tau=options.tau, seed=options.seed)
     config = loaded.config
     loaded.net.spiking.step_mode = "m"
     names = FASHION if config.dataset == "fashion" else DIGITS
     results, failures = [], 0
-    for path in options.images:
+    for file in options.images:
         try:
-            prepared = pictures.prepare(pictures.read(path), pictures.BOXES[config.dataset])
+            prepared = pictures.prepare(pictures.read(file), pictures.BOXES[config.dataset])
             if prepared is None:
-                raise SNNError(f"{path} shows nothing that stands out; give a picture with more contrast")
+                raise SNNError(f"{file} shows nothing that stands out; give a picture with more contrast")
         except SNNError as error:  # the other pictures still get an answer
             failures += 1
-            print(f"snn_mnist: error: {error}", file=sys.stderr)
+            print(f"snn_mnist predict: error: {error}", file=sys.stderr)
             continue
         prediction = classify(loaded.net, prepared.pixels, config.T, config.seed)
-        results.append(_record(path, prepared, prediction, names))
+        results.append(_record(file, prepared, prediction, names))
         if options.json != "-":
-            print("\n".join(lines(path, prepared, prediction, names, options.show, terminal())))
+            print("\n".join(lines(file, prepared, prediction, names, options.show, terminal())))
     if options.json:
         settings = {"checkpoint": str(loaded.path), "T": config.T, "tau": config.tau, "seed": config.seed}
         write_json(options.json, settings | {"pictures": results})
@@ -146,8 +169,7 @@ def thumbnail(pixels: np.ndarray, screen: Terminal) -> list[str]:
             rows.append("".join(cells) + "\x1b[0m")
         return rows
     if screen.unicode:
-        blocks = np.array([[" ", "▄"], ["▀", "█"]])
-        return ["".join(blocks[(a > 100).astype(int), (b > 100).astype(int)]) for a, b in pairs]
+        return ["".join(BLOCKS[a > 100][b > 100] for a, b in zip(*rows, strict=True)) for rows in pairs.tolist()]
     ramp = " .:-=+*#%@"
     return ["".join(ramp[level] for level in (a + b) * len(ramp) // 511) for a, b in pairs]
 

@@ -20,24 +20,47 @@ import io
 import itertools
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from snn_mnist.cli.verb_settings import TraceOptions
-from snn_mnist.data.datasets import Dataset, load_dataset
+from snn_mnist.cli.shared_options import checkpoint_option, saved_option, seed_option, tau_option
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.model.saved_network import SavedNetwork, load_network
-from snn_mnist.model.trace import Trace, misclassified, trace_image
 from snn_mnist.runs.atomic_files import make_directory, write_file
 from snn_mnist.runs.config import Config
-from snn_mnist.visualizing import run_figures, trace_figures
+from snn_mnist.runs.fields import Options, integer, like, option, optional, path, several
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from snn_mnist.data.datasets import Dataset
+    from snn_mnist.model.saved_network import SavedNetwork
+    from snn_mnist.model.trace import Trace
 
 V_FILE, S_FILE, ALL_FILE = "v_t_array.npy", "s_t_array.npy", "trace.npz"
 
 
+@dataclass(frozen=True, kw_only=True)
+class TraceOptions(Options):
+    """Settings of `trace`. None means: as in the checkpoint."""
+
+    resume: str = checkpoint_option()
+    index: tuple[int, ...] = option((0,), several(integer(0)), "Images", "which test images, counted from 0")
+    misclassified: int = option(0, integer(0), "Images", "instead, the first so many images the network gets wrong")
+    T: int | None = saved_option("T", "Images")
+    tau: float | None = tau_option("Images")
+    seed: int | None = seed_option("Images")
+    out: str | None = option(
+        None, optional(path("DIR")), "Files", "where arrays and pictures go", shown="trace_INDEX beside the checkpoint"
+    )
+    dataset: str | None = saved_option("dataset", "Data", help="what to show")
+    data_dir: str = like(Config, "data_dir")
+
+
 def run(options: TraceOptions) -> int:
+    from snn_mnist.data.datasets import load_dataset
+    from snn_mnist.model.saved_network import load_network
+
     if "index" in options.given and options.misclassified:
         raise UsageError("-index names images and -misclassified finds them; give one of the two")
     loaded = load_network(options.resume, T=options.T, tau=options.tau, seed=options.seed, dataset=options.dataset)
@@ -63,6 +86,8 @@ def data_directory(options: TraceOptions, config: Config) -> str:
 
 def find_traces(options: TraceOptions, loaded: SavedNetwork, data: Dataset) -> Iterator[Trace]:
     """The traces of the images that -index names, or of the first ones that are misclassified."""
+    from snn_mnist.model.trace import misclassified, trace_image
+
     if not options.misclassified:
         indices = list(dict.fromkeys(options.index))
         if (largest := max(indices)) >= len(data.test):
@@ -107,6 +132,10 @@ def describe(trace: Trace, class_names: Sequence[str]) -> str:
 
 def save(trace: Trace, config: Config, class_names: Sequence[str], folder: Path) -> None:
     """Writes all files of a trace into its directory, which is made."""
+    import numpy as np
+
+    from snn_mnist.visualizing import run_figures, trace_figures
+
     make_directory(folder, "-out")
     everything = _bytes(
         np.savez_compressed, v_t_array=trace.v, s_t_array=trace.s, h_t_array=trace.h, x_t_array=trace.x,
@@ -126,6 +155,8 @@ def save(trace: Trace, config: Config, class_names: Sequence[str], folder: Path)
 
 
 def _npy(array: np.ndarray) -> bytes:
+    import numpy as np
+
     return _bytes(np.save, array)
 
 
@@ -157,7 +188,7 @@ def choose_directory(trace: Trace, run: Path, out: str | None, several: bool) ->
 def _holds_another(folder: Path, trace: Trace) -> bool:
     """Whether an array file there has another content than this trace's."""
     for name, array in ((V_FILE, trace.v), (S_FILE, trace.s)):
-        path = folder / name
-        if path.exists() and (not path.is_file() or path.read_bytes() != _npy(array)):
+        file = folder / name
+        if file.exists() and (not file.is_file() or file.read_bytes() != _npy(array)):
             return True
     return False

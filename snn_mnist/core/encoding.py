@@ -1,39 +1,46 @@
 """Encoders: numbers in [0, 1] to spikes.
 
-A stateless encoder maps [N, *] to spikes of the same shape, a new draw at each call. A stateful one encodes
-its input once into T steps: in step mode 's' each call returns the next step [N, *] and starts again after
-the last, in 'm' one call returns all of [T, N, *]; `functional.reset_net` before the next input.
+A stateless encoder maps numbers to spikes of the same shape, a new draw at each call. A stateful one encodes its
+first input into a code of T steps, and each step returns the next step of the code, starting again after the last:
+[N, *] to [N, *] in step mode 's', [T, N, *] to [T, N, *] in 'm'; `functional.reset_net` before the next input.
+Everything is computed in float32 at least, whatever the input's type.
 """
 
 import math
+import operator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from snn_mnist.core.base import MemoryModule, StepModule
+from snn_mnist.core.base import MemoryModule, StepModule, floating, state_dtype
 
 
 def _check_range(x: Tensor, high: float = 1.0) -> Tensor:
-    """x as floating point; ValueError naming a value outside [0, high]."""
-    x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
+    """x in float32 at least; ValueError naming a value outside [0, high]."""
+    x = floating(x, "an encoder")
+    x = x.to(state_dtype(x))
     outside = x[~((x >= 0) & (x <= high))]
     if outside.numel():
         raise ValueError(f"an encoder takes values in [0, {high:g}], but got {outside[0].item():g}; scale the input")
     return x
 
 
-def _whole(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+def _whole(name: str, value: Any) -> int:
+    try:
+        number = operator.index(value)  # NumPy's and 0-d tensors count
+    except TypeError:
+        number = 0
+    if isinstance(value, bool) or number < 1:
         raise ValueError(f"{name}={value!r} must be a whole number of at least 1 time step")
-    return value
+    return number
 
 
 class PoissonEncoder(nn.Module, StepModule):
     """Fires with probability x, independently at each call and element; 0 never, 1 always.
 
     Draws from torch's global generator. The training program's encoder, whose spikes depend on named
-    coordinates only, is another: see core/poisson.py.
+    coordinates only, is another: see model/poisson.py.
     """
 
     def __init__(self, step_mode: str = "s"):
@@ -42,15 +49,16 @@ class PoissonEncoder(nn.Module, StepModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """x  # [N, *] or [T, N, *] in [0, 1] -> spikes of the same shape"""
-        x = _check_range(x)
-        return (torch.rand_like(x) < x).to(x)
+        x = floating(x, "PoissonEncoder")
+        draws = torch.rand(x.shape, dtype=torch.float32, device=x.device)  # half precision would be far too coarse
+        return (draws < _check_range(x)).to(x)
 
     def extra_repr(self) -> str:
         return f"step_mode={self.step_mode!r}"
 
 
 class StatefulEncoder(MemoryModule):
-    """Plays `spike` [T, N, *], which a subclass computes from x in `encode(x)`."""
+    """Plays the code `spike` [T, N, *], which a subclass computes in `single_step_encode(x)`."""
 
     spike: Any
     t: int
@@ -62,15 +70,17 @@ class StatefulEncoder(MemoryModule):
         self.register_memory("spike", None)  # [T, N, *]
         self.register_memory("t", 0)
 
-    def encode(self, x: Tensor) -> Tensor:
-        """x  # [N, *] -> spikes  # [T, N, *]"""
-        raise NotImplementedError(f"{type(self).__name__} must define encode(x)")
+    def single_step_encode(self, x: Tensor) -> Tensor | None:
+        """x  # [N, *] -> the code [T, N, *], returned or set as `self.spike`"""
+        raise NotImplementedError(f"{type(self).__name__} must define single_step_encode(x)")
 
-    def _ready(self, x: Tensor | None) -> Tensor:
+    def _ready(self, x: Tensor | None) -> Any:
         if self.spike is None:
             if x is None:
                 raise ValueError(f"{type(self).__name__} has nothing encoded yet; give it the input x")
-            self.spike = self.encode(x)
+            code = self.single_step_encode(x)
+            if code is not None:
+                self.spike = code.to(floating(x, type(self).__name__).dtype)
         elif x is not None and x.shape != self.spike.shape[1:]:
             raise RuntimeError(
                 f"the input of {type(self).__name__} changed from shape {list(self.spike.shape[1:])} to "
@@ -83,9 +93,11 @@ class StatefulEncoder(MemoryModule):
         self.t = (self.t + 1) % self.T
         return spike
 
-    def multi_step_forward(self, x: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        """x  # [N, *] -> spikes  # [T, N, *]"""
-        return self._ready(x)
+    def multi_step_forward(self, x_seq: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        """x_seq  # [T, N, *] -> spikes  # [T, N, *]; left out: T steps of what is encoded already"""
+        if x_seq is None:
+            return torch.stack([self.single_step_forward() for _ in range(self.T)])
+        return super().multi_step_forward(x_seq)
 
     def extra_repr(self) -> str:
         return f"T={self.T}, step_mode={self.step_mode!r}"
@@ -107,7 +119,7 @@ class LatencyEncoder(StatefulEncoder):
     """One spike each within T steps, the stronger the earlier; x in [0, 1].
 
     linear  t_f = (T - 1) (1 - x)
-    log     t_f = (T - 1) - ln(a x + 1),  a = e^(T-1) - 1       both rounded to whole steps
+    log     t_f = (T - 1) - ln(alpha x + 1),  alpha = e^(T-1) - 1       both rounded to whole steps
     """
 
     def __init__(self, T: int, enc_function: str = "linear", step_mode: str = "s"):
@@ -115,8 +127,10 @@ class LatencyEncoder(StatefulEncoder):
         if enc_function not in ("linear", "log"):
             raise ValueError(f"enc_function {enc_function!r} is unknown; use 'linear' or 'log'")
         self.enc_function = enc_function
+        if enc_function == "log":  # e^(T-1) - 1, beyond the largest float for T > 710
+            self.alpha = math.expm1(self.T - 1.0) if self.T <= 710 else math.inf
 
-    def encode(self, x: Tensor) -> Tensor:
+    def single_step_encode(self, x: Tensor) -> Tensor:
         x = _check_range(x)
         if self.enc_function == "linear":
             t_f = (self.T - 1.0) * (1.0 - x)
@@ -135,7 +149,7 @@ class WeightedPhaseEncoder(StatefulEncoder):
     def __init__(self, K: int, step_mode: str = "s"):
         super().__init__(_whole("K", K), step_mode)
 
-    def encode(self, x: Tensor) -> Tensor:
+    def single_step_encode(self, x: Tensor) -> Tensor:
         rest, spikes = _check_range(x, 1.0 - 2.0**-self.T), []
         for k in range(1, self.T + 1):
             spike = (rest >= 2.0**-k).to(rest)

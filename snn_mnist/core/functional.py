@@ -1,29 +1,37 @@
 """What one does to a whole net: reset, step mode, backend, and running a module over a sequence."""
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from snn_mnist.core.base import MemoryModule, check_sequence, check_step_mode
+from snn_mnist.core.base import MemoryModule, check_sequence, check_step_mode, join, map_tensors, stack_steps, steps_of
+from snn_mnist.core.base import first_tensor as _first_tensor
 
-Modules = nn.Module | Callable[[Tensor], Tensor] | Sequence[Callable[[Tensor], Tensor]]
+Modules = nn.Module | Callable[[Any], Any] | Sequence[Callable[[Any], Any]]
+log = logging.getLogger("snn_mnist")
 
 
 def reset_net(net: nn.Module) -> None:
     """Calls `reset()` of every module that has one: call it after each batch."""
-    for module in net.modules():
-        reset = getattr(module, "reset", None)
-        if callable(reset):
-            reset()
+    _call_everywhere(net, "reset")
 
 
 def detach_net(net: nn.Module) -> None:
-    """Cuts every memory from the graph and keeps its value (truncated back-propagation through time)."""
+    """Calls `detach()` of every module that has one: memories keep their value and lose their graph (truncated
+    back-propagation through time)."""
+    _call_everywhere(net, "detach")
+
+
+def _call_everywhere(net: nn.Module, name: str) -> None:
     for module in net.modules():
-        if isinstance(module, MemoryModule):
-            module.detach()
+        method = getattr(module, name, None)
+        if callable(method):
+            if not isinstance(module, MemoryModule):
+                log.warning("calling %s() of %s, which is no base.MemoryModule", name, type(module).__name__)
+            method()
 
 
 def _inside_containers(net: nn.Module) -> set[nn.Module]:
@@ -74,34 +82,52 @@ def set_backend(net: nn.Module, backend: str, instance: type | tuple[type, ...] 
         raise
 
 
-def _as_list(modules: Modules) -> Iterable[Callable[[Tensor], Tensor]]:
-    return modules if isinstance(modules, list | tuple) else (modules,)  # type: ignore[return-value]
+def _apply(x: Any, modules: Modules) -> Any:
+    in_order: Iterable[Any] = modules if isinstance(modules, list | tuple) else (modules,)
+    for module in in_order:
+        x = module(x)
+    return x
 
 
-def multi_step_forward(x_seq: Tensor, single_step_module: Modules) -> Tensor:
-    """Runs a single-step module (or list of them, in order) over x_seq [T, N, *], one step at a time."""
+def multi_step_forward(x_seq: Any, single_step_module: Modules) -> Any:
+    """Runs a single-step module (or list of them, in order) over x_seq [T, N, *], one step at a time.
+
+    A tuple of sequences goes in step by step as a tuple; a module that returns a tuple gives a tuple of sequences.
+    """
     check_sequence(x_seq)
-    modules = _as_list(single_step_module)
-    outputs = []
-    for x in x_seq:
-        for module in modules:
-            x = module(x)
-        outputs.append(x)
-    return torch.stack(outputs)
+    return stack_steps([_apply(x, single_step_module) for x in steps_of(x_seq)])
 
 
-def seq_to_ann_forward(x_seq: Tensor, stateless_module: Modules) -> Tensor:
-    """Runs a stateless module (or list of them) once over x_seq [T, N, *] seen as a batch [T N, *]."""
+def seq_to_ann_forward(x_seq: Any, stateless_module: Modules) -> Any:
+    """Runs a stateless module (or list of them) once over x_seq [T, N, *] seen as a batch [T N, *].
+
+    Tuples of sequences are folded, and tuples that come out unfolded, one by one.
+    """
     check_sequence(x_seq)
-    if x_seq.dim() < 2:
-        raise RuntimeError(f"folding T into the batch needs shape [T, N, *], but got {list(x_seq.shape)}")
-    y = x_seq.flatten(0, 1)  # [T N, *]
-    for module in _as_list(stateless_module):
-        y = module(y)
-    return y.unflatten(0, x_seq.shape[:2])
+    time_and_batch = _first_tensor(x_seq).shape[:2]
+    if len(time_and_batch) < 2:
+        raise RuntimeError(f"folding T into the batch needs shape [T, N, *], but got {list(time_and_batch)}")
+
+    def fold(x: Tensor) -> Tensor:
+        if x.shape[:2] != time_and_batch:
+            raise RuntimeError(
+                f"the sequences of a tuple must share [T, N], but one begins with {list(x.shape[:2])}, the first "
+                f"with {list(time_and_batch)}"
+            )
+        return x.flatten(0, 1)  # [T N, *]
+
+    y = _apply(map_tensors(fold, x_seq), stateless_module)
+    return map_tensors(lambda part: part.unflatten(0, time_and_batch), y)
+
+
+def chunk_multi_step_forward(split_size: int, x_seq: Tensor, multi_step_module: Callable[[Tensor], Any]) -> Any:
+    """Runs a multi-step module over x_seq [T, N, *], `split_size` time steps at a time, to save memory in inference."""
+    check_sequence(x_seq)
+    return join([multi_step_module(chunk) for chunk in x_seq.split(split_size)], torch.cat)
 
 
 __all__ = [
+    "chunk_multi_step_forward",
     "detach_net",
     "multi_step_forward",
     "reset_net",

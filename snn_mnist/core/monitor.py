@@ -6,9 +6,10 @@
     spikes[0]           # the first one
     spikes['1']         # all records of the layer named '1'
 
-`instance` is a type or a tuple of types; None means the net itself. A function given to a monitor is applied
+`instance` is a type or a tuple of types; None means the net's own type. A function given to a monitor is applied
 to each record before it is kept, e.g. to store a norm instead of a tensor. Records are kept as they are, with
 their autograd graph: run under torch.no_grad(), or pass `function=lambda y: y.detach()`, to save memory.
+A monitor belongs to the net in memory: copies and saved files of the net are without it.
 """
 
 from collections.abc import Callable
@@ -27,6 +28,23 @@ def _only(data: Any) -> Any:
     return data[0] if isinstance(data, tuple) and len(data) == 1 else data
 
 
+class _Hook:
+    """A hook that copy.deepcopy and pickle replace by one that does nothing."""
+
+    def __init__(self, call: Callable[..., None]):
+        self._call = call
+
+    def __call__(self, *args: Any) -> None:
+        self._call(*args)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Hook, (_nothing,)
+
+
+def _nothing(*_: Any) -> None:
+    """The hook of a copied net."""
+
+
 class BaseMonitor:
     """A list of records and the hooks that fill it; a subclass hooks one layer in `_hook`."""
 
@@ -36,8 +54,9 @@ class BaseMonitor:
         self._function = function
         self._enabled = True
         self._handles: list[RemovableHandle] = []
+        watched: Any = type(net) if instance is None else instance
         for name, module in net.named_modules():
-            if module is net if instance is None else isinstance(module, instance):
+            if isinstance(module, watched):
                 self.name_records_index[name] = []
                 self._handles.append(self._hook(name, module))
 
@@ -100,7 +119,7 @@ class OutputMonitor(BaseMonitor):
         super().__init__(net, instance, function_on_output)
 
     def _hook(self, name: str, module: nn.Module) -> RemovableHandle:
-        return module.register_forward_hook(lambda m, x, y: self._record(name, y))
+        return module.register_forward_hook(_Hook(lambda m, x, y: self._record(name, y)))
 
 
 class InputMonitor(BaseMonitor):
@@ -110,7 +129,7 @@ class InputMonitor(BaseMonitor):
         super().__init__(net, instance, function_on_input)
 
     def _hook(self, name: str, module: nn.Module) -> RemovableHandle:
-        return module.register_forward_pre_hook(lambda m, x: self._record(name, _only(x)))
+        return module.register_forward_pre_hook(_Hook(lambda m, x: self._record(name, _only(x))))
 
 
 class AttributeMonitor(BaseMonitor):
@@ -132,7 +151,8 @@ class AttributeMonitor(BaseMonitor):
             if self._enabled:
                 self._record(name, getattr(module, self.attribute_name))
 
-        return module.register_forward_pre_hook(record) if self.pre_forward else module.register_forward_hook(record)
+        hook = _Hook(record)
+        return module.register_forward_pre_hook(hook) if self.pre_forward else module.register_forward_hook(hook)
 
 
 class GradInputMonitor(BaseMonitor):
@@ -142,7 +162,8 @@ class GradInputMonitor(BaseMonitor):
         super().__init__(net, instance, function_on_grad_input)
 
     def _hook(self, name: str, module: nn.Module) -> RemovableHandle:
-        return module.register_full_backward_hook(lambda m, grad_in, grad_out: self._record(name, _only(grad_in)))
+        hook = _Hook(lambda m, grad_in, grad_out: self._record(name, _only(grad_in)))
+        return module.register_full_backward_hook(hook)
 
 
 class GradOutputMonitor(BaseMonitor):
@@ -152,4 +173,5 @@ class GradOutputMonitor(BaseMonitor):
         super().__init__(net, instance, function_on_grad_output)
 
     def _hook(self, name: str, module: nn.Module) -> RemovableHandle:
-        return module.register_full_backward_hook(lambda m, grad_in, grad_out: self._record(name, _only(grad_out)))
+        hook = _Hook(lambda m, grad_in, grad_out: self._record(name, _only(grad_out)))
+        return module.register_full_backward_hook(hook)

@@ -7,23 +7,30 @@
 
 V starts at V_reset (0 for the soft reset). A step is [N, *], a sequence [T, N, *]. Each equation is one pure
 function below; the modules keep `v` and call them. The fused kernels are tested against these.
+
+V is kept in float32 at least (also under autocast, where spikes are float32 too) and within ±2^64, so that an
+infinite input leaves a finite potential.
 """
 
 import importlib
-import math
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import hardtanh
 
-from snn_mnist.core.base import MemoryModule, check_sequence, check_step_mode
-from snn_mnist.core.surrogate import Sigmoid, SurrogateFunctionBase
+from snn_mnist.core.base import HALF_PRECISION, MemoryModule, check_sequence, check_step_mode, floating, state_dtype
+from snn_mnist.core.numbers import above_one, finite_or_learned
+from snn_mnist.core.surrogate import FormulaSurrogate, Sigmoid
+from snn_mnist.kernels.backends import BACKENDS
 from snn_mnist.kernels.neuron_spec import NeuronSpec
 
 # backend -> the module with why_unavailable(device) and multi_step(x_seq, v, spec, store_v_seq)
-FUSED_BACKENDS = {"numba": "snn_mnist.kernels.cpu.neuron", "cupy": "snn_mnist.kernels.cuda.neuron"}
+FUSED_BACKENDS = {backend.name: backend.neuron for backend in BACKENDS.values() if backend.neuron}
+
+Number = float | Tensor  # a setting; a tensor where it is learned (an nn.Parameter), torch backend only
 
 
 def if_charge(x: Tensor, v: Tensor) -> Tensor:
@@ -31,26 +38,45 @@ def if_charge(x: Tensor, v: Tensor) -> Tensor:
     return v + x
 
 
-def lif_charge(x: Tensor, v: Tensor, tau: float, decay_input: bool, v_reset: float | None) -> Tensor:
+def lif_charge(x: Tensor, v: Tensor, tau: Number, decay_input: bool, v_reset: Number | None) -> Tensor:
     """H = V + (X - (V - V_reset)) / tau (decay_input), or V - (V - V_reset) / tau + X; V_reset None is 0"""
-    leak = v - v_reset if v_reset else v
+    leak = _above_reset(v, v_reset)
     return v + (x - leak) / tau if decay_input else v - leak / tau + x
 
 
-def fire(h: Tensor, v_threshold: float, surrogate_function: Callable[[Tensor], Tensor]) -> Tensor:
+def plif_charge(x: Tensor, v: Tensor, w: Tensor, decay_input: bool, v_reset: Number | None) -> Tensor:
+    """H as for the LIF with 1/tau = sigmoid(w)"""
+    leak = _above_reset(v, v_reset)
+    return v + (x - leak) * w.sigmoid() if decay_input else v - leak * w.sigmoid() + x
+
+
+def bounded(h: Tensor) -> Tensor:
+    """H within ±2^64: an infinite H would make V NaN in the reset, 0 · inf."""
+    return hardtanh(h, -(2.0**64), 2.0**64)  # a clamp with a faster backward pass
+
+
+def fire(h: Tensor, v_threshold: Number, surrogate_function: Callable[[Tensor], Tensor]) -> Tensor:
     """S = Heaviside(H - V_threshold)"""
     return surrogate_function(h - v_threshold)
 
 
-def hard_reset(h: Tensor, spike: Tensor, v_reset: float) -> Tensor:
+def hard_reset(h: Tensor, spike: Tensor, v_reset: Number) -> Tensor:
     """V = (1 - S) H + S V_reset"""
     v = (1.0 - spike) * h
-    return v + spike * v_reset if v_reset else v
+    return v if _is_zero(v_reset) else v + spike * v_reset
 
 
-def soft_reset(h: Tensor, spike: Tensor, v_threshold: float) -> Tensor:
+def soft_reset(h: Tensor, spike: Tensor, v_threshold: Number) -> Tensor:
     """V = H - S V_threshold"""
     return h - spike * v_threshold
+
+
+def _above_reset(v: Tensor, v_reset: Number | None) -> Tensor:
+    return v if v_reset is None or _is_zero(v_reset) else v - v_reset
+
+
+def _is_zero(number: Number) -> bool:
+    return not isinstance(number, Tensor) and number == 0.0
 
 
 class BaseNode(MemoryModule):
@@ -58,7 +84,11 @@ class BaseNode(MemoryModule):
 
     `v_reset=None` is the soft reset. With `detach_reset` no gradient passes through S in the reset. With
     `store_v_seq` a multi-step forward keeps V[t] of every step as `v_seq` [T, N, *]. `surrogate_function` is
-    any callable with a gradient; default Sigmoid().
+    any callable with a gradient; default Sigmoid(). `v_threshold`, `v_reset` and a LIF's `tau` may be
+    nn.Parameters, of one value or one per neuron, which the torch backend learns.
+
+    Whole numbers and booleans count as the same numbers in floating point. `set_reset_value('v', tensor)` with a
+    tensor of the features' shape starts each neuron at its own potential.
     """
 
     v: Any  # membrane potential: a number until the first step, then [N, *]
@@ -67,8 +97,8 @@ class BaseNode(MemoryModule):
 
     def __init__(
         self,
-        v_threshold: float = 1.0,
-        v_reset: float | None = 0.0,
+        v_threshold: Number = 1.0,
+        v_reset: Number | None = 0.0,
         surrogate_function: Callable[[Tensor], Tensor] | None = None,
         detach_reset: bool = False,
         step_mode: str = "s",
@@ -76,9 +106,15 @@ class BaseNode(MemoryModule):
         store_v_seq: bool = False,
     ):
         super().__init__()
-        self.v_threshold = _finite("v_threshold", v_threshold, "the default is 1.0")
-        self.v_reset = None if v_reset is None else _finite("v_reset", v_reset, "None means the soft reset")
-        self.register_memory("v", 0.0 if self.v_reset is None else self.v_reset)
+        self.v_threshold = finite_or_learned("v_threshold", v_threshold, "the default is 1.0")
+        self.v_reset = v_reset
+        if v_reset is not None:
+            self.v_reset = finite_or_learned("v_reset", v_reset, "None means the soft reset")
+        start = self.v_reset
+        if isinstance(start, Tensor):  # a learned v_reset is read at the first step, see _prepare
+            start = start.item() if start.numel() == 1 else None
+        self._v_at_rest = 0.0 if self.v_reset is None else start
+        self.register_memory("v", self._v_at_rest)
         if surrogate_function is None:
             surrogate_function = Sigmoid()
         if not callable(surrogate_function) or isinstance(surrogate_function, type):
@@ -111,16 +147,22 @@ class BaseNode(MemoryModule):
 
     def single_step_forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """x  # [N, *] -> spikes  # [N, *]"""
+        x = floating(x, type(self).__name__)
+        dtype = x.dtype
+        if dtype in HALF_PRECISION:
+            x = x.float()
         self._prepare(x)
         self.neuronal_charge(x)
+        self.v = bounded(self.v)
         spike = self.neuronal_fire()
         self.neuronal_reset(spike)
-        self._last_spike_node = spike.grad_fn
-        return spike
+        self._keep_node(spike)
+        return spike if spike.dtype == dtype else spike.to(dtype)
 
     def multi_step_forward(self, x_seq: Tensor) -> Tensor:  # type: ignore[override]
         """x_seq  # [T, N, *] -> spikes  # [T, N, *]"""
         check_sequence(x_seq)
+        x_seq = floating(x_seq, type(self).__name__)
         if self.backend != "torch":
             return self._fused_forward(x_seq)
         spikes, voltages = [], []
@@ -140,25 +182,24 @@ class BaseNode(MemoryModule):
         spike_seq, self.v, v_seq = kernel.multi_step(x_seq, self.v, self.spec(), self.store_v_seq)
         if self.store_v_seq:
             self.v_seq = v_seq
-        self._last_spike_node = spike_seq.grad_fn
+        self._keep_node(spike_seq)
         return spike_seq
 
     def _prepare(self, x: Tensor) -> None:
         """Gives v the shape of x at the first step; notices a forgotten reset."""
-        v = self.v
-        if not isinstance(v, Tensor):
-            dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
-            self.v = torch.full_like(x, v, dtype=dtype, requires_grad=False)
-        elif v.shape != x.shape:
-            raise RuntimeError(
-                f"the input of {type(self).__name__} changed from shape {list(v.shape)} to {list(x.shape)} "
-                "while v is kept; call functional.reset_net(net) before a new batch"
-            )
-        elif v.requires_grad and torch.is_grad_enabled() and _is_freed(self._last_spike_node):
+        v = self._memories["v"]
+        if not isinstance(v, Tensor) and v == self._v_at_rest and isinstance(self.v_reset, Tensor):
+            self.v = self.v_reset
+        self._start_memory("v", x, state_dtype(x))
+        if isinstance(v, Tensor) and v.requires_grad and torch.is_grad_enabled() and _is_freed(self._last_spike_node):
             # Not an error yet: only a backward pass that reaches the old v is.
             for memory in self.memories():
                 if isinstance(memory, Tensor) and memory.requires_grad:
                     memory.register_hook(_forgotten_reset)
+
+    def _keep_node(self, spike: Tensor) -> None:
+        if not torch.compiler.is_compiling():
+            self.__dict__["_last_spike_node"] = spike.grad_fn
 
     # ---- settings ----
 
@@ -223,10 +264,15 @@ class BaseNode(MemoryModule):
             if getattr(type(self), name) is not getattr(equations, name) or name in self.__dict__:
                 return f"{type(self).__name__} defines its own {name}, which the fused kernels do not know"
         surrogate = self.surrogate_function
-        if getattr(type(surrogate), "forward", None) is not SurrogateFunctionBase.forward:
+        if getattr(type(surrogate), "forward", None) is not FormulaSurrogate.forward:
             return f"the fused kernels do not know the surrogate function {surrogate!r}"
         if not surrogate.spiking:
             return "the fused kernels fire spikes, and the surrogate function has spiking=False"
+        numbers = {name: getattr(self, name, None) for name in ("tau", "v_threshold", "v_reset")}
+        numbers |= {name: getattr(surrogate, name) for name in surrogate.formula.defaults}
+        for name, value in numbers.items():
+            if isinstance(value, Tensor) and (value.requires_grad or value.numel() != 1):
+                return f"the fused kernels take {name} as one fixed number, and here it is learned or one per neuron"
         return None
 
     def spec(self) -> NeuronSpec:
@@ -235,8 +281,9 @@ class BaseNode(MemoryModule):
         if why_not is not None:
             raise ValueError(f"{type(self).__name__} has no kernel specification: {why_not}; {_USE_TORCH}")
         surrogate = self.surrogate_function
+        tau = getattr(self, "tau", None)
         return NeuronSpec(
-            tau=getattr(self, "tau", None),
+            tau=None if tau is None else float(tau),
             decay_input=getattr(self, "decay_input", False),
             v_threshold=float(self.v_threshold),
             v_reset=None if self.v_reset is None else float(self.v_reset),
@@ -258,7 +305,7 @@ class BaseNode(MemoryModule):
 
     def extra_repr(self) -> str:
         return (
-            f"v_threshold={self.v_threshold}, v_reset={self.v_reset}, detach_reset={self.detach_reset}, "
+            f"v_threshold={_text(self.v_threshold)}, v_reset={_text(self.v_reset)}, detach_reset={self.detach_reset}, "
             f"step_mode={self.step_mode!r}, backend={self.backend!r}"
         )
 
@@ -277,10 +324,10 @@ class LIFNode(BaseNode):
 
     def __init__(
         self,
-        tau: float = 2.0,
+        tau: Number = 2.0,
         decay_input: bool = True,
-        v_threshold: float = 1.0,
-        v_reset: float | None = 0.0,
+        v_threshold: Number = 1.0,
+        v_reset: Number | None = 0.0,
         surrogate_function: Callable[[Tensor], Tensor] | None = None,
         detach_reset: bool = False,
         step_mode: str = "s",
@@ -288,25 +335,55 @@ class LIFNode(BaseNode):
         store_v_seq: bool = False,
     ):
         super().__init__(v_threshold, v_reset, surrogate_function, detach_reset, step_mode, backend, store_v_seq)
-        self.tau = _finite("tau", tau, "the default is 2.0")
-        if self.tau <= 1.0:
-            raise ValueError(f"tau={tau!r} must be above 1 (time steps); use e.g. 2.0, or IFNode for no leak")
+        self.tau = above_one("tau", tau, "use e.g. 2.0, or IFNode for no leak")
         self.decay_input = decay_input
 
     def neuronal_charge(self, x: Tensor) -> None:
         self.v = lif_charge(x, self.v, self.tau, self.decay_input, self.v_reset)
 
     def extra_repr(self) -> str:
-        return f"tau={self.tau}, decay_input={self.decay_input}, {super().extra_repr()}"
+        return f"tau={_text(self.tau)}, decay_input={self.decay_input}, {super().extra_repr()}"
+
+
+class ParametricLIFNode(BaseNode):
+    """LIF that learns its time constant: 1/tau = sigmoid(w) with the parameter w, which starts at init_tau > 1.
+
+    Fang et al., "Incorporating Learnable Membrane Time Constant", ICCV 2021. The torch backend only.
+    """
+
+    def __init__(
+        self,
+        init_tau: float = 2.0,
+        decay_input: bool = True,
+        v_threshold: Number = 1.0,
+        v_reset: Number | None = 0.0,
+        surrogate_function: Callable[[Tensor], Tensor] | None = None,
+        detach_reset: bool = False,
+        step_mode: str = "s",
+        backend: str = "torch",
+        store_v_seq: bool = False,
+    ):
+        super().__init__(v_threshold, v_reset, surrogate_function, detach_reset, step_mode, backend, store_v_seq)
+        init_tau = above_one("init_tau", init_tau, "the default is 2.0")
+        self.w = nn.Parameter(-(torch.as_tensor(init_tau) - 1.0).log())
+        self.decay_input = decay_input
+
+    def neuronal_charge(self, x: Tensor) -> None:
+        self.v = plif_charge(x, self.v, self.w, self.decay_input, self.v_reset)
+
+    def extra_repr(self) -> str:
+        tau = 1.0 / self.w.detach().sigmoid().item()
+        return f"tau={tau:g}, decay_input={self.decay_input}, {super().extra_repr()}"
+
+
+SimpleBaseNode = BaseNode  # SpikingJelly's name for the base class of a first neuron of one's own
 
 
 _USE_TORCH = "use functional.set_backend(net, 'torch')"
 
 
-def _finite(name: str, value: float, hint: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{name}={value!r} must be a finite number; {hint}")
-    return float(value)
+def _text(value: Any) -> str:
+    return f"Parameter({value.tolist()})" if isinstance(value, Tensor) else str(value)
 
 
 def _kernel(backend: str, device: torch.device | None = None) -> tuple[ModuleType | None, str | None]:

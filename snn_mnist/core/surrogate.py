@@ -7,9 +7,9 @@ Function style `atan.apply(x, alpha)`, module style `ATan(alpha=2.0)`. With `spi
 the primitive p(x), p' = g, instead of the step. The formulas are in kernels/formulas.py.
 """
 
-import functools
+import builtins
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from inspect import Parameter, Signature
 from typing import Any, ClassVar
 
@@ -36,7 +36,6 @@ def _maximum(x: Any, y: Any) -> Any:
     return torch.maximum(x, y) if isinstance(y, Tensor) else x.clamp(min=y)
 
 
-@functools.cache
 def _torch_namespace(dtype: torch.dtype) -> dict[str, Any]:
     def where(condition: Tensor, a: Any, b: Any) -> Tensor:
         if not isinstance(a, Tensor) and not isinstance(b, Tensor):  # two numbers say nothing of the type
@@ -46,40 +45,102 @@ def _torch_namespace(dtype: torch.dtype) -> dict[str, Any]:
     functions = ("exp", "log", "log1p", "sin", "cos", "atan", "erfc", "sqrt")
     namespace = {name: _torch_or_number(getattr(torch, name), getattr(math, name)) for name in functions}
     namespace |= {"abs": torch.abs, "minimum": _minimum, "maximum": _maximum, "where": where}
-    return namespace | {"pi": math.pi, "range": range, "int": int}
+    return namespace | {"pi": math.pi, "range": range, "int": int, "__builtins__": builtins, "__name__": __name__}
 
 
-@functools.cache
-def _on_tensors(formula: Callable[..., Any], dtype: torch.dtype) -> Callable[..., Tensor]:
-    return bind(formula, _torch_namespace(dtype))
+# Bound at import: torch.compile can look a function up, but not make one.
+_ON_TENSORS: dict[tuple[str, str, torch.dtype], Callable[..., Tensor] | None] = {
+    (name, kind, dtype): function and bind(function, _torch_namespace(dtype))
+    for name, formula in FORMULAS.items()
+    for kind, function in (("gradient", formula.gradient), ("primitive", formula.primitive))
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+}
+
+
+def _gradient(x: Tensor, formula: Formula, *parameters: Any) -> Tensor:
+    return _ON_TENSORS[formula.name, "gradient", x.dtype](x, *parameters)  # type: ignore[misc]
+
+
+def _primitive(x: Tensor, formula: Formula, *parameters: Any) -> Tensor:
+    return _ON_TENSORS[formula.name, "primitive", x.dtype](x, *parameters)  # type: ignore[misc]
 
 
 class _Spike(torch.autograd.Function):
-    """Heaviside forward, g backward."""
+    """Heaviside forward, g backward. Parameters that are tensors get the derivative of the primitive.
+
+    An nn.Parameter is learned as if the step were p(x, parameters), just as x is.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, formula: Formula, parameters: tuple[float, ...]) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.formula, ctx.parameters = formula, parameters
-        return heaviside(x)
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        _keep(ctx, inputs)
+        return heaviside(inputs[0])
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Any:
-        (x,) = ctx.saved_tensors
-        return grad_output * _on_tensors(ctx.formula.gradient, x.dtype)(x, *ctx.parameters), None, None
+        x, *tensors = ctx.saved_tensors
+        if not tensors:
+            return grad_output * _gradient(x, ctx.formula, *ctx.numbers), None, *(None for _ in ctx.numbers)
+        waiting = iter(tensors)
+        parameters = [next(waiting) if number is None else number for number in ctx.numbers]
+        dx = grad_output * _gradient(x, ctx.formula, *parameters)
+        return dx, None, *_gradients_of_parameters(ctx.formula, x, parameters, grad_output)
 
 
-class _Primitive(torch.autograd.Function):
+class _Primitive(_Spike):
     """Primitive forward, g backward: autograd through `where` would give NaN at the untaken branch."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, formula: Formula, parameters: tuple[float, ...]) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.formula, ctx.parameters = formula, parameters
-        assert formula.primitive is not None
-        return _on_tensors(formula.primitive, x.dtype)(x, *parameters)
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        _keep(ctx, inputs)
+        return _primitive(*inputs)
 
-    backward = _Spike.backward
+
+def _keep(ctx: Any, inputs: tuple[Any, ...]) -> None:
+    x, ctx.formula, *parameters = inputs
+    ctx.numbers = [None if isinstance(p, Tensor) else p for p in parameters]
+    ctx.save_for_backward(x, *(p for p in parameters if isinstance(p, Tensor)))
+
+
+class _Transformable:
+    """Mixed in for torch.func.grad, vmap and the like; ten times the overhead of a call of an ordinary function."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _keep(ctx, inputs)
+
+
+class _TransformableSpike(_Transformable, _Spike):
+    @staticmethod
+    def forward(x: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
+        return heaviside(x)
+
+
+class _TransformablePrimitive(_Transformable, _Primitive):
+    @staticmethod
+    def forward(*inputs: Any) -> Tensor:  # type: ignore[override]
+        return _primitive(*inputs)
+
+
+def _apply(spiking: bool, x: Tensor, formula: Formula, parameters: Iterable[Any]) -> Tensor:
+    transforming = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+    if spiking:
+        function: Any = _TransformableSpike if transforming else _Spike
+    else:
+        function = _TransformablePrimitive if transforming else _Primitive
+    return function.apply(x, formula, *parameters)
+
+
+@torch.enable_grad()
+def _gradients_of_parameters(formula: Formula, x: Tensor, parameters: list[Any], grad: Tensor) -> list[Tensor | None]:
+    """Of the sum of grad p(x, parameters), for the parameters that are tensors."""
+    leaves = [p.detach().requires_grad_() if isinstance(p, Tensor) else p for p in parameters]
+    p = _primitive(x.detach(), formula, *leaves)
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    found = iter(torch.autograd.grad(p, tensors, grad, allow_unused=True))
+    return [next(found) if isinstance(leaf, Tensor) else None for leaf in leaves]
 
 
 class SurrogateFunction:
@@ -88,11 +149,21 @@ class SurrogateFunction:
     def __init__(self, formula: Formula):
         self.formula = formula
 
-    def apply(self, x: Tensor, *args: float, **kwargs: float) -> Tensor:
+    def apply(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The step, with the surrogate's gradient."""
+        return self._call(True, x, args, kwargs)
+
+    def primitive(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """p(x); ValueError where there is none."""
+        if self.formula.primitive is None:
+            raise ValueError(f"{self.formula.name} has no primitive; only its gradient is defined")
+        return self._call(False, x, args, kwargs)
+
+    def _call(self, spiking: bool, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         given = dict(zip(self.formula.defaults, args, strict=False)) | kwargs
         if len(args) > len(self.formula.defaults):
             raise TypeError(f"{self.formula.name} takes {', '.join(self.formula.defaults)}, but got {args}")
-        return _Spike.apply(x, self.formula, tuple(self.formula.parameters(**given).values()))
+        return _apply(spiking, x, self.formula, _parameters(self.formula, given).values())
 
     __call__ = apply
 
@@ -100,149 +171,223 @@ class SurrogateFunction:
         return f"<surrogate function {self.formula.name}>"
 
 
+def _parameters(formula: Formula, given: dict[str, Any]) -> dict[str, Any]:
+    """Name -> number; a parameter to be learned stays a tensor, and needs a primitive."""
+    if not any(isinstance(value, Tensor) for value in given.values()):
+        return formula.parameters(**given)
+    learned = {name: value for name, value in given.items() if isinstance(value, Tensor) and value.requires_grad}
+    if learned and formula.primitive is None:
+        raise ValueError(f"{formula.name} has no primitive, so {next(iter(learned))} can't be learned; use a number")
+    return formula.parameters(**{n: v.item() if isinstance(v, Tensor) else v for n, v in given.items()}) | learned
+
+
 class SurrogateFunctionBase(nn.Module):
-    """Module style: a formula, its parameters as attributes, and `spiking`."""
+    """Module style. A surrogate of one's own defines two static functions of x and its parameters:
+
+    class Mine(SurrogateFunctionBase):
+        def __init__(self, alpha=2.0, spiking=True):
+            super().__init__(alpha, spiking)    # or, with any names: super().__init__(spiking, alpha=alpha)
+
+        @staticmethod
+        def spiking_function(x, alpha):         # a step with a gradient, e.g. a torch.autograd.Function's apply
+            ...
+
+        @staticmethod
+        def primitive_function(x, alpha):       # used with spiking=False
+            ...
+    """
+
+    def __init__(self, *args: Any, **parameters: Any):
+        super().__init__()
+        if "spiking" in parameters or not args:
+            spiking = parameters.pop("spiking", True)
+        else:  # (alpha, spiking) or (spiking, name=value, …)
+            spiking = args[-1] if isinstance(args[-1], bool) else True
+            args = args[:-1] if isinstance(args[-1], bool) else args
+        if len(args) > 1 or (args and parameters):
+            raise TypeError(
+                "a surrogate takes (alpha, spiking), or (spiking, name=value, …) with its parameters by name"
+            )
+        parameters |= {"alpha": args[0]} if args else {}
+        self._parameter_names = tuple(parameters)
+        for name, value in parameters.items():
+            setattr(self, name, value)
+        self.spiking = bool(spiking)
+
+    def set_spiking_mode(self, spiking: bool) -> None:
+        """True: spikes (Heaviside). False: the primitive, e.g. for a gradient check."""
+        self.spiking = bool(spiking)
+
+    @staticmethod
+    def spiking_function(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        raise NotImplementedError("a surrogate function must define spiking_function(x, …)")
+
+    @staticmethod
+    def primitive_function(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        raise NotImplementedError("a surrogate function with spiking=False must define primitive_function(x, …)")
+
+    def forward(self, x: Tensor) -> Tensor:
+        function = self.spiking_function if self.spiking else self.primitive_function
+        parameters = {name: getattr(self, name) for name in self._parameter_names}
+        return function(x, *parameters.values()) if len(parameters) == 1 else function(x, **parameters)
+
+    def extra_repr(self) -> str:
+        return ", ".join([*(f"{n}={getattr(self, n)!r}" for n in self._parameter_names), f"spiking={self.spiking}"])
+
+
+class MultiArgsSurrogateFunctionBase(SurrogateFunctionBase):
+    """Base of a surrogate of one's own with several parameters, which sets them itself and defines `forward`."""
+
+    def __init__(self, spiking: bool = True, *args: Any, **kwargs: Any):
+        super().__init__(spiking=spiking)
+
+
+class FormulaSurrogate(SurrogateFunctionBase):
+    """A formula of the table, its parameters as attributes, and `spiking`."""
 
     formula: ClassVar[Formula]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "formula" in cls.__dict__:  # so that help() and editors show e.g. (alpha=2.0, spiking=True)
+        own = cls.__dict__
+        if "formula" in own:  # so that help() and editors show e.g. (alpha=2.0, spiking=True)
             defaults = cls.formula.defaults | {"spiking": True}
             kind = Parameter.POSITIONAL_OR_KEYWORD
             cls.__signature__ = Signature([Parameter(n, kind, default=d) for n, d in defaults.items()])  # type: ignore[attr-defined]
+            function = SurrogateFunction(cls.formula)
+            cls.spiking_function = staticmethod(function.apply)  # type: ignore[method-assign]
+            cls.primitive_function = staticmethod(function.primitive)  # type: ignore[method-assign]
+        elif ("spiking_function" in own or "primitive_function" in own) and "forward" not in own:
+            cls.forward = SurrogateFunctionBase.forward  # type: ignore[method-assign]
 
     def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__()
         given = type(self).__signature__.bind(*args, **kwargs).arguments  # type: ignore[attr-defined]
         spiking = given.pop("spiking", True)
-        for name, value in self.formula.parameters(**given).items():
-            setattr(self, name, value)
+        super().__init__(spiking=True, **_parameters(self.formula, given))
         self.set_spiking_mode(spiking)
 
     @property
-    def parameters_of_formula(self) -> dict[str, float]:
+    def parameters_of_formula(self) -> dict[str, Any]:
         """Name -> value, checked now, so an attribute changed by hand counts."""
-        return self.formula.parameters(**{name: getattr(self, name) for name in self.formula.defaults})
+        return _parameters(self.formula, {name: getattr(self, name) for name in self.formula.defaults})
 
     def set_spiking_mode(self, spiking: bool) -> None:
-        """True: spikes (Heaviside). False: the primitive, e.g. for a gradient check."""
         if not spiking and self.formula.primitive is None:
             raise ValueError(f"{type(self).__name__} has no primitive for spiking=False; use spiking=True")
         self.spiking = bool(spiking)
 
     def gradient(self, x: Tensor) -> Tensor:
         """g(x)"""
-        return _on_tensors(self.formula.gradient, x.dtype)(x, **self.parameters_of_formula)
+        return _gradient(x, self.formula, *self.parameters_of_formula.values())
 
     def primitive(self, x: Tensor) -> Tensor:
         """p(x), p' = g; ValueError where there is none."""
         if self.formula.primitive is None:
             raise ValueError(f"{type(self).__name__} has no primitive; only its gradient is defined")
-        return _on_tensors(self.formula.primitive, x.dtype)(x, **self.parameters_of_formula)
+        return _primitive(x, self.formula, *self.parameters_of_formula.values())
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.spiking and not (x.requires_grad and torch.is_grad_enabled()):
+        learning = torch.is_grad_enabled() and (x.requires_grad or bool(self._parameters))
+        if self.spiking and not learning:
             return heaviside(x)  # without the cost of an autograd function
-        function = _Spike if self.spiking else _Primitive
-        return function.apply(x, self.formula, tuple(self.parameters_of_formula.values()))
+        return _apply(self.spiking, x, self.formula, self.parameters_of_formula.values())
 
     def extra_repr(self) -> str:
         parameters = (f"{name}={value!r}" for name, value in self.parameters_of_formula.items())
         return ", ".join([*parameters, f"spiking={self.spiking}"])
 
 
-class PiecewiseQuadratic(SurrogateFunctionBase):
+class PiecewiseQuadratic(FormulaSurrogate):
     """g = max(0, a - a^2 |x|)"""
 
     formula = FORMULAS["piecewise_quadratic"]
 
 
-class PiecewiseExp(SurrogateFunctionBase):
+class PiecewiseExp(FormulaSurrogate):
     """g = a/2 exp(-a |x|)"""
 
     formula = FORMULAS["piecewise_exp"]
 
 
-class Sigmoid(SurrogateFunctionBase):
+class Sigmoid(FormulaSurrogate):
     """g = a sigma(a x) (1 - sigma(a x))"""
 
     formula = FORMULAS["sigmoid"]
 
 
-class SoftSign(SurrogateFunctionBase):
+class SoftSign(FormulaSurrogate):
     """g = a / (2 (1 + |a x|)^2)"""
 
     formula = FORMULAS["soft_sign"]
 
 
-class SuperSpike(SurrogateFunctionBase):
+class SuperSpike(FormulaSurrogate):
     """g = a / (1 + |x|)^2; no primitive"""
 
     formula = FORMULAS["super_spike"]
 
 
-class ATan(SurrogateFunctionBase):
+class ATan(FormulaSurrogate):
     """g = a/2 / (1 + (pi a x / 2)^2)"""
 
     formula = FORMULAS["atan"]
 
 
-class NonzeroSignLogAbs(SurrogateFunctionBase):
+class NonzeroSignLogAbs(FormulaSurrogate):
     """g = 1 / (1/a + |x|)"""
 
     formula = FORMULAS["nonzero_sign_log_abs"]
 
 
-class Erf(SurrogateFunctionBase):
+class Erf(FormulaSurrogate):
     """g = a / sqrt(pi) exp(-a^2 x^2)"""
 
     formula = FORMULAS["erf"]
 
 
-class PiecewiseLeakyReLU(SurrogateFunctionBase):
+class PiecewiseLeakyReLU(FormulaSurrogate):
     """g = 1 / (2 w) for |x| < w, else c"""
 
     formula = FORMULAS["piecewise_leaky_relu"]
 
 
-class SquarewaveFourierSeries(SurrogateFunctionBase):
+class SquarewaveFourierSeries(FormulaSurrogate):
     """g = 4/T sum_{i=1}^{n-1} cos((2i - 1) 2 pi x / T)"""
 
     formula = FORMULAS["squarewave_fourier_series"]
 
 
-class S2NN(SurrogateFunctionBase):
+class S2NN(FormulaSurrogate):
     """g = a sigma(a x) (1 - sigma(a x)) for x < 0, b / (x + 1) for x >= 0"""
 
     formula = FORMULAS["s2nn"]
 
 
-class QPseudoSpike(SurrogateFunctionBase):
+class QPseudoSpike(FormulaSurrogate):
     """g = (1 + 2 |x| / (a - 1))^-a"""
 
     formula = FORMULAS["q_pseudo_spike"]
 
 
-class LeakyKReLU(SurrogateFunctionBase):
+class LeakyKReLU(FormulaSurrogate):
     """g = k for x >= 0, leak for x < 0"""
 
     formula = FORMULAS["leaky_k_relu"]
 
 
-class FakeNumericalGradient(SurrogateFunctionBase):
+class FakeNumericalGradient(FormulaSurrogate):
     """g = min(sign(x) / x, a); no primitive"""
 
     formula = FORMULAS["fake_numerical_gradient"]
 
 
-class LogTailedReLU(SurrogateFunctionBase):
+class LogTailedReLU(FormulaSurrogate):
     """g = a for x <= 0, 1 for x <= 1, 1/x beyond"""
 
     formula = FORMULAS["log_tailed_relu"]
 
 
-class Rect(SurrogateFunctionBase):
+class Rect(FormulaSurrogate):
     """g = a for |x| < 1 / (2 a), else 0"""
 
     formula = FORMULAS["rect"]
@@ -265,7 +410,7 @@ fake_numerical_gradient = SurrogateFunction(FORMULAS["fake_numerical_gradient"])
 log_tailed_relu = SurrogateFunction(FORMULAS["log_tailed_relu"])
 rect = SurrogateFunction(FORMULAS["rect"])
 
-SURROGATES: dict[str, type[SurrogateFunctionBase]] = {
+SURROGATES: dict[str, type[FormulaSurrogate]] = {
     cls.formula.name: cls
     for cls in (
         PiecewiseQuadratic, PiecewiseExp, Sigmoid, SoftSign, SuperSpike, ATan, NonzeroSignLogAbs, Erf,

@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -67,12 +66,12 @@ def load_dataset(name: str, data_dir: str | os.PathLike[str] = "./data", downloa
 
 
 def _digits() -> Dataset:
-    """scikit-learn's 1,797 handwritten digits, 8×8 in 17 grey levels, enlarged to 28×28 in 256.
+    """The 1,797 handwritten digits of scikit-learn, 8×8 in 17 grey levels, enlarged to 28×28 in 256.
 
     Always split alike: of the images sorted by class, every fifth is for testing (360; 1,437 for training).
     Enlarged bilinearly in integer arithmetic, so that every machine gets the same pixels.
     """
-    table = _digits_table()  # a row: 64 pixels 0 … 16, the label
+    table = digits_table()  # a row: 64 pixels 0 … 16, the label
     small = table[:, :64].reshape(-1, 8, 8)
     weights = _bilinear_weights(28, 8)  # rows sum to 2·28
     sums = weights @ small @ weights.T  # 0 … 16 · 56²
@@ -87,17 +86,9 @@ def _digits() -> Dataset:
     return Dataset("digits", train, test, DIGITS)
 
 
-def _digits_table() -> np.ndarray:
-    """[1797, 65] int64. Read from scikit-learn's file: importing scikit-learn takes seconds."""
-    found = find_spec("sklearn")
-    for folder in (found and found.submodule_search_locations) or ():
-        file = Path(folder, "datasets", "data", "digits.csv.gz")
-        if file.is_file():
-            return np.loadtxt(file, delimiter=",", dtype=np.int64)
-    from sklearn.datasets import load_digits  # another layout, or not installed: the import fails with the reason
-
-    bunch = load_digits()
-    return np.column_stack([bunch.data, bunch.target]).astype(np.int64)
+def digits_table() -> np.ndarray:
+    """[1797, 65] int64, from the table beside this file; its source and licence are in digits.md."""
+    return np.loadtxt(Path(__file__).with_name("digits.csv.gz"), delimiter=",", dtype=np.int64)
 
 
 def _bilinear_weights(n: int, m: int) -> np.ndarray:

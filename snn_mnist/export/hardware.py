@@ -33,7 +33,7 @@ from snn_mnist.model.poisson import SpikeKey, Stream, poisson_encode
 from snn_mnist.model.saved_network import SavedNetwork
 from snn_mnist.model.scoring import score_split
 from snn_mnist.runs.atomic_files import make_directory, write_file
-from snn_mnist.runs.shared_fields import cores
+from snn_mnist.runs.environment import cores
 
 GOLDEN_IMAGES = 16
 MAX_STEPS = 10_000

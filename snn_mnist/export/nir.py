@@ -30,8 +30,7 @@ from snn_mnist.model.network import CLASSES, PIXELS
 from snn_mnist.model.saved_network import SavedNetwork
 from snn_mnist.runs import checkpoint
 from snn_mnist.runs.atomic_files import make_directory, write_file
-from snn_mnist.runs.config import Config
-from snn_mnist.runs.shared_fields import DATASETS
+from snn_mnist.runs.config import DATASETS, Config
 
 MAX_BYTES = 64 << 20  # of a file and of what it unpacks to; this network needs 63 kB
 DEFAULT_DT = 1e-4
@@ -44,7 +43,7 @@ def package() -> Any:
     try:
         import nir
     except ImportError as error:
-        raise SNNError(f"the package nir can't be imported ({error}); pip install 'snn_mnist[nir]'") from error
+        raise SNNError(f"the package nir can't be imported ({error}); pip install nir") from error
     return nir
 
 

@@ -1,51 +1,39 @@
-"""Which backends there are, and why one can't be used."""
+"""The backends: one line in the table and one or two modules each.
+
+A fused pass is a module with `why_unavailable(device)`, `active_pixels(images)`, `firing_counts`, and the two halves of
+a training step, `learn` and `weight_gradient`, on an eligibility from `new_eligibility`; one with a start-up check also
+has `encode`. Multi-step neurons are a module with `why_unavailable(device)` and `multi_step`. cpu/fused.py and
+cpu/neuron.py are such modules. This file imports neither torch nor numpy: the command line reads the names.
+"""
 
 from __future__ import annotations
 
-import torch
-
-from snn_mnist.kernels.cuda import launch as cuda
-
-NAMES = ("torch", "numba", "cupy")
+import importlib
+from dataclasses import dataclass
+from typing import Any
 
 
-def why_unavailable(name: str, device: str | torch.device = "cpu") -> str | None:
-    """None when the fused training step of this backend runs on this device, else the reason and the remedy."""
-    if name not in NAMES:
-        return f"there is no backend {name!r}; choose from {', '.join(NAMES)}"
-    device = torch.device(device)
-    if name == "cupy":
-        reason = cuda.why_unavailable(device)
-        return reason if device.type == "cuda" else f"{reason}; use -backend numba"
-    if device.type == "cuda" and not torch.cuda.is_available():
-        return f"{cuda.device_error()}; use -device cpu"
-    if name == "numba" and device.type != "cpu":
-        return f"numba's kernels run on the CPU, not on {device}; use -device cpu, or -backend torch"
-    return None
+@dataclass(frozen=True)
+class Backend:
+    """Who computes firing rates, gradients and neurons."""
+
+    name: str
+    device: str | None  # the type of device it runs on; None: any
+    fused: str | None  # module of the pass from pixels to rates and the weight gradient; None: the modules of `core`
+    neuron: str | None  # module of the multi-step neurons; None: the loop over T in `core`
+    test_batch: int = 10_000  # images of a forward pass without gradient
+    start_check: bool = False  # used only if a small batch gives on the device what the CPU gives
+
+    def fused_pass(self) -> Any:
+        """The module of the fused pass, or None."""
+        return importlib.import_module(self.fused) if self.fused else None
 
 
-def why_refused(name: str, device: str | torch.device = "cpu") -> str | None:
-    """`why_unavailable`, and of the CUDA kernels also what their start-up check on this very device finds."""
-    reason = why_unavailable(name, device)
-    if reason is None and name == "cupy":
-        from snn_mnist.model import start_check as self_check
-
-        reason = self_check.self_check(torch.device(device))
-    return reason
-
-
-def choose(name: str, device: str | torch.device) -> tuple[str, str]:
-    """(backend, the reason in words) for a name or 'auto'. An explicit name that can't be used is a ValueError.
-
-    The CUDA kernels are taken only after a tiny batch has given on this very device what the CPU gives.
-    """
-    device = torch.device(device)
-    fast = "cupy" if device.type == "cuda" else "numba"
-    reason = why_refused(fast if name == "auto" else name, device)
-    if name != "auto":
-        if reason:
-            raise ValueError(f"backend {name!r} can't be used: {reason}")
-        return name, "as asked"
-    if reason is None:
-        return fast, f"the fused one for {device.type}"
-    return "torch", f"{fast} can't be used: {reason}"
+BACKENDS = {
+    backend.name: backend
+    for backend in (
+        Backend("torch", None, None, None, test_batch=500),  # keeps its spikes as floats
+        Backend("numba", "cpu", "snn_mnist.kernels.cpu.fused", "snn_mnist.kernels.cpu.neuron"),
+        Backend("cupy", "cuda", "snn_mnist.kernels.cuda.fused", "snn_mnist.kernels.cuda.neuron", start_check=True),
+    )
+}

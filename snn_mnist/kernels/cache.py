@@ -1,4 +1,4 @@
-"""Where compiled kernels are kept from run to run: numba's in a folder named by a hash of sources, CuPy's beside."""
+"""Where compiled kernels are kept from run to run: numba's in a folder named by a hash of sources, CuPy's beside it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import hashlib
 import os
 import tempfile
 from pathlib import Path
+
+compile_seconds: dict[str, float] = {}  # kernel -> seconds spent in this process on compiling it, or loading it by CuPy
 
 
 @functools.cache
@@ -19,13 +21,14 @@ def source_hash() -> str:
 
 
 def cache_directory() -> Path | None:
-    """The folder of numba's kernels, or None where it can't be written."""
+    """The folder of numba's kernels, or None where none can be written."""
     return writable(f"kernels-{source_hash()}")
 
 
 @functools.cache
 def writable(name: str) -> Path | None:
-    """A folder of this name in our cache, made where it was not, or None. `SNN_MNIST_CACHE` names another cache."""
+    """A folder of this name in our cache, made if needed, or None if it can't be written. `SNN_MNIST_CACHE` names
+    another cache."""
     base = os.environ.get("SNN_MNIST_CACHE") or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache"), "snn_mnist"
     )

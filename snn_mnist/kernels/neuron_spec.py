@@ -1,4 +1,4 @@
-"""What a fused kernel must know of a neuron; the equations are in core/neuron.py."""
+"""The parameters of a neuron for fused kernels; the equations are in core/neuron.py."""
 
 import functools
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class NeuronSpec:
-    """One IF or LIF neuron, hashable, so that compiled kernels can be kept by it."""
+    """One IF or LIF neuron; hashable, so it can be the key of a cache."""
 
     tau: float | None  # membrane time constant in steps, > 1; None: IF, no leak
     decay_input: bool  # LIF only: X is divided by tau too
@@ -21,7 +21,7 @@ class NeuronSpec:
 
 
 class Coefficients(NamedTuple):
-    """Of the charge H[t] = decay V[t-1] + gain X[t] + offset and of what follows, rounded to a kernel's type."""
+    """The numbers in H[t] = decay V[t-1] + gain X[t] + offset, fire and reset, rounded to a kernel's type."""
 
     decay: Any
     gain: Any

@@ -1,6 +1,6 @@
-"""The training steps of an epoch as PyTorch writes them: forward, loss, backward, optimiser. The reference.
+"""The training steps of an epoch as in any PyTorch program: forward, loss, backward, optimiser. The reference.
 
-The fused backends do the same steps without autograd, see kernels/fused_steps.py; both are called in the same way.
+fused_steps.py has the same steps without autograd, for the fused backends; both are called in the same way.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from snn_mnist.model.poisson import SpikeKey
 class AutogradSteps:
     """The training steps of an epoch on an engine whose `firing_rate` is differentiable.
 
-    labels [N, C] float32, targets of all images; steps: of an epoch, as many as rates has room for; amp: forward in
-    half precision; average [C, P] or None: a moving average of the weight; rates [steps * batch, C] receives each
-    batch's rates with the weights it met; skipped, an int64 tensor [], counts the steps that the scaler left out;
-    chunk: steps between which a run can stop.
+    labels [N, C] float32: the targets of all images; steps: of an epoch; amp: forward in half precision; average [C, P]
+    or None: a moving average of the weight; rates [steps * batch, C] receives the rates of each batch, with the weights
+    before its step; skipped, an int64 tensor [], counts the steps that the scaler skipped; chunk: a run is best stopped
+    after a multiple of this many steps.
     """
 
     chunk = 1
@@ -38,13 +38,19 @@ class AutogradSteps:
         self.one = torch.ones((), device=labels.device)
         self.autocast: Any = torch.autocast(labels.device.type) if amp else nullcontext()
 
+    def warm_up(self) -> None:
+        """One image forward and back, so that nothing is compiled within the measured time."""
+        with self.autocast:
+            rate = self.engine.firing_rate(torch.tensor([0]), self.T, SpikeKey(0, 0, 0))
+        torch.autograd.grad(rate.sum(), self.weight)
+
     def begin(
         self, key: SpikeKey, order: Tensor, learning_rates: Sequence[float], decays: Sequence[float] | None = None
     ) -> None:
-        """The epoch's own: draw.epoch its number, order [>= steps * batch] of the images, a learning rate a step, and
-        a decay of the moving average."""
+        """What differs between epochs: its number key.epoch, the order [>= steps * batch] of the images, and for each
+        step a learning rate and a decay of the moving average."""
         if self.average is not None and decays is None:
-            raise ValueError("a moving average needs its decays")
+            raise ValueError("a moving average needs a decay for each step; give decays")
         self.key, self.learning_rates, self.decays = key, learning_rates, decays or ()
         self.order = order.to(self.labels.device)
         self.targets = self.labels[self.order]
@@ -70,7 +76,7 @@ class AutogradSteps:
             self.average.lerp_(self.weight.detach(), 1 - self.decays[step])
 
     def _update_scaler(self) -> None:
-        """Loss scaling leaves out a step whose gradients are not finite, and lowers the scale."""
+        """Counts the step as skipped if the scaler lowers its scale: the gradients were not finite."""
         before = self.scaler.scale(self.one)
         self.scaler.update()
         if self.scaler.is_enabled():

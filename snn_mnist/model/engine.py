@@ -1,52 +1,57 @@
-"""How each backend takes a network and images to firing rates and through training.
+"""From a network and images to firing rates and training steps, on each backend.
 
-An engine holds a network and the images of one split on one backend, and gives `firing_rate`, differentiable;
+An engine holds a network and the images of one split on one backend, and has `firing_rate`, differentiable;
 `firing_counts`, forward only, for tests; and `training_steps`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from snn_mnist.core import functional
+from snn_mnist.kernels import autograd
+from snn_mnist.kernels.backends import BACKENDS
 from snn_mnist.model.autograd_steps import AutogradSteps
 from snn_mnist.model.fused_steps import FusedSteps
 from snn_mnist.model.network import CLASSES, PIXELS, SNN
 from snn_mnist.model.poisson import SpikeKey, poisson_encode
 
-CHUNK_BYTES = 64 << 20  # of spikes as floats that the torch engine makes at a time when nothing is differentiated
+CHUNK_BYTES = 64 << 20  # of spikes as floats that the torch engine holds at a time when nothing is differentiated
 
 
 class TrainingSteps(Protocol):
     """The training steps of an epoch, see AutogradSteps and FusedSteps."""
 
-    chunk: int  # steps between which a run can well be stopped
+    chunk: int  # a run is best stopped after a multiple of this many steps
+
+    def warm_up(self) -> None:
+        """Compiles what the steps need; changes nothing."""
 
     def begin(
         self, key: SpikeKey, order: Tensor, learning_rates: Sequence[float], decays: Sequence[float] | None = None
     ) -> None:
-        """Another epoch."""
+        """Begins an epoch."""
 
     def run(self, first: int, last: int) -> None:
-        """Steps first .. last - 1 of it."""
+        """Steps first .. last - 1 of the epoch."""
 
 
 class Engine(Protocol):
     """A network and the images of one split on one backend."""
 
     def firing_rate(self, index: Tensor, steps: int, key: SpikeKey) -> Tensor:
-        """Mean number of spikes a step [N, 10] of the images `index` [N] int64 over T = steps, with its gradient."""
+        """Mean number of spikes per step [N, 10] of the images `index` [N] int64 over T = steps, differentiable."""
 
     def firing_counts(self, index: Tensor, readout_steps: list[int], key: SpikeKey) -> tuple[Tensor, Tensor]:
-        """Output spikes in the first marks[m] steps [N, M, 10] (marks ascending, the last one is T), and the number
-        of input spikes in T steps [N]."""
+        """Output spikes in the first readout_steps[m] steps [N, M, 10] (readout_steps ascend, the last one is T), and
+        the number of input spikes in T steps [N]."""
 
     def training_steps(self, labels: Tensor, *, amp: bool, **settings: Any) -> TrainingSteps:
-        """The steps of an epoch that learns labels [N, 10]; settings as in AutogradSteps."""
+        """The training steps of an epoch, with one-hot labels [N, 10]; settings as in AutogradSteps."""
 
 
 class TorchEngine:
@@ -84,9 +89,9 @@ class TorchEngine:
         for start, spikes in self._spans(index, readout_steps[-1], key, span):
             fired = self._output(spikes)
             inputs += spikes.sum((0, 2)).long()
-            for m, mark in enumerate(readout_steps):
-                if mark > start:
-                    counts[:, m] += fired[: mark - start].sum(0)
+            for m, stop in enumerate(readout_steps):
+                if stop > start:
+                    counts[:, m] += fired[: stop - start].sum(0)
         functional.reset_net(self.net)
         return counts, inputs
 
@@ -95,21 +100,22 @@ class TorchEngine:
 
 
 class FusedEngine:
-    """The fused kernels, one pass from pixels to rates and the weight gradient; on a CUDA device in torch's memory and
-    on torch's stream."""
+    """Fused kernels: one pass from pixels to rates and the weight gradient."""
 
-    def __init__(self, kernels: Any, net: SNN, active: Any) -> None:
-        """kernels: the module fused_cpu or fused_cuda; live: the images in its form"""
-        self.kernels, self.net, self.active = kernels, net, active
+    def __init__(self, kernels: Any, net: SNN, images: Tensor) -> None:
+        """kernels: the module of a fused pass (kernels/backends.py); images [N, 784] uint8, on the network's device"""
+        self.kernels, self.net, self.active = kernels, net, kernels.active_pixels(images)
         self.spec = net.spiking.spec()
 
     def _precision(self) -> torch.dtype:
-        """Under autocast weights are rounded to its type, as a linear layer's would be."""
+        """The type to which autocast rounds the weights, as it does in a linear layer."""
         device = self.net.weight.device.type
         return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
 
     def firing_rate(self, index: Tensor, steps: int, key: SpikeKey) -> Tensor:
-        return self.kernels.firing_rate(self.net.weight, self.active, index, steps, key, self.spec, self._precision())
+        return autograd.firing_rate(
+            self.kernels, self.net.weight, self.active, index, steps, key, self.spec, self._precision()
+        )
 
     @torch.no_grad()
     def firing_counts(self, index: Tensor, readout_steps: list[int], key: SpikeKey) -> tuple[Tensor, Tensor]:
@@ -117,30 +123,20 @@ class FusedEngine:
             self.net.weight, self.active, index, readout_steps, key, self.spec, self._precision()
         )
 
-    def training_steps(self, labels: Tensor, *, amp: bool, **settings: Any) -> FusedSteps:
+    def training_steps(self, labels: Tensor, *, amp: bool, **settings: Any) -> TrainingSteps:
         device = self.net.weight.device.type
         precision = torch.get_autocast_dtype(device) if amp else torch.float32
+        if device == "cpu" and not settings["scaler"].is_enabled():
+            from snn_mnist.model.compiled_steps import CompiledSteps
+
+            del settings["scaler"], settings["skipped"]  # no loss scaling, so no step is skipped
+            return CompiledSteps(self.active, self.net.weight, labels, self.spec, precision=precision, **settings)
         return FusedSteps(
             self.kernels, self.net.weight, self.active, labels, self.spec, precision=precision, **settings
         )
 
 
-def numba_engine(net: SNN, images: Tensor) -> FusedEngine:
-    from snn_mnist.kernels import spikes
-    from snn_mnist.kernels.cpu import fused as fused_cpu
-
-    return FusedEngine(fused_cpu, net, spikes.active_pixels(images.numpy()))
-
-
-def cupy_engine(net: SNN, images: Tensor) -> FusedEngine:
-    from snn_mnist.kernels.cuda import fused as fused_cuda
-
-    return FusedEngine(fused_cuda, net, fused_cuda.active_pixels(images))
-
-
-ENGINES: dict[str, Callable[[SNN, Tensor], Engine]] = {
-    "torch": TorchEngine,
-    "numba": numba_engine,
-    "cupy": cupy_engine,
-}
-"""From a network and the images [N, 784] uint8 of a split, on the network's device, to an engine."""
+def make_engine(backend: str, net: SNN, images: Tensor) -> Engine:
+    """An engine of this backend for a network and the images [N, 784] uint8 of a split, on the network's device."""
+    kernels = BACKENDS[backend].fused_pass()
+    return FusedEngine(kernels, net, images) if kernels else TorchEngine(net, images)

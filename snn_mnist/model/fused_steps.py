@@ -1,16 +1,16 @@
 """The training steps of an epoch on a fused backend, without autograd; on a CUDA device replayed from CUDA graphs.
 
-    run = FusedSteps(fused_cuda, weight, live, labels, spec, steps=937, batch=64, T=100, optimizer=…, scaler=…)
-    run.begin(draw, order, learning_rates)            # what differs from epoch to epoch
+    run = FusedSteps(kernels, weight, active, labels, spec, steps=937, batch=64, T=100, optimizer=…, scaler=…)
+    run.begin(key, order, learning_rates)             # what differs between epochs
     run.run(0, 937)                                   # nothing is read back: rates [steps * batch, C] stay there
 
 A step is: kernels, gradient of the loss, GradScaler, optimiser, moving average: bit for bit what autograd and the
-optimiser would do. On a CUDA device all of it reads static tensors: the epoch's number, order, labels and learning
-rates (as float32) lie at places that the graphs have by heart. A step that is run alone and the same step replayed are
-the same launches in the same order, so an epoch cut into pieces in any way gives the same bits; whole chunks are
-replayed, the rest is run step by step. The first step of all is always run so: it makes the optimiser's state and loads
-the kernels, neither of which a capture may do. Between runs the optimiser is as after an ordinary loop, so a checkpoint
-is taken as from one.
+optimiser would do. Captured graphs hold pointers to what a step reads, so on a CUDA device the epoch's number, order,
+labels and learning rates (as float32) are copied into the same tensors each epoch. A step that is launched and the same
+step replayed are the same kernels in the same order, so an epoch may be cut into pieces anywhere without changing a
+bit: whole chunks are replayed, other steps are launched one by one. The very first step is always launched: it creates
+the optimiser's state and loads the kernels, which a capture can't do. Between runs the optimiser is in the state that
+an ordinary loop would leave, so checkpoints need nothing special.
 """
 
 from __future__ import annotations
@@ -25,21 +25,22 @@ from torch import Tensor
 from snn_mnist.kernels.neuron_spec import NeuronSpec
 from snn_mnist.kernels.spikes import SpikeKey
 
-CHUNK = 128  # steps a graph
+CHUNK = 128  # steps in a graph
 capture_seconds: list[float] = []  # of each graph captured in this process
 
 
 class FusedSteps:
     """The training steps of an epoch; see above.
 
-    kernels: the module fused_cpu or fused_cuda, live the data set in its form; weight [C, P] float32, the one parameter
-    of `optimizer` (fused; Adam on a CUDA device also capturable, on which torch insists); labels [N, C] float32,
-    targets of all images; scaler a GradScaler, enabled or not; precision: the type to which the kernels round the
+    kernels: the module of a fused pass; active: its `active_pixels` of the images; weight [C, P] float32, the only
+    parameter of `optimizer` (fused; Adam on a CUDA device also capturable, as torch requires); labels [N, C] float32:
+    the targets of all images; scaler: a GradScaler, enabled or not; precision: the type to which the kernels round the
     weights; average [C, P] or None: a moving average, average = decay average + (1 - decay) weight at each step;
-    rates [steps * batch, C] receives each batch's rates with the weights it met; skipped, an int64 tensor [], counts
-    the steps that the scaler left out; chunk: steps between which a run can stop without leaving a graph;
-    static: what differs from epoch to epoch lies in tensors; capture: chunks are replayed from graphs; both by default
-    on a CUDA device. Made anew after a checkpoint is loaded, for graphs have the optimiser's tensors by heart.
+    rates [steps * batch, C] receives the rates of each batch, with the weights before its step; skipped, an int64
+    tensor [], counts the steps that the scaler skipped; chunk: steps in a graph, a run is best stopped after a multiple
+    of them; static: what differs between epochs lies in tensors; capture: chunks are replayed from graphs; both by
+    default on a CUDA device. Make a new one after loading a checkpoint: graphs hold pointers to the optimiser's
+    tensors.
     """
 
     def __init__(
@@ -64,34 +65,45 @@ class FusedSteps:
         if self.static:
             self.epoch = torch.zeros(1, dtype=torch.int32, device=device)
             self.learning_rates = torch.zeros(steps, device=device)
-            self.fresh = torch.zeros(steps, device=device)  # 1 - decay
+            self.new_weight_shares = torch.zeros(steps, device=device)  # 1 - decay
         self.eligibility = kernels.new_eligibility(active, batch, weight.shape)
         self.gradient = torch.zeros_like(weight)
         self.one = torch.ones((), device=device)
         self.key: SpikeKey | None = None
         self.numbers: tuple[Sequence[float], Sequence[float]] = [], []  # learning rates, 1 - decay
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}  # first step of a chunk -> its graph
-        # torch's own stream for captures belongs to the device of the first capture in the process
+        # torch's default stream for captures belongs to the device of the first capture in the process
         self.stream = torch.cuda.Stream(device) if self.capture else None
         self.warm = False
+
+    @torch.no_grad()
+    def warm_up(self) -> None:
+        """One image forward and back, so that no kernel is compiled within the measured time."""
+        index, rate = self.order[:1], torch.zeros_like(self.rates[:1])
+        key = SpikeKey(0, 0, self.epoch if self.static else 0)  # type: ignore[arg-type]
+        self.kernels.learn(
+            self.weight, self.active, index, self.T, key, self.spec, self.precision, rate, self.eligibility
+        )
+        self.kernels.weight_gradient(self.active, index, rate, self.eligibility, self.spec, self.T, self.gradient)
 
     def begin(
         self, key: SpikeKey, order: Tensor, learning_rates: Sequence[float], decays: Sequence[float] | None = None
     ) -> None:
-        """The epoch's own: draw.epoch its number, order [>= steps * batch] of the images, a learning rate a step."""
+        """What differs between epochs: its number key.epoch, the order [>= steps * batch] of the images, and for each
+        step a learning rate and a decay of the moving average."""
         if self.key is not None and key[:2] != self.key[:2]:
-            self.graphs.clear()  # seed and stream are numbers inside the graphs
+            self.graphs.clear()  # seed and stream are constants in the graphs
         if self.average is not None and decays is None:
-            raise ValueError("a moving average needs its decays")
+            raise ValueError("a moving average needs a decay for each step; give decays")
         self.key = key
         self.order.copy_(order[: len(self.order)])
         self.targets.copy_(self.labels[self.order])
         self.numbers = learning_rates, [1 - decay for decay in decays or ()]
         if self.static:
-            self.epoch.fill_(key.epoch - (1 << 32 if key.epoch >= 1 << 31 else 0))  # the same 32 bits
+            self.epoch.fill_(key.epoch - (1 << 32 if key.epoch >= 1 << 31 else 0))  # the same 32 bits as int32
             self.learning_rates.copy_(torch.tensor(learning_rates, dtype=torch.float32))
             if decays is not None:
-                self.fresh.copy_(torch.tensor(self.numbers[1], dtype=torch.float32))
+                self.new_weight_shares.copy_(torch.tensor(self.numbers[1], dtype=torch.float32))
 
     def run(self, first: int, last: int) -> None:
         """Steps first .. last - 1, on a CUDA device without waiting for them."""
@@ -102,11 +114,11 @@ class FusedSteps:
                 self._graph(step, end).replay()
                 step = end
             else:
-                self._step(step)
+                self.step(step)
                 self.warm = True
                 step += 1
         for group in self.optimizer.param_groups:
-            group["lr"] = self.numbers[0][last - 1]  # a number again
+            group["lr"] = self.numbers[0][last - 1]  # not the tensor that `step` put there
 
     def _graph(self, first: int, end: int) -> torch.cuda.CUDAGraph:
         if first not in self.graphs:
@@ -116,18 +128,18 @@ class FusedSteps:
             device = self.weight.device
             with torch.cuda.device(device), torch.cuda.graph(graph, pool=pool, stream=self.stream):
                 for step in range(first, end):  # recorded, not run
-                    self._step(step)
+                    self.step(step)
             self.graphs[first] = graph
             capture_seconds.append(time.perf_counter() - started)
         return self.graphs[first]
 
-    def _step(self, step: int) -> None:
-        """One training step; on a CUDA device everything it reads and writes lies at a fixed place."""
+    def step(self, step: int) -> None:
+        """One training step; all that it reads and writes on a CUDA device has a fixed address."""
         assert self.key is not None, "call begin first"
         part = slice(step * self.batch, (step + 1) * self.batch)
         index, rate = self.order[part], self.rates[part]
         key = self.key._replace(epoch=self.epoch) if self.static else self.key  # type: ignore[arg-type]
-        learning_rates, fresh = (self.learning_rates, self.fresh) if self.static else self.numbers
+        learning_rates, shares = (self.learning_rates, self.new_weight_shares) if self.static else self.numbers
         with torch.no_grad():
             self.kernels.learn(
                 self.weight, self.active, index, self.T, key, self.spec, self.precision, rate, self.eligibility
@@ -146,4 +158,4 @@ class FusedSteps:
             self.skipped += self.scaler.scale(self.one) < scale
         if self.average is not None:
             with torch.no_grad():
-                self.average.lerp_(self.weight, fresh[step])
+                self.average.lerp_(self.weight, shares[step])

@@ -1,11 +1,9 @@
-"""The network, as the tutorial writes it.
+"""The network of the tutorial.
 
 image k/255 → Poisson spikes S_in[t] → X[t] = W S_in[t] → LIF → S[t] → rate = mean over t of S[t]
 """
 
 from __future__ import annotations
-
-from typing import cast
 
 from torch import Tensor, nn
 
@@ -54,13 +52,12 @@ class SNN(nn.Module):
     @property
     def weight(self) -> Tensor:
         """[10, 784]"""
-        return cast(Tensor, self.layer[1].weight)
+        return next(m.weight for m in self.layer if isinstance(m, layer.Linear))
 
     @property
     def spiking(self) -> neuron.BaseNode:
         """The ten output neurons."""
-        return cast(neuron.BaseNode, self.layer[2])
+        return next(m for m in reversed(list(self.layer)) if isinstance(m, neuron.BaseNode))
 
     def forward(self, spikes: Tensor) -> Tensor:
-        current = self.layer[:2](spikes)
-        return self.spiking(current.to(self.weight.dtype))  # under autocast too: half precision is too coarse for v
+        return self.layer(spikes)

@@ -1,7 +1,7 @@
 """The program's Poisson encoder and its random orders: pure functions of named coordinates.
 
 Whether pixel p of image n fires at step t of epoch e depends on (seed, stream, e, n, p, t) and nothing else, so the
-same seed gives the same spikes on every backend, device, batch and machine; see kernels/spikes.py for the scheme.
+same seed gives the same spikes on every backend, device, batch and machine; kernels/spikes.py has the scheme.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from snn_mnist.kernels import spikes
-from snn_mnist.kernels.philox import philox_torch
+from snn_mnist.kernels.philox import philox
 from snn_mnist.kernels.spikes import SpikeKey
 
 __all__ = ["SpikeKey", "Stream", "poisson_encode", "random_order"]
@@ -35,19 +35,21 @@ class Stream(IntEnum):
 def poisson_encode(images: Tensor, index: Tensor, start: int, stop: int, spike_key: SpikeKey) -> Tensor:
     """Spikes [stop - start, N, P] float32 of time steps start .. stop - 1, fired with probability images / 255.
 
-    images [N, P] uint8; index [N] their places in their split. start must be a multiple of 16. The numba and the
-    torch code give the same bits.
+    images [N, P] uint8; index [N] their indices in their split. start must be a multiple of 16. The numba code
+    (CPU) and the torch code (other devices) give the same bits.
     """
     if start % spikes.BLOCK:
         raise ValueError(f"start={start} must be a multiple of {spikes.BLOCK}")
     if images.device.type == "cpu":
-        return torch.from_numpy(spikes.encode(images.numpy(), index.numpy(), start, stop, spike_key))
-    return spikes.encode_torch(images, index, start, stop, spike_key)
+        from snn_mnist.kernels.cpu import spikes as cpu_spikes
+
+        return cpu_spikes.encode(images, index, start, stop, spike_key)
+    return spikes.encode(images, index, start, stop, spike_key)
 
 
 def random_order(
     n: int, seed: int, epoch: int, stream: Stream = Stream.ORDER, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """A permutation of 0 .. n - 1 [n] int64, the same on every device: the argsort of a 62-bit key an index."""
-    first, second, _, _ = philox_torch((torch.arange(n, device=device), 0, 0, epoch), (seed, stream))
+    """A permutation of 0 .. n - 1 [n] int64, the same on every device: the argsort of a 62-bit key per index."""
+    first, second, _, _ = philox((torch.arange(n, device=device), 0, 0, epoch), (seed, stream))
     return (first >> 2 << 32 | second).argsort(stable=True)

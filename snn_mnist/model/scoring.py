@@ -18,7 +18,7 @@ from snn_mnist.model.poisson import SpikeKey
 
 @dataclass(frozen=True)
 class Score:
-    """The result of one encoding of a split. `counts` are output spikes in the first readout_steps[m] steps."""
+    """The result of one encoding of a split. `counts` are output spikes in the first `readout_steps[m]` steps."""
 
     readout_steps: list[int]
     counts: Tensor  # [N, M, 10] float32 on the CPU
@@ -44,9 +44,9 @@ class Score:
 
 
 def default_readout_steps(steps: int) -> list[int]:
-    """1, 2, 3, 5, 7, 10, 15, 20, … up to and with T."""
+    """1, 2, 3, 5, 7, 10, 15, 20, … up to and including T."""
     decades = [m * 10**e for e in range(len(str(steps))) for m in (1, 1.5, 2, 3, 5, 7)]
-    return sorted({int(mark) for mark in decades if mark < steps and mark == int(mark)} | {steps})
+    return sorted({int(step) for step in decades if step < steps and step == int(step)} | {steps})
 
 
 def mean_squared_error(rates: Tensor, labels: Tensor) -> float:
@@ -65,7 +65,7 @@ def score(
 ) -> Score:
     """Runs the images `index` [N] with their labels [N] through the engine, `batch` at a time.
 
-    `before_each` is called before each batch; an exception that it raises ends the scoring.
+    `before_each` is called before each batch, and may raise an exception to stop.
     """
     parts = []
     for part in index.split(batch):

@@ -41,7 +41,7 @@ class Trace:
     @property
     def prediction(self) -> int:
         """The class with the highest firing rate; the lowest class wins a tie."""
-        return int(self.rates.argmax())
+        return int(np.argmax(self.rates))
 
     @property
     def tied(self) -> bool:

@@ -26,7 +26,7 @@ from snn_mnist.runs.config import Config
 from snn_mnist.runs.directory import BEST as BEST
 from snn_mnist.runs.directory import LATEST as LATEST
 from snn_mnist.runs.directory import find
-from snn_mnist.runs.fields import brief
+from snn_mnist.runs.words import brief
 
 VERSION = 1
 WEIGHT, SHAPE = "layer.1.weight", (10, 784)

@@ -1,45 +1,51 @@
-"""The settings of training: `Config`, checked when made, and what of it a resumed run may change.
-
-Its mathematics is that of the README's equations.
-"""
+"""The settings of training: `Config`, checked when made. Its equations are those of the README."""
 
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from snn_mnist import __version__
 from snn_mnist.errors import UsageError
-from snn_mnist.runs.fields import (
-    Options,
-    choice,
-    integer,
-    number,
-    option,
-    optional,
-    options_of,
-    path,
-    read_yaml,
-    show,
-    switch,
-)
-from snn_mnist.runs.shared_fields import (
-    CHECKPOINT,
-    DATASETS,
-    MAX_SEED,
-    MAX_T,
-    Threads,
-    backend_option,
-    data_dir_option,
-    device_option,
-    threads_option,
-)
+from snn_mnist.runs.fields import Options, choice, integer, matching, number, option, optional, options_of, path, switch
+from snn_mnist.runs.words import show
+
+DATASETS = ("mnist", "fashion", "digits")
+CHECKPOINT = "a checkpoint file or a run directory"
+MAX_SEED = 2**32 - 1
+MAX_T = 1_000_000
 
 
 def _surrogates() -> Iterable[str]:
     from snn_mnist.kernels.formulas import FORMULAS
 
     return FORMULAS
+
+
+def backends() -> Iterable[str]:
+    from snn_mnist.kernels.backends import BACKENDS
+
+    return ("auto", *BACKENDS)
+
+
+def _data_dir() -> str:
+    return os.environ.get("SNN_MNIST_DATA") or "./data"
+
+
+class Threads:
+    """For a record with `j`: the threads to use, and a note where they are fewer than was asked for."""
+
+    j: int | None
+
+    @property
+    def threads(self) -> int:
+        from snn_mnist.runs.environment import cores
+
+        return min(self.j or cores(), cores())
+
+    def notes(self) -> list[str]:
+        if self.j and self.j > self.threads:
+            return [f"-j {self.j} is more than the {self.threads} cores here; using {self.threads}"]
+        return []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +94,8 @@ class Config(Threads, Options):
         0.0,
         number(0, below=1),
         "Training",
-        "decay per step of the averaged weights that are tested and saved; 0 is off",
+        "decay of the exponential moving average (EMA) of the weights, which is tested and saved instead of the "
+        "weights; 0 is off",
         fixed=True,
     )
     amp: bool = option(
@@ -111,7 +118,13 @@ class Config(Threads, Options):
 
     # Data
     dataset: str = option("mnist", choice(DATASETS), "Data", "what to learn; digits needs no download", fixed=True)
-    data_dir: str = data_dir_option()
+    data_dir: str = option(
+        _data_dir,
+        path("DIR"),
+        "Data",
+        "where the data are, as MNIST/raw/… and FashionMNIST/raw/…; missing files are downloaded there",
+        shown="$SNN_MNIST_DATA, else ./data",
+    )
     val: int = option(
         0,
         integer(0),
@@ -131,25 +144,35 @@ class Config(Threads, Options):
         "Files",
         "end with figures of the run; ten times a run they go to TensorBoard; -no-figures leaves them out",
     )
-    resume: str | None = option(None, optional(path()), "Files", f"go on with {CHECKPOINT}", saved=False)
+    resume: str | None = option(None, optional(path()), "Files", f"continue from {CHECKPOINT}", saved=False)
     force: bool = option(
-        False, switch(), "Files", "resume although settings that alter the mathematics differ", saved=False
+        False, switch(), "Files", "resume although settings that change the result differ", saved=False
     )
     config: str | None = option(
         None,
         optional(path("FILE")),
         "Files",
-        "YAML file of settings (names as the flags'); flags win over it",
+        "YAML file of settings (names as the flags'), or a recipe: best, digits, quick, tutorial; flags win over it",
         saved=False,
     )
 
     # Machine
-    device: str = device_option()
-    backend: str = backend_option()
+    device: str = option(
+        "auto",
+        matching(r"auto|cpu|cuda(:\d{1,3})?", "auto, cpu, cuda, cuda:0, cuda:1, …"),
+        "Machine",
+        "cpu, cuda, cuda:1, …; auto takes a GPU where there is one",
+    )
+    backend: str = option(
+        "auto",
+        choice(backends),
+        "Machine",
+        "what computes: torch is the reference, numba (CPU) and cupy (CUDA) are fused",
+    )
     step_mode: str = option(
         "m", choice(("s", "m")), "Machine", "one time step or all T at once; s needs the least memory, m is fast"
     )
-    j: int | None = threads_option()
+    j: int | None = option(None, optional(integer(1)), "Machine", "threads at most", shown="all cores", saved=False)
     eval_every: int = option(1, integer(1), "Machine", "test after every so many epochs, and after the last")
 
     def __post_init__(self) -> None:
@@ -204,7 +227,7 @@ class Config(Threads, Options):
             )
 
     def notes(self) -> list[str]:
-        if self.resume or self.config:  # a file's settings are whole, and another may have the rest
+        if self.resume or self.config:  # the settings of a file are complete, and may have the other neuron
             return super().notes()
         unused = [("tau", self.neuron != "lif", "lif"), ("momentum", self.opt != "sgd", "sgd")]
         return super().notes() + [
@@ -217,56 +240,29 @@ class Config(Threads, Options):
 
     @classmethod
     def from_yaml(cls, file: str | os.PathLike[str]) -> Self:
+        from snn_mnist.runs.config_file import read_yaml
+
         return cls.from_mapping(read_yaml(file), str(file))
 
     def to_yaml(self) -> str:
         """The resolved settings as a file for `-config`."""
-        import yaml
+        from snn_mnist.runs.config_file import yaml_text
 
-        head = f"# snn_mnist {__version__}; to repeat the run: python -m snn_mnist train -config THIS_FILE\n"
-        mapping = self.to_mapping()
-        # YAML has three more line breaks than \n; inside quotes they read back as \n, unless they are escaped.
-        breaks = {"\x85", "\u2028", "\u2029"} & {letter for value in mapping.values() for letter in str(value)}
-        return head + yaml.safe_dump(mapping, sort_keys=False, allow_unicode=not breaks)
+        return yaml_text(self.to_mapping())
 
     def on_top_of(self, saved: Mapping[str, Any], source: str = "") -> Self:
         """What a resumed run uses: its saved settings, and over them the ones the user gave now."""
         given = {name: getattr(self, name) for name in self.given}
         if os.environ.get("SNN_MNIST_DATA"):  # says where the data are now, wherever they were then
             given.setdefault("data_dir", self.data_dir)
-        unsaved = {
-            field.name: getattr(self, field.name) for field, declared in options_of(type(self)) if not declared.saved
-        }
+        unsaved = {each.name: getattr(self, each.name) for each in options_of(type(self)) if not each.saved}
         return replace(self, **{**type(self).check_mapping(saved, source), **unsaved, **given})
 
     def changes_of_fixed_settings(self, saved: Mapping[str, Any]) -> list[str]:
         """'tau 2.0 → 1.5' for every setting that may not change on resume and differs from the saved one."""
         before = type(self).from_mapping(saved)
         return [
-            f"{name} {show(getattr(before, name))} → {show(getattr(self, name))}"
-            for name in FIXED_ON_RESUME
-            if getattr(before, name) != getattr(self, name)
+            f"{each.name} {show(getattr(before, each.name))} → {show(getattr(self, each.name))}"
+            for each in options_of(type(self))
+            if each.fixed and getattr(before, each.name) != getattr(self, each.name)
         ]
-
-
-FIXED_ON_RESUME = tuple(field.name for field, declared in options_of(Config) if declared.fixed)
-"""The settings a resumed run may not change: with another value it is another computation."""
-
-CHANGEABLE_ON_RESUME = ("epochs", "lr", "schedule")
-
-
-def _flags(names: Iterable[str]) -> str:
-    return ", ".join("-" + name.replace("_", "-") for name in names)
-
-
-RESUME_RULES = f"""\
-Resuming (-resume FILE_OR_RUN_DIRECTORY):
-  The run goes on in its own directory with its own settings, exactly as if it had never stopped.
-  A flag given now replaces the saved setting: {_flags(CHANGEABLE_ON_RESUME)} and the machine's may change.
-  These may not, as the result would be neither the old run's nor a new one's, unless -force is given:
-    {_flags(FIXED_ON_RESUME[:8])},
-    {_flags(FIXED_ON_RESUME[8:])}
-  Forced so, with another -out-dir, or from a file that is no run's checkpoint_latest.pth, it goes on in a
-  new directory, with metrics.csv and checkpoint_max.pth of its own.
-  A finished run has nothing to do; extend it with a larger -epochs.
-"""

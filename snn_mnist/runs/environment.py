@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import json
+import os
 import platform
 import re
 import shlex
@@ -16,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from snn_mnist import __version__
 from snn_mnist.runs.atomic_files import write_file
-from snn_mnist.runs.shared_fields import cores
 
 if TYPE_CHECKING:
     import torch
@@ -75,6 +75,12 @@ def processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine() or "processor unknown"
+
+
+def cores() -> int:
+    """The processor cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def threads(count: int) -> str:

@@ -18,6 +18,12 @@ class Progress:
         self.bar: Any = None
         self.interactive = sys.stderr.isatty() if interactive is None else interactive
 
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
     def start(self, epoch: int, images: int, done: int) -> None:
         size = shutil.get_terminal_size((100, 24))  # also for terminals that say 0 x 0
         self.bar = self.tqdm(

@@ -2,33 +2,53 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.runs import checkpoint
 from snn_mnist.runs.config import Config
 from snn_mnist.runs.directory import LATEST
-from snn_mnist.runs.fields import show
+from snn_mnist.runs.words import show
 
 HYPERPARAMETERS = ("betas", "eps", "weight_decay", "amsgrad", "maximize", "dampening", "nesterov")  # beyond our flags
 
 
-def resolve(config: Config, state: dict[str, Any]) -> Config:
-    """The settings of the run: of a resumed one its own, and what the user gave now on top."""
-    if not state:
-        return config
+@dataclass(frozen=True)
+class Resumed:
+    """A run before its first step, new or resumed."""
+
+    config: Config
+    state: dict[str, Any]  # the content of the resumed checkpoint; {} for a new run
+    folder: Path | None = None  # the directory that it goes on in; None: a new one
+    why_elsewhere: str = ""  # why a resumed run goes on in a new directory
+
+    @property
+    def epochs_done(self) -> int:
+        return self.state.get("epoch", -1) + 1
+
+
+def resume(config: Config) -> Resumed:
+    """The run that these settings describe; UsageError when its checkpoint can't go on with them."""
+    if config.resume is None:
+        return Resumed(config, {})
+    path = checkpoint.find(config.resume)
+    state = checkpoint.load(path)
+    config = _resolve(config, state)
+    folder, why_elsewhere = _directory_to_continue(config, path, state)
+    return Resumed(config, state, folder, why_elsewhere)
+
+
+def _resolve(config: Config, state: dict[str, Any]) -> Config:
+    """The settings of a resumed run: its own, and over them what the user gave now."""
     if "config" in state:
         source = str(config.resume)
         resolved = config.on_top_of(state["config"], source)
         changed = resolved.changes_of_fixed_settings(state["config"])
         if changed and not config.force:
             raise UsageError(
-                f"{source} can't go on with other mathematics: {', '.join(changed)}; "
+                f"can't resume {source}: {', '.join(changed)} changes the result; "
                 "leave that out, start a new run, or insist with -force"
             )
         return resolved
@@ -41,62 +61,9 @@ def resolve(config: Config, state: dict[str, Any]) -> Config:
     return replace(config, opt=opt, **known)
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], config: Config) -> None:
-    """The moments or momentum of a checkpoint, with the settings of this run's optimiser."""
-    saved = state.get("optimizer")
-    if not saved:
-        return
-    ours, theirs = optimizer.param_groups[0], saved["param_groups"][0]
-    slots = saved["state"].get(0, {})
-    of_another = bool(slots) and ("exp_avg" in slots) != isinstance(optimizer, torch.optim.Adam)
-    changed = [
-        f"{name} {show(theirs[name])} → {show(ours[name])}"
-        for name in HYPERPARAMETERS
-        if name in ours and name in theirs and _plain(theirs[name]) != _plain(ours[name])
-    ]
-    if (of_another or changed) and not config.force:
-        what = ", ".join(changed) or f"its optimiser was not {config.opt}"
-        raise UsageError(
-            f"{config.resume} can't go on with other mathematics: {what}; start a new run, or insist with -force"
-        )
-    if of_another:
-        print(f"{config.resume} has the state of another optimiser; {config.opt} begins without")
-        return
-    optimizer.load_state_dict({"state": saved["state"], "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def _plain(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def fill_momentum(sgd: torch.optim.Optimizer, weight: Tensor) -> None:
-    """Momentum 0 where there is none yet: torch leaves it uninitialised when loss scaling skips the first step."""
-    if sgd.state[weight].get("momentum_buffer") is None:
-        sgd.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
-
-
-def check_position(config: Config, state: dict[str, Any], steps: int) -> None:
-    """A checkpoint in the middle of an epoch fits a run whose epochs have the same batches and mathematics."""
-    step, rates = state["step"], state["running"]["rates"]
-    remedy = "finish that epoch with the old settings first"
-    if changed := config.changes_of_fixed_settings(state.get("config", {})):
-        raise SNNError(
-            f"{config.resume} was saved within an epoch, after {step} steps, whose rest can't have other mathematics: "
-            f"{', '.join(changed)}; {remedy}"
-        )
-    if step > steps or len(rates) != step * config.b:
-        raise SNNError(
-            f"{config.resume} was saved within an epoch, after {step} steps with {len(rates)} images, which does not "
-            f"fit {steps} steps of b {config.b}; {remedy}"
-        )
-
-
-def directory_to_continue(config: Config, state: dict[str, Any]) -> tuple[Path | None, str]:
-    """The directory of the resumed run, when its latest checkpoint goes on with the same mathematics in the same
+def _directory_to_continue(config: Config, path: Path, state: dict[str, Any]) -> tuple[Path | None, str]:
+    """The directory of the resumed run, when its latest checkpoint goes on with the same fixed settings in the same
     place; else None, for a new one with metrics and a best epoch of its own, and the reason."""
-    if config.resume is None:
-        return None, ""
-    path = checkpoint.find(config.resume)
     reason = ""
     if path.name != LATEST or not (path.parent / "config.yaml").is_file():
         reason = f"{path} is no run's {LATEST}"
@@ -114,3 +81,45 @@ def _elsewhere(config: Config, folder: Path) -> bool:
     if config.config and Config.from_yaml(config.config).out_dir == config.out_dir:
         return False
     return Path(config.out_dir).resolve() not in (folder.resolve().parent, folder.parent.resolve())
+
+
+def restore_optimizer(optimizer: Any, state: dict[str, Any], config: Config) -> None:
+    """The moments or momentum of a checkpoint, with the settings of this run's optimiser."""
+    saved = state.get("optimizer")
+    if not saved:
+        return
+    ours, theirs = optimizer.param_groups[0], saved["param_groups"][0]
+    slots = saved["state"].get(0, {})
+    of_another = bool(slots) and ("exp_avg" in slots) != ("betas" in ours)
+    changed = [
+        f"{name} {show(theirs[name])} → {show(ours[name])}"
+        for name in HYPERPARAMETERS
+        if name in ours and name in theirs and _plain(theirs[name]) != _plain(ours[name])
+    ]
+    if (of_another or changed) and not config.force:
+        what = ", ".join(changed) or f"its optimiser was not {config.opt}"
+        raise UsageError(f"can't resume {config.resume}: {what}; start a new run, or insist with -force")
+    if of_another:
+        print(f"{config.resume} has the state of another optimiser; {config.opt} begins without")
+        return
+    optimizer.load_state_dict({"state": saved["state"], "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def check_position(config: Config, state: dict[str, Any], steps: int) -> None:
+    """Refuses a checkpoint from within an epoch when the rest of that epoch would have other settings or batches."""
+    step, rates = state["step"], state["running"]["rates"]
+    remedy = "finish that epoch with the old settings first"
+    if changed := config.changes_of_fixed_settings(state.get("config", {})):
+        raise SNNError(
+            f"{config.resume} was saved within an epoch, after {step} steps, whose rest needs the same settings, not "
+            f"{', '.join(changed)}; {remedy}"
+        )
+    if step > steps or len(rates) != step * config.b:
+        raise SNNError(
+            f"{config.resume} was saved within an epoch, after {step} steps with {len(rates)} images, which does not "
+            f"fit {steps} steps of b {config.b}; {remedy}"
+        )

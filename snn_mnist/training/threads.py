@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from snn_mnist.model.device import Runtime
+
 WINDOW = 16  # steps that are timed together
 PATIENCE = 16  # windows between two trials
 
@@ -25,8 +27,8 @@ class ThreadTuner:
         """most: threads at most; use(n) makes the coming steps run on n threads"""
         self.most, self.use = most, use
         self.choices = sorted({most, max(1, most - 1), (most + 1) // 2, 1}, reverse=True)
-        self.count = most
-        self._window: list[float] = []
+        self.count = self.announced = most
+        self._window: list[tuple[float, int]] = []
         self._begin_trial()
 
     @property
@@ -34,12 +36,21 @@ class ThreadTuner:
         """Whether the last trial chose fewer threads than there could be; not within a trial."""
         return len(self._times) == len(self.choices) and self.count < self.most
 
-    def note(self, seconds: float) -> None:
-        """The time of one step."""
-        self._window.append(seconds)
-        if len(self._window) == WINDOW:
-            self._judge(sum(self._window[1:]) / (WINDOW - 1))  # the first may pay for the change
+    def note(self, seconds: float, steps: int = 1) -> None:
+        """The time of one step, or of several that were run together."""
+        self._window.append((seconds, steps))
+        later = self._window[1:]  # the first may pay for the change
+        if later and sum(n for _, n in self._window) >= WINDOW:
+            self._judge(sum(s for s, _ in later) / sum(n for _, n in later))
             self._window = []
+
+    def announcement(self) -> str:
+        """Once after a change: that fewer threads are faster now, or that all are again; else ''."""
+        count = self.count if self.reduced else self.most
+        if count == self.announced:
+            return ""
+        self.announced = count
+        return f"on {count} of {self.most} threads, the faster choice now"
 
     def _begin_trial(self) -> None:
         self._times: dict[int, float] = {}
@@ -60,3 +71,12 @@ class ThreadTuner:
     def _set(self, count: int) -> None:
         self.count = count
         self.use(count)
+
+
+def thread_tuner(runtime: Runtime) -> ThreadTuner:
+    """A choice up to the run's threads (-j) where no result depends on it; elsewhere a tuner without a choice."""
+    if runtime.backend != "numba":
+        return ThreadTuner(1, lambda threads: None)
+    from snn_mnist.kernels.cpu import jit
+
+    return ThreadTuner(runtime.threads, jit.set_threads)

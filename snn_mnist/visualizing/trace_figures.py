@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from snn_mnist.model.trace import Trace
+
 LONGEST = 60  # time steps of a voltage trace that can be distinguished in a figure
 
 

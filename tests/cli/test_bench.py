@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from snn_mnist.cli import bench
+from snn_mnist.cli.bench import BenchOptions
 from snn_mnist.cli.contestants import Stopwatch
-from snn_mnist.cli.verb_settings import BenchOptions
 
 
 def test_two_backends_in_one_run(program, tmp_path):

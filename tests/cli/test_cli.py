@@ -8,42 +8,85 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from snn_mnist import __version__
-from snn_mnist.cli.main import VERBS, Verb, main, parse, read_options
-from snn_mnist.cli.verb_settings import BenchOptions, EvalOptions, ImportOptions, PlotOptions
+from snn_mnist.cli.bench import BenchOptions
+from snn_mnist.cli.evaluate import EvalOptions
+from snn_mnist.cli.import_nir import ImportOptions
+from snn_mnist.cli.main import main
+from snn_mnist.cli.parser import VerbParser, command_line, read_command, read_options
+from snn_mnist.cli.plot import PlotOptions
+from snn_mnist.cli.predict import PredictOptions
+from snn_mnist.cli.verbs import VERBS, Verb
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.runs import config
-from snn_mnist.runs import shared_fields as flags
+from snn_mnist.runs import resume_rules
 from snn_mnist.runs.config import Config
-from snn_mnist.runs.fields import Options, default_of, flag_of, integer, option, options_of
+from snn_mnist.runs.environment import cores
+from snn_mnist.runs.fields import Options, integer, option, options_of
+from snn_mnist.runs.recipes import recipe_names
 from tests.conftest import ROOT, Program
+
+
+def parse(record: type[Options], tokens: list[str]) -> dict[str, Any]:
+    """What the flags give, whether the verb's parser stands alone or is a subparser of the program's."""
+    given = vars(VerbParser(record).parse_args(tokens))
+    verb = next(name for name, each in VERBS.items() if each.record is record)
+    assert vars(command_line().parse_args([verb, *tokens])) == given | {"verb": verb}
+    return given
+
 
 # ---------------------------------------------------------------------------- flags
 
 
-def test_one_dash_two_dashes_equals_and_underscores():
-    for tokens in (
-        ["-data-dir", "x"],
-        ["--data-dir", "x"],
-        ["-data-dir=x"],
-        ["--data_dir=x"],
-        ["-data_dir", "x"],
-    ):
-        assert parse(Config, tokens) == {"data_dir": "x"}
+@pytest.mark.parametrize("name", VERBS)
+def test_every_flag_with_one_dash_and_with_two(name: str):
+    """With hyphens and with underscores, and every switch with `no-` too, for on and for off."""
+    parser = VerbParser(VERBS[name].record)
+    for each in options_of(VERBS[name].record):
+        if each.positional:
+            continue
+        for word in {each.flag, each.name}:
+            for dashes in ("-", "--"):
+                if each.kind.metavar:
+                    value = next(text for text in ("7", "0.5", "cpu", *each.kind.names()) if accepts(each, text))
+                    expected = each.kind.read(value)
+                    assert vars(parser.parse_args([f"{dashes}{word}", value])) == {each.name: expected}
+                    assert vars(parser.parse_args([f"{dashes}{word}={value}"])) == {each.name: expected}
+                else:
+                    assert vars(parser.parse_args([f"{dashes}{word}"])) == {each.name: True}
+                    assert vars(parser.parse_args([f"{dashes}no-{word}"])) == {each.name: False}
 
 
-def test_values_that_begin_with_a_dash():
-    for text in ("-1", "-1e-1", "-.5", "-1E-05"):
-        assert parse(Config, ["-v-reset", text]) == {"v_reset": float(text)}
+def accepts(each: Any, text: str) -> bool:
+    try:
+        each.check("", text)
+    except UsageError:
+        return False
+    return True
+
+
+NEGATIVE = ["-1", "-1e-1", "-.5", "-1E-05", "-0.25", "-2.", "-1e3", "-12"]
+
+
+@pytest.mark.parametrize("text", NEGATIVE)
+def test_negative_numbers_are_values(text: str):
+    for tokens in (["-v-reset", text], ["--v-reset", text], [f"-v-reset={text}"], [f"--v_reset={text}"]):
+        assert parse(Config, tokens) == {"v_reset": float(text)}
+        assert parse(Config, [*tokens, "-T", "5"]) == {"v_reset": float(text), "T": 5}
+
+
+def test_a_single_dash_is_a_value():
     assert parse(EvalOptions, ["-json", "-"]) == {"json": "-"}
 
 
 def test_switches():
     assert parse(Config, ["-amp"]) == parse(Config, ["--amp"]) == parse(Config, ["-amp=on"]) == {"amp": True}
     assert parse(Config, ["-no-amp"]) == parse(Config, ["-amp", "--no-amp"]) == {"amp": False}
+    assert parse(Config, ["--amp=False"]) == parse(Config, ["-no-amp=true"]) == {"amp": False}
+    assert parse(Config, ["-no-amp=off"]) == parse(Config, ["-amp=True"]) == {"amp": True}  # not -T rue
 
 
 def test_the_last_of_a_repeated_flag_counts():
@@ -52,50 +95,95 @@ def test_the_last_of_a_repeated_flag_counts():
 
 def test_lists_and_names_without_a_flag():
     assert parse(BenchOptions, ["-T", "1", "2", "-b", "3,4"]) == {"T": (1, 2), "b": (3, 4)}
+    assert parse(BenchOptions, ["-T", "10,100", "1000"]) == {"T": (10, 100, 1000)}
     assert parse(PlotOptions, ["a", "-out", "x", "b"]) == {"runs": ("a", "b"), "out": "x"}
+    assert parse(PlotOptions, ["-out", "x", "a,b"]) == {"runs": ("a,b",), "out": "x"}
+    assert parse(PredictOptions, ["-no-show", "a", "-T", "3"]) == {"show": False, "images": ("a",), "T": 3}
+    assert parse(PredictOptions, ["-T", "3", "--", "-a.png"]) == {"images": ("-a.png",), "T": 3}
     assert parse(ImportOptions, ["a"]) == {"file": "a"}
-    with pytest.raises(UsageError, match="stands alone"):
-        parse(ImportOptions, ["a", "b"])
+    for tokens in (["a", "b"], ["a", "-T", "3", "b"]):
+        with pytest.raises(UsageError, match="b stands alone"):
+            parse(ImportOptions, tokens)
 
 
 @pytest.mark.parametrize(
     ("tokens", "message"),
     [
         (["-epoch", "3"], "unknown flag -epoch; did you mean -epochs?"),
+        (["-t", "3"], "unknown flag -t; did you mean -T?"),
         (["-ep", "3"], "unknown flag -ep"),
         (["--dat", "x"], "unknown flag --dat"),
+        (["-he"], "unknown flag -he"),
         (["-b64"], "unknown flag -b64"),
         (["-no-epochs"], "unknown flag -no-epochs"),
-        (["-no-amp=1"], "unknown flag -no-amp"),
         (["-given", "x"], "unknown flag -given"),
-        (["-zzzzzz"], "-help lists the flags"),
-        (["-T"], "-T needs a value; give an integer from 1"),
+        (["-zzzzzz"], "unknown flag -zzzzzz; --help lists the flags"),
+        (["-zzzzzz=3"], "unknown flag -zzzzzz;"),
+        (["-1"], "unknown flag -1"),
+        (["-T"], "-T needs a value; give an integer from 1 to 1000000"),
+        (["--data-dir"], "-data-dir needs a value; give the name of a file or directory"),
         (["-T", "-b", "64"], "-T needs a value"),
         (["-T", "--no-amp"], "-T needs a value"),
         (["-tau="], "-tau '' is not allowed"),
         (["-tau", "1"], "-tau 1 is not allowed; give a number above 1; the default is 2.0"),
+        (["--opt", "adamw"], "-opt adamw is not allowed; give one of adam, sgd (did you mean adam?)"),
         (["64"], "64 stands alone"),
         (["-"], "- stands alone"),
         (["-figures", "off"], "-figures off: a switch takes no value; give -figures or -no-figures"),
-        (["--no-amp", "True", "-T", "5"], "-no-amp True: a switch takes no value; give -amp or -no-amp"),
+        (["--no-amp", "True", "-T", "5"], "--no-amp True: a switch takes no value; give -amp or -no-amp"),
         (["-amp=7"], "-amp 7 is not allowed; give true or false"),
+        (["-no-amp=1"], "-no-amp 1 is not allowed; give true or false"),
     ],
 )
 def test_wrong_flags(tokens: list[str], message: str):
-    with pytest.raises(UsageError) as caught:
-        parse(Config, tokens)
-    assert message in str(caught.value)
+    for read in (lambda: parse(Config, tokens), lambda: read_command(["train", *tokens])):
+        with pytest.raises(UsageError) as caught:
+            read()
+        assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("--batch-size", "-b"),
+        ("--batch_size", "-b"),
+        ("--learning-rate", "-lr"),
+        ("--workers", "-j"),
+        ("--num-workers", "-j"),
+        ("--num_workers=4", "-j"),
+        ("--epoch", "-epochs"),
+        ("--num-epochs", "-epochs"),
+        ("--optimizer", "-opt"),
+        ("--momentun", "-momentum"),
+        ("--data", "-data-dir"),
+        ("--checkpoint", "-resume"),
+        ("--time-steps", "-T"),
+    ],
+)
+def test_what_a_user_of_pytorch_tries_is_answered_by_our_flag(theirs: str, ours: str):
+    with pytest.raises(UsageError, match=f"unknown flag {theirs.partition('=')[0]}; did you mean {ours}\\?"):
+        read_command(["train", theirs, "1"])
+
+
+def test_no_suggestion_of_a_flag_that_the_verb_does_not_have():
+    with pytest.raises(UsageError, match="--help lists the flags"):
+        read_command(["info", "--learning-rate", "1"])
 
 
 def test_flags_win_over_the_file(tmp_path: Path):
     file = tmp_path / "c.yaml"
     file.write_text("T: 7\nepochs: 3\namp: true\n")
     c = read_options(Config, ["-epochs", "4", "-config", str(file), "-no-amp"])
-    assert isinstance(c, Config)
     assert (c.T, c.epochs, c.amp, c.b) == (7, 4, False, 64)
     assert c.given == {"T", "epochs", "amp", "config"}
     file.write_text("T: 0\n")
     with pytest.raises(UsageError, match=r"c\.yaml: T 0 is not allowed"):
+        read_options(Config, ["-config", str(file)])
+    assert read_options(Config, ["-config", "best"]).tau == 1.3
+    with pytest.raises(UsageError, match=r"bets: no such file or directory; name a .* or a recipe: best, digits"):
+        read_options(Config, ["-config", "bets"])
+    file.write_text("batch_size: 3\n")
+    with pytest.raises(UsageError, match=r"c\.yaml: unknown setting batch_size; did you mean b\?"):
         read_options(Config, ["-config", str(file)])
 
 
@@ -104,16 +192,30 @@ def test_flags_win_over_the_file(tmp_path: Path):
 
 @pytest.mark.parametrize("name", VERBS)
 def test_help_shows_every_flag_with_its_default(name: str, capsys: pytest.CaptureFixture):
-    for flag in ("-help", "--help", "-h"):
-        assert main([name, flag]) == 0
-    text, _ = capsys.readouterr()
-    text = " ".join(text.split())
-    for field, declared in options_of(VERBS[name].record):
-        if not declared.positional:
-            assert f" -{flag_of(field)} " in text
-        default = declared.shown or as_typed(default_of(field))
-        assert "(required)" in text if declared.required else f"(default: {default})" in text
+    texts = []
+    for tokens in ([name, "-h"], [name, "-help"], [name, "--help"], ["help", name], [name, "-debug", "--help"]):
+        assert main(tokens) == 0
+        texts.append(capsys.readouterr().out)
+    assert len(set(texts)) == 1 and texts[0].startswith(f"usage: python -m snn_mnist {name} ")
+    text = " ".join(texts[0].split())
+    for each in options_of(VERBS[name].record):
+        assert f" {each.kind.metavar} " if each.positional else f" -{each.flag} " in text
+        default = each.shown or as_typed(each.default)
+        assert "(required)" in text if each.required else f"(default: {default})" in text
+        assert f" {each.group}: " in text
     assert VERBS[name].summary[1:] in text
+
+
+def test_the_help_of_train_names_the_recipes(capsys: pytest.CaptureFixture):
+    main(["train", "--help"])
+    assert f"a recipe: {', '.join(recipe_names())};" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_help_fits_a_terminal(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    for tokens in (["help"], *(["help", name] for name in VERBS)):
+        assert main(tokens) == 0
+        assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
 
 
 def as_typed(value: object) -> str:
@@ -126,22 +228,23 @@ def as_typed(value: object) -> str:
 
 def test_the_help_of_train_states_the_resume_rules(capsys: pytest.CaptureFixture):
     main(["train", "--help"])
-    assert config.RESUME_RULES in capsys.readouterr().out
+    assert resume_rules.RESUME_RULES in capsys.readouterr().out
 
 
 def test_help_lists_the_verbs(capsys: pytest.CaptureFixture):
     assert main(["--help"]) == main(["help"]) == main(["-h"]) == 0
     text = capsys.readouterr().out
     assert all(f"  {name} " in text for name in VERBS)
-    assert main(["-version"]) == 0
-    assert capsys.readouterr().out == f"snn_mnist {__version__}\n"
+    for flag in ("-version", "--version"):
+        assert main([flag]) == 0
+        assert capsys.readouterr().out == f"snn_mnist {__version__}\n"
 
 
 def test_help_imports_nothing_heavy():
     """What makes help instant, measured without a clock: no torch, no numpy, no parser of YAML."""
     code = (
-        "import sys\nfrom snn_mnist.cli import VERBS, main\n"
-        "for verb in VERBS: main([verb, '-help'])\nmain(['-help'])\n"
+        "import sys\nfrom snn_mnist.cli.main import VERBS, main\n"
+        "for verb in VERBS: assert main([verb, '-help']) == 0\nassert main(['-help']) == 0\n"
         "print('loaded:', *sorted({name.partition('.')[0] for name in sys.modules}))"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -175,8 +278,7 @@ class Handler:
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> type[Handler]:
-    monkeypatch.setitem(sys.modules, "fake_verb", Handler)  # type: ignore[misc]
-    monkeypatch.setitem(VERBS, "fake", Verb(FakeOptions, "fake_verb:run", "does nothing"))
+    monkeypatch.setitem(VERBS, "fake", Verb(FakeOptions, Handler.run, "does nothing"))
     return Handler
 
 
@@ -185,16 +287,16 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> type[Handler]:
     [
         (None, 0, ""),
         (3, 3, ""),
-        (SNNError("it broke; mend it"), 1, "snn_mnist: error: it broke; mend it\n"),
-        (SNNError("two\nlines"), 1, "snn_mnist: error: two lines\n"),
-        (UsageError("wrong; right"), 2, "snn_mnist: error: wrong; right\n"),
-        (KeyboardInterrupt(), 130, "snn_mnist: error: interrupted\n"),
+        (SNNError("it broke; mend it"), 1, "snn_mnist fake: error: it broke; mend it\n"),
+        (SNNError("two\nlines"), 1, "snn_mnist fake: error: two lines\n"),
+        (UsageError("wrong; right"), 2, "snn_mnist fake: error: wrong; right\n"),
+        (KeyboardInterrupt(), 130, "snn_mnist fake: error: interrupted\n"),
         (
             RuntimeError("a\nb"),
             1,
-            "snn_mnist: error: RuntimeError: a; run again with -debug for the traceback\n",
+            "snn_mnist fake: error: RuntimeError: a; run again with -debug for the traceback\n",
         ),
-        (MemoryError(), 1, "snn_mnist: error: MemoryError: ; run again with -debug for the traceback\n"),
+        (MemoryError(), 1, "snn_mnist fake: error: MemoryError: ; run again with -debug for the traceback\n"),
     ],
 )
 def test_how_a_verb_ends(fake: type[Handler], capsys: pytest.CaptureFixture, outcome: object, code: int, line: str):
@@ -220,26 +322,35 @@ def test_notes_are_shown(fake: type[Handler], capsys: pytest.CaptureFixture, mon
 @pytest.mark.parametrize(
     ("tokens", "message"),
     [
-        ([], "no verb; give one of train, eval"),
-        (["trian"], "unknown verb trian; did you mean train?"),
-        (["xyzzy"], "unknown verb xyzzy; give one of train"),
-        (["-T", "100"], "-T is no verb; put one first: python -m snn_mnist train -T"),
-        (["eval"], "-resume is missing; give a checkpoint file or a run directory"),
-        (["train", "-tau", "1"], "-tau 1 is not allowed; give a number above 1"),
-        (["train", "-config", "/nowhere.yaml"], "/nowhere.yaml: no such file or directory; name a YAML file"),
+        ([], "snn_mnist: error: no verb; give one of train, eval"),
+        (["trian"], "snn_mnist: error: unknown verb trian; did you mean train?"),
+        (["help", "trian"], "snn_mnist: error: unknown verb trian; did you mean train?"),
+        (["xyzzy"], "snn_mnist: error: unknown verb xyzzy; give one of train"),
+        (["-T", "100"], "snn_mnist: error: -T is no verb; put one first: python -m snn_mnist train -T"),
+        (["eval"], "snn_mnist eval: error: -resume is missing; give a checkpoint file or a run directory"),
+        (["plot"], "snn_mnist plot: error: DIR is missing; give run directories, such as"),
+        (["train", "-tau", "1"], "snn_mnist train: error: -tau 1 is not allowed; give a number above 1"),
+        (["train", "-v-reset", "2"], "snn_mnist train: error: v_reset 2.0 is not below v_threshold 1.0"),
+        (["train", "-config", "/nowhere.yaml"], "snn_mnist train: error: /nowhere.yaml: no such file or directory;"),
     ],
 )
-def test_wrong_usage_is_one_line_and_exit_code_2(tokens: list[str], message: str, capsys: pytest.CaptureFixture):
+def test_wrong_usage_is_the_usage_one_line_and_exit_code_2(
+    tokens: list[str], message: str, capsys: pytest.CaptureFixture
+):
     assert main(tokens) == 2
     out, err = capsys.readouterr()
-    assert out == "" and err.startswith(f"snn_mnist: error: {message}") and err.count("\n") == 1
+    usage, line = err.splitlines()
+    verb = next(iter(tokens), "")
+    expected = f"usage: python -m snn_mnist {verb} " if verb in VERBS else "usage: python -m snn_mnist VERB [flags]"
+    assert out == "" and usage.startswith(expected) and line.startswith(message)
 
 
 def test_as_a_process(program: Program):
     done = program("train", "-T", "0")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "snn_mnist: error: -T 0 is not allowed; give an integer from 1 to 1000000; the default is 100\n"
+        "usage: python -m snn_mnist train [flags]\n"
+        "snn_mnist train: error: -T 0 is not allowed; give an integer from 1 to 1000000; the default is 100\n"
     )
 
 
@@ -266,10 +377,9 @@ def test_any_character_can_be_printed_anywhere(program: Program, tmp_path: Path,
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 def test_ctrl_c_before_anything_is_to_save(tmp_path: Path):
     code = (
-        "import sys, time, types\nfrom snn_mnist.cli import main as cli, verb_settings as verb_options\n"
+        "import sys, time\nfrom snn_mnist.cli import info, main as cli, verbs\n"
         "def run(options):\n    print('ready', flush=True)\n    time.sleep(60)\n"
-        "sys.modules['slow'] = types.SimpleNamespace(run=run)\n"
-        "cli.VERBS['slow'] = cli.Verb(verb_options.InfoOptions, 'slow:run', 'sleeps')\n"
+        "verbs.VERBS['slow'] = verbs.Verb(info.InfoOptions, run, 'sleeps')\n"
         "sys.exit(cli.main(['slow']))"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -278,7 +388,7 @@ def test_ctrl_c_before_anything_is_to_save(tmp_path: Path):
     started = time.monotonic()
     child.send_signal(signal.SIGINT)
     _, err = child.communicate(timeout=30)
-    assert (child.returncode, err) == (130, "snn_mnist: error: interrupted\n")
+    assert (child.returncode, err) == (130, "snn_mnist slow: error: interrupted\n")
     assert time.monotonic() - started < 20
 
 
@@ -293,7 +403,7 @@ def test_info_tells_what_is_there(capsys: pytest.CaptureFixture, tmp_path: Path)
     import torch
 
     assert found["version"] == __version__ and found["packages"]["torch"] in torch.__version__
-    assert found["devices"]["cpu"] == f"{flags.cores()} cores"
+    assert found["devices"]["cpu"] == f"{cores()} cores"
     assert found["backends"]["torch"]["cpu"] == "available"
     assert set(found["data"]["mnist"].values()) == {"missing"}
     assert all(part in text for part in ("torch", "numba", "mnist", "missing (4 files in", "kernel cache:"))
@@ -310,7 +420,7 @@ def test_info_names_damaged_data_and_broken_packages(capsys: pytest.CaptureFixtu
     monkeypatch.setattr(info, "devices", lambda: 1 / 0)
     assert main(["info", "-data-dir", str(tmp_path)]) == 0
     text = capsys.readouterr().out
-    assert "is damaged: the md5 of its 5 bytes is " in text
+    assert "is damaged: the md5 of its 5 bytes is" in text
     assert "devices: broken: ZeroDivisionError" in text
 
 
@@ -328,5 +438,5 @@ def test_a_python_without_the_packages_is_told_where_they_are(tmp_path: Path):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(f"snn_mnist: error: {sys.executable} has no torch; take the environment ")
+    assert done.stderr.startswith(f"snn_mnist train: error: {sys.executable} has no torch; take the environment ")
     assert done.stderr.endswith("source .venv/bin/activate\n")

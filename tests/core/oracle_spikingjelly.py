@@ -178,6 +178,68 @@ def nets() -> None:
     report("Conv-BN-LIF-Linear-IF net: spikes and gradients", max(map(gap, *results)))
 
 
+def layers() -> None:
+    """Each layer and memory in both step modes: values, and gradients of the input and of every parameter."""
+    if_node, lif_node = (lambda m: m[1].IFNode(), lambda m: m[1].LIFNode())
+    table = {
+        "Linear": ((5, 4), (3, 5)),
+        "Conv1d": ((2, 3, 3, 2, 1), (3, 2, 7)),
+        "Conv2d": ((2, 3, 3, 1, 1), (3, 2, 6, 5)),
+        "Conv3d": ((1, 2, 2), (2, 1, 3, 4, 3)),
+        "ConvTranspose1d": ((2, 3, 3, 2), (3, 2, 5)),
+        "ConvTranspose2d": ((2, 3, 3, 2, 1, 1), (3, 2, 5, 4)),
+        "ConvTranspose3d": ((1, 2, 2), (2, 1, 3, 2, 3)),
+        "BatchNorm1d": ((4,), (3, 4, 5)),
+        "BatchNorm2d": ((4,), (3, 4, 3, 2)),
+        "BatchNorm3d": ((2,), (3, 2, 2, 3, 2)),
+        "GroupNorm": ((2, 4), (3, 4, 5)),
+        "MaxPool1d": ((2,), (3, 2, 6)),
+        "MaxPool2d": ((2, 1), (3, 2, 6, 5)),
+        "MaxPool3d": ((2,), (3, 2, 4, 4, 6)),
+        "AvgPool1d": ((2,), (3, 2, 6)),
+        "AvgPool2d": ((2,), (3, 2, 6, 4)),
+        "AvgPool3d": ((2,), (3, 2, 4, 4, 2)),
+        "AdaptiveAvgPool1d": ((3,), (3, 2, 7)),
+        "AdaptiveAvgPool2d": (((3, 2),), (3, 2, 7, 5)),
+        "AdaptiveAvgPool3d": ((2,), (3, 2, 4, 5, 3)),
+        "Flatten": ((), (3, 2, 4)),
+        "VotingLayer": ((3,), (3, 12)),
+        "Dropout": ((0.4,), (3, 50)),
+        "Dropout2d": ((0.4,), (3, 20, 2, 2)),
+        "SynapseFilter": ((4.0,), (3, 5)),
+        "SynapseFilter learnable": ((4.0, True), (3, 5)),
+        "ElementWiseRecurrentContainer": ((if_node, torch.add), (3, 5)),
+        "LinearRecurrentContainer": ((lif_node, 5, 5), (3, 5)),
+    }
+    for key, (arguments, shape) in table.items():
+        for mode in "sm":
+            x = data(6, *shape) * 2 + (0.5 if "Recurrent" in key else 0.0)
+            x = (x > 0).double() if "Synapse" in key else x
+            results, state = [], None
+            for m in ((layer, neuron), (sj_layer, sj_neuron)):
+                made = [a(m) if a in (if_node, lif_node) else a for a in arguments]
+                module = getattr(m[0], key.split()[0])(*made, step_mode=mode).double()
+                state = state or module.state_dict()
+                module.load_state_dict(state)
+                torch.manual_seed(7)  # of the masks
+                x_own = x.clone().requires_grad_()
+                y = module(x_own) if mode == "m" else torch.stack([module(x_t) for x_t in x_own])
+                (y * data(*y.shape, seed=5)).sum().backward()
+                results.append([y.detach(), x_own.grad, *(p.grad for p in module.parameters())])
+            report(f"{key} {mode}: values and gradients", max(map(gap, *results)))
+
+
+def parametric() -> None:
+    for decay_input, v_reset, mode in itertools.product((True, False), (0.0, None, -0.3), "sm"):
+        results = []
+        for m, s, f in ((neuron, surrogate, functional), (sj_neuron, sj_surrogate, sj_functional)):
+            node = m.ParametricLIFNode(
+                3.0, decay_input, 0.9, v_reset, s.ATan(2.0), step_mode=mode, store_v_seq=True
+            ).double()
+            results.append([*run(node, f.reset_net, data(50, 7) * 2 + 0.6, data(50, 7, seed=1), mode), node.w.grad])
+        report(f"ParametricLIFNode decay_input={decay_input} v_reset={v_reset} {mode}", max(map(gap, *results)))
+
+
 def encoders() -> None:
     x = torch.rand(997, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for name, arguments, T in [
@@ -292,6 +354,47 @@ for f in functions:
     y.sum().backward()
     result += [y, x.grad]
 """,
+    "a surrogate of one's own": """
+class Box(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, alpha):
+        ctx.save_for_backward(x)
+        ctx.alpha = alpha
+        return (x >= 0).to(x)
+    @staticmethod
+    def backward(ctx, grad):
+        x, = ctx.saved_tensors
+        return grad * ctx.alpha * (x.abs() < 0.5 / ctx.alpha), None
+class Mine(surrogate.SurrogateFunctionBase):
+    def __init__(self, alpha=2., spiking=True):
+        super().__init__(alpha=alpha, spiking=spiking)
+    @staticmethod
+    def spiking_function(x, alpha):
+        return Box.apply(x, alpha)
+    @staticmethod
+    def primitive_function(x, alpha):
+        return (alpha * x + 0.5).clamp(0, 1)
+result = []
+for spiking in (True, False):
+    node = neuron.LIFNode(surrogate_function=Mine(spiking=spiking), step_mode='m')
+    x = (torch.rand([5, 4]) * 2).requires_grad_()
+    y = node(x)
+    y.sum().backward()
+    result += [y, x.grad]
+""",
+    "chunks and every net's own type": """
+net = nn.Sequential(layer.Linear(8, 4), neuron.IFNode(), nn.Sequential(layer.Linear(4, 2), neuron.IFNode()))
+functional.set_step_mode(net, 'm')
+mon = monitor.OutputMonitor(net)
+with torch.no_grad():
+    y = functional.chunk_multi_step_forward(16, torch.rand([50, 8]) * 9, net)
+result = [y, *mon.records]
+""",
+    "encoders, multi-step": """
+x = torch.rand([25, 6])
+le, we = encoding.LatencyEncoder(20, 'log', 'm'), encoding.WeightedPhaseEncoder(8, 'm')
+result = [le(x), we(x * (1 - 2 ** -8)), torch.as_tensor(le.alpha)]
+""",
     "encoders, step by step": """
 x = torch.rand([6])
 le, we = encoding.LatencyEncoder(20), encoding.WeightedPhaseEncoder(8)
@@ -314,7 +417,7 @@ def programs() -> None:
 
 def main() -> int:
     torch.set_num_threads(1)
-    for part in (surrogates, neurons, defaults, nets, encoders, programs):
+    for part in (surrogates, neurons, parametric, defaults, layers, nets, encoders, programs):
         part()
     wrong = 0
     for what, difference, bound in rows:

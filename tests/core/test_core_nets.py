@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from snn_mnist.core import base, encoding, functional, layer, monitor, neuron, surrogate
+from snn_mnist.model.network import SNN
 
 
 class SquareIFNode(neuron.BaseNode):
@@ -138,3 +139,28 @@ def test_names():
         assert hasattr(encoding, n)
     for n in ("Output", "Input", "Attribute", "GradInput", "GradOutput"):
         assert hasattr(monitor, f"{n}Monitor")
+
+
+@pytest.mark.parametrize("mode", ["s", "m"])
+def test_hooks_and_new_modules_on_the_layer_of_the_programs_net(mode):
+    """SNN.forward calls its Sequential as a whole."""
+    net, x = SNN(step_mode=mode), torch.ones(*([5] if mode == "m" else []), 3, 784)
+    seen = []
+    net.layer.register_forward_hook(lambda m, x, y: seen.append(y.shape))
+    with monitor.OutputMonitor(net, nn.Sequential) as watched:
+        y = net(x)
+    assert seen == [y.shape] and watched.monitored_layers == ["layer"] and torch.equal(watched[0], y)
+    weight, spiking = net.weight, net.spiking
+    net.layer.insert(1, layer.Dropout(1.0, mode))  # everything is dropped
+    functional.reset_net(net)
+    assert net(x).sum() == 0 and net.weight is weight and net.spiking is spiking
+    net.layer[1] = nn.Identity()
+    net.layer.append(nn.Softplus())
+    functional.reset_net(net)
+    assert torch.equal(net(x), nn.functional.softplus(y)) and net.spiking is spiking
+
+
+def test_the_programs_net_is_precise_under_autocast():
+    net, x = SNN(), torch.rand(4, 784).round()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert net(x).dtype == net.spiking.v.dtype == torch.float32

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import binomtest
@@ -67,11 +68,15 @@ def test_latency(kind, T):
     assert [when[i].item() for i in clear] == [round(t_f[i]) for i in clear]
     assert when[-1] == 0 and when[0] == T - 1
     multi = encoding.LatencyEncoder(T, kind, step_mode="m")
-    assert torch.equal(multi(x), spikes)
+    for _ in range(2):  # a second period
+        assert torch.equal(multi(x.expand(T, -1)), spikes)
+    multi.reset()
+    longer = multi(x.expand(T + 3, -1))
+    assert torch.equal(longer, torch.cat([spikes] * 4)[: T + 3])
 
 
 def test_latency_of_a_long_sequence_does_not_overflow():
-    when = encoding.LatencyEncoder(1000, "log", step_mode="m")(torch.tensor([0.0, 0.5, 1.0])).argmax(0)
+    when = encoding.LatencyEncoder(1000, "log", step_mode="m")(torch.tensor([0.0, 0.5, 1.0]).expand(1000, 3)).argmax(0)
     assert when.tolist() == [999, 1, 0]
 
 
@@ -83,7 +88,7 @@ def test_weighted_phase():
         assert "".join(str(int(s)) for s in spikes[:, i]) == f"{i:05b}"
     weights = 2.0 ** -torch.arange(1, K + 1)
     assert torch.equal((weights[:, None] * spikes).sum(0), x)
-    assert torch.equal(encoding.WeightedPhaseEncoder(K, step_mode="m")(x), spikes)
+    assert torch.equal(encoding.WeightedPhaseEncoder(K, step_mode="m")(x.expand(K, -1)), spikes)
     with pytest.raises(ValueError, match=r"\[0, 0.96875\], but got 1"):
         encoding.WeightedPhaseEncoder(K)(torch.ones(1))
 
@@ -115,3 +120,69 @@ def test_state_of_encoders():
 def test_wrong_settings(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_fires_as_often_as_float32(dtype):
+    """The darkest pixel, 1/255: a draw in bfloat16 would be below it half as often again."""
+    n, x = 400_000, torch.tensor([1 / 255, 2 / 255, 5 / 255]).to(dtype)
+    for mode in "sm":
+        torch.manual_seed(1)
+        spikes = encoding.PoissonEncoder(mode)(x.expand(n, 3))
+        torch.manual_seed(1)
+        assert spikes.dtype == dtype and torch.equal(spikes.float(), encoding.PoissonEncoder()(x.float().expand(n, 3)))
+        for p, count in zip(x.tolist(), spikes.float().sum(0).tolist(), strict=True):
+            assert binomtest(int(count), n, p).pvalue > 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["linear", "log"])
+def test_latency_in_half_precision(kind, dtype):
+    x = torch.linspace(0, 1, 33).to(dtype)
+    T = 1000
+    spikes = play(encoding.LatencyEncoder(T, kind), x, T)
+    assert spikes.dtype == dtype and torch.equal(spikes.float().sum(0), torch.ones(33)), "one spike each"
+    assert torch.equal(spikes.float(), play(encoding.LatencyEncoder(T, kind), x.float(), T))
+
+
+def test_weighted_phase_in_half_precision():
+    x = torch.tensor([0.0, 0.5, 0.25 + 2**-7], dtype=torch.bfloat16)
+    spikes = play(encoding.WeightedPhaseEncoder(10), x, 10)
+    assert spikes.dtype == torch.bfloat16
+    assert torch.equal((2.0 ** -torch.arange(1, 11)[:, None] * spikes.float()).sum(0), x.float())
+    with pytest.raises(ValueError, match="but got 1"):  # 1 - 2^-10 rounds to 1 in bfloat16
+        encoding.WeightedPhaseEncoder(10)(torch.ones(1, dtype=torch.bfloat16))
+
+
+def test_alpha_of_the_latency_encoder():
+    assert encoding.LatencyEncoder(20, "log").alpha == pytest.approx(math.exp(19) - 1)
+    assert encoding.LatencyEncoder(1, "log").alpha == 0.0 and encoding.LatencyEncoder(5000, "log").alpha == math.inf
+    assert not hasattr(encoding.LatencyEncoder(20), "alpha")
+
+
+def test_periodic_sequence_of_any_length():
+    spike = torch.rand(3, 2).round()
+    encoder = encoding.PeriodicEncoder(spike, "m")
+    assert torch.equal(encoder(torch.zeros(7, 2)), spike.repeat(3, 1)[:7])
+    assert torch.equal(encoder(torch.zeros(2, 2)), spike[1:]), "it goes on where it was"
+
+
+@pytest.mark.parametrize("returns", [True, False])
+def test_an_encoder_of_ones_own(returns):
+    class Countdown(encoding.StatefulEncoder):
+        def single_step_encode(self, x):
+            code = torch.stack([(x > t / self.T).to(x) for t in range(self.T)])
+            if returns:  # as in SpikingJelly 2.0
+                return code
+            self.spike = code  # as in 0.0.0.0.14
+
+    x = torch.tensor([0.1, 0.6])
+    assert play(Countdown(2), x, 3).tolist() == [[1.0, 1.0], [0.0, 1.0], [1.0, 1.0]]
+    assert Countdown(2, "m")(x.expand(3, 2)).tolist() == [[1.0, 1.0], [0.0, 1.0], [1.0, 1.0]]
+
+
+def test_numbers_and_complex_input():
+    assert encoding.LatencyEncoder(np.int64(4)).T == 4 and encoding.WeightedPhaseEncoder(torch.tensor(3)).T == 3
+    for encoder in (encoding.PoissonEncoder(), encoding.LatencyEncoder(3), encoding.WeightedPhaseEncoder(3)):
+        with pytest.raises(TypeError, match=r"takes real numbers, but got torch.complex64"):
+            encoder(torch.ones(2, dtype=torch.complex64))

@@ -1,5 +1,8 @@
 """Monitors against hooks written by hand."""
 
+import copy
+import io
+
 import pytest
 import torch
 from torch import nn
@@ -137,6 +140,10 @@ def test_context_manager():
 def test_which_layers():
     net = make_net()
     assert monitor.OutputMonitor(net).monitored_layers == [""]
+    nested = nn.Sequential(net, nn.Sequential(neuron.IFNode()), neuron.IFNode())
+    for make in (monitor.OutputMonitor, monitor.InputMonitor, monitor.GradInputMonitor, monitor.GradOutputMonitor):
+        assert make(nested).monitored_layers == ["", "0", "1"], "every module of the net's own type"
+    assert monitor.AttributeMonitor("training", True, nested).monitored_layers == ["", "0", "1"]
     assert monitor.OutputMonitor(net, neuron.BaseNode).monitored_layers == ["1", "3"]
     assert monitor.OutputMonitor(net, (layer.Linear, neuron.LIFNode)).monitored_layers == ["0", "2", "3"]
     with pytest.raises(KeyError, match="no monitored layer '7'"):
@@ -159,3 +166,34 @@ def test_first_layer_has_no_gradient_of_its_input():
     x = torch.rand(3, 2, 8)
     net(x).sum().backward()
     assert mon.records == [None]
+
+
+MONITORS = [
+    lambda net: monitor.OutputMonitor(net, NODES, lambda y: y.mean()),
+    lambda net: monitor.InputMonitor(net, NODES),
+    lambda net: monitor.AttributeMonitor("v", True, net, NODES),
+    lambda net: monitor.AttributeMonitor("v", False, net, NODES),
+    lambda net: monitor.GradInputMonitor(net, NODES),
+    lambda net: monitor.GradOutputMonitor(net, NODES),
+]
+
+
+@pytest.mark.parametrize("make", MONITORS)
+def test_a_net_is_saved_and_copied_without_its_monitor(make):
+    net, x = make_net(), batches(1)[0]
+    mon = make(net)
+    run(net, x, "m", True)
+    before = len(mon)
+    assert before == 2
+    buffer = io.BytesIO()
+    torch.save(net, buffer)
+    buffer.seek(0)
+    y = net(x)
+    functional.reset_net(net)
+    before = len(mon)
+    for twin in (torch.load(buffer, weights_only=False), copy.deepcopy(net)):
+        assert torch.equal(twin(x), y)
+        twin(x).sum().backward()
+    assert len(mon) == before
+    run(net, x, "m", True)
+    assert len(mon) == before + 2, "the original is still watched"

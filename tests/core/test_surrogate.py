@@ -10,8 +10,9 @@ import numba
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from snn_mnist.core import surrogate
+from snn_mnist.core import neuron, surrogate
 from snn_mnist.kernels.formulas import FORMULAS, expression
 
 pi, exp, where = math.pi, torch.exp, torch.where
@@ -368,3 +369,133 @@ def test_heaviside_and_half_precision():
         x16 = torch.tensor([-900.0, -0.5, 0.0, 0.5, 900.0], dtype=torch.bfloat16, requires_grad=True)
         module(name)(x16).sum().backward()
         assert x16.grad is not None and x16.grad.dtype == torch.bfloat16 and torch.isfinite(x16.grad).all()
+
+
+# ---- parameters to be learned, and surrogates of one's own --------------------------------------------------
+
+LEARNED = [
+    (name, parameter)
+    for name, formula in FORMULAS.items()
+    for parameter in formula.defaults
+    if formula.primitive is not None and parameter not in ("n",)
+]
+
+
+@pytest.mark.parametrize("name, parameter", LEARNED)
+@pytest.mark.parametrize("spiking", [True, False])
+def test_a_parameter_gets_the_derivative_of_the_primitive(name, parameter, spiking):
+    x = torch.linspace(-2.1, 2.3, 41, dtype=torch.float64)
+    weight = torch.cos(3 * x)
+    start = ORACLE[name][1][-1]
+    p = ORACLE[name][3]
+    step = 1e-6
+    ends = [(p(x, **(start | {parameter: start[parameter] + d})) * weight).sum() for d in (step, -step)]
+    learned = nn.Parameter(torch.tensor(start[parameter], dtype=torch.float64))
+    function = module(name, **start, spiking=spiking)
+    setattr(function, parameter, learned)
+    y = function(x)
+    (y * weight).sum().backward()
+    assert learned.grad.item() == pytest.approx(((ends[0] - ends[1]) / (2 * step)).item(), rel=1e-4, abs=1e-8)
+    assert not spiking or torch.equal(y, surrogate.heaviside(x))
+    assert [n for n, _ in function.named_parameters()] == [parameter]
+    style = getattr(surrogate, name).apply(x, **(start | {parameter: learned}))
+    (grad,) = torch.autograd.grad((style * weight).sum(), learned)
+    torch.testing.assert_close(grad, learned.grad)
+
+
+@pytest.mark.parametrize("name", ["super_spike", "fake_numerical_gradient"])
+def test_without_a_primitive_nothing_is_learned(name):
+    with pytest.raises(ValueError, match=f"{name} has no primitive, so alpha can't be learned"):
+        module(name, alpha=nn.Parameter(torch.tensor(1.0)))
+
+
+class Box(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, alpha):
+        ctx.save_for_backward(x)
+        ctx.alpha = alpha
+        return (x >= 0).to(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        return grad * ctx.alpha * (x.abs() < 0.5 / ctx.alpha), None
+
+
+class OfV14(surrogate.SurrogateFunctionBase):
+    """As the tutorial of SpikingJelly 0.0.0.0.14 writes one."""
+
+    def __init__(self, alpha=2.0, spiking=True):
+        super().__init__(alpha, spiking)
+
+    @staticmethod
+    def spiking_function(x, alpha):
+        return Box.apply(x, alpha)
+
+    @staticmethod
+    def primitive_function(x, alpha):
+        return (alpha * x + 0.5).clamp(0, 1)
+
+
+class OfV2(surrogate.SurrogateFunctionBase):
+    def __init__(self, width=0.5, height=2.0, spiking=True):
+        super().__init__(spiking, width=width, height=height)
+
+    @staticmethod
+    def spiking_function(x, height, width):  # by name, so that the order is free
+        return Box.apply(x, height)
+
+    @staticmethod
+    def primitive_function(x, height, width):
+        return (height * x + 0.5).clamp(0, 1)
+
+
+class Several(surrogate.MultiArgsSurrogateFunctionBase):
+    def __init__(self, height=2.0, spiking=True):
+        super().__init__(spiking)
+        self.height = height
+
+    def forward(self, x):
+        return Box.apply(x, self.height) if self.spiking else (self.height * x + 0.5).clamp(0, 1)
+
+
+class Changed(surrogate.Rect):
+    """A surrogate of the table with another step."""
+
+    @staticmethod
+    def spiking_function(x, alpha):
+        return Box.apply(x, alpha)
+
+
+@pytest.mark.parametrize("own", [OfV14(2.0), OfV14(alpha=2.0), OfV2(), Several(), Changed(2.0)])
+def test_a_surrogate_of_ones_own(own):
+    x = torch.linspace(-1, 1, 21) + 0.01
+    reference = surrogate.Rect(2.0)
+    for spiking in (True, False):
+        results = []
+        for function in (own, reference):
+            function.set_spiking_mode(spiking)
+            x_own = x.clone().requires_grad_()
+            y = function(x_own)
+            y.sum().backward()
+            results.append((y.detach(), x_own.grad))
+        for a, b in zip(*results, strict=True):
+            torch.testing.assert_close(a, b)
+    own.set_spiking_mode(True)
+    node = neuron.LIFNode(surrogate_function=own, step_mode="m")
+    same = neuron.LIFNode(surrogate_function=surrogate.Rect(2.0), step_mode="m")
+    x = torch.rand(6, 4)
+    assert torch.equal(node(x), same(x)) and node.supported_backends == ("torch",)
+    assert "spiking=True" in repr(own) and "do not know the surrogate" in node.why_not_fused()
+
+
+def test_a_surrogate_of_ones_own_needs_its_functions():
+    class Empty(surrogate.SurrogateFunctionBase):
+        pass
+
+    for spiking, name in ((True, "spiking_function"), (False, "primitive_function")):
+        with pytest.raises(NotImplementedError, match=name):
+            Empty(spiking=spiking)(torch.ones(2))
+    with pytest.raises(TypeError, match=r"\(alpha, spiking\)"):
+        Empty(1.0, 2.0, True)
+    assert surrogate.Sigmoid.spiking_function(torch.tensor([-1.0, 0.0]), 4.0).tolist() == [0.0, 1.0]

@@ -19,9 +19,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snn_mnist.data import datasets as data_module
 from snn_mnist.data import idx
-from snn_mnist.data.datasets import load_dataset
+from snn_mnist.data.datasets import digits_table, load_dataset
 from snn_mnist.data.idx import DataMissing, FileSet
 from snn_mnist.errors import SNNError
 from tests.conftest import no_network
@@ -142,20 +141,21 @@ def test_digits():
     assert torch.equal(data.train.images, again.train.images) and torch.equal(data.test.labels, again.test.labels)
 
 
-def test_digits_without_scikit_learns_file(monkeypatch: pytest.MonkeyPatch):
-    usual = load_dataset("digits")
-    monkeypatch.setattr(data_module, "find_spec", lambda _: None)
-    assert torch.equal(load_dataset("digits").train.images, usual.train.images)
+def test_the_table_of_digits():
+    """Class counts as published with the data set; the same rows as scikit-learn's, where it is installed."""
+    table = digits_table()
+    assert table.shape == (1797, 65) and table[:, :64].min() == 0 and table[:, :64].max() == 16
+    assert np.bincount(table[:, 64]).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+    bunch = pytest.importorskip("sklearn.datasets").load_digits()
+    assert np.array_equal(table, np.column_stack([bunch.data, bunch.target]))
 
 
 def test_digits_are_enlarged_bilinearly():
-    from sklearn.datasets import load_digits
-
-    small = torch.from_numpy(load_digits().images)
+    table = torch.from_numpy(digits_table())
+    small, target = table[:, :64].double().view(-1, 8, 8), table[:, 64]
     big = torch.nn.functional.interpolate(small[:, None], size=(28, 28), mode="bilinear", align_corners=False)
     expected = big[:, 0].flatten(1) * 255 / 16
     data = load_dataset("digits")
-    target = torch.from_numpy(load_digits().target)
     tests = target.argsort(stable=True)[::5].sort().values
     is_train = torch.ones(1797, dtype=torch.bool).index_fill(0, tests, False)
     for split, chosen in ((data.test, tests), (data.train, is_train)):

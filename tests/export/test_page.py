@@ -24,7 +24,7 @@ from PIL import Image, ImageDraw
 from snn_mnist.cli.main import main
 from snn_mnist.data import pictures as picture
 from snn_mnist.export import html
-from snn_mnist.kernels.philox import philox_block
+from snn_mnist.kernels.philox import philox
 from snn_mnist.model.network import SNN
 from snn_mnist.model.poisson import SpikeKey, Stream, poisson_encode
 from snn_mnist.model.saved_network import SavedNetwork, load_network
@@ -164,7 +164,7 @@ def test_philox_gives_the_known_answers(node):
     got = node(body, calls=calls)
     for words, (_, expected) in zip(got, known, strict=False):
         assert " ".join(f"{word:08x}" for word in words) == expected
-    assert got[3:] == [list(philox_block(tuple(call[:4]), tuple(call[4:]))) for call in random]
+    assert got[3:] == [list(philox(tuple(call[:4]), tuple(call[4:]))) for call in random]
 
 
 @needs_node

@@ -12,21 +12,18 @@ import numpy as np
 import pytest
 import torch
 
-from snn_mnist.kernels import spikes
+from snn_mnist.kernels.autograd import firing_rate
 from snn_mnist.kernels.cpu import fused as fused_cpu
 from snn_mnist.kernels.cpu import neuron as neuron_cpu
+from snn_mnist.kernels.cpu import spikes
 from snn_mnist.kernels.cuda import fused as fused_cuda
 from snn_mnist.kernels.cuda import launch as cuda
 from snn_mnist.kernels.cuda import neuron as neuron_cuda
 from snn_mnist.kernels.formulas import FORMULAS
-from snn_mnist.model import start_check as self_check
-from snn_mnist.model.engine import cupy_engine, numba_engine
-from snn_mnist.model.network import SNN
-from snn_mnist.model.poisson import SpikeKey
-from tests.kernels.test_fused_cpu import DRAW, images_of, spec_of
-from tests.model.test_spike_contract import VECTORS
-from tests.support.cuda_checks import check_fused, check_multi_step, check_surrogate, fused_and_exact
+from snn_mnist.kernels.spikes import SpikeKey
 from tests.support.cuda_host import build, compiler
+from tests.support.kernel_checks import check_fused, check_multi_step, check_surrogate, fused_and_exact
+from tests.support.neurons import KEY, PHILOX_VECTORS, images_of, spec_of
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no g++ to compile the CUDA source for the host")
 
@@ -56,7 +53,7 @@ def arithmetic(compiled_here):
 # ---- arithmetic ----
 
 
-@pytest.mark.parametrize(("counter", "key", "words"), VECTORS)
+@pytest.mark.parametrize(("counter", "key", "words"), PHILOX_VECTORS)
 def test_philox_known_answers(arithmetic, counter, key, words):
     out = (ctypes.c_uint32 * 4)()
     arithmetic.test_philox((ctypes.c_uint32 * 6)(*counter, *key), out)
@@ -91,17 +88,17 @@ def test_half_precision_is_ieee(arithmetic):
     [(3, 784, 0, 100), (2, 784, 16, 1), (5, 33, 112, 129), (1, 1, 0, 300), (2, 2000, 0, 128), (4, 97, 2**31 - 64, 63)],
 )
 def test_spikes_are_the_cpus_bit_for_bit(host, n, pixels, start, steps):
-    rng = np.random.default_rng(n)
-    images = rng.integers(0, 256, (n, pixels), dtype=np.uint8)
+    generator = torch.Generator().manual_seed(n)
+    images = torch.randint(256, (n, pixels), dtype=torch.uint8, generator=generator)
     images[:, ::3], images[:, 1::7] = 0, 255
     if pixels == 2000:
-        images[:] = rng.integers(1, 255, images.shape)  # 1,000 ties an image: more than the kernel lists
+        images.random_(1, 255, generator=generator)  # 1,000 ties an image: more than the kernel lists
     if n > 2:
         images[1] = 0
     index = torch.arange(n).flip(0)
     spike_key = SpikeKey(2**32 - 1, 5, 4_000_000_000)
-    active = fused_cuda.active_pixels(torch.from_numpy(images))
-    expected = torch.from_numpy(spikes.encode(images[index.numpy()], index.numpy(), start, start + steps, spike_key))
+    active = fused_cuda.active_pixels(images)
+    expected = spikes.encode(images[index], index, start, start + steps, spike_key)
     assert torch.equal(fused_cuda.encode(active, index, start, start + steps, spike_key), expected)
     host.backwards = True
     assert torch.equal(fused_cuda.encode(active, index, start, start + steps, spike_key), expected)
@@ -112,7 +109,7 @@ def test_spikes_are_the_cpus_bit_for_bit(host, n, pixels, start, steps):
 
 @pytest.mark.parametrize("name", FORMULAS)
 def test_fused_pass_against_the_equations(host, name):
-    check_surrogate(name)
+    check_surrogate(fused_cuda, name)
 
 
 @pytest.mark.parametrize(
@@ -126,22 +123,18 @@ def test_fused_pass_against_the_equations(host, name):
     ],
 )
 def test_fused_pass_in_many_sizes(host, n, steps, active, outputs, rounded):
-    assert check_fused(spec_of(), n, steps, active, outputs, seed=n, rounded=rounded) <= 2
+    assert check_fused(fused_cuda, spec_of(), n, steps, active, outputs, seed=n, rounded=rounded) <= 2
 
 
 def test_fused_pass_equals_the_cpu_kernel(host):
     """Tau 2, T = 100: rates bit for bit except at ties, gradients to rounding; the order of threads is no matter."""
     images, index = images_of(40, active=250), torch.arange(40)
-    active = fused_cuda.active_pixels(torch.from_numpy(images))
     weight = 0.1 * torch.randn(10, 784, generator=torch.Generator().manual_seed(4))
     results = []
     for turn in range(3):
         host.backwards = turn == 1
-        learned = weight.clone().requires_grad_()
-        if turn < 2:
-            rate = fused_cuda.firing_rate(learned, active, index, 100, DRAW, spec_of())
-        else:
-            rate = fused_cpu.firing_rate(learned, spikes.active_pixels(images), index, 100, DRAW, spec_of())
+        learned, kernels = weight.clone().requires_grad_(), fused_cuda if turn < 2 else fused_cpu
+        rate = firing_rate(kernels, learned, kernels.active_pixels(images), index, 100, KEY, spec_of())
         rate.square().sum().backward()
         results.append((rate.detach(), learned.grad))
     (rate, gradient), (rate_2, gradient_2), (cpu_rate, cpu_gradient) = results
@@ -152,53 +145,35 @@ def test_fused_pass_equals_the_cpu_kernel(host):
     assert {name for name, *_ in host.launches} == {"fused", "contract"}
 
 
-def test_counts_at_marks_and_input_spikes(host):
+def test_counts_at_readout_steps_and_input_spikes(host):
     images, index = images_of(7, active=120), torch.arange(7).flip(0)
-    active = fused_cuda.active_pixels(torch.from_numpy(images))
+    active = fused_cuda.active_pixels(images)
     weight = 0.2 * torch.randn(10, 784, generator=torch.Generator().manual_seed(1))
     readout_steps = [1, 10, 128, 140, 256, 300]
     for spec in (spec_of(), spec_of(v_reset=None)):
-        counts, inputs = fused_cuda.firing_counts(weight, active, index, readout_steps, DRAW, spec)
-        expected = fused_cpu.firing_counts(weight, spikes.active_pixels(images), index, readout_steps, DRAW, spec)
+        counts, inputs = fused_cuda.firing_counts(weight, active, index, readout_steps, KEY, spec)
+        expected = fused_cpu.firing_counts(weight, fused_cpu.active_pixels(images), index, readout_steps, KEY, spec)
         assert torch.equal(inputs, expected[1]) and inputs.sum() > 1000
         assert torch.equal(counts, expected[0]) and counts.sum() > 100
         host.backwards = not host.backwards
-    rate = fused_cuda.firing_rate(weight, active, index, 140, DRAW, spec_of())
-    counts, _ = fused_cuda.firing_counts(weight, active, index, [140], DRAW, spec_of())
+    rate = firing_rate(fused_cuda, weight, active, index, 140, KEY, spec_of())
+    counts, _ = fused_cuda.firing_counts(weight, active, index, [140], KEY, spec_of())
     assert torch.equal(rate, counts[:, 0] / 140)
 
 
-def test_memory_outside_gives_the_same(host, monkeypatch):
+def test_working_memory_in_global_memory_gives_the_same(host, monkeypatch):
     """Where shared memory is too small for a long T, a block works in global memory instead."""
     spec, results = spec_of(), []
     for limit in (10**6, 1000):
         monkeypatch.setattr(cuda, "shared_limit", lambda device, limit=limit: limit)
-        results.append(fused_and_exact(spec, 4, 160)[:2])
+        results.append(fused_and_exact(fused_cuda, spec, 4, 160)[:2])
     assert torch.equal(results[0][0], results[1][0]) and torch.equal(results[0][1], results[1][1])
     assert [shared > 0 for name, _, _, shared in host.launches if name == "fused"] == [True, False]
 
 
-def test_engine_of_the_program(host):
-    """The two fused engines give the same rates, gradient and counts."""
-    images, index = torch.from_numpy(images_of(12, active=200)), torch.arange(12)
-    torch.manual_seed(0)
-    net, results = SNN(step_mode="m"), []
-    with torch.no_grad():
-        net.weight.mul_(4)
-    for made in (cupy_engine, numba_engine):
-        engine = made(net, images)
-        net.zero_grad()
-        rate = engine.firing_rate(index, 60, DRAW)
-        rate.square().sum().backward()
-        results.append((rate.detach(), net.weight.grad.clone(), *engine.firing_counts(index, [20, 60], DRAW)))
-    (rate, gradient, counts, inputs), (rate_2, gradient_2, counts_2, inputs_2) = results
-    assert torch.equal(rate, rate_2) and torch.equal(counts, counts_2) and torch.equal(inputs, inputs_2)
-    assert rate.sum() > 0 and (gradient - gradient_2).norm() < 1e-5 * gradient.norm()
-
-
 def test_layout_in_python_and_in_the_source_agree(host, compiled_here):
     for outputs, stride, steps in product((1, 10, 17), (32, 352), (None, 100, 300)):
-        plan = fused_cuda._plan((outputs, 784), stride, spec_of(), steps, 10**7)
+        plan = fused_cuda.plan_launch((outputs, 784), stride, spec_of(), steps, 10**7)
         assert build(plan.text, compiled_here).host_work_bytes(stride) == plan.shared_bytes
         if steps == 300:
             break  # one compilation is enough of the long ones
@@ -206,56 +181,34 @@ def test_layout_in_python_and_in_the_source_agree(host, compiled_here):
 
 def test_epoch_in_device_memory(host):
     images, index = images_of(3), torch.arange(3)
-    active, weight = fused_cuda.active_pixels(torch.from_numpy(images)), 0.3 * torch.randn(10, 784)
-    given = fused_cuda.firing_rate(weight, active, index, 20, SpikeKey(1, 0, 2**32 - 7), spec_of())
+    active, weight = fused_cuda.active_pixels(images), 0.3 * torch.randn(10, 784)
+    given = firing_rate(fused_cuda, weight, active, index, 20, SpikeKey(1, 0, 2**32 - 7), spec_of())
     at = torch.tensor([-7], dtype=torch.int32)
-    read = fused_cuda.firing_rate(weight, active, index, 20, SpikeKey(1, 0, at), spec_of())
+    read = firing_rate(fused_cuda, weight, active, index, 20, SpikeKey(1, 0, at), spec_of())
     assert torch.equal(given, read) and given.sum() > 0
 
 
 def test_what_does_not_fit_is_an_error(host):
-    active = fused_cuda.active_pixels(torch.from_numpy(images_of(2)))
+    active = fused_cuda.active_pixels(images_of(2))
     with pytest.raises(ValueError, match="C at most 128"):
-        fused_cuda.firing_rate(torch.zeros(129, 784), active, torch.arange(2), 10, DRAW, spec_of())
+        firing_rate(fused_cuda, torch.zeros(129, 784), active, torch.arange(2), 10, KEY, spec_of())
     with pytest.raises(ValueError, match="784"):
-        fused_cuda.firing_counts(torch.zeros(10, 100), active, torch.arange(2), [10], DRAW, spec_of())
-    with pytest.raises(ValueError, match="T=1048576 with 65504 live pixels is too much for the fused CUDA kernel"):
-        fused_cuda._plan((10, 65_535), 65_504, spec_of(), 1 << 20, 232_448)
+        fused_cuda.firing_counts(torch.zeros(10, 100), active, torch.arange(2), [10], KEY, spec_of())
+    with pytest.raises(ValueError, match="T=1048576 with 65504 active pixels is too much for the fused CUDA kernel"):
+        fused_cuda.plan_launch((10, 65_535), 65_504, spec_of(), 1 << 20, 232_448)
     with pytest.raises(ValueError, match=r"v has shape \[3\], a step of x_seq \[2\]; give v that shape"):
         neuron_cuda.multi_step(torch.zeros(4, 2), torch.zeros(3), spec_of(), False)
     with pytest.raises(ValueError, match="T=0"):
-        fused_cuda.firing_rate(torch.zeros(10, 784), active, torch.arange(2), 0, DRAW, spec_of())
-    counts, inputs = fused_cuda.firing_counts(torch.zeros(10, 784), active, torch.arange(0), [10], DRAW, spec_of())
+        firing_rate(fused_cuda, torch.zeros(10, 784), active, torch.arange(2), 0, KEY, spec_of())
+    counts, inputs = fused_cuda.firing_counts(torch.zeros(10, 784), active, torch.arange(0), [10], KEY, spec_of())
     assert counts.shape == (0, 1, 10) and inputs.shape == (0,)
 
 
 def test_gradient_of_an_empty_batch_is_zero(host):
-    active = fused_cuda.active_pixels(torch.from_numpy(images_of(2)))
+    active = fused_cuda.active_pixels(images_of(2))
     weight = torch.randn(10, 784, requires_grad=True)
-    fused_cuda.firing_rate(weight, active, torch.arange(0), 10, DRAW, spec_of()).sum().backward()
+    firing_rate(fused_cuda, weight, active, torch.arange(0), 10, KEY, spec_of()).sum().backward()
     assert torch.equal(weight.grad, torch.zeros(10, 784))
-
-
-def test_start_up_check_passes_and_notices(host, monkeypatch):
-    device = torch.device("cpu")
-    self_check.self_check.cache_clear()
-    assert self_check.self_check(device) is None
-    whole = host.load
-
-    def damaged(target, replacement):
-        def load(text, name, device):
-            assert text.count(target) >= 1
-            return whole(text.replace(target, replacement), name, device)
-
-        self_check.self_check.cache_clear()
-        monkeypatch.setattr(cuda, "load", load)
-        return self_check.self_check(device)
-
-    assert "spikes differ" in damaged("0xCD9E8D57u", "0xCD9E8D59u")
-    assert "counts differ" in damaged("h >= n.threshold", "h > n.threshold + (real)0.01")
-    assert "gradient by" in damaged("scale = neuron.gain /", "scale = 1.001f * neuron.gain /")
-    assert "failed: fused takes" in damaged("KERNEL(THREADS) fused(", "KERNEL(THREADS) fused(float one_more, ")
-    self_check.self_check.cache_clear()
 
 
 # ---- multi-step neurons ----
@@ -264,7 +217,7 @@ def test_start_up_check_passes_and_notices(host, monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", FORMULAS)
 def test_multi_step_neuron_against_the_equations(host, name, dtype):
-    check_multi_step(name, dtype)
+    check_multi_step(neuron_cuda, name, dtype)
 
 
 def test_multi_step_neuron_equals_the_cpu_kernel(host):

@@ -14,8 +14,8 @@ from snn_mnist.kernels.cuda import fused as fused_cuda
 from snn_mnist.kernels.cuda import launch as cuda
 from snn_mnist.kernels.cuda import neuron as neuron_cuda
 from snn_mnist.kernels.formulas import FORMULAS
-from tests.kernels.test_fused_cpu import spec_of
 from tests.support import nvrtc
+from tests.support.neurons import spec_of
 
 pytestmark = pytest.mark.skipif(
     nvrtc.library() is None, reason="no libnvrtc: neither torch's CUDA wheels nor a CUDA toolkit is installed"
@@ -66,7 +66,7 @@ def test_every_neuron_kernel(dtype, architecture):
 
 
 def fused_text(name="atan", v_reset=0.0, detach=False, steps=None, limit=232_448):
-    return fused_cuda._plan((10, 784), 352, spec_of(name, v_reset=v_reset, detach=detach), steps, limit).text
+    return fused_cuda.plan_launch((10, 784), 352, spec_of(name, v_reset=v_reset, detach=detach), steps, limit).text
 
 
 @pytest.mark.parametrize("architecture", ["compute_80", "compute_90"])

@@ -4,12 +4,13 @@ its memory, no undefined behaviour, and the same bits as thread after thread."""
 import pytest
 import torch
 
+from snn_mnist.kernels.autograd import firing_rate
 from snn_mnist.kernels.cuda import fused as fused_cuda
 from snn_mnist.kernels.cuda import launch as cuda
 from snn_mnist.kernels.cuda import neuron as neuron_cuda
-from tests.kernels.test_fused_cpu import DRAW, images_of, spec_of
 from tests.support.cuda_host import HostKernels
-from tests.support.cuda_threads import MEMORY, RACES, Fault, ThreadedKernels, why_not
+from tests.support.cuda_threads import MEMORY, RACES, SanitizerError, ThreadedKernels, why_not
+from tests.support.neurons import KEY, images_of, spec_of
 
 SHARED = 232_448
 
@@ -40,20 +41,20 @@ def checked(request, compiled_here, monkeypatch):
 
 def pictures(n, active=150):
     images = images_of(n, active)
-    images[1] = 0  # a dark one
-    return fused_cuda.active_pixels(torch.from_numpy(images))
+    images[1] = 0  # an image without active pixels
+    return fused_cuda.active_pixels(images)
 
 
-@pytest.mark.parametrize("limit", [SHARED, 1000], ids=["shared", "outside"])
+@pytest.mark.parametrize("limit", [SHARED, 1000], ids=["shared", "global"])
 def test_training_pass(checked, monkeypatch, limit):
-    """A sample of T = 100 a block, its working memory in shared memory and in global memory."""
+    """A sample of T = 100 per block, its working memory in shared memory and in global memory."""
     monkeypatch.setattr(cuda, "shared_limit", lambda device: limit)
     active, index = pictures(3), torch.tensor([2, 1, 0])
     start = 0.15 * torch.randn(10, 784, generator=torch.Generator().manual_seed(0))
 
     def work():
         weight = start.clone().requires_grad_()
-        rate = fused_cuda.firing_rate(weight, active, index, 100, DRAW, spec_of(), torch.float16)
+        rate = firing_rate(fused_cuda, weight, active, index, 100, KEY, spec_of(), torch.float16)
         rate.square().sum().backward()
         return rate.detach(), weight.grad
 
@@ -63,11 +64,11 @@ def test_training_pass(checked, monkeypatch, limit):
 
 
 def test_forward_pass(checked):
-    """Three spans of steps and a rest, with marks inside and at their borders; soft reset."""
+    """Three spans of steps, the last one shorter, with readout steps inside and at their ends; soft reset."""
     active, index = pictures(2), torch.arange(2)
     weight = 0.2 * torch.randn(10, 784, generator=torch.Generator().manual_seed(1))
     spec, readout_steps = spec_of(v_reset=None), [1, 128, 140, 300]
-    counts, inputs = checked(lambda: fused_cuda.firing_counts(weight, active, index, readout_steps, DRAW, spec))
+    counts, inputs = checked(lambda: fused_cuda.firing_counts(weight, active, index, readout_steps, KEY, spec))
     assert counts.sum() > 0 and inputs[0] > 0 and inputs[1] == 0
 
 
@@ -75,7 +76,7 @@ def test_encoder(checked):
     """So many grey pixels that more tie than are listed."""
     images = torch.randint(1, 255, (1, 2000), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     active = fused_cuda.active_pixels(images)
-    (spikes,) = checked(lambda: [fused_cuda.encode(active, torch.arange(1), 0, 128, DRAW)])
+    (spikes,) = checked(lambda: [fused_cuda.encode(active, torch.arange(1), 0, 128, KEY)])
     assert 0.4 < spikes.mean() < 0.6
 
 
@@ -94,15 +95,15 @@ def test_multi_step_neurons(checked, dtype):
     assert checked(work)[0].sum() > 0
 
 
-A_PHASE = "EACH_THREAD(THREADS) { encode(w, draw, live, stride, start, count, thread); }"
-A_LOOP = "for (int j = 0; j < live; ++j) {\n            const Four row"
+A_PHASE = "EACH_THREAD(THREADS) { encode(w, key, active, stride, start, count, thread); }"
+A_LOOP = "for (int j = 0; j < active; ++j) {\n            const Four row"
 
 
 @pytest.mark.parametrize(
     ("sanitizer", "whole", "damaged", "found"),
     [
         (RACES, A_PHASE, A_PHASE.replace("EACH_THREAD(THREADS) {", "{ const int thread = host_thread;"), "data race"),
-        (MEMORY, A_LOOP, A_LOOP.replace("j < live", "j < 1 << 12"), "heap-buffer-overflow"),
+        (MEMORY, A_LOOP, A_LOOP.replace("j < active", "j < 1 << 12"), "heap-buffer-overflow"),
     ],
     ids=["a barrier too few", "a loop too long"],
 )
@@ -118,5 +119,5 @@ def test_a_damaged_kernel_is_noticed(compiled_here, monkeypatch, sanitizer, whol
     monkeypatch.setattr(cuda, "load", load)
     monkeypatch.setattr(cuda, "shared_limit", lambda device: SHARED)
     active, weight = pictures(2), torch.full((10, 784), 0.1)
-    with pytest.raises(Fault, match=found):
-        fused_cuda.firing_counts(weight, active, torch.tensor([0]), [32], DRAW, spec_of())
+    with pytest.raises(SanitizerError, match=found):
+        fused_cuda.firing_counts(weight, active, torch.tensor([0]), [32], KEY, spec_of())

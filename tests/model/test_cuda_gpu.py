@@ -9,56 +9,57 @@ import os
 import statistics
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from snn_mnist.core import functional, neuron, surrogate
-from snn_mnist.kernels import spikes
+from snn_mnist.kernels.autograd import firing_rate
 from snn_mnist.kernels.cpu import fused as fused_cpu
+from snn_mnist.kernels.cpu import spikes
+from snn_mnist.kernels.cuda import available
 from snn_mnist.kernels.cuda import fused as fused_cuda
-from snn_mnist.kernels.cuda import launch as cuda
 from snn_mnist.kernels.cuda import neuron as neuron_cuda
 from snn_mnist.kernels.formulas import FORMULAS
-from snn_mnist.model import start_check as self_check
-from snn_mnist.model.engine import TorchEngine, cupy_engine
+from snn_mnist.model import start_check
+from snn_mnist.model.engine import TorchEngine, make_engine
 from snn_mnist.model.fused_steps import FusedSteps
 from snn_mnist.model.network import SNN
 from snn_mnist.model.poisson import SpikeKey
 from tests.conftest import ROOT
-from tests.kernels.test_fused_cpu import spec_of
-from tests.support.cuda_checks import FULL, HALF, check_fused, check_multi_step, check_surrogate
+from tests.support.kernel_checks import FULL, HALF, check_fused, check_multi_step, check_surrogate
+from tests.support.neurons import KEY, spec_of
 
 pytestmark = pytest.mark.gpu
 DEVICE = torch.device("cuda")
-DRAW = SpikeKey(1, 0, 2)
 
 
 @pytest.fixture(autouse=True)
-def available():
-    reason = cuda.why_unavailable(DEVICE)
+def skip_without_kernels():
+    reason = available.why_unavailable(DEVICE)
     if reason:
         pytest.skip(reason)
 
 
 def digits_like(n, seed=0):
-    """Images [n, 784] with as many grey and white pixels as MNIST's: 150 live ones, a quarter of them 255."""
+    """Images [n, 784] with as many grey and white pixels as MNIST's: 150 active ones, a quarter of them 255."""
     rng = np.random.default_rng(seed)
     images = np.zeros((n, 784), np.uint8)
     for row in images:
         at = rng.choice(784, rng.integers(100, 200), replace=False)
         row[at] = np.where(rng.random(len(at)) < 0.25, 255, rng.integers(1, 256, len(at)))
-    return images
+    return torch.from_numpy(images)
 
 
 def on_device(images):
-    return fused_cuda.active_pixels(torch.from_numpy(images).to(DEVICE))
+    return fused_cuda.active_pixels(images.to(DEVICE))
 
 
 def test_start_up_check():
-    self_check.self_check.cache_clear()
-    assert self_check.self_check(DEVICE) is None
+    start_check.find_error.cache_clear()
+    assert start_check.find_error(fused_cuda, DEVICE) is None
 
 
 # ---- spikes ----
@@ -76,15 +77,15 @@ def test_start_up_check():
     ],
 )
 def test_spikes_are_the_cpus_bit_for_bit(n, pixels, start, steps):
-    rng = np.random.default_rng(n)
-    images = rng.integers(0, 256, (n, pixels), dtype=np.uint8)
+    generator = torch.Generator().manual_seed(n)
+    images = torch.randint(256, (n, pixels), dtype=torch.uint8, generator=generator)
     images[:, ::3], images[:, 1::7] = 0, 255
     if pixels == 2000:
-        images[:] = rng.integers(1, 255, images.shape)  # 1,000 ties an image: more than the kernel lists
+        images.random_(1, 255, generator=generator)  # 1,000 ties an image: more than the kernel lists
     index, key = torch.arange(n).flip(0), SpikeKey(2**32 - 1, 5, 4_000_000_000)
-    expected = spikes.encode(images[index.numpy()], index.numpy(), start, start + steps, key)
+    expected = spikes.encode(images[index], index, start, start + steps, key)
     got = fused_cuda.encode(on_device(images), index, start, start + steps, key)
-    assert torch.equal(got.cpu(), torch.from_numpy(expected))
+    assert torch.equal(got.cpu(), expected)
 
 
 # ---- the fused pass ----
@@ -92,7 +93,7 @@ def test_spikes_are_the_cpus_bit_for_bit(n, pixels, start, steps):
 
 @pytest.mark.parametrize("name", FORMULAS)
 def test_fused_pass_against_the_equations(name):
-    check_surrogate(name, DEVICE)
+    check_surrogate(fused_cuda, name, DEVICE)
 
 
 @pytest.mark.parametrize(
@@ -109,9 +110,8 @@ def test_fused_pass_against_the_equations(name):
     ],
 )
 def test_fused_pass_in_many_sizes(n, steps, active, outputs, rounded):
-    assert check_fused(spec_of(), n, steps, active, outputs, seed=n, rounded=rounded, device=DEVICE) <= max(
-        4, n * outputs // 20
-    )
+    ties = check_fused(fused_cuda, spec_of(), n, steps, active, outputs, seed=n, rounded=rounded, device=DEVICE)
+    assert ties <= max(4, n * outputs // 20)
 
 
 def test_rates_and_gradient_against_the_cpu_kernel(record_property):
@@ -121,8 +121,7 @@ def test_rates_and_gradient_against_the_cpu_kernel(record_property):
     results = []
     for device, kernels in ((DEVICE, fused_cuda), (torch.device("cpu"), fused_cpu)):
         learned = weight.clone().to(device).requires_grad_()
-        active = on_device(images) if kernels is fused_cuda else spikes.active_pixels(images)
-        rate = kernels.firing_rate(learned, active, index, 100, DRAW, spec_of())
+        rate = firing_rate(kernels, learned, kernels.active_pixels(images.to(device)), index, 100, KEY, spec_of())
         rate.square().sum().backward()
         results.append((rate.detach().cpu(), learned.grad.cpu()))
     (rate, gradient), (cpu_rate, cpu_gradient) = results
@@ -133,14 +132,14 @@ def test_rates_and_gradient_against_the_cpu_kernel(record_property):
     assert error < 1e-5 or different
 
 
-def test_counts_at_marks_and_input_spikes():
+def test_counts_at_readout_steps_and_input_spikes():
     images, index = digits_like(1000), torch.arange(1000).flip(0)
     weight = 0.05 * torch.randn(10, 784, generator=torch.Generator().manual_seed(1))
     readout_steps = [1, 10, 128, 140, 300]
     counts, inputs = fused_cuda.firing_counts(
-        weight.to(DEVICE), on_device(images), index, readout_steps, DRAW, spec_of()
+        weight.to(DEVICE), on_device(images), index, readout_steps, KEY, spec_of()
     )
-    expected = fused_cpu.firing_counts(weight, spikes.active_pixels(images), index, readout_steps, DRAW, spec_of())
+    expected = fused_cpu.firing_counts(weight, fused_cpu.active_pixels(images), index, readout_steps, KEY, spec_of())
     assert torch.equal(inputs.cpu(), expected[1])
     assert (counts.cpu() != expected[0]).sum() <= 20 and (counts.cpu() - expected[0]).abs().max() <= 1
     assert counts.sum() > 10_000
@@ -153,7 +152,7 @@ def test_bitwise_repeatable_on_any_stream():
     for stream in (torch.cuda.current_stream(), torch.cuda.Stream(), torch.cuda.Stream()):
         with torch.cuda.stream(stream):
             weight = start.clone().to(DEVICE).requires_grad_()
-            rate = fused_cuda.firing_rate(weight, active, index, 100, DRAW, spec_of())
+            rate = firing_rate(fused_cuda, weight, active, index, 100, KEY, spec_of())
             rate.square().sum().backward()
         stream.synchronize()
         results.append((rate.detach(), weight.grad))
@@ -168,7 +167,7 @@ def test_a_step_never_waits_for_the_device():
     for attempt in range(2):
         torch.cuda.set_sync_debug_mode("error" if attempt else "default")  # the first time it compiles
         try:
-            fused_cuda.learn(weight, active, index, 100, DRAW, spec_of(), FULL, rate, table)
+            fused_cuda.learn(weight, active, index, 100, KEY, spec_of(), FULL, rate, table)
             fused_cuda.weight_gradient(active, index, upstream, table, spec_of(), 100, gradient)
         finally:
             torch.cuda.set_sync_debug_mode("default")
@@ -181,13 +180,13 @@ def test_engine_against_the_modules(amp):
     net = SNN(step_mode="m").to(DEVICE)
     with torch.no_grad():
         net.weight.mul_(4)
-    images, index = torch.from_numpy(digits_like(300)).to(DEVICE), torch.arange(300)
+    images, index = digits_like(300).to(DEVICE), torch.arange(300)
     results = []
-    for engine in (cupy_engine(net, images), TorchEngine(net, images)):
+    for engine in (make_engine("cupy", net, images), TorchEngine(net, images)):
         net.zero_grad()
         with torch.autocast("cuda", enabled=amp):
-            rate = engine.firing_rate(index, 50, DRAW)
-            counts, inputs = engine.firing_counts(index, [20, 50], DRAW)
+            rate = engine.firing_rate(index, 50, KEY)
+            counts, inputs = engine.firing_counts(index, [20, 50], KEY)
         rate.square().sum().backward()
         results.append((rate.detach(), counts, inputs, net.weight.grad.clone()))
     (rate, counts, inputs, gradient), (rate_2, counts_2, inputs_2, gradient_2) = results
@@ -240,7 +239,7 @@ def test_graph_is_the_loop_bit_for_bit(optimizer, scaled):
 def test_speed_of_a_training_step(record_property):
     """No claim but a figure: an epoch of MNIST's size, T = 100, batch 64, Adam, in graphs."""
     steps, batch = 937, 64
-    images = digits_like(6000)[np.arange(60_000) % 6000]
+    images = digits_like(6000)[torch.arange(60_000) % 6000]
     active, labels = on_device(images), torch.eye(10)[torch.arange(60_000) % 10].to(DEVICE)
     weight = torch.nn.Parameter(0.03 * torch.randn(10, 784, device=DEVICE))
     run = FusedSteps(
@@ -277,7 +276,7 @@ def test_speed_of_a_training_step(record_property):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", FORMULAS)
 def test_multi_step_neuron_against_the_equations(name, dtype):
-    check_multi_step(name, dtype, DEVICE)
+    check_multi_step(neuron_cuda, name, dtype, DEVICE)
 
 
 @pytest.mark.parametrize("size", [1, 127, 128, 129, 100_003])
@@ -395,12 +394,12 @@ def run_on(device: str, out, epochs: int, **settings) -> tuple[torch.Tensor, lis
 
     given = {"dataset": "digits", "T": 20, "epochs": epochs, "device": device, "figures": False, "out_dir": str(out)}
     given |= {"backend": "cupy"} | settings
-    run = trainer.Run(Config(**given, given=frozenset(given)), Interruption())
-    run.go()
+    trainer.train(Config(**given, given=frozenset(given)), Interruption())
+    folder = max(Path(out).iterdir(), key=lambda path: path.stat().st_mtime_ns)
     timings = {"train_images_per_s", "test_images_per_s", "seconds"}
-    rows = metrics.read_metrics(run.folder / "metrics.csv")
+    rows = metrics.read_metrics(folder / "metrics.csv")
     rows = [{name: value for name, value in row.items() if name not in timings} for row in rows]
-    return checkpoint.load(run.folder)["net"][checkpoint.WEIGHT], rows
+    return checkpoint.load(folder)["net"][checkpoint.WEIGHT], rows
 
 
 @pytest.mark.parametrize(

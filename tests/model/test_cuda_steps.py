@@ -5,12 +5,12 @@ from contextlib import contextmanager, nullcontext
 import pytest
 import torch
 
-from snn_mnist.kernels.cpu import fused as fused_cpu
+from snn_mnist.kernels.autograd import firing_rate
 from snn_mnist.kernels.cuda import fused as fused_cuda
 from snn_mnist.model.fused_steps import FusedSteps
 from snn_mnist.model.poisson import SpikeKey
-from tests.kernels.test_fused_cpu import images_of, spec_of
-from tests.support.cuda_checks import FULL, HALF
+from tests.support.kernel_checks import FULL, HALF
+from tests.support.neurons import images_of, spec_of
 
 
 @pytest.mark.parametrize("static", [False, True])
@@ -19,7 +19,7 @@ def test_epoch_of_steps_is_the_ordinary_loop(host, optimizer, scaled, static):
     """The steps that a CUDA graph captures, run one by one: bit for bit those of autograd and the optimiser, with
     learning rates that a float32 holds, as the static tensors do."""
     images, steps, batch, T = images_of(30, active=100), 7, 4, 20
-    active, labels = fused_cuda.active_pixels(torch.from_numpy(images)), 300 * torch.eye(10)[torch.arange(30) % 10]
+    active, labels = fused_cuda.active_pixels(images), 300 * torch.eye(10)[torch.arange(30) % 10]
     order = torch.randperm(30, generator=torch.Generator().manual_seed(0))
     start = 0.1 * torch.randn(10, 784, generator=torch.Generator().manual_seed(1))
     rates = torch.tensor([0.01 / (1 + step) for step in range(steps)]).tolist()
@@ -30,10 +30,10 @@ def test_epoch_of_steps_is_the_ordinary_loop(host, optimizer, scaled, static):
         if optimizer == "adam":
             return weight, torch.optim.Adam([weight], lr=0.01, fused=True)
         sgd = torch.optim.SGD([weight], lr=0.01, momentum=0.9, fused=True)
-        sgd.state[weight]["momentum_buffer"] = torch.zeros_like(weight)  # else undefined after a first step left out
+        sgd.state[weight]["momentum_buffer"] = torch.zeros_like(weight)  # else undefined after a skipped first step
         return weight, sgd
 
-    def scaling():  # so high at first that steps are left out
+    def scaling():  # so high at first that steps are skipped
         return torch.amp.GradScaler("cpu", init_scale=2.0**127, enabled=scaled)
 
     weight, steady = made()
@@ -43,8 +43,8 @@ def test_epoch_of_steps_is_the_ordinary_loop(host, optimizer, scaled, static):
             part = order[step * batch : (step + 1) * batch]
             steady.param_groups[0]["lr"] = rates[step]
             steady.zero_grad()
-            rate = fused_cuda.firing_rate(
-                weight, active, part, T, SpikeKey(1, 0, epoch), spec_of(), HALF if scaled else FULL
+            rate = firing_rate(
+                fused_cuda, weight, active, part, T, SpikeKey(1, 0, epoch), spec_of(), HALF if scaled else FULL
             )
             scaler.scale(torch.nn.functional.mse_loss(rate, labels[part])).backward()
             scaler.step(steady)
@@ -91,7 +91,7 @@ class Recorded:
 @pytest.fixture
 def graphs(monkeypatch):
     """CUDA graphs without a GPU; the arguments of each capture."""
-    captures, plain = [], FusedSteps._step
+    captures, plain = [], FusedSteps.step
 
     @contextmanager
     def capture(graph, **settings):
@@ -106,7 +106,7 @@ def graphs(monkeypatch):
         else:
             Recorded.capturing.steps.append(lambda: plain(run, number))
 
-    monkeypatch.setattr(FusedSteps, "_step", step)
+    monkeypatch.setattr(FusedSteps, "step", step)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Recorded)
     monkeypatch.setattr(torch.cuda, "graph", capture)
     monkeypatch.setattr(torch.cuda, "device", nullcontext)
@@ -118,7 +118,7 @@ def test_whole_chunks_are_replayed_and_the_rest_is_run(host, graphs):
     """An epoch of 11 steps in chunks of 4, cut in the middle: the bits of the plain loop, two graphs in use at the end
     of the first epoch, and the third from the second epoch on, for the very first step is always run."""
     images, steps, batch = images_of(48, active=100), 11, 4
-    active, labels = fused_cuda.active_pixels(torch.from_numpy(images)), torch.eye(10)[torch.arange(48) % 10]
+    active, labels = fused_cuda.active_pixels(images), torch.eye(10)[torch.arange(48) % 10]
     start = 0.1 * torch.randn(10, 784, generator=torch.Generator().manual_seed(1))
     results, replays = [], []
     for capture in (False, True):
@@ -144,7 +144,7 @@ def test_whole_chunks_are_replayed_and_the_rest_is_run(host, graphs):
     assert [c["pool"] for c in graphs] == [None, "a pool", "a pool"]
     assert {c["stream"] for c in graphs} == {"a stream of cpu"}
     run.begin(SpikeKey(2, 0, 0), torch.arange(48), [0.01] * steps)
-    assert run.graphs == {}  # another seed, which the graphs have by heart
+    assert run.graphs == {}  # another seed, which is a constant in the graphs
 
 
 def test_the_trainer(host, tmp_path, monkeypatch):
@@ -159,9 +159,7 @@ def test_the_trainer(host, tmp_path, monkeypatch):
     for backend in ("cupy", "numba"):
         place = Runtime(torch.device("cpu"), backend, "for a test", 1)
         monkeypatch.setattr(trainer, "choose_runtime", lambda *_, place=place: place)
-        run = trainer.Run(Config(**settings, out_dir=str(tmp_path / backend)), Interruption())
-        rows.append(run.go())
-        assert run.training.kernels is (fused_cuda if backend == "cupy" else fused_cpu)
+        rows.append(trainer.train(Config(**settings, out_dir=str(tmp_path / backend)), Interruption()))
     for name in ("train_loss", "train_acc", "test_loss", "test_acc", "max_test_acc"):
         assert rows[0][name] == pytest.approx(rows[1][name], abs=2e-3), name
     assert {launch[0] for launch in host.launches} == {"fused", "contract"}

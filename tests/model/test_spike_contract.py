@@ -3,30 +3,25 @@
 import math
 from itertools import product
 
+import numba
 import numpy as np
 import pytest
 import torch
 
-from snn_mnist.kernels import philox, spikes
+from snn_mnist.kernels import spikes
 from snn_mnist.kernels.cpu import jit
+from snn_mnist.kernels.cpu import spikes as cpu_spikes
+from snn_mnist.kernels.philox import philox
 from snn_mnist.model.poisson import SpikeKey, Stream, poisson_encode, random_order
-
-# Random123's known answers: counter, key, output
-VECTORS = [
-    ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
-    ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
-    (
-        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
-        (0xA4093822, 0x299F31D0),
-        (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
-    ),
-]
+from tests.support.neurons import PHILOX_VECTORS
 
 
-@pytest.mark.parametrize(("counter", "key", "words"), VECTORS)
+@pytest.mark.parametrize(("counter", "key", "words"), PHILOX_VECTORS)
 def test_philox_known_answers(counter, key, words):
-    assert philox.philox_block(counter, key) == words
-    assert tuple(int(w) for w in philox.philox_torch(counter, key)) == words
+    """By Python integers, by tensors and by numba."""
+    assert philox(counter, key) == words
+    assert tuple(int(w) for w in philox(torch.tensor(counter).unbind(), key)) == words
+    assert cpu_spikes.philox_words(counter, key) == words
 
 
 def by_definition(k, seed, stream, e, n, p, t):
@@ -35,11 +30,11 @@ def by_definition(k, seed, stream, e, n, p, t):
         return k == 255
 
     def digits():
-        words = philox.philox_block((t // 16, p, n, e), (seed, stream))
+        words = philox((t // 16, p, n, e), (seed, stream))
         yield words[t % 16 // 4] >> 8 * (t % 4) & 255
         attempt = 0
         while True:
-            for word in philox.philox_block((1 << 31 | t, p | attempt << 16, n, e), (seed, stream)):
+            for word in philox((1 << 31 | t, p | attempt << 16, n, e), (seed, stream)):
                 yield from word.to_bytes(4, "big")
             attempt += 1
 
@@ -47,15 +42,16 @@ def by_definition(k, seed, stream, e, n, p, t):
 
 
 def some_images(n=5, seed=0):
-    images = np.random.default_rng(seed).integers(0, 256, (n, 784), dtype=np.uint8)
+    images = torch.randint(256, (n, 784), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
     images[:, ::3], images[:, 1::7] = 0, 255
     images[0] = 0  # an empty image
     return images
 
 
 def test_encoder_is_the_definition():
-    images, index, spike_key = some_images(), np.array([7, 59_999, 0, 3, 2**31]), SpikeKey(2**32 - 1, 5, 4_000_000_000)
-    fired = spikes.encode(images, index, 16, 60, spike_key)
+    images, index = some_images(), torch.tensor([7, 59_999, 0, 3, 2**31])
+    spike_key = SpikeKey(2**32 - 1, 5, 4_000_000_000)
+    fired = cpu_spikes.encode(images, index, 16, 60, spike_key)
     rng = np.random.default_rng(1)
     for i, p, t in zip(rng.integers(0, 5, 3000), rng.integers(0, 784, 3000), rng.integers(16, 60, 3000), strict=True):
         expected = by_definition(int(images[i, p]), *spike_key, int(index[i]), int(p), int(t))
@@ -64,10 +60,10 @@ def test_encoder_is_the_definition():
 
 def test_ties_are_resolved_as_defined():
     """Every draw whose first digit ties is looked at: the rare branch, not the common one."""
-    images = np.full((1, 784), 100, np.uint8)
-    fired, spike_key, ties = spikes.encode(images, np.array([9]), 0, 128, SpikeKey(1, 2, 3)), SpikeKey(1, 2, 3), 0
+    images, spike_key, ties = torch.full((1, 784), 100, dtype=torch.uint8), SpikeKey(1, 2, 3), 0
+    fired = cpu_spikes.encode(images, torch.tensor([9]), 0, 128, spike_key)
     for block, p in product(range(8), range(784)):
-        words = philox.philox_block((block, p, 9, spike_key.epoch), (spike_key.seed, spike_key.stream))
+        words = philox((block, p, 9, spike_key.epoch), (spike_key.seed, spike_key.stream))
         for i, byte in enumerate(b"".join(w.to_bytes(4, "little") for w in words)):
             if byte == 100:
                 ties += 1
@@ -78,26 +74,24 @@ def test_ties_are_resolved_as_defined():
 
 def test_more_ties_in_an_image_than_there_is_room_for():
     """One draw in 256 ties: those of 28 x 28 pixels fit, those of larger images are resolved in groups."""
-    images, index, spike_key = np.full((1, 20_000), 100, np.uint8), np.array([9]), SpikeKey(1, 2, 3)
+    images, index, spike_key = torch.full((1, 20_000), 100, dtype=torch.uint8), torch.tensor([9]), SpikeKey(1, 2, 3)
     images[0, ::4] = 0
     images[0, 1::4] = 255
     images[0, 2::4] = 254  # nearly all of its ties fire
-    assert 4 * spikes._TIE_ROOM < 10_000 * 128 / 256
-    a = spikes.encode(images, index, 0, 144, spike_key)
-    b = spikes.encode_torch(torch.from_numpy(images), torch.from_numpy(index), 0, 144, spike_key)
-    assert torch.equal(torch.from_numpy(a), b)
+    assert 4 * cpu_spikes.TIES < 10_000 * 128 / 256
+    a, b = (module.encode(images, index, 0, 144, spike_key) for module in (cpu_spikes, spikes))
+    assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("steps", [1, 15, 16, 17, 64, 65, 100, 127, 128, 129, 300])
 def test_numba_and_torch_give_the_same_bits(steps):
-    images, index, spike_key = some_images(seed=steps), np.array([5, 59_999, 0, 3, 2]), SpikeKey(3, 1, 2)
-    a = spikes.encode(images, index, 0, steps, spike_key)
-    b = spikes.encode_torch(torch.from_numpy(images), torch.from_numpy(index), 0, steps, spike_key)
-    assert torch.equal(torch.from_numpy(a), b)
+    images, index, spike_key = some_images(seed=steps), torch.tensor([5, 59_999, 0, 3, 2]), SpikeKey(3, 1, 2)
+    a, b = (module.encode(images, index, 0, steps, spike_key) for module in (cpu_spikes, spikes))
+    assert torch.equal(a, b)
 
 
 def test_bits_do_not_depend_on_circumstances():
-    images, index, spike_key = torch.from_numpy(some_images(40)), torch.arange(40), SpikeKey(11, Stream.TEST, 6)
+    images, index, spike_key = some_images(40), torch.arange(40), SpikeKey(11, Stream.TEST, 6)
     whole = poisson_encode(images, index, 0, 100, spike_key)
     assert torch.equal(whole[:50], poisson_encode(images, index, 0, 50, spike_key))  # T
     assert torch.equal(whole[32:60], poisson_encode(images, index, 32, 60, spike_key))  # start
@@ -106,7 +100,7 @@ def test_bits_do_not_depend_on_circumstances():
         whole[:, order], poisson_encode(images[order], index[order], 0, 100, spike_key)
     )  # batch position
     assert torch.equal(whole[:, 7:8], poisson_encode(images[7:8], index[7:8], 0, 100, spike_key))  # batch size
-    before = jit.numba.get_num_threads()
+    before = numba.get_num_threads()
     try:
         for threads in range(1, before + 1):
             jit.set_threads(threads)
@@ -128,11 +122,11 @@ def test_each_coordinate_matters(part):
 
 def counts_of_all_values(draws=1_000):
     """How often each of the 256 values fires in 784 * draws trials."""
-    images = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 784, axis=1)
+    images = torch.arange(256, dtype=torch.uint8)[:, None].repeat(1, 784)
     total = np.zeros(256)
     for start in range(0, draws, 112):
-        fired = spikes.encode(images, np.arange(256), start, min(start + 112, draws), SpikeKey(20, 0, 0))
-        total += fired.sum((0, 2))
+        fired = cpu_spikes.encode(images, torch.arange(256), start, min(start + 112, draws), SpikeKey(20, 0, 0))
+        total += fired.sum((0, 2)).numpy()
     return total, 784 * draws
 
 

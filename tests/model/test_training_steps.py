@@ -4,21 +4,22 @@ import pytest
 import torch
 
 from snn_mnist.model.autograd_steps import AutogradSteps
-from snn_mnist.model.engine import numba_engine
+from snn_mnist.model.engine import make_engine
+from snn_mnist.model.fused_steps import FusedSteps
 from snn_mnist.model.network import SNN
 from snn_mnist.model.poisson import SpikeKey
-from tests.kernels.test_fused_cpu import images_of
+from tests.support.neurons import images_of
 
 STEPS, BATCH, T, N = 7, 4, 20, 30
 
 
 def trained(kind, optimizer, amp=False, init_scale=None, average=False, cuts=(STEPS,)):
-    """Weight, average, rates, number of steps left out and the optimiser's state after two epochs."""
+    """Weight, average, rates, number of skipped steps and the optimiser's state after two epochs."""
     torch.manual_seed(0)
     net = SNN(step_mode="m")
     with torch.no_grad():
         net.weight.mul_(4)
-    engine = numba_engine(net, torch.from_numpy(images_of(N, active=100)))
+    engine = make_engine("numba", net, images_of(N, active=100))
     if optimizer == "adam":
         made = torch.optim.Adam([net.weight], lr=9.0, fused=True)
     else:
@@ -32,9 +33,14 @@ def trained(kind, optimizer, amp=False, init_scale=None, average=False, cuts=(ST
         "rates": rates, "skipped": skipped,
     }  # fmt: skip
     labels = 300 * torch.eye(10)[torch.arange(N) % 10]
-    steps = (
-        AutogradSteps(engine, labels, **settings) if kind == "autograd" else engine.training_steps(labels, **settings)
-    )
+    if kind == "autograd":
+        steps = AutogradSteps(engine, labels, **settings)
+    else:
+        del settings["amp"]
+        precision = torch.bfloat16 if amp else torch.float32
+        steps = FusedSteps(
+            engine.kernels, net.weight, engine.active, labels, engine.spec, precision=precision, **settings
+        )
     seen = []
     for epoch in (3, 4):
         order = torch.randperm(N, generator=torch.Generator().manual_seed(epoch))
@@ -65,14 +71,12 @@ def test_half_precision_moves_the_rates():
     assert not torch.equal(plain[0], half[0]) and (plain[1] - half[1]).abs().mean() < 0.05
 
 
-def test_an_optimiser_that_a_graph_can_not_hold():
-    from snn_mnist.kernels import spikes
+def test_an_optimiser_that_can_not_be_captured():
     from snn_mnist.kernels.cpu import fused as fused_cpu
-    from snn_mnist.model.fused_steps import FusedSteps
 
     weight = torch.nn.Parameter(torch.zeros(10, 784))
     adam, scaler = torch.optim.Adam([weight], fused=True), torch.amp.GradScaler("cpu", enabled=False)
-    active, spec = spikes.active_pixels(images_of(2)), SNN().spiking.spec()
+    active, spec = fused_cpu.active_pixels(images_of(2)), SNN().spiking.spec()
     with pytest.raises(ValueError, match="capturable"):
         FusedSteps(
             fused_cpu, weight, active, torch.eye(10)[:2], spec, steps=1, batch=2, T=4, optimizer=adam, scaler=scaler,

@@ -1,4 +1,4 @@
-"""Every snippet of the tutorial and the README runs, every command line in them is one, every picture is there."""
+"""Snippets run, command lines parse, pictures, links and files exist, and the README's table of flags is the code's."""
 
 import contextlib
 import importlib.util
@@ -11,10 +11,14 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from snn_mnist.cli import main as cli
+from snn_mnist.cli import parser as cli
+from snn_mnist.runs.config import Config
+from snn_mnist.runs.fields import markdown_table
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if page.is_file()]
+PACKAGE = ROOT / "snn_mnist"
+README = ROOT / "README.md"
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 
 spec = importlib.util.spec_from_file_location("tutorial_figures", ROOT / "scripts" / "tutorial_figures.py")
@@ -27,9 +31,7 @@ def code_blocks(page, *languages):
     return re.findall(rf"^```(?:{'|'.join(languages)})\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if page.name in ("README.md", "tutorial.md")], ids=lambda page: page.name
-)
+@pytest.mark.parametrize("page", [README, TUTORIAL], ids=lambda page: page.name)
 def test_snippets_run_and_print_what_they_say(page, tmp_path, monkeypatch):
     """In order, in one namespace, in an empty directory; with real MNIST where SNN_MNIST_DATA names it."""
     monkeypatch.chdir(tmp_path)
@@ -68,17 +70,39 @@ def test_every_picture_of_the_tutorial_is_shown():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_within_the_project_lead_somewhere(page):
-    text = page.read_text(encoding="utf-8")
-    headings = {
-        re.sub(r"[^\w\- ]", "", line.lstrip("# ").lower()).replace(" ", "-")
-        for line in text.splitlines() if re.match(r"#+ ", line)
-    }  # fmt: skip
-    for target in re.findall(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)", text):
-        file, _, heading = target.partition("#")
-        if "://" in file:
-            continue
-        assert not file or (page.parent / file).exists(), target
-        assert file or not heading or heading in headings, target
+    for target in re.findall(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        name, _, heading = target.partition("#")
+        if "://" not in name:
+            file = page.parent / name if name else page
+            assert file.exists(), target
+            assert not heading or heading in headings(file), target
+
+
+def headings(page):
+    """The anchors of a page's headings, as they are made on GitHub."""
+    lines = [line for line in page.read_text(encoding="utf-8").splitlines() if re.match(r"#+ ", line)]
+    return {re.sub(r"[^\w\- ]", "", line.lstrip("# ").lower()).replace(" ", "-") for line in lines}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_are_named_are_there(page):
+    """`scripts/rooms.py`, `training/loop.py` in the package, and in a row of the rooms' table `loop.py`."""
+    missing = []
+    for line in page.read_text(encoding="utf-8").splitlines():
+        folders = [ROOT, PACKAGE, *(PACKAGE / name for name in re.findall(r"`(\w+)/`", line))]
+        names = re.findall(r"`((?:\w+/)*\w+\.(?:py|cu|cuh|sh)|(?:\w+/)+)`", line)
+        names += re.findall(r"\b((?:configs|docs|scripts|snn_mnist|tests)/[\w/]*\.\w+)", line)
+        missing += [name for name in names if not any((folder / name).exists() for folder in folders)]
+    assert not missing, f"{page.name} names {', '.join(missing)}"
+
+
+def test_readme_is_short():
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_readme_has_the_flags_of_the_code():
+    table = markdown_table(Config)
+    assert table in README.read_text(encoding="utf-8"), f"README.md has another table of flags than the code:\n{table}"
 
 
 def command_lines(page):

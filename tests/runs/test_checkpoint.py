@@ -11,13 +11,17 @@ import pytest
 import torch
 import torture
 
-from snn_mnist.cli import main as cli
+from snn_mnist.cli import parser as cli
 from snn_mnist.cli import train as training
 from snn_mnist.errors import SNNError, UsageError
+from snn_mnist.model.device import choose_runtime
 from snn_mnist.runs import checkpoint, metrics
-from snn_mnist.runs.config import FIXED_ON_RESUME, Config
+from snn_mnist.runs.config import Config
+from snn_mnist.runs.resume_rules import FIXED_ON_RESUME
 from snn_mnist.training import resume
-from snn_mnist.training.interruption import Interruption
+from snn_mnist.training.data import TrainingData
+from snn_mnist.training.learner import Learner
+from snn_mnist.training.snapshot import restore
 from snn_mnist.visualizing import run_figures as figures
 from tests.conftest import Program
 
@@ -110,28 +114,26 @@ OTHERS = {
 
 def test_every_setting_that_alters_the_mathematics_is_refused_by_name(folders: dict[str, Path]):
     assert set(OTHERS) == set(FIXED_ON_RESUME)
-    state = checkpoint.load(folders["adam"])
     for name, value in OTHERS.items():
-        with pytest.raises(UsageError, match=rf" can't go on with other mathematics: {name} .* → .*; leave .* -force"):
-            resume.resolve(resumed(folders["adam"], **{name: value}), state)
-        config = resume.resolve(resumed(folders["adam"], **{name: value}, force=True), state)
+        with pytest.raises(UsageError, match=rf"can't resume .*: {name} .* → .* changes the result; leave .* -force"):
+            resume.resume(resumed(folders["adam"], **{name: value}))
+        config = resume.resume(resumed(folders["adam"], **{name: value}, force=True)).config
         assert getattr(config, name) == value
-    with pytest.raises(UsageError, match=r": T 4 → 5, seed 0 → 1; "):
-        resume.resolve(resumed(folders["adam"], T=5, seed=1), state)
+    with pytest.raises(UsageError, match=r": T 4 → 5, seed 0 → 1 changes"):
+        resume.resume(resumed(folders["adam"], T=5, seed=1))
 
 
 def test_the_refusal_as_the_program_prints_it(program: Program, folders: dict[str, Path]):
     done = program("train", "-resume", str(folders["adam"]), "-tau", "1.5")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        f"snn_mnist: error: {folders['adam']} can't go on with other mathematics: tau 2.0 → 1.5; "
+        f"snn_mnist train: error: can't resume {folders['adam']}: tau 2.0 → 1.5 changes the result; "
         "leave that out, start a new run, or insist with -force\n"
     )
 
 
 def test_lr_schedule_and_epochs_may_change(folders: dict[str, Path]):
-    state = checkpoint.load(folders["adam"])
-    config = resume.resolve(resumed(folders["adam"], lr=0.5, schedule="cosine", epochs=7), state)
+    config = resume.resume(resumed(folders["adam"], lr=0.5, schedule="cosine", epochs=7)).config
     assert (config.lr, config.schedule, config.epochs, config.T, config.b) == (0.5, "cosine", 7, 4, 16)
 
 
@@ -300,7 +302,7 @@ def test_the_rest_of_an_epoch_has_the_mathematics_of_its_start(own: Path, tmp_pa
     state = checkpoint.load(own)
     state |= {"step": 2, "running": {"rates": torch.zeros(32, 10), "seconds": 1.0}}
     checkpoint.save(own / checkpoint.LATEST, state)
-    with pytest.raises(SNNError, match=r"after 2 steps, whose rest can't have other mathematics: T 4 → 5; finish"):
+    with pytest.raises(SNNError, match=r"after 2 steps, whose rest needs the same settings, not T 4 → 5; finish"):
         training.run(resumed(own, T=5, force=True, epochs=2, out_dir=str(tmp_path / "out")))
     assert not (tmp_path / "out").exists()
 
@@ -309,8 +311,11 @@ def test_momentum_begins_at_zero_where_there_was_none(own: Path, folders: dict[s
     state = checkpoint.load(folders["sgd"])
     state["optimizer"]["state"] = {}
     checkpoint.save(own / checkpoint.LATEST, state)
-    run = training.Run(resumed(own, epochs=2, j=1), Interruption())
-    assert not run.optimizer.state[run.net.weight]["momentum_buffer"].any()
+    start = resume.resume(resumed(own, epochs=2, j=1))
+    runtime = choose_runtime("cpu", "numba", 1)
+    learner = Learner(start.config, runtime, TrainingData.load(start.config, runtime.device))
+    restore(start, learner)
+    assert not learner.optimizer.state_dict()["state"][0]["momentum_buffer"].any()
 
 
 def test_the_out_dir_of_a_configuration_file_moves_no_run(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

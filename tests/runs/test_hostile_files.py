@@ -23,7 +23,7 @@ from snn_mnist.errors import SNNError
 from snn_mnist.runs import checkpoint
 from snn_mnist.runs.config import Config
 from snn_mnist.training import resume
-from snn_mnist.training.loop import Best
+from snn_mnist.training.snapshot import Best
 
 WEIGHT, SHAPE = checkpoint.WEIGHT, checkpoint.SHAPE
 
@@ -87,7 +87,7 @@ def test_every_verb_refuses_alike(file: Path, tmp_path: Path, capsys: pytest.Cap
     for verb in ("train", "eval", "trace", "export"):
         assert main([verb, "-resume", str(damaged)]) == 1
         out, err = capsys.readouterr()
-        assert out == "" and err.startswith(f"snn_mnist: error: {damaged} is damaged or not a checkpoint (")
+        assert out == "" and err.startswith(f"snn_mnist {verb}: error: {damaged} is damaged or not a checkpoint (")
         assert err.count("\n") == 1
 
 

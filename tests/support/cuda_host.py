@@ -1,6 +1,6 @@
 """The CUDA kernels on the host: their source compiled by g++, run block after block in place of a GPU.
 
-`HostKernels.load` stands for `kernels.cuda.load`, so that the Python side (argument order, sizes, autograd) runs as it
+`HostKernels.load` replaces `cuda.launch.load`, so that the Python side (argument order, sizes, autograd) runs as it
 does on a GPU, on CPU tensors. Working memory is poisoned and has a guard behind it; the types of the arguments are
 checked against the kernel's signature; threads run upwards or backwards, which must not change a bit.
 """
@@ -85,7 +85,7 @@ class HostKernels:
                 for block in range(grid[0]):
                     ctypes.memset(start, 0xFF, shared_bytes)  # NaN as a float, all fired as spikes
                     ctypes.memmove(start + shared_bytes, GUARD, len(GUARD))
-                    library.host_place(
+                    library.host_select_block(
                         ctypes.c_int64(block), row, ctypes.c_int64(grid[0]), ctypes.c_void_p(start), int(self.backwards)
                     )
                     getattr(library, name)(*passed)

@@ -110,12 +110,12 @@ def _fixed_addresses() -> list[str]:
     return [setarch, "-R"] if setarch else []
 
 
-class Fault(AssertionError):
+class SanitizerError(AssertionError):
     """What a sanitizer found."""
 
 
 class ThreadedKernels(HostKernels):
-    """`load` stands for `kernels.cuda.load`; Fault when the sanitizer finds something."""
+    """`load` replaces `cuda.launch.load`; a SanitizerError if the sanitizer finds something."""
 
     def __init__(self, folder: Path, sanitizer: str) -> None:
         super().__init__(folder)
@@ -136,7 +136,7 @@ class ThreadedKernels(HostKernels):
             command = [*_fixed_addresses(), str(program), str(given), str(back)]
             done = subprocess.run(command, capture_output=True, encoding="utf-8")
             if done.returncode:
-                raise Fault(f"{name}: {done.stderr[-3000:]}")
+                raise SanitizerError(f"{name}: {done.stderr[-3000:]}")
             self.launches.append((name, tuple(grid), threads, shared_bytes))
             content, at = back.read_bytes(), 0
             for size, value in zip(sizes, arguments, strict=True):

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -16,11 +17,12 @@ from snn_mnist.errors import SNNError
 from snn_mnist.runs import checkpoint
 from snn_mnist.runs.atomic_files import write_file
 from snn_mnist.runs.metrics import MetricsFile, read_metrics
-from tests.training.test_interruption import LONG, once, training_goes_on
+from tests.support.runs import wait_until
+from tests.training.test_interruption import LONG, training_goes_on
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="limits, mounts and users of POSIX")
 as_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root")
-ONE_LINE = "snn_mnist: error: "
+ONE_LINE = re.compile(r"snn_mnist (train|eval): error: .{,600}\n")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,7 @@ def run(runs: tuple[Path, Path], tmp_path: Path) -> Path:
 def failed(child: Child, *words: object) -> None:
     """One line on stderr, which has these words, and exit code 1."""
     assert child.code == 1, (child.code, child.err)
-    assert child.err.startswith(ONE_LINE) and child.err.count("\n") == 1 and len(child.err) < 600, child.err
+    assert ONE_LINE.fullmatch(child.err), child.err
     for word in words:
         assert str(word) in child.err, (word, child.err)
 
@@ -327,4 +329,4 @@ def test_rows_survive_rewriting(tmp_path: Path):
 
 def test_waiting_has_an_end():
     with pytest.raises(AssertionError, match="in vain"):
-        once(lambda: False, 0.01)
+        wait_until(lambda: False, 0.01)

@@ -13,19 +13,13 @@ from torture import QUICK, Child, Nursery, differences
 from snn_mnist.cli import train as training
 from snn_mnist.runs import checkpoint
 from snn_mnist.runs.config import Config
+from snn_mnist.training import loop
 from snn_mnist.training.interruption import Interruption
+from tests.support.runs import wait_until
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and fork of POSIX")
 
 LONG = ["-epochs", "100000"]
-
-
-def once(condition, timeout: float = 60) -> None:
-    """Waits until the condition holds."""
-    end = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.002)
 
 
 def training_goes_on(child: Child, out: Path, rows: int = 2) -> Path:
@@ -36,7 +30,7 @@ def training_goes_on(child: Child, out: Path, rows: int = 2) -> Path:
         files = list(out.glob("*/metrics.csv"))
         return bool(files) and files[0].read_text().count("\n") > rows
 
-    once(has_rows)
+    wait_until(has_rows)
     return next(out.iterdir())
 
 
@@ -77,7 +71,7 @@ def test_a_signal_that_comes_twice_at_once_is_one(nursery: Nursery, tmp_path: Pa
 def test_a_second_ctrl_c_leaves_in_the_middle_of_a_step(nursery: Nursery, tmp_path: Path, backend: str, steps: int):
     one_long_step = ["-T", str(steps), "-b", "1400", "-limit-batches", "1", "-backend", backend]
     child = nursery.start("train", *QUICK, *one_long_step, "-out-dir", str(tmp_path))
-    once(lambda: "run directory" in child.out or child.poll() is not None, 200)
+    wait_until(lambda: "run directory" in child.out or child.poll() is not None, 200)
     time.sleep(0.5)
     child.send(signal.SIGINT)
     time.sleep(0.5)
@@ -106,7 +100,7 @@ def test_interrupted_while_testing(tmp_path: Path):
     settings = {"dataset": "digits", "T": 4, "b": 16, "limit_batches": 4, "figures": False, "backend": "torch", "j": 1}
     settings |= {"epochs": 2, "val": 100, "out_dir": str(tmp_path / "a")}
     interruption = InTheTest()
-    training.Run(Config(**settings), interruption).go()
+    loop.train(Config(**settings), interruption)
     assert interruption.exit_code == 143
     (folder,) = (tmp_path / "a").iterdir()
     state = checkpoint.load(folder)
@@ -126,7 +120,7 @@ def test_handlers_are_put_back():
 
 def test_between_the_seeds_of_a_repeated_run(nursery: Nursery, tmp_path: Path):
     child = nursery.start("train", *QUICK, "-epochs", "60", "-seeds", "50", "-out-dir", str(tmp_path))
-    once(lambda: len(list(tmp_path.iterdir())) >= 2)
+    wait_until(lambda: len(list(tmp_path.iterdir())) >= 2)
     child.send(signal.SIGINT)
     assert child.wait() == 130
     assert len(list(tmp_path.iterdir())) <= 3
@@ -141,7 +135,9 @@ def test_a_directory_is_trained_in_by_one_process(nursery: Nursery, tmp_path: Pa
     folder = training_goes_on(child, tmp_path)
     second = nursery.run("train", "-resume", str(folder))
     assert second.code == 1
-    assert second.err == (f"snn_mnist: error: another process trains in {folder}; wait for its end, or stop it first\n")
+    assert second.err == (
+        f"snn_mnist train: error: another process trains in {folder}; wait for its end, or stop it first\n"
+    )
     assert child.poll() is None
     child.send(signal.SIGINT)
     assert child.wait() == 130
@@ -155,7 +151,7 @@ def test_runs_that_start_at_once_get_a_directory_each(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_whole_runs_that_start_at_once(nursery: Nursery, tmp_path: Path):
+def test_whole_runs_that_start_at_wait_until(nursery: Nursery, tmp_path: Path):
     assert torture.starts(nursery, tmp_path, 20).faults == []
 
 

@@ -16,7 +16,7 @@ from torture import QUICK, Nursery, metrics
 from snn_mnist.kernels.cache import cache_directory
 from snn_mnist.runs import checkpoint
 from tests.conftest import ROOT, Program
-from tests.training.test_interruption import once
+from tests.support.runs import wait_until
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="terminals and locales of POSIX")
 
@@ -100,7 +100,7 @@ def test_a_damaged_cache_of_kernels_is_made_anew(program: Program, tmp_path: Pat
     cache = tmp_path / "cache" / used.name
     shutil.copytree(used, cache)
     env: dict[str, str | None] = {"SNN_MNIST_CACHE": str(cache.parent)}
-    for path in cache.glob("spikes*"):
+    for path in cache.rglob("spikes*"):
         content = path.read_bytes()
         path.write_bytes(content[: len(content) // 2] if path.suffix == ".nbc" else b"\x80\x04 not a pickle")
     done = program("train", *QUICK, "-epochs", "1", env=env, timeout=280)
@@ -114,7 +114,7 @@ os.makedirs(os.environ.get("CUPY_CACHE_DIR", os.path.expanduser("~/.cupy/kernel_
 __version__ = "14.2.0"
 """
 ASK = """import os
-from snn_mnist.kernels.cuda.launch import import_cupy
+from snn_mnist.kernels.cuda.available import import_cupy
 print(import_cupy().__version__, os.environ["CUPY_CACHE_DIR"], os.path.isdir(os.environ["CUPY_CACHE_DIR"]))
 """
 
@@ -152,7 +152,7 @@ def test_a_reader_of_the_output_that_leaves(nursery: Nursery, tmp_path: Path):
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     child = nursery.start("train", *QUICK, "-epochs", "1000", "-out-dir", str(tmp_path / "out"), out=str(pipe))
-    once(lambda: (tmp_path / "out").exists() and any((tmp_path / "out").glob("*/checkpoint_max.pth")))
+    wait_until(lambda: (tmp_path / "out").exists() and any((tmp_path / "out").glob("*/checkpoint_max.pth")))
     os.close(reader)
     assert child.wait() == 1 and child.err == ""
     (folder,) = (tmp_path / "out").iterdir()
@@ -162,6 +162,6 @@ def test_a_reader_of_the_output_that_leaves(nursery: Nursery, tmp_path: Path):
 def test_a_signal_ignored_by_the_parent(nursery: Nursery, tmp_path: Path):
     """A script's `python -m snn_mnist train &` starts with SIGINT ignored; sent on purpose, it is obeyed."""
     child = nursery.start("train", *QUICK, "-epochs", "100000", "-out-dir", str(tmp_path), ignore=[signal.SIGINT])
-    once(lambda: any(tmp_path.glob("*/checkpoint_max.pth")))
+    wait_until(lambda: any(tmp_path.glob("*/checkpoint_max.pth")))
     child.send(signal.SIGINT)
     assert child.wait() == 130

@@ -8,48 +8,19 @@ import torch
 
 from snn_mnist.cli import evaluate
 from snn_mnist.cli import train as training
-from snn_mnist.cli.verb_settings import EvalOptions
+from snn_mnist.cli.evaluate import EvalOptions
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.runs import checkpoint
 from snn_mnist.runs.config import Config
 from snn_mnist.runs.metrics import METRICS, read_metrics
+from snn_mnist.training import loop
 from snn_mnist.training.interruption import Interruption
-
-DIGITS = {"dataset": "digits", "T": 20, "b": 100, "lr": 5e-3, "figures": False}
-TIMES = {"train_images_per_s", "test_images_per_s", "seconds"}
-
-
-def config(**settings):
-    return Config(**(DIGITS | settings), given=frozenset(DIGITS | settings))
+from tests.support.runs import DIGITS, assert_same, config, metrics, newest
 
 
 def train(out, **settings):
     assert training.run(config(out_dir=str(out), **settings)) == 0
     return newest(out)
-
-
-def newest(out):
-    return max(out.iterdir(), key=lambda folder: folder.stat().st_mtime_ns)
-
-
-def metrics(folder):
-    return [{k: v for k, v in row.items() if k not in TIMES} for row in read_metrics(folder / "metrics.csv")]
-
-
-def assert_same(a, b):
-    """Bitwise equal, through all levels of a checkpoint."""
-    assert type(a) is type(b)
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b)
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a.keys() - {"seconds"}:
-            assert_same(a[key], b[key])
-    elif isinstance(a, list | tuple):
-        for x, y in zip(a, b, strict=True):
-            assert_same(x, y)
-    else:
-        assert a == b
 
 
 RESUMES = [
@@ -80,7 +51,8 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, setting
 
     with monkeypatch.context() as patch:
         patch.setattr("snn_mnist.training.progress.Progress.step", step)
-        training.Run(config(out_dir=str(tmp_path / "parts"), epochs=4, **settings), interruption).go()
+        patch.setattr("snn_mnist.model.compiled_steps.CHUNK_WORK", 1)  # a step a chunk
+        loop.train(config(out_dir=str(tmp_path / "parts"), epochs=4, **settings), interruption)
     folder = newest(tmp_path / "parts")
     state = checkpoint.load(folder)
     assert (state["epoch"], state["step"]) == ((1, steps) if steps else (0, per_epoch))

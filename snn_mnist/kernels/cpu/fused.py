@@ -7,10 +7,10 @@ backward pass. Nothing of size [T, N] is kept, only the rows of the sample that 
         dH[t] = dS g(x[t]) + dV/dH[t] (1 - 1/tau) dH[t+1],      x = H - V_threshold
     is linear in it. With dS = 1/T it gives F[t] = dX[t], and
         E[p, c] = sum_t S[p, t] F[t, c],        dL/dW[c, p] = sum_n dL/drate[n, c] E_n[p, c]
-    so the backward pass is one small contraction of [live pixels, 16] tables.
+    so the backward pass is one small contraction of [active pixels, 16] tables.
 
 Both products of spikes with rows of 16 floats (X = S W and E = S^T F) go by fours: the 16 subset sums of four rows
-are made first, and four bits of spikes choose one. Per image of MNIST with T = 100 that is 3,800 vector additions a
+are computed first, and four bits of spikes choose one. Per image of MNIST with T = 100 that is 3,800 vector additions a
 product. Adding one row a flip (a spike, or a silence of a pixel above one half) needs only 2,100, but the branch at
 the end of each pixel's bits was mispredicted: 4.3 and 4.2 us an image on one core, where the tables take 1.1 and 1.5.
 """
@@ -18,19 +18,21 @@ the end of each pixel's bits was mispredicted: 4.3 and 4.2 us an image on one co
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numba
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from snn_mnist.kernels.cpu import simd
 from snn_mnist.kernels.cpu.gradient import gradient_function
-from snn_mnist.kernels.cpu.jit import kernel
+from snn_mnist.kernels.cpu.jit import kernel, why_unavailable
+from snn_mnist.kernels.cpu.spikes import SPAN, ActivePixels, active_pixels, padded_nibbles, scratch, spike_masks
 from snn_mnist.kernels.neuron_spec import NeuronSpec, coefficients
-from snn_mnist.kernels.spikes import SPAN, ActivePixels, SpikeKey, padded_nibbles, scratch, spike_masks
+from snn_mnist.kernels.spikes import SpikeKey
+
+__all__ = ["active_pixels", "firing_counts", "learn", "new_eligibility", "weight_gradient", "why_unavailable"]
 
 ROW = simd.LANES  # outputs are padded to one vector; at most this many neurons
 GROUPS = 4  # of samples, see _contract
@@ -38,8 +40,8 @@ TABLE = 16 * ROW  # the subset sums of four rows
 
 
 @numba.njit
-def _pack(weight, rows):  # type: ignore[no-untyped-def]
-    """weight [C, P] -> rows [P * 16], zero-padded."""
+def pack(weight, rows):  # type: ignore[no-untyped-def]
+    """weight [C, P] -> rows [P * 16], whose lanes from C on stay as they are."""
     for c in range(weight.shape[0]):
         for p in range(weight.shape[1]):
             rows[p * ROW + c] = weight[c, p]
@@ -125,7 +127,7 @@ def _store_four(current, at, a, b, c, d):  # type: ignore[no-untyped-def]
 
 
 @numba.njit
-def _step_sums(factor, steps, sums):  # type: ignore[no-untyped-def]
+def step_sums(factor, steps, sums):  # type: ignore[no-untyped-def]
     """Subset sums of factor[t] of each four steps; factor is 0 beyond T, up to a multiple of 16 steps."""
     for t in range(steps, (steps + 15) // 16 * 16):
         simd.store(factor, t * ROW, simd.splat(np.float32(0)))
@@ -137,27 +139,33 @@ def _step_sums(factor, steps, sums):  # type: ignore[no-untyped-def]
         )  # fmt: skip
 
 
+@numba.njit(inline="always")
+def eligibility_row(masks, j, blocks, sums):  # type: ignore[no-untyped-def]
+    """E[j] = sum over the steps at which pixel j fires of factor[t]; sums: those of step_sums."""
+    nibble = np.uint64(240)
+    zero = simd.splat(np.float32(0))
+    a, b, c, d = zero, zero, zero, zero  # four sums hide the latency of the addition
+    for block in range(blocks):
+        word = masks[block >> 3, j, (block >> 2) & 1] >> np.uint64(16 * (block & 3))
+        at = 4 * TABLE * block
+        a = simd.add(a, simd.load(sums, at + np.int64((word << np.uint64(4)) & nibble)))
+        b = simd.add(b, simd.load(sums, at + TABLE + np.int64(word & nibble)))
+        c = simd.add(c, simd.load(sums, at + 2 * TABLE + np.int64((word >> np.uint64(4)) & nibble)))
+        d = simd.add(d, simd.load(sums, at + 3 * TABLE + np.int64((word >> np.uint64(8)) & nibble)))
+    return simd.add(simd.add(a, b), simd.add(c, d))
+
+
 @numba.njit
 def _eligibility(active, masks, steps, sums, table, first):  # type: ignore[no-untyped-def]
-    """table[first + j] = E[j] = sum over the steps at which pixel j fires of factor[t]."""
+    """table[first + j] = E[j] of each active pixel."""
     blocks = (steps + 15) // 16
-    nibble = np.uint64(240)
     for j in range(active):
-        zero = simd.splat(np.float32(0))
-        a, b, c, d = zero, zero, zero, zero  # four sums hide the latency of the addition
-        for block in range(blocks):
-            word = masks[block >> 3, j, (block >> 2) & 1] >> np.uint64(16 * (block & 3))
-            at = 4 * TABLE * block
-            a = simd.add(a, simd.load(sums, at + np.int64((word << np.uint64(4)) & nibble)))
-            b = simd.add(b, simd.load(sums, at + TABLE + np.int64(word & nibble)))
-            c = simd.add(c, simd.load(sums, at + 2 * TABLE + np.int64((word >> np.uint64(4)) & nibble)))
-            d = simd.add(d, simd.load(sums, at + 3 * TABLE + np.int64((word >> np.uint64(8)) & nibble)))
-        simd.store(table, (first + j) * ROW, simd.add(simd.add(a, b), simd.add(c, d)))
+        simd.store(table, (first + j) * ROW, eligibility_row(masks, j, blocks, sums))
 
 
 @numba.njit
 def lif_forward(current, steps, neuron, readout_steps, counts):  # type: ignore[no-untyped-def]
-    """Charge, fire, reset over T; current becomes H - V_threshold; counts[m] = spikes of the first marks[m] steps."""
+    """Charge, fire, reset over T; current becomes H - V_threshold; counts[m] = spikes of the first readout_steps[m]."""
     decay, gain, offset, threshold, reset, hard_reset = neuron[:6]
     decay_v, gain_v, threshold_v = simd.splat(decay), simd.splat(gain), simd.splat(threshold)
     reset_v, offset_v = simd.splat(reset), simd.splat(offset)
@@ -199,6 +207,25 @@ def lif_backward(x_over_t, factor, steps, neuron):  # type: ignore[no-untyped-de
         simd.store(factor, at, simd.mul(d, scale))
 
 
+@numba.njit
+def sample_currents(pixels, values, image, key, steps, keep_masks, rows, room):  # type: ignore[no-untyped-def]
+    """current[t] = X[t] of one image; returns its number of input spikes. room: (masks [spans or 1, P, 2], which keeps
+    the spikes of all spans or of the last one, nibbles, words (the same memory), sums, current, work of spike_masks);
+    key: epoch, seed, stream."""
+    masks, nibbles, words, sums, current, work = room
+    epoch, seed, stream = key
+    spikes = 0
+    for s in range((steps + SPAN - 1) // SPAN):
+        bits = masks[s if keep_masks else 0]
+        first = s * SPAN
+        count = min(SPAN, steps - first)
+        spike_masks(pixels, values, image, epoch, seed, stream, first, count, bits, nibbles, work)
+        for j in range(pixels.shape[0]):
+            spikes += simd.population_count(bits[j, 0]) + simd.population_count(bits[j, 1])
+        _currents(pixels, rows, words, sums, count, current[first * ROW :])
+    return spikes
+
+
 @kernel(parallel=True)
 def _fused(offsets, all_pixels, all_values, index, weight, steps, epoch, seed, stream, neuron, gradient, readout_steps,
            workers, counts, input_spikes, table, places):  # type: ignore[no-untyped-def]  # fmt: skip
@@ -207,38 +234,29 @@ def _fused(offsets, all_pixels, all_values, index, weight, steps, epoch, seed, s
     size = weight.shape[1]
     spans, padded = (steps + SPAN - 1) // SPAN, (steps + 15) // 16 * 16
     learning = gradient != 0
+    key = epoch, seed, stream
     if learning:
         row = 0
         for i in range(index.shape[0]):
             places[i] = row
             row += offsets[index[i] + 1] - offsets[index[i]]
     for worker in numba.prange(workers):
-        work = scratch(size)
         rows = simd.aligned((size + 1) * ROW, np.float32)  # the last stays 0, for the silent pixels of a last group
         rows[:] = 0
-        _pack(weight, rows)
+        pack(weight, rows)
         current = simd.aligned(padded * ROW, np.float32)
         factor = simd.aligned(padded * ROW if learning else 1, np.float32)
         masks = np.empty((spans if learning else 1, size, 2), np.uint64)
         nibbles = simd.aligned(padded_nibbles(size), np.uint8)
-        words = nibbles.view(np.uint64)
         sums = simd.aligned(max(8, padded // 4 if learning else 0) * TABLE, np.float32)
         fired = simd.aligned(readout_steps.shape[0] * ROW, np.float32)
+        room = masks, nibbles, nibbles.view(np.uint64), sums, current, scratch(size)
         for i in range(worker, index.shape[0], workers):
             n = index[i]
             start, stop = offsets[n], offsets[n + 1]
             pixels, values = all_pixels[start:stop], all_values[start:stop]
             active = stop - start
-            spikes = 0
-            for s in range(spans):
-                bits = masks[s if learning else 0]
-                first = s * SPAN
-                count = min(SPAN, steps - first)
-                spike_masks(pixels, values, np.uint32(n), epoch, seed, stream, first, count, bits, nibbles, work)
-                for j in range(active):
-                    spikes += simd.population_count(bits[j, 0]) + simd.population_count(bits[j, 1])
-                _currents(pixels, rows, words, sums, count, current[first * ROW :])
-            input_spikes[i] = spikes
+            input_spikes[i] = sample_currents(pixels, values, np.uint32(n), key, steps, learning, rows, room)
             lif_forward(current, steps, neuron, readout_steps, fired)
             for m in range(readout_steps.shape[0]):
                 for c in range(weight.shape[0]):
@@ -246,7 +264,7 @@ def _fused(offsets, all_pixels, all_values, index, weight, steps, epoch, seed, s
             if learning:
                 simd.call_elementwise(gradient, current, factor, steps * ROW)
                 lif_backward(current, factor, steps, neuron)
-                _step_sums(factor, steps, sums)
+                step_sums(factor, steps, sums)
                 _eligibility(active, masks, steps, sums, table, places[i])
 
 
@@ -284,7 +302,7 @@ def _contract(offsets, all_pixels, index, places, table, upstream, workers, grad
 
 
 class Eligibility(NamedTuple):
-    """E of each sample of a batch, at its live pixels."""
+    """E of each sample of a batch, at its active pixels."""
 
     table: np.ndarray  # [rows * 16]
     places: np.ndarray  # [B] int64, the first row of each sample
@@ -295,7 +313,7 @@ _NO_TABLE = Eligibility(np.empty(0, np.float32), np.empty(0, np.int64))
 
 def new_eligibility(active: ActivePixels, batch: int, shape: Sequence[int]) -> Eligibility:
     """Room for the E of any `batch` samples; shape [C, P] is the weight's."""
-    return Eligibility(simd.aligned(batch * active.most * ROW, np.float32), np.empty(batch, np.int64))
+    return Eligibility(simd.aligned_array(batch * active.most * ROW, np.float32), np.empty(batch, np.int64))
 
 
 def _launch(
@@ -321,8 +339,9 @@ def firing_counts(
     weight: Tensor, active: ActivePixels, index: Tensor, readout_steps: list[int], key: SpikeKey, spec: NeuronSpec,
     precision: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Forward pass alone, memory independent of the batch: output spikes in the first marks[m] steps [N, M, C] float32
-    (marks ascending) and the number of input spikes [N] int64. precision: the weights are rounded to this type."""
+    """Forward pass alone, memory independent of the batch: output spikes in the first readout_steps[m] steps [N, M, C]
+    float32 (readout_steps ascend) and the number of input spikes [N] int64. precision: the weights are rounded to this
+    type."""
     counts = torch.empty(len(index), len(readout_steps), len(weight))
     return counts, _launch(weight, active, index, readout_steps, key, spec, precision, 0, counts, _NO_TABLE)
 
@@ -346,37 +365,3 @@ def weight_gradient(
     workers = min(numba.get_num_threads(), GROUPS)
     table, places = eligibility
     _contract(active.offsets, active.pixels, index.numpy(), places, table, upstream.numpy(), workers, out.numpy())
-
-
-class _FiringRate(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, weight: Tensor, active: ActivePixels, index: Tensor, steps: int, key: SpikeKey, spec: NeuronSpec,
-        precision: torch.dtype,
-    ) -> Tensor:  # fmt: skip
-        eligibility = new_eligibility(active, len(index), weight.shape)
-        rate = torch.empty(len(index), len(weight))
-        learn(weight, active, index, steps, key, spec, precision, rate, eligibility)
-        ctx.pass_data = active, index, eligibility, spec, steps
-        ctx.shape, ctx.dtype = weight.shape, weight.dtype
-        return rate
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        if ctx.pass_data is None:
-            raise RuntimeError("the fused pass was already differentiated; run the forward pass again")
-        active, index, eligibility, spec, steps = ctx.pass_data
-        gradient = torch.empty(ctx.shape)
-        weight_gradient(active, index, upstream, eligibility, spec, steps, gradient)
-        ctx.pass_data = None
-        return gradient.to(ctx.dtype), None, None, None, None, None, None
-
-
-def firing_rate(
-    weight: Tensor, active: ActivePixels, index: Tensor, steps: int, key: SpikeKey, spec: NeuronSpec,
-    precision: torch.dtype = torch.float32,
-) -> Tensor:  # fmt: skip
-    """Firing rates [N, C] over `steps` time steps of the images `index` [N] int64, differentiable in weight [C, P].
-    precision: the weights are rounded to this type; sums and membrane stay in float32."""
-    return _FiringRate.apply(weight, active, index, steps, key, spec, precision)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import math
 from typing import Any
 
@@ -10,7 +11,7 @@ import numba
 import numpy as np
 from numba import types
 
-from snn_mnist.kernels.cpu.jit import cached_cfunc
+from snn_mnist.kernels.cpu.jit import compiled_callback
 from snn_mnist.kernels.formulas import FORMULAS, expression
 
 
@@ -39,7 +40,7 @@ _NAMES = {name: getattr(math, name) for name in ("exp", "log", "log1p", "sin", "
 }
 
 _TEMPLATE = """
-def gradient_{name}(source, target, count):
+def {name}(source, target, count):
     points, slopes = carray(source, count), carray(target, count)
     for i in range(count):
         x = points[i]
@@ -50,10 +51,10 @@ def gradient_{name}(source, target, count):
 @functools.cache
 def gradient_function(surrogate: str, parameters: tuple[tuple[str, float], ...], dtype: str = "float32") -> Any:
     """The compiled `void f(const real *x, real *g, int64_t count)`; its `.address` goes to a kernel."""
-    text = _TEMPLATE.format(
-        name=surrogate, expression=expression(FORMULAS[surrogate].gradient, dict(parameters), "python", dtype)
-    )
-    namespace = _NAMES | {"__name__": __name__}  # numba's cache finds a function by its module
-    exec(compile(text, f"<gradient of {surrogate}>", "exec"), namespace)
+    formula = expression(FORMULAS[surrogate].gradient, dict(parameters), "python", dtype)
+    # numba's cache tells functions of one file apart by name, line and bytecode, which holds no constants
+    name = f"gradient_{surrogate}_{hashlib.sha256(formula.encode()).hexdigest()[:8]}"
+    namespace = _NAMES | {"__name__": __name__}
+    exec(compile(_TEMPLATE.format(name=name, expression=formula), __file__, "exec"), namespace)
     real = types.CPointer(getattr(types, dtype))
-    return cached_cfunc(types.void(real, real, types.int64), namespace[f"gradient_{surrogate}"])
+    return compiled_callback(types.void(real, real, types.int64), namespace[name])

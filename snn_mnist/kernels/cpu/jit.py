@@ -1,14 +1,14 @@
-"""numba compilation with a disk cache that is keyed by every kernel source, so that it can't go stale.
+"""numba compilation with numba's own disk cache, in a folder that is named by a hash of all kernel sources (cache.py).
 
-numba's own cache looks at the file of the cached function alone: a helper changed in another file would leave
-an old kernel in place. Here the cache folder (cache.py) is named by a hash of all files of this folder. Where it
-can't be made or written, kernels compile anew in each process and everything else works the same.
+The key of numba's cache knows the file of the cached function alone: a helper changed in another file would leave an
+old kernel in place, which the name of the folder prevents. numba also raises what goes wrong with a cache file, so its
+cache stands behind `_GuardedCache`, where any error is a miss. Without a folder that can be written, kernels are
+compiled anew in each process and everything else works the same.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 import sys
@@ -17,98 +17,98 @@ from collections.abc import Callable
 from typing import Any
 
 import numba
-import numba.core.ccallback
-import numba.core.sigutils
-from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
+import numba.np.ufunc.parallel
+from numba.core.caching import NullCache
+from numba.core.ccallback import CFunc
 
-from snn_mnist.kernels.cache import cache_directory, source_hash
+from snn_mnist.kernels.cache import cache_directory, compile_seconds
 
 log = logging.getLogger("snn_mnist")
-compile_seconds: dict[str, float] = {}  # kernel name -> seconds spent compiling it in this process
 
 
-class _Locator(_CacheLocator):
-    """Every function lies in the one folder, told apart by its name and code."""
+class _GuardedCache(NullCache):
+    """The cache of one compiled function, which replaces numba's: announces and times each compilation."""
 
-    def __init__(self, function: Callable) -> None:
-        self._py_file = function.__code__.co_filename
-        code = function.__code__
-        self._name = hashlib.sha256(code.co_code + repr(code.co_consts).encode()).hexdigest()[:12]
-
-    def get_cache_path(self) -> str:
-        return str(cache_directory())
-
-    def get_source_stamp(self) -> str:
-        return source_hash()
-
-    def get_disambiguator(self) -> str:
-        return self._name
-
-    @classmethod
-    def from_function(cls, function: Callable, _file: str) -> _Locator:
-        return cls(function)
-
-
-class _CacheImpl(CompileResultCacheImpl):
-    _locator_classes = (_Locator,)
-
-
-class _KernelCache(FunctionCache):
-    """Announces each compilation, times it, and takes any fault of the cache as a miss."""
-
-    _impl_class = _CacheImpl
+    def __init__(self, compiled: Any, name: str) -> None:
+        """compiled: a dispatcher of numba or a CFunc"""
+        self.name, self.disk = name, NullCache()
+        if folder := cache_directory():
+            users_folder, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(folder)
+            try:
+                compiled.enable_caching()
+                self.disk = compiled._cache
+            finally:
+                numba.config.CACHE_DIR = users_folder
+        compiled._cache = self
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         overload = None
-        if cache_directory() is not None:
-            try:
-                overload = super().load_overload(sig, target_context)
-            except Exception as error:  # a damaged file can fail anywhere in unpickling
-                log.info("the compiled kernel in %s can't be read (%s)", cache_directory(), error)
-                self._forget()
+        try:
+            overload = self.disk.load_overload(sig, target_context)
+        except Exception as error:  # a damaged file can fail anywhere in unpickling
+            log.info("the compiled %s in %s can't be read (%s)", self.name, cache_directory(), error)
+            with contextlib.suppress(OSError):
+                self.disk.flush()  # a damaged index would be read again by save_overload
         if overload is None:
-            self._started = time.perf_counter()
-            where = cache_directory()
-            kept = f"kept in {where}" if where else "for this run only: no cache folder can be written"
-            log.info("compiling %s (%s) ...", self._py_func.__name__, kept)
+            self.started = time.perf_counter()
+            folder = cache_directory()
+            kept = f"kept in {folder}" if folder else "for this run only: no cache folder can be written"
+            log.info("compiling %s (%s) ...", self.name, kept)
         return overload
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        name = self._py_func.__name__
-        seconds = time.perf_counter() - self._started
-        compile_seconds[name] = compile_seconds.get(name, 0.0) + seconds
-        log.info("compiled %s in %.1f s", name, seconds)
-        if cache_directory() is not None:
-            try:
-                super().save_overload(sig, data)
-            except Exception as error:
-                log.info("the compiled kernel can't be kept (%s)", error)
-
-    def _forget(self) -> None:
-        """Removes the index, which would be read again when the kernel is kept."""
-        with contextlib.suppress(OSError):
-            os.unlink(self._cache_file._index_path)
+        seconds = time.perf_counter() - self.started
+        compile_seconds[self.name] = compile_seconds.get(self.name, 0.0) + seconds
+        log.info("compiled %s in %.1f s", self.name, seconds)
+        try:
+            self.disk.save_overload(sig, data)
+        except Exception as error:
+            log.info("the compiled %s can't be kept (%s)", self.name, error)
 
 
-def kernel(*signature: Any, parallel: bool = False) -> Callable[[Callable], Any]:
+def kernel(parallel: bool = False) -> Callable[[Callable], Any]:
     """Decorator: compile an entry point with the disk cache. Helpers that it calls are inlined by LLVM."""
 
     def decorate(function: Callable) -> Any:
-        dispatcher = numba.njit(*signature, parallel=parallel, nogil=True, error_model="numpy")(function)
-        dispatcher._cache = _KernelCache(function)
+        dispatcher = numba.njit(parallel=parallel, nogil=True, error_model="numpy")(function)
+        _GuardedCache(dispatcher, function.__name__)
         return dispatcher
 
     return decorate
 
 
-def cached_cfunc(signature: Any, function: Callable) -> Any:
+def compiled_callback(signature: Any, function: Callable) -> CFunc:
     """A C function with this numba signature, compiled with the disk cache; it has `.address`."""
-    library = numba.core.ccallback.CFunc(
-        function, numba.core.sigutils.normalize_signature(signature), {}, {"error_model": "numpy"}
+    callback = CFunc(function, (signature.args, signature.return_type), {}, {"error_model": "numpy"})
+    _GuardedCache(callback, function.__name__)
+    callback.compile()
+    return callback
+
+
+def why_unavailable(device: Any = None) -> str | None:
+    """None, or why these kernels can't run on tensors of this device (None: of any)."""
+    if device is None or str(device).partition(":")[0] == "cpu":
+        return None
+    return f"numba's kernels run on the CPU, not on {device}"
+
+
+def why_not_after_fork() -> str | None:
+    """None, or why parallel kernels would kill this process: it was forked from one that had started their threads."""
+    if not _forked_with_threads:
+        return None
+    return (
+        "this process was forked from one that had already run a numba kernel, whose threads do not survive a fork; "
+        "start it by spawn (DataLoader(…, multiprocessing_context='spawn')), or use the torch backend in it"
     )
-    library._cache = _KernelCache(function)
-    library.compile()
-    return library
+
+
+def _note_fork() -> None:
+    global _forked_with_threads
+    _forked_with_threads = numba.np.ufunc.parallel._is_initialized  # as it was in the parent
+
+
+_forked_with_threads = False
+os.register_at_fork(after_in_child=_note_fork)
 
 
 def set_threads(threads: int) -> int:
@@ -118,10 +118,13 @@ def set_threads(threads: int) -> int:
     return used
 
 
+class _Stderr(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        print(f"snn_mnist: {record.getMessage()}", file=sys.stderr)
+
+
 def announce_to_stderr() -> None:
     """Show compilation messages on stderr, one line each."""
     if not log.handlers:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("snn_mnist: %(message)s"))
-        log.addHandler(handler)
+        log.addHandler(_Stderr())
         log.setLevel(logging.INFO)

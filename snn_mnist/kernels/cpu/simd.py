@@ -14,6 +14,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, models, register_model
 
+from snn_mnist.kernels.philox import MULTIPLIER_0, MULTIPLIER_1, ROUNDS, WEYL_0, WEYL_1
+
 LANES = 16
 _I1, _I8, _I32, _I64, _F32 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
 
@@ -51,13 +53,16 @@ def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any
     return builder.bitcast(builder.gep(data, [index]), vector.as_pointer())
 
 
-@numba.njit
-def aligned(count, dtype):  # type: ignore[no-untyped-def]
-    """An empty array that begins at a cache line. Vectors across two lines cost twice and stall what reads a store."""
+def aligned_array(count, dtype):  # type: ignore[no-untyped-def]
+    """An empty array that begins at a cache line. A vector across two lines costs twice, and a load that follows its
+    store stalls."""
     size = np.empty(1, dtype).itemsize
     room = np.empty(count + 64 // size, dtype)
     skip = (-room.ctypes.data) % 64 // size
     return room[skip : skip + count]
+
+
+aligned = numba.njit(aligned_array)  # inside kernels
 
 
 @intrinsic
@@ -105,22 +110,33 @@ def _arithmetic(operation: str) -> Any:
     return apply
 
 
-add, sub, mul = (_arithmetic(operation) for operation in ("fadd", "fsub", "fmul"))
+add, sub, mul, div = (_arithmetic(operation) for operation in ("fadd", "fsub", "fmul", "fdiv"))
+
+
+def _rounded_once(name: str, operands: int) -> Any:
+    """An LLVM function on vectors whose result is the exact one, rounded."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        vector = f32x16.llvm
+        full_name = f"llvm.{name}.v{LANES}f32"
+        function = builder.module.globals.get(full_name) or ir.Function(
+            builder.module, ir.FunctionType(vector, [vector] * operands), full_name
+        )
+        return builder.call(function, arguments)
+
+    return generate
 
 
 @intrinsic
 def fma(_typing: Any, a: Any, b: Any, c: Any) -> Any:
     """a * b + c, rounded once."""
+    return f32x16(f32x16, f32x16, f32x16), _rounded_once("fma", 3)
 
-    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        vector = f32x16.llvm
-        name = f"llvm.fma.v{LANES}f32"
-        function = builder.module.globals.get(name) or ir.Function(
-            builder.module, ir.FunctionType(vector, [vector] * 3), name
-        )
-        return builder.call(function, arguments)
 
-    return f32x16(f32x16, f32x16, f32x16), generate
+@intrinsic
+def sqrt(_typing: Any, a: Any) -> Any:
+    """The square root, correctly rounded."""
+    return f32x16(f32x16), _rounded_once("sqrt", 1)
 
 
 @intrinsic
@@ -142,18 +158,18 @@ def select(_typing: Any, mask: Any, a: Any, b: Any) -> Any:
 
 
 @intrinsic
-def compare_bytes(_typing: Any, array: Any, index: Any, value: Any, flags: Any, place: Any, flag: Any) -> Any:
+def compare_bytes(_typing: Any, array: Any, index: Any, value: Any, flags: Any, offset: Any, flag: Any) -> Any:
     """(less, equal): bit i tells whether array[index + i] < value, == value, for 64 unsigned bytes;
-    where it is less, flags[place + i] |= flag."""
+    where it is less, flags[offset + i] |= flag."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array, index, value, flags, place, flag = arguments
+        array, index, value, flags, offset, flag = arguments
         vector = ir.VectorType(_I8, 64)
         data = builder.load(_address(context, builder, signature.args[0], array, index, vector), align=1)
         value = _splat(builder, value, 64)
         less = builder.icmp_unsigned("<", data, value)
         equal = builder.icmp_unsigned("==", data, value)
-        address = _address(context, builder, signature.args[3], flags, place, vector)
+        address = _address(context, builder, signature.args[3], flags, offset, vector)
         raised = builder.select(less, _splat(builder, flag, 64), _constant(0, 64, bits=8))
         builder.store(builder.or_(builder.load(address, align=1), raised), address, align=1)
         bits = builder.bitcast(less, _I64), builder.bitcast(equal, _I64)
@@ -181,6 +197,25 @@ def population_count(_typing: Any, bits: Any) -> Any:
         return builder.ctpop(arguments[0])
 
     return types.int64(types.uint64), generate
+
+
+@intrinsic
+def prefetch(_typing: Any, array: Any, index: Any) -> Any:
+    """Asks for the cache line of array[index], which need not exist."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = _I8.as_pointer()
+        name = "llvm.prefetch.p0"
+        function = builder.module.globals.get(name) or ir.Function(
+            builder.module, ir.FunctionType(ir.VoidType(), [pointer, _I32, _I32, _I32]), name
+        )
+        array, index = arguments
+        address = context.make_array(signature.args[0])(context, builder, array).data
+        address = builder.bitcast(builder.gep(address, [index]), pointer)
+        builder.call(function, [address, *(ir.Constant(_I32, n) for n in (0, 3, 1))])  # to read, keep, data
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64), generate
 
 
 @intrinsic
@@ -257,15 +292,15 @@ def philox8(
         c0, c1 = lanes_of(steps, signature.args[2]), lanes_of(pixels, signature.args[3])
         c2, c3 = everywhere(image), everywhere(epoch)
         low, thirty_two = _constant(0xFFFFFFFF, 8), _constant(32, 8)
-        m0, m1 = _constant(0xD2511F53, 8), _constant(0xCD9E8D57, 8)
-        for _ in range(10):
+        m0, m1 = _constant(MULTIPLIER_0, 8), _constant(MULTIPLIER_1, 8)
+        for _ in range(ROUNDS):
             p0 = builder.mul(builder.and_(c0, low), m0)
             p1 = builder.mul(builder.and_(c2, low), m1)
             c0 = builder.xor(builder.xor(upper_half(p1), c1), everywhere(k0))
             c2 = builder.xor(builder.xor(upper_half(p0), c3), everywhere(k1))
             c1, c3 = p1, p0
-            k0 = builder.add(k0, ir.Constant(_I32, 0x9E3779B9))
-            k1 = builder.add(k1, ir.Constant(_I32, 0xBB67AE85))
+            k0 = builder.add(k0, ir.Constant(_I32, WEYL_0))
+            k1 = builder.add(k1, ir.Constant(_I32, WEYL_1))
         first = builder.or_(builder.and_(c0, low), builder.shl(c1, thirty_two))
         second = builder.or_(builder.and_(c2, low), builder.shl(c3, thirty_two))
         order = [half * 8 + i for i in range(8) for half in (0, 1)]

@@ -1,22 +1,22 @@
-// One pass from pixels to firing rates and the weight gradient, one block a sample; the mathematics of fused_cpu.py.
+// One pass from pixels to firing rates and the weight gradient, one block a sample; the mathematics of cpu/fused.py.
 //
-//   gather   the sample's live (non-zero) pixels and the weights of each, from global to shared memory
-//   encode   16 steps of a pixel a Philox call, spikes as bit masks [word of 32 steps, live pixel]; ties are listed
-//            and drawn after, so that a warp does not wait for the one lane in five hundred that tied
-//   linear   X[t, c] over the live pixels; a warp holds 32 steps, so weights and masks are read by broadcast
-//   scan     charge, fire, reset: one thread a neuron, its state in registers; leaves x[t] = H[t] - V_threshold
-//   slopes   g(x) and what a step passes back, for all t at once, so that
-//   unscan   the recurrence in reverse is one multiply-add a step; leaves F[t] = dX[t] for dS = 1/T
-//   traces   E[p, c] = sum over the spikes of pixel p of F[t, c]; a warp holds 32 pixels
+//   gather        the sample's active (non-zero) pixels and the weights of each, from global to shared memory
+//   encode        one Philox call for 16 steps of a pixel, spikes as bit masks [word of 32 steps, active pixel]; ties
+//                 are listed and resolved afterwards, so that a warp does not wait for its one lane that tied
+//   linear        X[t, c] over the active pixels; a warp holds 32 steps, so weights and masks are read by broadcast
+//   lif_forward   charge, fire, reset: one thread a neuron, its state in registers; leaves x[t] = H[t] - V_threshold
+//   slopes        g(x) and the factor of dH[t+1], for all t at once, so that
+//   lif_backward  is one multiply-add a step, in reverse; leaves F[t] = dX[t] for dS = 1/T
+//   eligibility_traces  E[p, c] = sum over the spikes of pixel p of F[t, c]; a warp holds 32 pixels
 // `contract` then gives dL/dW[c, p] = sum_n dL/drate[n, c] E_n[p, c], each sum by one block in a fixed order. Nothing
 // that depends on the order of threads is a float, so results are bitwise repeatable.
 //
-// Set at compile time: PIXELS, OUTPUTS, THREADS, SPAN (steps held at a time, a multiple of 32), HARD, OUTSIDE (working
-// memory in global memory, where a block's own is too small), TIES (listed ties; more are drawn on the spot), LEARNING,
-// and then STEPS (T), GRAD_THROUGH_RESET, GRADIENT(x), and LANES and SLICES of `contract`.
+// Set at compile time: PIXELS, OUTPUTS, THREADS, SPAN (steps held at a time, a multiple of 32), HARD, GLOBAL_WORK
+// (working memory in global memory, if shared memory is too small), TIES (listed ties; any further one is resolved at
+// once), LEARNING, and then STEPS (T), GRAD_THROUGH_RESET, GRADIENT(x), and LANES and SLICES of `contract`.
 #include "snn.cuh"
 
-#define GROUPS ((OUTPUTS + 3) / 4) // neurons go by fours, one 16-byte access
+#define GROUPS ((OUTPUTS + 3) / 4) // of four neurons, one 16-byte access
 #define WORDS (SPAN / 32)
 #define HALVES (SPAN / 16)
 
@@ -24,9 +24,9 @@ struct alignas(16) Four {
     float f[4];
 };
 
-// The working memory of a block. `stride` bounds the live pixels of a sample, a multiple of 32.
+// The working memory of a block. `stride` bounds the active pixels of a sample, a multiple of 32.
 struct Work {
-    Four *rows;  // [stride, GROUPS] weights of the live pixels
+    Four *rows;  // [stride, GROUPS] weights of the active pixels
     Four *one;   // [SPAN, GROUPS] charge, then x, then the factor of dH[t+1]
     Four *two;   // [SPAN, GROUPS] g, then F; while learning
     u64 *ties;   // [TIES] pixel << 32 | step
@@ -53,9 +53,9 @@ FUNCTION Work work_at(char *memory, int stride) {
     return w;
 }
 
-FUNCTION char *block_memory(char *outside, int stride) {
-#if OUTSIDE
-    return outside + BLOCK_INDEX * ((work_bytes(stride) + 15) / 16 * 16);
+FUNCTION char *block_memory(char *global_work, int stride) {
+#if GLOBAL_WORK
+    return global_work + BLOCK_INDEX * ((work_bytes(stride) + 15) / 16 * 16);
 #elif defined(__CUDACC__)
     extern __shared__ Four shared_memory[];
     return (char *)shared_memory;
@@ -64,23 +64,23 @@ FUNCTION char *block_memory(char *outside, int stride) {
 #endif
 }
 
-// Spikes of steps start ... start + count - 1 as masks. Work per thread: one Philox call for each 16 steps of a pixel.
-FUNCTION void encode(const Work &w, const Draw &draw, int live, int stride, int start, int count, int thread) {
-    for (int item = thread; item < live * HALVES; item += THREADS) {
-        const int half = item / live, j = item - half * live;
+// Spikes of steps start ... start + count - 1 as masks. An item of work is 16 steps of a pixel, one Philox call.
+FUNCTION void encode(const Work &w, const SpikeKey &key, int active, int stride, int start, int count, int thread) {
+    for (int item = thread; item < active * HALVES; item += THREADS) {
+        const int half = item / active, j = item - half * active;
         const u32 p = w.sites[j] & 0xFFFFu, k = w.sites[j] >> 16;
         const int left = count - 16 * half;
         const u32 valid = left >= 16 ? 0xFFFFu : left > 0 ? (1u << left) - 1 : 0u;
         Bits16 bits = {0xFFFFu, 0u};
         if (k != 255u && valid) {
-            bits = first_digits(draw, p, k, (u32)(start / 16 + half));
+            bits = first_digits(key, p, k, (u32)(start / 16 + half));
         }
         u32 fired = bits.less & valid;
         for (u32 equal = bits.equal & valid; equal; equal &= equal - 1) {
             const u32 bit = lowest_bit(equal), t = 16 * half + bit, slot = add_to(w.tied, 1u);
             if (slot < TIES) {
                 w.ties[slot] = (u64)j << 32 | t;
-            } else if (tie_fires(draw, p, k, start + t)) {
+            } else if (tie_fires(key, p, k, start + t)) {
                 fired |= 1u << bit;
             }
         }
@@ -88,17 +88,17 @@ FUNCTION void encode(const Work &w, const Draw &draw, int live, int stride, int 
     }
 }
 
-FUNCTION void settle_ties(const Work &w, const Draw &draw, int stride, int start, int thread) {
+FUNCTION void resolve_ties(const Work &w, const SpikeKey &key, int stride, int start, int thread) {
     const int tied = *w.tied < TIES ? *w.tied : TIES;
     for (int i = thread; i < tied; i += THREADS) {
         const u32 j = (u32)(w.ties[i] >> 32), t = (u32)w.ties[i];
-        if (tie_fires(draw, w.sites[j] & 0xFFFFu, w.sites[j] >> 16, start + t)) {
+        if (tie_fires(key, w.sites[j] & 0xFFFFu, w.sites[j] >> 16, start + t)) {
             set_bits(&w.masks[(t >> 5) * stride + j], 1u << (t & 31));
         }
     }
 }
 
-FUNCTION void linear(const Work &w, const Neuron<float> &neuron, int live, int stride, int count, int thread) {
+FUNCTION void linear(const Work &w, const Neuron<float> &neuron, int active, int stride, int count, int thread) {
     for (int item = thread; item < GROUPS * SPAN; item += THREADS) {
         const int group = item / SPAN, t = item % SPAN;
         if (t >= count) {
@@ -107,7 +107,7 @@ FUNCTION void linear(const Work &w, const Neuron<float> &neuron, int live, int s
         const u32 *masks = w.masks + (t >> 5) * stride, bit = 1u << (t & 31);
         Four sum = {{0.f, 0.f, 0.f, 0.f}};
 #pragma unroll 8
-        for (int j = 0; j < live; ++j) {
+        for (int j = 0; j < active; ++j) {
             const Four row = w.rows[j * GROUPS + group];
             if (masks[j] & bit) {
                 sum.f[0] += row.f[0], sum.f[1] += row.f[1], sum.f[2] += row.f[2], sum.f[3] += row.f[3];
@@ -123,15 +123,15 @@ FUNCTION void linear(const Work &w, const Neuron<float> &neuron, int live, int s
 // What a neuron keeps from span to span.
 struct Cell {
     float v, fired;
-    int mark;
+    int readouts; // passed so far
 };
 
 #if !LEARNING
-FUNCTION void count_inputs(const Work &w, int live, int stride, int thread) {
+FUNCTION void count_inputs(const Work &w, int active, int stride, int thread) {
     u64 sum = 0;
-    for (int item = thread; item < live * WORDS; item += THREADS) {
-        const int word = item / live;
-        sum += population_count(w.masks[word * stride + item - word * live]);
+    for (int item = thread; item < active * WORDS; item += THREADS) {
+        const int word = item / active;
+        sum += population_count(w.masks[word * stride + item - word * active]);
     }
     if (sum) {
         add_to(w.inputs, sum);
@@ -139,7 +139,7 @@ FUNCTION void count_inputs(const Work &w, int live, int stride, int thread) {
 }
 #endif
 
-FUNCTION void scan(const Work &w, const Neuron<float> &neuron, Cell &cell, int from, int until, int c) {
+FUNCTION void lif_forward(const Work &w, const Neuron<float> &neuron, Cell &cell, int from, int until, int c) {
     float *x = (float *)w.one + c;
     float v = cell.v, fired = cell.fired;
 #pragma unroll 8
@@ -163,7 +163,7 @@ FUNCTION void slopes(const Work &w, const Neuron<float> &neuron, int thread) {
     }
 }
 
-FUNCTION void unscan(const Work &w, const Neuron<float> &neuron, int c) {
+FUNCTION void lif_backward(const Work &w, const Neuron<float> &neuron, int c) {
     const float scale = neuron.gain / (float)STEPS;
     const float *back = (float *)w.one + c;
     float *g = (float *)w.two + c, d = 0.f;
@@ -174,10 +174,10 @@ FUNCTION void unscan(const Work &w, const Neuron<float> &neuron, int c) {
     }
 }
 
-// eligibility [OUTPUTS, PIXELS] of this sample: only live pixels are written.
-FUNCTION void traces(const Work &w, int live, int stride, float *eligibility, int thread) {
-    for (int item = thread; item < GROUPS * live; item += THREADS) {
-        const int group = item / live, j = item - group * live;
+// eligibility [OUTPUTS, PIXELS] of this sample: only active pixels are written.
+FUNCTION void eligibility_traces(const Work &w, int active, int stride, float *eligibility, int thread) {
+    for (int item = thread; item < GROUPS * active; item += THREADS) {
+        const int group = item / active, j = item - group * active;
         Four sum = {{0.f, 0.f, 0.f, 0.f}};
         for (int word = 0; word < WORDS; ++word) {
             const u32 mask = w.masks[word * stride + j]; // no bit is set beyond T
@@ -200,35 +200,35 @@ FUNCTION void traces(const Work &w, int live, int stride, float *eligibility, in
 }
 #endif
 
-// offsets [images + 1]: where the live pixels of each image begin in `sites`. index [samples]: images of the batch.
-// weight [OUTPUTS, PIXELS]; rounded: taken in half precision, but held and added in float32, which costs nothing here:
-// the sums are bound by instructions, not by the size of a weight. The epoch is *epoch_at if that is given, so that a
-// captured graph can go on to the next.
+// offsets [images + 1]: where the active pixels of each image begin in `sites`. index [samples]: images of the batch.
+// weight [OUTPUTS, PIXELS]; rounded: to half precision, but held and added in float32, which costs nothing here: the
+// sums are bound by instructions, not by the size of a weight. The epoch is *epoch_at if that is given, so that a
+// captured graph can be replayed in the next epoch.
 // Learning: out [samples, OUTPUTS] rates, eligibility [samples, OUTPUTS, PIXELS].
-// Otherwise: out [samples, mark_count, OUTPUTS] spikes in the first marks[m] steps (the last mark is T), and
-// input_spikes [samples].
+// Otherwise: out [samples, readout_count, OUTPUTS] spikes in the first readout_steps[m] steps (the last of them is T),
+// and input_spikes [samples].
 KERNEL(THREADS) fused(
     const i64 *__restrict__ offsets, const u32 *__restrict__ sites, const i64 *__restrict__ index,
     const float *__restrict__ weight, const u32 *__restrict__ epoch_at, u32 epoch, u32 seed, u32 stream,
     float decay, float gain, float offset, float threshold, float reset, int rounded, int stride,
-    const int *__restrict__ marks, int mark_count, float *__restrict__ out, float *__restrict__ eligibility,
-    i64 *__restrict__ input_spikes, char *outside
+    const int *__restrict__ readout_steps, int readout_count, float *__restrict__ out, float *__restrict__ eligibility,
+    i64 *__restrict__ input_spikes, char *global_work
 ) {
     const i64 sample = BLOCK_INDEX, image = index[sample], begin = offsets[image];
-    const int live = (int)(offsets[image + 1] - begin);
-    const Draw draw = {(u32)image, epoch_at ? *epoch_at : epoch, seed, stream};
+    const int active = (int)(offsets[image + 1] - begin);
+    const SpikeKey key = {(u32)image, epoch_at ? *epoch_at : epoch, seed, stream};
     const Neuron<float> neuron = {decay, gain, offset, threshold, reset};
-    const Work w = work_at(block_memory(outside, stride), stride);
+    const Work w = work_at(block_memory(global_work, stride), stride);
 #if LEARNING
     const int steps = STEPS;
 #else
-    const int steps = marks[mark_count - 1];
+    const int steps = readout_steps[readout_count - 1];
 #endif
     PER_THREAD(Cell, cell, THREADS);
 
     EACH_THREAD(THREADS) { // gather
-        for (int item = thread; item < live * 4 * GROUPS; item += THREADS) {
-            const int c = item / live, j = item - c * live;
+        for (int item = thread; item < active * 4 * GROUPS; item += THREADS) {
+            const int c = item / active, j = item - c * active;
             const u32 site = sites[begin + j];
             const float exact = c < OUTPUTS ? weight[c * PIXELS + (site & 0xFFFFu)] : 0.f;
             ((float *)w.rows)[j * 4 * GROUPS + c] = rounded ? from_half(to_half(exact)) : exact;
@@ -243,31 +243,32 @@ KERNEL(THREADS) fused(
     }
     for (int start = 0; start < steps; start += SPAN) {
         const int count = steps - start < SPAN ? steps - start : SPAN;
-        EACH_THREAD(THREADS) { encode(w, draw, live, stride, start, count, thread); }
-        EACH_THREAD(THREADS) { settle_ties(w, draw, stride, start, thread); }
+        EACH_THREAD(THREADS) { encode(w, key, active, stride, start, count, thread); }
+        EACH_THREAD(THREADS) { resolve_ties(w, key, stride, start, thread); }
         EACH_THREAD(THREADS) {
-            linear(w, neuron, live, stride, count, thread);
+            linear(w, neuron, active, stride, count, thread);
 #if !LEARNING
-            count_inputs(w, live, stride, thread);
+            count_inputs(w, active, stride, thread);
 #endif
             if (thread == 0) {
                 *w.tied = 0;
             }
         }
-        EACH_THREAD(THREADS) { // scan
+        EACH_THREAD(THREADS) { // lif_forward
             if (thread < OUTPUTS) {
 #if LEARNING
-                scan(w, neuron, MINE(cell), 0, STEPS, thread);
+                lif_forward(w, neuron, MINE(cell), 0, STEPS, thread);
                 out[sample * OUTPUTS + thread] = MINE(cell).fired / (float)STEPS;
 #else
                 Cell &mine = MINE(cell);
                 int t = 0;
-                for (; mine.mark < mark_count && marks[mine.mark] <= start + count; ++mine.mark) {
-                    scan(w, neuron, mine, t, marks[mine.mark] - start, thread);
-                    t = marks[mine.mark] - start;
-                    out[(sample * mark_count + mine.mark) * OUTPUTS + thread] = mine.fired;
+                for (int &m = mine.readouts; m < readout_count && readout_steps[m] <= start + count; ++m) {
+                    const int end = readout_steps[m] - start;
+                    lif_forward(w, neuron, mine, t, end, thread);
+                    out[(sample * readout_count + m) * OUTPUTS + thread] = mine.fired;
+                    t = end;
                 }
-                scan(w, neuron, mine, t, count, thread);
+                lif_forward(w, neuron, mine, t, count, thread);
 #endif
             }
         }
@@ -276,10 +277,10 @@ KERNEL(THREADS) fused(
     EACH_THREAD(THREADS) { slopes(w, neuron, thread); }
     EACH_THREAD(THREADS) {
         if (thread < OUTPUTS) {
-            unscan(w, neuron, thread);
+            lif_backward(w, neuron, thread);
         }
     }
-    EACH_THREAD(THREADS) { traces(w, live, stride, eligibility + sample * OUTPUTS * PIXELS, thread); }
+    EACH_THREAD(THREADS) { eligibility_traces(w, active, stride, eligibility + sample * OUTPUTS * PIXELS, thread); }
 #else
     EACH_THREAD(THREADS) {
         if (thread == 0) {
@@ -290,7 +291,7 @@ KERNEL(THREADS) fused(
 }
 
 #if LEARNING
-// weight_gradient [OUTPUTS, PIXELS] = sum_n upstream[n, c] E_n[c, p] over the samples in which pixel p is live.
+// weight_gradient [OUTPUTS, PIXELS] = sum_n upstream[n, c] E_n[c, p] over the samples in which pixel p is active.
 // A block adds the samples n = slice, slice + SLICES, ... of LANES pixels, then the sums of the slices in order.
 // Grid: (ceil(PIXELS / LANES), OUTPUTS).
 KERNEL(LANES * SLICES) contract(
@@ -310,8 +311,9 @@ KERNEL(LANES * SLICES) contract(
         if (p < PIXELS) {
 #pragma unroll 4
             for (i64 n = slice; n < samples; n += SLICES) {
-                if (images[index[n] * PIXELS + p]) { // a dark pixel's E was not written
-                    sum = fused_multiply_add(upstream[n * OUTPUTS + c], eligibility[(n * OUTPUTS + c) * PIXELS + p], sum);
+                if (images[index[n] * PIXELS + p]) { // a zero pixel's E was not written
+                    const i64 at = n * OUTPUTS + c;
+                    sum = fused_multiply_add(upstream[at], eligibility[at * PIXELS + p], sum);
                 }
             }
         }
@@ -331,17 +333,17 @@ KERNEL(LANES * SLICES) contract(
 #endif
 
 #if !LEARNING
-// Spikes [count, samples, PIXELS] as 0/1 floats, dark pixels left as they are (0); start is a multiple of 16.
+// Spikes [count, samples, PIXELS] as 0/1 floats, zero pixels left as they are (0); start is a multiple of 16.
 KERNEL(THREADS) encode_spikes(
     const i64 *__restrict__ offsets, const u32 *__restrict__ sites, const i64 *__restrict__ index, u32 epoch, u32 seed,
-    u32 stream, int stride, int start, int steps, float *__restrict__ spikes, char *outside
+    u32 stream, int stride, int start, int steps, float *__restrict__ spikes, char *global_work
 ) {
     const i64 sample = BLOCK_INDEX, image = index[sample], begin = offsets[image];
-    const int live = (int)(offsets[image + 1] - begin);
-    const Draw draw = {(u32)image, epoch, seed, stream};
-    const Work w = work_at(block_memory(outside, stride), stride);
+    const int active = (int)(offsets[image + 1] - begin);
+    const SpikeKey key = {(u32)image, epoch, seed, stream};
+    const Work w = work_at(block_memory(global_work, stride), stride);
     EACH_THREAD(THREADS) {
-        for (int j = thread; j < live; j += THREADS) {
+        for (int j = thread; j < active; j += THREADS) {
             w.sites[j] = sites[begin + j];
         }
         if (thread == 0) {
@@ -350,13 +352,14 @@ KERNEL(THREADS) encode_spikes(
     }
     for (int first = 0; first < steps; first += SPAN) {
         const int count = steps - first < SPAN ? steps - first : SPAN;
-        EACH_THREAD(THREADS) { encode(w, draw, live, stride, start + first, count, thread); }
-        EACH_THREAD(THREADS) { settle_ties(w, draw, stride, start + first, thread); }
+        EACH_THREAD(THREADS) { encode(w, key, active, stride, start + first, count, thread); }
+        EACH_THREAD(THREADS) { resolve_ties(w, key, stride, start + first, thread); }
         EACH_THREAD(THREADS) {
-            for (int item = thread; item < live * count; item += THREADS) {
-                const int t = item / live, j = item - t * live;
+            for (int item = thread; item < active * count; item += THREADS) {
+                const int t = item / active, j = item - t * active;
                 const i64 row = (i64)(first + t) * GRID_SIZE + sample;
-                spikes[row * PIXELS + (w.sites[j] & 0xFFFFu)] = (float)(w.masks[(t >> 5) * stride + j] >> (t & 31) & 1u);
+                const u32 fired = w.masks[(t >> 5) * stride + j] >> (t & 31) & 1u;
+                spikes[row * PIXELS + (w.sites[j] & 0xFFFFu)] = (float)fired;
             }
             if (thread == 0) {
                 *w.tied = 0;

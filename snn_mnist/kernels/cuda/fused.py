@@ -1,7 +1,7 @@
 """One pass from pixels to firing rates and the weight gradient, on a CUDA device: fused.cu and its launches.
 
-The interface and the mathematics are those of fused_cpu.py. `learn` and `weight_gradient` are the two halves of a
-training step without autograd, on tensors that the caller may keep: what a CUDA graph captures.
+The interface and the mathematics are those of cpu/fused.py. `learn` and `weight_gradient` are the two halves of a
+training step without autograd, on tensors of the caller: a CUDA graph can capture them.
 """
 
 from __future__ import annotations
@@ -13,19 +13,21 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from snn_mnist.kernels.cuda import launch as cuda
+from snn_mnist.kernels.cuda.available import why_unavailable
 from snn_mnist.kernels.neuron_spec import NeuronSpec
 from snn_mnist.kernels.spikes import SpikeKey
+
+__all__ = ["active_pixels", "firing_counts", "learn", "new_eligibility", "weight_gradient", "why_unavailable"]
 
 THREADS_LEARNING = 512  # a small batch leaves a multiprocessor to one block
 THREADS_COUNTING = 256
 COUNTING_SPAN = 128  # steps that a forward pass holds at a time, for any T
 CONTRACT_LANES, CONTRACT_SLICES = 32, 8  # pixels of a block of `contract`, and sums of each
-TIES = 512  # that a block lists; more are drawn on the spot
+TIES = 512  # that a block lists; any further one is resolved at once
 LIMIT_OUTPUTS, LIMIT_PIXELS, LIMIT_LEARNING_STEPS = 128, 65535, 1 << 20
-LIMIT_ITEMS = (1 << 31) - 1024  # that the threads of a block count in 32 bits
+LIMIT_ITEMS = (1 << 31) - 1024  # of work in a block, counted in 32 bits
 
 
 class ActivePixels(NamedTuple):
@@ -34,7 +36,7 @@ class ActivePixels(NamedTuple):
     images: Tensor  # [N, P] uint8
     offsets: Tensor  # [N + 1] int64, where each image begins in sites
     sites: Tensor  # [offsets[-1]] int32, pixel | value << 16
-    stride: int  # live pixels of any image, rounded up to a multiple of 32
+    stride: int  # active pixels of any image at most, rounded up to a multiple of 32
 
 
 def active_pixels(images: Tensor) -> ActivePixels:
@@ -58,35 +60,40 @@ def work_bytes(outputs: int, span: int, learning: bool, stride: int) -> int:
     return 16 * groups * (stride + span * (1 + learning)) + 8 * (TIES + 1) + 4 * (words + 1) * stride + 8
 
 
-class _Plan(NamedTuple):
+class Plan(NamedTuple):
     """How a variant of fused.cu is built and launched."""
 
     text: str
     threads: int
     shared_bytes: int
-    outside_bytes: int  # a block's working memory in global memory, where shared memory is too small
+    global_bytes: int  # a block's working memory in global memory, if shared memory is too small
+
+    def global_work(self, blocks: int, device: torch.device) -> Tensor | None:
+        return torch.empty(blocks * self.global_bytes, dtype=torch.uint8, device=device) if self.global_bytes else None
 
 
-def _plan(weight_shape: tuple[int, int], stride: int, spec: NeuronSpec, steps: int | None, limit: int) -> _Plan:
-    """The variant for these settings; steps=None: the forward pass alone, for any T."""
+def plan_launch(weight_shape: tuple[int, int], stride: int, spec: NeuronSpec, steps: int | None, limit: int) -> Plan:
+    """The variant for these settings; steps=None: the forward pass alone, for any T. limit: bytes of shared memory."""
     outputs, pixels = weight_shape
     learning = steps is not None
     span = COUNTING_SPAN if steps is None else (steps + 31) // 32 * 32
     if stride * (span // 16) > LIMIT_ITEMS:
         raise ValueError(
-            f"T={steps} with {stride} live pixels is too much for the fused CUDA kernel; lower T or use -backend torch"
+            f"T={steps} with {stride} active pixels is too much for the fused CUDA kernel; "
+            "lower T or use -backend torch"
         )
     size = work_bytes(outputs, span, learning, stride)
-    outside = size > limit
+    global_work = size > limit
     threads = THREADS_LEARNING if learning else THREADS_COUNTING
     macros: dict[str, Any] = {
         "PIXELS": pixels, "OUTPUTS": outputs, "THREADS": threads, "SPAN": span, "HARD": spec.v_reset is not None,
-        "OUTSIDE": outside, "LEARNING": learning, "TIES": TIES, "LANES": CONTRACT_LANES, "SLICES": CONTRACT_SLICES,
+        "GLOBAL_WORK": global_work, "LEARNING": learning, "TIES": TIES, "LANES": CONTRACT_LANES,
+        "SLICES": CONTRACT_SLICES,
     }  # fmt: skip
     if learning:
         macros |= {"STEPS": steps, "GRAD_THROUGH_RESET": not spec.detach_reset} | cuda.gradient_macro(spec)
     text = _text(tuple(macros.items()))
-    return _Plan(text, threads, 0 if outside else size, (size + 15) // 16 * 16 if outside else 0)
+    return Plan(text, threads, 0 if global_work else size, (size + 15) // 16 * 16 if global_work else 0)
 
 
 @functools.cache
@@ -96,7 +103,7 @@ def _text(macros: tuple[tuple[str, Any], ...]) -> str:
 
 def _prepared(weight: Tensor, active: ActivePixels, index: Tensor, precision: torch.dtype) -> tuple[Tensor, Tensor]:
     """Weight [C, P] as float32 and the index, both on the device of the images; ValueError for what doesn't fit.
-    The kernel itself rounds to float16, the common case, and needs no copy of the weight for it."""
+    The kernel itself rounds to float16, the common case, which saves a copy of the weight."""
     if weight.ndim != 2 or weight.shape[0] > LIMIT_OUTPUTS or weight.shape[1] != active.images.shape[1]:
         raise ValueError(
             f"the fused CUDA kernel takes a weight [C, {active.images.shape[1]}] with C at most {LIMIT_OUTPUTS}, "
@@ -113,7 +120,7 @@ def _as_index(active: ActivePixels, index: Tensor) -> Tensor:
     return index.to(active.images.device, torch.int64).contiguous()
 
 
-def _draw_arguments(key: SpikeKey) -> tuple[cuda.Argument, ...]:
+def _key_arguments(key: SpikeKey) -> tuple[cuda.Argument, ...]:
     """epoch_at, epoch, seed, stream; an epoch that is a tensor [1] int32 is read when the kernel runs."""
     at = key.epoch if isinstance(key.epoch, Tensor) else None
     return at, np.uint32(0 if at is not None else key.epoch), np.uint32(key.seed), np.uint32(key.stream)
@@ -128,24 +135,21 @@ def _fused(
     device, samples = active.images.device, len(index)
     if samples == 0:
         return
-    plan = _plan((weight.shape[0], weight.shape[1]), active.stride, spec, steps, cuda.shared_limit(device))
-    outside = (
-        torch.empty(samples * plan.outside_bytes, dtype=torch.uint8, device=device) if plan.outside_bytes else None
-    )
-    mark_count = np.int32(0 if readout_steps is None else len(readout_steps))
+    plan = plan_launch((weight.shape[0], weight.shape[1]), active.stride, spec, steps, cuda.shared_limit(device))
+    readout_count = np.int32(0 if readout_steps is None else len(readout_steps))
     cuda.load(plan.text, "fused", device)(
         (samples,), plan.threads,
         (
-            active.offsets, active.sites, index, weight, *_draw_arguments(key), *cuda.neuron_arguments(spec),
-            np.int32(precision == torch.float16), np.int32(active.stride), readout_steps, mark_count, out, eligibility,
-            input_spikes, outside,
+            active.offsets, active.sites, index, weight, *_key_arguments(key), *cuda.neuron_arguments(spec),
+            np.int32(precision == torch.float16), np.int32(active.stride), readout_steps, readout_count, out,
+            eligibility, input_spikes, plan.global_work(samples, device),
         ),
         plan.shared_bytes,
     )  # fmt: skip
 
 
 @functools.lru_cache(maxsize=256)
-def _marks(readout_steps: tuple[int, ...], device: torch.device) -> Tensor:
+def _on_device(readout_steps: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.tensor(readout_steps, dtype=torch.int32, device=device)
 
 
@@ -153,13 +157,23 @@ def firing_counts(
     weight: Tensor, active: ActivePixels, index: Tensor, readout_steps: list[int], key: SpikeKey, spec: NeuronSpec,
     precision: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Forward pass alone, memory independent of T: output spikes in the first marks[m] steps [N, M, C] float32
-    (marks ascending) and the number of input spikes [N] int64. precision: the weights are rounded to this type."""
+    """Forward pass alone, memory independent of T: output spikes in the first readout_steps[m] steps [N, M, C] float32
+    (readout_steps ascend) and the number of input spikes [N] int64. precision: the weights are rounded to this type."""
     device = active.images.device
     counts = torch.empty(len(index), len(readout_steps), len(weight), device=device)
     inputs = torch.empty(len(index), dtype=torch.int64, device=device)
     _fused(
-        weight, active, index, key, spec, None, precision, _marks(tuple(readout_steps), device), counts, None, inputs
+        weight,
+        active,
+        index,
+        key,
+        spec,
+        None,
+        precision,
+        _on_device(tuple(readout_steps), device),
+        counts,
+        None,
+        inputs,
     )
     return counts, inputs
 
@@ -173,65 +187,23 @@ def learn(
     weight: Tensor, active: ActivePixels, index: Tensor, steps: int, key: SpikeKey, spec: NeuronSpec,
     precision: torch.dtype, rate: Tensor, eligibility: Tensor,
 ) -> None:  # fmt: skip
-    """Firing rates [N, C], and E [N, C, P] where a pixel is live, into the tensors given."""
+    """Firing rates [N, C], and E [N, C, P] of active pixels, into the tensors given."""
     if not 0 < steps <= LIMIT_LEARNING_STEPS:
         raise ValueError(f"T={steps} must be 1 to {LIMIT_LEARNING_STEPS} for the fused CUDA kernel")
     _fused(weight, active, index, key, spec, steps, precision, None, rate, eligibility, None)
 
 
 def weight_gradient(
-    active: ActivePixels,
-    index: Tensor,
-    upstream: Tensor,
-    eligibility: Tensor,
-    spec: NeuronSpec,
-    steps: int,
+    active: ActivePixels, index: Tensor, upstream: Tensor, eligibility: Tensor, spec: NeuronSpec, steps: int,
     out: Tensor,
-) -> None:
+) -> None:  # fmt: skip
     """out = dL/dW [C, P] float32 from dL/drate [N, C] and the E of `learn`, called with the same settings."""
     samples, outputs, pixels = eligibility.shape
-    plan = _plan((outputs, pixels), active.stride, spec, steps, cuda.shared_limit(active.images.device))
+    plan = plan_launch((outputs, pixels), active.stride, spec, steps, cuda.shared_limit(active.images.device))
     cuda.load(plan.text, "contract", active.images.device)(
         ((pixels + CONTRACT_LANES - 1) // CONTRACT_LANES, outputs), CONTRACT_LANES * CONTRACT_SLICES,
-        (active.images, index, upstream.float().contiguous(), eligibility, np.int32(samples), out),
+        (active.images, _as_index(active, index), upstream.float().contiguous(), eligibility, np.int32(samples), out),
     )  # fmt: skip
-
-
-class _FiringRate(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, weight: Tensor, active: ActivePixels, index: Tensor, steps: int, key: SpikeKey, spec: NeuronSpec,
-        precision: torch.dtype,
-    ) -> Tensor:  # fmt: skip
-        index = _as_index(active, index)
-        rate = torch.empty(len(index), len(weight), device=active.images.device)
-        eligibility = new_eligibility(active, len(index), weight.shape)
-        learn(weight, active, index, steps, key, spec, precision, rate, eligibility)
-        ctx.save_for_backward(index, eligibility)
-        ctx.settings, ctx.dtype = (active, steps, spec), weight.dtype
-        return rate
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        index, eligibility = ctx.saved_tensors
-        active, steps, spec = ctx.settings
-        gradient = torch.empty(eligibility.shape[1:], device=eligibility.device)
-        weight_gradient(active, index, upstream, eligibility, spec, steps, gradient)
-        return gradient.to(ctx.dtype), None, None, None, None, None, None
-
-
-def firing_rate(
-    weight: Tensor, active: ActivePixels, index: Tensor, steps: int, key: SpikeKey, spec: NeuronSpec,
-    precision: torch.dtype = torch.float32,
-) -> Tensor:  # fmt: skip
-    """Firing rates [N, C] over `steps` time steps of the images `index` [N] int64, differentiable in weight [C, P].
-
-    precision: the weights are rounded to this type; sums and membrane stay in float32, because a half has 11 bits:
-    adding a hundred small weights one by one would lose the last ones, and a membrane near its threshold would fire
-    wrongly.
-    """
-    return _FiringRate.apply(weight, active, index, steps, key, spec, precision)
 
 
 def encode(active: ActivePixels, index: Tensor, start: int, stop: int, key: SpikeKey) -> Tensor:
@@ -242,15 +214,12 @@ def encode(active: ActivePixels, index: Tensor, start: int, stop: int, key: Spik
     if spikes.numel() == 0:
         return spikes
     any_neuron = NeuronSpec(None, False, 1.0, 0.0, False, "atan", ())
-    plan = _plan((1, pixels), active.stride, any_neuron, None, cuda.shared_limit(device))
-    outside = (
-        torch.empty(len(index) * plan.outside_bytes, dtype=torch.uint8, device=device) if plan.outside_bytes else None
-    )
+    plan = plan_launch((1, pixels), active.stride, any_neuron, None, cuda.shared_limit(device))
     cuda.load(plan.text, "encode_spikes", device)(
         (len(index),), plan.threads,
         (
-            active.offsets, active.sites, index, *_draw_arguments(key)[1:], np.int32(active.stride), np.int32(start),
-            np.int32(stop - start), spikes, outside,
+            active.offsets, active.sites, index, *_key_arguments(key)[1:], np.int32(active.stride), np.int32(start),
+            np.int32(stop - start), spikes, plan.global_work(len(index), device),
         ),
         plan.shared_bytes,
     )  # fmt: skip

@@ -1,21 +1,15 @@
-"""From CUDA source to launches: the text of a kernel, NVRTC through CuPy, torch's memory and stream, and why not.
+"""Compiling and launching CUDA kernels: their source, NVRTC through CuPy, torch's memory and stream.
 
     kernel = load(source("neuron.cu", REAL="float", …), "forward", device)
     kernel((blocks,), threads, (tensor, None, np.float32(0.5)))
 
-A launch goes to torch's current stream, neither waits nor allocates, and so can be captured in a CUDA graph once the
-kernel is loaded.
+A launch goes to torch's current stream. It neither waits nor allocates, so it can be captured in a CUDA graph once
+the kernel is loaded.
 """
 
 from __future__ import annotations
 
-import atexit
 import functools
-import importlib
-import os
-import shutil
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,21 +19,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snn_mnist.kernels.cache import writable
+from snn_mnist.kernels.cache import compile_seconds
+from snn_mnist.kernels.cuda.available import import_cupy, one_line
 from snn_mnist.kernels.formulas import FORMULAS, expression
 from snn_mnist.kernels.neuron_spec import NeuronSpec, coefficients
 
 # No contraction of a * b + c: where one rounding is meant the source says so, as on the CPU. Division, square root and
-# functions are the exact ones. CuPy adds -ftz=true of its own accord: floats below 1.2e-38 count as 0.
+# functions are the exact ones. CuPy itself adds -ftz=true: floats below 1.2e-38 count as 0.
 OPTIONS = ("-std=c++17", "--fmad=false")
 MAXIMUM_GRID = 2**31 - 1
-compile_seconds: dict[str, float] = {}  # kernel name -> seconds spent compiling or loading it in this process
 
 Argument = Tensor | np.generic | None
 Kernel = Callable[..., None]  # kernel(grid, threads, arguments, shared_bytes=0)
 
 
-# ---- text ----------------------------------------------------------------------------------------------------
+# ---- source ----------------------------------------------------------------------------------------------------
 
 
 def source(file: str, **macros: Any) -> str:
@@ -56,24 +50,8 @@ def gradient_macro(spec: NeuronSpec, dtype: str = "float32") -> dict[str, str]:
 
 
 def neuron_arguments(spec: NeuronSpec, real: type[np.floating] = np.float32) -> tuple[np.floating, ...]:
-    """(decay, gain, offset, threshold, reset), as the kernels take them; the rest is compiled in."""
+    """(decay, gain, offset, threshold, reset), as the kernels take them; the other coefficients are compiled in."""
     return coefficients(spec, np.dtype(real).name)[:5]
-
-
-def import_cupy() -> Any:
-    """CuPy, or the error of its import.
-
-    It keeps compiled kernels beside numba's, or where nothing can be kept in a folder that is removed at the end: its
-    own default is in the home directory, and its import fails where that can't be written. The user's CUPY_CACHE_DIR
-    stays.
-    """
-    if "cupy" not in sys.modules and "CUPY_CACHE_DIR" not in os.environ:
-        kept = writable("cupy")
-        if kept is None:
-            kept = Path(tempfile.mkdtemp(prefix="snn_mnist-"))
-            atexit.register(shutil.rmtree, kept, ignore_errors=True)
-        os.environ["CUPY_CACHE_DIR"] = str(kept)
-    return importlib.import_module("cupy")
 
 
 # ---- launches ------------------------------------------------------------------------------------------------
@@ -142,79 +120,3 @@ def shared_limit(device: torch.device) -> int:
     """Bytes of shared memory that a block may ask for."""
     cupy = import_cupy()
     return int(cupy.cuda.Device(device_index(device)).attributes["MaxSharedMemoryPerBlockOptin"])
-
-
-# ---- why not -------------------------------------------------------------------------------------------------
-
-
-def why_unavailable(device: str | torch.device | None = None) -> str | None:
-    """None, or why no kernel can run on this device (None: on any), with the original error and the remedy."""
-    if device is not None and torch.device(device).type != "cuda":
-        missing = _missing()
-        here = f" (and there is none here: {missing})" if missing else ""
-        return f"cupy's kernels run on a CUDA device, not on {device}{here}"
-    return _missing()
-
-
-@functools.cache
-def _missing() -> str | None:
-    """What of driver, device, CuPy and NVRTC is missing on this machine; CuPy only once torch can use a device."""
-    return device_error() or _cupy_fault()
-
-
-def device_error() -> str | None:
-    """None when torch can use a CUDA device, else why not, in its own words."""
-    if torch.version.cuda is None:
-        return f"torch {torch.__version__} is built without CUDA (a build with it: https://pytorch.org/get-started/locally)"
-    try:
-        torch.cuda.init()
-        count = torch.cuda.device_count()
-    except (RuntimeError, AssertionError) as error:  # no driver, or one too old for torch
-        return f"torch {torch.__version__} can't use a CUDA device: {one_line(error)}"
-    return None if count else f"torch {torch.__version__} sees no CUDA device"
-
-
-def _cupy_fault() -> str | None:
-    torch_major = int((torch.version.cuda or "13").split(".")[0])
-    extra = f"pip install 'snn_mnist[cuda{12 if torch_major < 13 else 13}]'"
-    try:
-        cupy = import_cupy()
-    except Exception as error:  # a broken installation can raise anything
-        missing = isinstance(error, ModuleNotFoundError) and error.name == "cupy"
-        what = "is not installed" if missing else "can't be imported"
-        return f"CuPy {what} ({type(error).__name__}: {one_line(error)}); {extra}"
-    name = f"CuPy {cupy.__version__}"
-    runtime = cupy.cuda.runtime
-    try:
-        built = runtime.runtimeGetVersion()
-        driver = runtime.driverGetVersion()
-    except Exception as error:
-        return f"{name} can't reach the CUDA runtime ({one_line(error)}); {extra}"
-    name += f" for CUDA {built // 1000}"
-    other = ""
-    if built // 1000 != torch_major:  # two CuPys would disturb each other
-        other = f" (torch is built for CUDA {torch.version.cuda})"
-        extra = f"pip uninstall cupy-cuda{built // 1000}x, then {extra}"
-    if not driver:
-        return None  # no driver: told by torch
-    if driver // 1000 < built // 1000:
-        fits = f"the driver knows CUDA up to {driver // 1000}.{driver % 1000 // 10}{other}"
-        instead = f", or pip uninstall cupy-cuda{built // 1000}x, then pip install 'snn_mnist[cuda{driver // 1000}]'"
-        older = instead if driver >= 12000 else ""
-        return f"{name} needs a newer driver: {fits}; update it{older}"
-    try:
-        runtime.getDeviceCount()
-    except Exception as error:
-        return f"{name}{other} can't use a device ({one_line(error)}); {extra}"
-    try:
-        cupy.cuda.nvrtc.getVersion()
-    except Exception as error:
-        package = "nvidia-cuda-nvrtc" if built >= 13000 else "nvidia-cuda-nvrtc-cu12"
-        return f"{name}{other} finds no NVRTC, its compiler ({one_line(error)}); pip install {package}, or {extra}"
-    return None
-
-
-def one_line(error: BaseException | str, limit: int = 300) -> str:
-    """The message of an error in one line."""
-    text = " ".join(str(error).split()).rstrip(".")
-    return text if len(text) <= limit else text[:limit] + " …"

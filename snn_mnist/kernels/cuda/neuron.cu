@@ -1,5 +1,5 @@
 // IF and LIF over a whole sequence: charge, fire and reset of all T steps in one pass, and back; one thread a neuron,
-// its state in registers, neighbouring threads on neighbouring neurons. The mathematics of neuron_cpu.py.
+// its state in registers, neighbouring threads on neighbouring neurons. The mathematics of cpu/neuron.py.
 //
 // Set at compile time: THREADS of a block, REAL (float or double: the membrane and all arithmetic), HALF_IO (sequences
 // in half precision, REAL is float), HARD, and for `backward` also GRAD_THROUGH_RESET and GRADIENT(x).
@@ -16,6 +16,12 @@ typedef REAL stored;
 FUNCTION REAL unpack(stored value) { return value; }
 FUNCTION stored pack(REAL value) { return value; }
 #endif
+
+// H within +-2^64, as in core/neuron.py: an infinite input leaves a finite V. NaN stays NaN.
+FUNCTION REAL bounded(REAL h) {
+    const REAL limit = (REAL)18446744073709551616.0;
+    return h > limit ? limit : (h < -limit ? -limit : h);
+}
 
 #ifndef GRADIENT
 // x [steps, size], v [size] -> spikes [steps, size], last_v [size], and where they are given (not null)
@@ -41,7 +47,8 @@ KERNEL(THREADS) forward(
                 for (int i = 0; i < AHEAD; ++i) {
                     if (first + i < steps) {
                         const i64 at = (first + i) * size + m;
-                        const Step<REAL> s = step<HARD>(neuron, state, charge(neuron, unpack(input[i])));
+                        const REAL h = fused_multiply_add(state, neuron.decay, charge(neuron, unpack(input[i])));
+                        const Step<REAL> s = fire_and_reset<HARD>(neuron, bounded(h));
                         state = s.v;
                         spikes[at] = pack(s.fired ? (REAL)1 : (REAL)0);
                         if (over) {

@@ -1,6 +1,6 @@
 """IF and LIF over a whole sequence on a CUDA device: neuron.cu, forward and backward, one launch each.
 
-The mathematics and the interface are those of neuron_cpu.py. Sequences are read and written in their own precision;
+The mathematics and the interface are those of cpu/neuron.py. Sequences are read and written in their own precision;
 the membrane and the backward recurrence are in float32 also for half precision (11 bits would round away an input
 that is 2000 times smaller than the threshold), in float64 for float64.
 """
@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from snn_mnist.kernels import autograd
 from snn_mnist.kernels.cuda import launch as cuda
+from snn_mnist.kernels.cuda.available import why_unavailable
 from snn_mnist.kernels.neuron_spec import NeuronSpec
 
-THREADS = 128  # of a block
+__all__ = ["multi_step", "why_unavailable"]
 
-why_unavailable = cuda.why_unavailable
+THREADS = 128  # of a block
 
 
 def text(spec: NeuronSpec, dtype: torch.dtype, learning: bool) -> str:
@@ -51,49 +52,28 @@ def _launch(name: str, spec: NeuronSpec, x: Tensor, size: int, before: tuple[Any
     kernel((min((size + THREADS - 1) // THREADS, cuda.MAXIMUM_GRID),), THREADS, (*before, *scalars, *after))
 
 
-class _MultiStep(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, x_seq: Tensor, v: Tensor, spec: NeuronSpec, store_v_seq: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        x = x_seq.detach().contiguous()
-        learning = any(ctx.needs_input_grad)
-        first_v = v.detach().contiguous()
-        spikes, last_v = torch.empty_like(x), torch.empty_like(first_v)
-        over = torch.empty_like(x, dtype=v.dtype) if learning else None
-        v_seq = torch.empty_like(x) if store_v_seq else None
-        _launch("forward", spec, x, v.numel(), (x, first_v), (spikes, last_v, over, v_seq))
-        ctx.spec, ctx.stored = spec, store_v_seq
-        if over is not None:
-            ctx.save_for_backward(over)
-        return spikes, last_v, x.new_empty((0, *v.shape)) if v_seq is None else v_seq
+def forward(
+    x: Tensor, v: Tensor, spec: NeuronSpec, learning: bool, store_v_seq: bool
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    spikes, last_v = torch.empty_like(x), torch.empty_like(v)
+    overshoot = torch.empty_like(x, dtype=v.dtype) if learning else None
+    v_seq = torch.empty_like(x) if store_v_seq else None
+    _launch("forward", spec, x, v.numel(), (x, v), (spikes, last_v, overshoot, v_seq))
+    return spikes, last_v, v_seq, overshoot
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, d_spikes: Tensor, d_last_v: Tensor, d_v_seq: Tensor) -> tuple[Tensor | None, ...]:
-        (over,) = ctx.saved_tensors
-        d_spikes, d_last_v = d_spikes.contiguous(), d_last_v.contiguous()
-        later = d_v_seq.contiguous() if ctx.stored else None
-        d_x, d_v = torch.empty_like(d_spikes), torch.empty_like(d_last_v)
-        _launch("backward", ctx.spec, d_spikes, d_v.numel(), (d_spikes, later, d_last_v, over), (d_x, d_v))
-        return d_x, d_v, None, None
+
+def backward(
+    d_spikes: Tensor, d_v_seq: Tensor | None, d_last_v: Tensor, overshoot: Tensor, spec: NeuronSpec
+) -> tuple[Tensor, Tensor]:
+    d_x, d_v = torch.empty_like(d_spikes), torch.empty_like(d_last_v)
+    _launch("backward", spec, d_spikes, d_v.numel(), (d_spikes, d_v_seq, d_last_v, overshoot), (d_x, d_v))
+    return d_x, d_v
 
 
 def multi_step(
     x_seq: Tensor, v: Tensor | float, spec: NeuronSpec, store_v_seq: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """(spikes [T, N, *], the last V [N, *], V of every step or None) for x_seq [T, N, *], differentiable.
-
-    v is a number or [N, *]. float16, float32 and float64 are taken as they are; other types go by way of float32.
-    """
-    dtype = x_seq.dtype
-    taken = dtype if dtype in (torch.float16, torch.float32, torch.float64) else torch.float32
-    real = torch.float64 if taken == torch.float64 else torch.float32
-    if isinstance(v, Tensor):
-        start = v.to(x_seq.device, real)
-    else:
-        start = torch.full(x_seq.shape[1:], float(v), dtype=real, device=x_seq.device)
-    if start.shape != x_seq.shape[1:]:
-        raise ValueError(f"v has shape {list(start.shape)}, a step of x_seq {list(x_seq.shape[1:])}; give v that shape")
-    spikes, v_last, v_seq = _MultiStep.apply(x_seq.to(taken), start, spec, store_v_seq)
-    return spikes.to(dtype), v_last.to(dtype), v_seq.to(dtype) if store_v_seq else None
+    """`autograd.multi_step` on a CUDA device."""
+    half = () if store_v_seq else (torch.float16,)  # V of every step is kept in float32
+    types = (*half, torch.float32, torch.float64)
+    return autograd.multi_step(forward, backward, types, x_seq, v, spec, store_v_seq)

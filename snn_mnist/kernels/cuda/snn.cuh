@@ -1,4 +1,4 @@
-// Arithmetic of the CUDA kernels: random bits, byte comparison, charge, fire, reset, and the step back.
+// Arithmetic of the CUDA kernels: random bits, byte comparison, charge, fire, reset, and the backward step.
 //
 // The same text, in ASCII since CuPy writes it to a file in the locale's encoding, is compiled by NVRTC for a GPU and
 // by a C++ compiler for the host, where the tests run whole kernels block after block. A kernel is written as phases,
@@ -93,7 +93,7 @@ FUNCTION u16 to_half(float value) {
     return half;
 }
 
-extern "C" void host_place(i64 block, int row, i64 grid, char *memory, int backwards) {
+extern "C" void host_select_block(i64 block, int row, i64 grid, char *memory, int backwards) {
     host_block = block, host_row = row, host_grid = grid, host_memory = memory, host_backwards = backwards;
 }
 
@@ -117,7 +117,7 @@ FUNCTION Words philox(u32 c0, u32 c1, u32 c2, u32 c3, u32 k0, u32 k1) {
 }
 
 // The coordinates that the spikes of one image share.
-struct Draw {
+struct SpikeKey {
     u32 image, epoch, seed, stream;
 };
 
@@ -145,8 +145,8 @@ struct Bits16 {
 };
 
 // The first digit of steps 16 block ... 16 block + 15 of pixel p, compared with its byte k.
-FUNCTION Bits16 first_digits(const Draw &draw, u32 p, u32 k, u32 block) {
-    const Words random = philox(block, p, draw.image, draw.epoch, draw.seed, draw.stream);
+FUNCTION Bits16 first_digits(const SpikeKey &key, u32 p, u32 k, u32 block) {
+    const Words random = philox(block, p, key.image, key.epoch, key.seed, key.stream);
     const u32 digits = k * 0x01010101u;
     Bits16 bits = {0u, 0u};
 #pragma unroll
@@ -158,10 +158,10 @@ FUNCTION Bits16 first_digits(const Draw &draw, u32 p, u32 k, u32 block) {
 }
 
 // The digits after a first one that tied: four at a time, and new words after four ties.
-FUNCTION bool tie_fires(const Draw &draw, u32 p, u32 k, u32 t) {
+FUNCTION bool tie_fires(const SpikeKey &key, u32 p, u32 k, u32 t) {
     const u32 digits = k * 0x01010101u;
     for (u32 attempt = 0;; ++attempt) {
-        const Words random = philox(TIE | t, p | attempt << 16, draw.image, draw.epoch, draw.seed, draw.stream);
+        const Words random = philox(TIE | t, p | attempt << 16, key.image, key.epoch, key.seed, key.stream);
 #pragma unroll
         for (int w = 0; w < 4; ++w) {
             if (random.word[w] != digits) {
@@ -171,7 +171,7 @@ FUNCTION bool tie_fires(const Draw &draw, u32 p, u32 k, u32 t) {
     }
 }
 
-// ---- the neuron: core/neuron.py with decay = 1 - 1/tau, gain = 1/tau, offset = (1 - decay) V_reset (1, 1, 0 for IF) --
+// ---- the neuron: core/neuron.py; decay = 1 - 1/tau, gain = 1/tau, offset = (1 - decay) V_reset (1, 1, 0 for IF) --
 
 template <typename real> struct Neuron {
     real decay, gain, offset, threshold, reset;
@@ -187,11 +187,14 @@ template <typename real> struct Step {
     bool fired;
 };
 
-template <bool HARD_RESET, typename real> FUNCTION Step<real> step(const Neuron<real> &n, real v, real charged) {
-    const real h = fused_multiply_add(v, n.decay, charged);
+template <bool HARD_RESET, typename real> FUNCTION Step<real> fire_and_reset(const Neuron<real> &n, real h) {
     const real over = h - n.threshold;
     const bool fired = h >= n.threshold;
     return {over, fired ? (HARD_RESET ? n.reset : over) : h, fired};
+}
+
+template <bool HARD_RESET, typename real> FUNCTION Step<real> step(const Neuron<real> &n, real v, real charged) {
+    return fire_and_reset<HARD_RESET>(n, fused_multiply_add(v, n.decay, charged));
 }
 
 // dV/dH of one step from x = H - V_threshold and the surrogate's g = g(x); THROUGH_RESET is false for detach_reset.

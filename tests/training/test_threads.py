@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from snn_mnist.kernels.cpu import jit
+from snn_mnist.model.device import Runtime
 from snn_mnist.runs import checkpoint
 from snn_mnist.runs.config import Config
 from snn_mnist.training import loop as trainer
@@ -48,14 +49,13 @@ def test_results_do_not_depend_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyP
     settings = {"dataset": "digits", "T": 20, "b": 64, "epochs": 2, "figures": False}
     before, used = jit.numba.get_num_threads(), []
     try:
-        trainer.Run(Config(**settings, j=1, out_dir=str(tmp_path / "one")), Interruption()).go()
+        trainer.train(Config(**settings, j=1, out_dir=str(tmp_path / "one")), Interruption())
+        monkeypatch.setattr("snn_mnist.model.compiled_steps.CHUNK_WORK", 1)  # a step a chunk
         monkeypatch.setattr(thread_tuner, "WINDOW", 2)
         monkeypatch.setattr(thread_tuner, "PATIENCE", 1)
         monkeypatch.setattr(jit, "set_threads", lambda n, real=jit.set_threads: used.append(real(n)) or used[-1])
         monkeypatch.setattr(thread_tuner.ThreadTuner, "_judge", lambda self, _: self._set(3 - self.count))
-        run = trainer.Run(Config(**settings, out_dir=str(tmp_path / "many")), Interruption())
-        assert run.thread_tuner
-        run.go()
+        trainer.train(Config(**settings, out_dir=str(tmp_path / "many")), Interruption())
     finally:
         jit.set_threads(before)
     assert used.count(1) > 5 and used.count(2) > 5
@@ -64,7 +64,14 @@ def test_results_do_not_depend_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert one["max_test_acc"] == many["max_test_acc"]
 
 
-def test_an_explicit_number_is_kept(tmp_path: Path):
-    for settings in ({"j": 2}, {"backend": "torch"}):
-        run = trainer.Run(Config(dataset="digits", T=4, out_dir=str(tmp_path), **settings), Interruption())
-        assert run.thread_tuner is None
+def test_an_explicit_number_is_a_limit():
+    for backend, threads, choices in (("numba", 3, [3, 2, 1]), ("numba", 1, [1]), ("torch", 3, [1])):
+        runtime = Runtime(torch.device("cpu"), backend, "for a test", threads)
+        assert thread_tuner.thread_tuner(runtime).choices == choices
+
+
+def test_a_change_is_announced_once():
+    tuner = ThreadTuner(2, lambda threads: None)
+    assert tuner.announcement() == ""
+    after(tuner, {2: 4.0, 1: 1.0}, 2)
+    assert tuner.announcement() == "on 1 of 2 threads, the faster choice now" and tuner.announcement() == ""

@@ -1,0 +1,44 @@
+"""The verbs. To add one, write its file, with its settings beside its `run`, and add a line to VERBS."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from snn_mnist.cli import bench, evaluate, export, import_nir, info, plot, predict, trace, train
+from snn_mnist.runs.config import Config
+from snn_mnist.runs.fields import Options, options_of
+from snn_mnist.runs.resume_rules import RESUME_RULES
+
+PROGRAM = "python -m snn_mnist"
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb: the record of its settings and the function that carries it out; None stands for exit code 0."""
+
+    record: type[Options]
+    run: Callable[[Any], int | None]
+    summary: str
+    epilog: str = ""
+
+
+VERBS = {
+    "train": Verb(Config, train.run, "train a network, test it after each epoch, save the run", RESUME_RULES),
+    "eval": Verb(evaluate.EvalOptions, evaluate.run, "accuracy of a checkpoint: mean ± std, by class, by T"),
+    "trace": Verb(trace.TraceOptions, trace.run, "follow single images through a checkpoint, in pictures"),
+    "plot": Verb(plot.PlotOptions, plot.run, "draw the curves and weights of runs"),
+    "predict": Verb(predict.PredictOptions, predict.run, "classify your own pictures"),
+    "export": Verb(export.ExportOptions, export.run, "write a checkpoint for other simulators and hardware"),
+    "import": Verb(import_nir.ImportOptions, import_nir.run, "make a checkpoint of a NIR file"),
+    "bench": Verb(bench.BenchOptions, bench.run, "measure the images per second of every backend"),
+    "info": Verb(info.InfoOptions, info.run, "show versions, devices, backends and the data found"),
+}
+
+
+def usage(name: str = "") -> str:
+    """'python -m snn_mnist predict FILE ... [flags]'"""
+    if name not in VERBS:
+        return f"{PROGRAM} VERB [flags]"
+    positional = [each for each in options_of(VERBS[name].record) if each.positional]
+    words = [f"{each.kind.metavar}{' ...' if each.kind.many else ''}" for each in positional]
+    return " ".join([PROGRAM, name, *words, "[flags]"])

@@ -1,0 +1,87 @@
+"""What a training run prints, as text."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from snn_mnist.model.device import Runtime
+from snn_mnist.runs.config import Config
+from snn_mnist.training.data import TrainingData
+from snn_mnist.training.snapshot import Position
+
+AMP_ON_THE_CPU = "amp on the CPU: bfloat16 without loss scaling, which its range does not need"
+
+
+def nothing_to_do(config: Config, epochs: int) -> str:
+    return (
+        f"nothing to do: {config.resume} has finished its {epochs} epochs; "
+        f"go on with a larger -epochs, e.g. -epochs {2 * epochs}"
+    )
+
+
+def begins(config: Config, runtime: Runtime, data: TrainingData, folder: Path, resumed: Position | None) -> str:
+    """The lines before the first epoch; `resumed` is the position that a resumed run goes on from."""
+    lines = [
+        str(runtime),
+        f"{config.dataset}: {data.steps * config.b} images an epoch, run directory {folder}",
+    ]
+    if resumed:
+        done = f" after {resumed.step} of {data.steps} steps" if resumed.step else ""
+        lines.append(f"going on in epoch {resumed.epoch + 1} of {config.epochs}{done}")
+    return "\n".join(lines)
+
+
+def epoch(row: dict[str, Any], epochs: int, skipped: int, threads: str) -> str:
+    """The line of a finished epoch."""
+    parts = [
+        f"epoch {row['epoch'] + 1}/{epochs}",
+        f"train loss {row['train_loss']:.4f} acc {row['train_acc']:.2%}",
+        f"test loss {row['test_loss']:.4f} acc {row['test_acc']:.2%} max {row['max_test_acc']:.2%}"
+        if "test_acc" in row
+        else "",
+        f"held-out acc {row['val_acc']:.2%}" if "val_acc" in row else "",
+        f"{row['train_images_per_s']:,.0f} images/s",
+        f"{row['seconds']:.2f} s",
+        f"steps skipped for gradients that are not finite: {skipped}" if skipped else "",
+        threads,
+    ]
+    return "  ".join(part for part in parts if part)
+
+
+def not_finite(position: Position, lr: float, latest: Path) -> str:
+    good = f"; the last good checkpoint is {latest}" if latest.exists() else ""
+    return (
+        f"the weights are not finite by step {position.step} of epoch {position.epoch + 1}: a learning rate of {lr} "
+        f"is probably too high; lower -lr{good}"
+    )
+
+
+def interrupted(position: Position, steps: int, folder: Path) -> str:
+    return (
+        f"interrupted in epoch {position.epoch + 1} after {position.step} of {steps} steps, all saved; "
+        f"go on with: python -m snn_mnist train -resume {shlex.quote(str(folder))}"
+    )
+
+
+def summary(
+    config: Config, row: dict[str, Any], position: Position, training_images: int, folder: Path, interrupted: bool
+) -> str:
+    """The lines after the last epoch."""
+    best = position.best
+    lines = [f"last epoch: test accuracy {row['test_acc']:.2%}"]
+    if config.val:
+        lines.append(
+            f"best epoch on {config.val} held-out training images: {best.epoch + 1} "
+            f"(held-out {best.score:.2%}), test accuracy {best.test_acc:.2%}"
+        )
+    else:
+        lines.append(
+            f"highest: {position.max_test_acc:.2%}, but that maximum was chosen on the test images themselves; "
+            f"the last epoch is the honest figure (-val {training_images // 12} chooses on held-out training images)"
+        )
+    lines.append(f"test it again: python -m snn_mnist eval -resume {shlex.quote(str(folder))}")
+    if interrupted:
+        lines.append("interrupted after the last step; the run is complete and saved")
+    return "\n".join(lines)

@@ -1,0 +1,81 @@
+"""The open directory of a run: config.yaml, environment.json, metrics.csv, TensorBoard events, figures, checkpoints."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from snn_mnist.model.device import Runtime
+from snn_mnist.runs import checkpoint, directory, environment
+from snn_mnist.runs.atomic_files import exclusive_lock, write_file
+from snn_mnist.runs.config import Config
+from snn_mnist.runs.metrics import METRICS, VALIDATION, MetricsFile
+from snn_mnist.runs.tensorboard import TensorBoard
+from snn_mnist.training.evaluator import Evaluation
+from snn_mnist.training.resume import Resumed
+from snn_mnist.visualizing import run_figures
+
+
+class RunFiles:
+    """Within its context no other process trains in the directory: the resumed one, else a new one."""
+
+    def __init__(self, resumed: Resumed, runtime: Runtime, epochs_done: int) -> None:
+        self.resumed, self.config, self.runtime, self.epochs_done = resumed, resumed.config, runtime, epochs_done
+
+    def __enter__(self) -> RunFiles:
+        with ExitStack() as opened:
+            self._open(opened)
+            self.opened = opened.pop_all()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.opened.__exit__(*error)
+
+    def _open(self, opened: ExitStack) -> None:
+        config, continued = self.config, self.resumed.folder
+        if self.resumed.why_elsewhere:
+            print(f"going on in a new directory: {self.resumed.why_elsewhere}")
+        self.folder = continued or directory.new_run_directory(config.out_dir, run_name(config))
+        opened.enter_context(exclusive_lock(self.folder))
+        columns = METRICS + (VALIDATION if config.val else ())
+        self.metrics = MetricsFile(self.folder / "metrics.csv", columns, self.epochs_done)
+        if continued:
+            directory.remove_leftovers(self.folder)
+            if self.metrics.missing:
+                print(f"{self.metrics.path} lacks {self.metrics.missing}, finished earlier; going on without")
+        write_file(self.folder / "config.yaml", config.to_yaml())
+        environment.note_environment(self.folder / "environment.json", str(self.runtime))
+        self.tensorboard = TensorBoard(self.folder, self.epochs_done, self.metrics.rows)
+        opened.callback(self.tensorboard.close)
+
+    @property
+    def latest(self) -> Path:
+        return self.folder / directory.LATEST
+
+    def save(self, name: str, state: dict[str, Any]) -> None:
+        """A checkpoint, written whole or not at all."""
+        checkpoint.save(self.folder / name, state)
+
+    def record(self, row: dict[str, Any]) -> None:
+        """The metrics of an epoch, synced to disk before the checkpoint that counts it."""
+        self.metrics.append(row)
+        self.tensorboard.write(row)
+
+    def draw(self, evaluation: Evaluation, row: dict[str, Any], last: bool) -> None:
+        """Figures of an evaluation for TensorBoard, ten times a run; after the last epoch also those of the run."""
+        config, epoch = self.config, row["epoch"]
+        pictured = evaluation.weight, evaluation.test, evaluation.class_names
+        if config.figures and run_figures.due(epoch, config.epochs):
+            self.tensorboard.add(lambda writer: run_figures.to_tensorboard(writer, epoch, *pictured))
+        if last:
+            mapping = config.to_mapping()
+            self.tensorboard.add(lambda writer: run_figures.settings_to_tensorboard(writer, mapping, row))
+            if config.figures:
+                run_figures.write_run_figures(self.folder, *pictured)
+
+
+def run_name(config: Config) -> str:
+    """'T100_b64_adam_lr0.001' as in the tutorial, '_amp' and other data sets at its end."""
+    name = f"T{config.T}_b{config.b}_{config.opt}_lr{config.lr}{'_amp' if config.amp else ''}"
+    return name if config.dataset == "mnist" else f"{name}_{config.dataset}"

@@ -1,0 +1,75 @@
+"""The report of `eval` from a hand-made asymmetric case: each number that a person reads, with its unit."""
+
+import pytest
+import torch
+
+from snn_mnist.cli.evaluate import describe, summarise
+from snn_mnist.data.datasets import DIGITS, Dataset, Split
+from snn_mnist.model.scoring import Score
+
+LABELS = torch.tensor([3, 3, 7, 0])
+
+
+def encoding(*winners: int) -> Score:
+    """Four images at T = 5 and 10: the winner of each fires 4 times in 10 steps, class 9 twice, all after step 5."""
+    counts = torch.zeros(4, 2, 10)
+    counts[:, 1, 9] = 2
+    for image, winner in enumerate(winners):
+        counts[image, 1, winner] = 4
+    return Score([5, 10], counts, torch.tensor([10, 20, 30, 40]), LABELS)
+
+
+@pytest.fixture
+def result():
+    data = Dataset("digits", Split(torch.zeros(1, 784), torch.zeros(1)), Split(torch.zeros(4, 784), LABELS), DIGITS)
+    scores = [encoding(3, 3, 7, 0), encoding(3, 5, 7, 0), encoding(3, 5, 3, 0)]  # 4, 3 and 2 of 4 right
+    found = summarise(scores, data)
+    return found | {"checkpoint": "c.pth", "epoch": 4, "dataset": "digits", "images_per_s": 9}
+
+
+def test_accuracy_is_the_mean_and_the_sample_deviation(result):
+    """1, 3/4, 1/2: mean 3/4, deviation with n - 1: sqrt((1/16 + 0 + 1/16) / 2) = 1/4."""
+    assert result["accuracy"] == {"mean": pytest.approx(0.75), "std": pytest.approx(0.25)}
+
+
+def test_standard_error_of_a_finite_test_set(result):
+    """sqrt(p (1 - p) / n) with p = 3/4 and n = 4 images."""
+    assert result["standard_error"] == pytest.approx((0.75 * 0.25 / 4) ** 0.5)
+
+
+def test_loss(result):
+    """Right: 0.6² + 0.2² = 0.40; wrong: 1² + 0.4² + 0.2² = 1.20; over 10 classes and 4 images."""
+    losses = torch.tensor([4 * 0.40, 3 * 0.40 + 1.20, 2 * 0.40 + 2 * 1.20], dtype=torch.float64) / 40
+    assert result["loss"] == {"mean": pytest.approx(losses.mean().item()), "std": pytest.approx(losses.std().item())}
+
+
+def test_confusion_and_class_accuracy_go_by_the_label(result):
+    confusion = torch.tensor(result["confusion"])
+    expected = {(3, 3): 4, (3, 5): 2, (7, 7): 2, (7, 3): 1, (0, 0): 3}  # summed over the encodings
+    assert {tuple(cell): int(confusion[tuple(cell)]) for cell in confusion.nonzero().tolist()} == expected
+    by_class = {label: result["class_accuracy"][label] for label in (3, 7, 0)}
+    assert by_class == {3: pytest.approx(4 / 6), 7: pytest.approx(2 / 3), 0: 1.0}
+
+
+def test_accuracy_against_T(result):
+    """At step 5 nothing has fired, so class 0 is predicted, which is right for one image of four."""
+    assert result["accuracy_against_T"]["5"] == {"mean": 0.25, "std": 0.0}
+    assert result["accuracy_against_T"]["10"] == result["accuracy"]
+
+
+def test_spikes_and_operations(result):
+    assert result["spikes_per_neuron_and_image"] == pytest.approx((4 + 2) / 10)
+    assert result["input_spikes_per_image"] == 25
+    assert result["synaptic_operations_per_image"] == 250  # each input spike reaches ten neurons
+    assert result["dense_multiply_accumulates_per_image"] == 7840
+
+
+def test_the_report_shows_percent_where_it_says_percent(result):
+    text = describe(result, "backend numba")
+    assert "accuracy  75.00% ± 25.00 % (mean ± std of 3 encodings); ± 21.65 % standard error" in text
+    assert "(epoch 5)" in text and "on 4 test images" in text
+
+
+def test_one_encoding_has_no_deviation():
+    data = Dataset("digits", Split(torch.zeros(1, 784), torch.zeros(1)), Split(torch.zeros(4, 784), LABELS), DIGITS)
+    assert summarise([encoding(3, 3, 7, 0)], data)["accuracy"] == {"mean": 1.0, "std": 0.0}

@@ -1,0 +1,61 @@
+"""The engines of the backends against each other."""
+
+import torch
+
+from snn_mnist.data.datasets import load_dataset
+from snn_mnist.model.engine import TorchEngine, make_engine
+from snn_mnist.model.network import SNN
+from tests.support.neurons import KEY, images_of
+
+
+def test_whole_test_set_equals_the_modules(mnist_dir):
+    """On the same weights and spikes: counts of 2,000 test images, only ties at the threshold may differ, counted."""
+    images = load_dataset("mnist", mnist_dir).test.images
+    torch.manual_seed(0)
+    net = SNN(step_mode="m")
+    with torch.no_grad():
+        net.weight.mul_(4)
+        index = torch.arange(2000)
+        fused, inputs = make_engine("numba", net, images).firing_counts(index, [20, 50], KEY)
+        reference, reference_inputs = TorchEngine(net, images).firing_counts(index, [20, 50], KEY)
+    assert torch.equal(inputs, reference_inputs)
+    different = (fused != reference).sum().item()
+    print(f"{different} of {fused.numel()} counts differ by a tie")
+    assert different <= 4 and (fused - reference).abs().max() <= 1
+    assert fused[:, 1].sum() > 10_000
+
+
+def test_step_modes_agree():
+    images, index = images_of(9), torch.arange(9)
+    results = []
+    for mode in ("s", "m"):
+        torch.manual_seed(3)
+        net = SNN(step_mode=mode)
+        with torch.no_grad():
+            net.weight.mul_(5)
+        engine = TorchEngine(net, images)
+        rate = engine.firing_rate(index, 50, KEY)
+        rate.square().sum().backward()
+        counts, _ = engine.firing_counts(index, [7, 50], KEY)
+        assert torch.allclose(counts[:, -1] / 50, rate)
+        results.append((rate.detach(), net.weight.grad, counts))
+    for a, b in zip(*results, strict=True):
+        assert torch.allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_fused_engines_agree(host):
+    """The two fused engines give the same rates, gradient and counts."""
+    images, index = images_of(12, active=200), torch.arange(12)
+    torch.manual_seed(0)
+    net, results = SNN(step_mode="m"), []
+    with torch.no_grad():
+        net.weight.mul_(4)
+    for backend in ("cupy", "numba"):
+        engine = make_engine(backend, net, images)
+        net.zero_grad()
+        rate = engine.firing_rate(index, 60, KEY)
+        rate.square().sum().backward()
+        results.append((rate.detach(), net.weight.grad.clone(), *engine.firing_counts(index, [20, 60], KEY)))
+    (rate, gradient, counts, inputs), (rate_2, gradient_2, counts_2, inputs_2) = results
+    assert torch.equal(rate, rate_2) and torch.equal(counts, counts_2) and torch.equal(inputs, inputs_2)
+    assert rate.sum() > 0 and (gradient - gradient_2).norm() < 1e-5 * gradient.norm()

@@ -1,0 +1,29 @@
+"""`-config best`: a bare name is a recipe of the program; anything else is a path."""
+
+from pathlib import Path
+
+import pytest
+
+from snn_mnist.runs import recipes
+from tests.conftest import ROOT
+
+
+def test_a_bare_name_is_a_recipe_from_any_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert recipes.recipe_path("best") == str(ROOT / "configs" / "best.yaml")
+    assert recipes.recipe_names() == sorted(file.stem for file in (ROOT / "configs").iterdir())
+
+
+def test_a_path_stays_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    for text in ("best.yaml", "./best", "configs/best", "/no/best.yaml", "nothing", ""):
+        assert recipes.recipe_path(text) == text
+    (tmp_path / "best").write_text("T: 3\n")
+    assert recipes.recipe_path("best") == "best", "a file of the user's comes first"
+
+
+def test_the_copy_in_a_wheel_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "best.yaml").write_text("T: 3\n")
+    monkeypatch.setattr(recipes, "FOLDERS", (tmp_path, *recipes.FOLDERS))
+    assert recipes.recipe_path("best") == str(tmp_path / "best.yaml")
+    assert recipes.recipe_path("quick") == str(ROOT / "configs" / "quick.yaml")

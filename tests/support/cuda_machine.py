@@ -1,0 +1,40 @@
+"""Machines with a GPU and some CuPy or none, made up for tests."""
+
+import functools
+import sys
+from types import SimpleNamespace
+
+import torch
+
+from snn_mnist.kernels.cuda import available
+
+
+class CUDARuntimeError(RuntimeError):
+    pass
+
+
+def raising(error):
+    def call(*_, **__):
+        raise error
+
+    return call
+
+
+def cupy_with(built=13020, driver=13020, device_error=None, nvrtc_error=None):
+    """A CuPy of this CUDA version, on this driver, with these errors."""
+    runtime = SimpleNamespace(
+        runtimeGetVersion=lambda: built,
+        driverGetVersion=lambda: driver,
+        getDeviceCount=raising(device_error) if device_error else lambda: 1,
+    )
+    compiler = SimpleNamespace(getVersion=raising(nvrtc_error) if nvrtc_error else lambda: (built // 1000, 2))
+    return SimpleNamespace(__version__="14.2.0", cuda=SimpleNamespace(runtime=runtime, nvrtc=compiler))
+
+
+def pretend_machine(monkeypatch, cupy, torch_cuda="13.2", torch_error=None):
+    """A GPU that torch can use, unless there is an error, and this CuPy (None: not installed)."""
+    monkeypatch.setattr(torch.version, "cuda", torch_cuda)
+    monkeypatch.setattr(torch.cuda, "init", raising(torch_error) if torch_error else lambda: None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setitem(sys.modules, "cupy", cupy)  # None makes the import fail
+    monkeypatch.setattr(available, "what_is_missing", functools.cache(available.what_is_missing.__wrapped__))

@@ -1,0 +1,85 @@
+"""What decides a run's random numbers: the coordinates of each use of spikes, the initial weights, the orders.
+
+A resumed and an undisturbed run share every seed and stream, so neither can show that one is wrong. Here the
+coordinates that reach the encoder are recorded and compared with those written out.
+"""
+
+import hashlib
+
+import pytest
+import torch
+
+from snn_mnist.cli.main import main
+from snn_mnist.model import engine
+from snn_mnist.model.network import SNN
+from snn_mnist.model.poisson import SpikeKey, Stream
+from snn_mnist.training.interruption import Interruption
+from snn_mnist.training.loop import train
+from tests.support.runs import config, train_run
+
+TRAIN_IMAGES, TEST_IMAGES = 1437, 360
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """(key, indices of the images, T) of each encoding by the torch engine."""
+    calls = []
+
+    def record(images, index, start, stop, key, real=engine.poisson_encode):
+        calls.append((SpikeKey(*map(int, key)), index.tolist(), stop))
+        return real(images, index, start, stop, key)
+
+    monkeypatch.setattr(engine, "poisson_encode", record)
+    return calls
+
+
+def test_each_use_of_spikes_has_its_own_stream_and_epoch(tmp_path, encoded):
+    settings = {"backend": "torch", "T": 4, "b": 500, "seed": 7, "epochs": 2, "val": 30, "limit_batches": 2}
+    folder = train_run(tmp_path, **settings)
+    uses = {}
+    for key, index, _ in encoded:
+        if key.seed == 7:  # warming up is seed 0
+            uses.setdefault((key.stream, key.epoch), []).extend(index)
+    assert set(uses) == {(int(s), e) for s in (Stream.TRAIN, Stream.TEST, Stream.VALIDATION) for e in (0, 1)}
+    assert (Stream.TRAIN, Stream.TEST, Stream.VALIDATION, Stream.EVAL) == (0, 1, 2, 3)
+    held_out = uses[2, 0]
+    assert len(held_out) == 30 and held_out == sorted(set(held_out)) == uses[2, 1]
+    for epoch in (0, 1):
+        assert uses[1, epoch] == list(range(TEST_IMAGES))
+        assert len(set(uses[0, epoch])) == 1000 and not set(uses[0, epoch]) & set(held_out)
+    assert uses[0, 0] != uses[0, 1]
+
+    encoded.clear()
+    assert main(["eval", "-resume", str(folder), "-repeats", "3", "-backend", "torch", "-b", "360"]) == 0
+    tested = [key for key, index, _ in encoded if len(index) == TEST_IMAGES]
+    assert tested == [
+        SpikeKey(7, Stream.EVAL, repeat) for repeat in range(3)
+    ]  # no two encodings alike, none of training
+
+
+def test_fused_and_reference_training_use_the_same_coordinates(tmp_path, encoded):
+    """A run of one epoch on each backend: same test accuracy and loss to six digits, so the same spikes."""
+    rows = [
+        train(config(backend=name, T=8, b=200, epochs=1, seed=3, out_dir=str(tmp_path / name)), Interruption())
+        for name in ("torch", "numba")
+    ]
+    for name in ("train_loss", "train_acc", "test_loss", "test_acc"):
+        assert rows[0][name] == pytest.approx(rows[1][name], rel=1e-5), name
+    assert encoded
+
+
+def test_initial_weights_are_torchs_for_each_seed(tmp_path):
+    """The weights of torch.nn.Linear(784, 10, bias=False) after torch.manual_seed(seed), pinned for two seeds."""
+    expected = {}
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        expected[seed] = torch.nn.Linear(784, 10, bias=False).weight.detach()
+    assert expected[0][0, :3].tolist() == pytest.approx([-0.000267, 0.019159, -0.029394], abs=1e-6)
+    assert expected[1][0, :3].tolist() == pytest.approx([0.018402, -0.015764, -0.006924], abs=1e-6)
+    for seed, weight in expected.items():
+        torch.manual_seed(seed)
+        assert torch.equal(SNN.from_config(config(seed=seed)).weight, weight)
+        # A learning rate too small to change any of them: what a run began with is what it saves.
+        folder = train_run(tmp_path / str(seed), seed=seed, opt="sgd", lr=1e-30, epochs=1, limit_batches=1, T=2)
+        saved = torch.load(folder / "checkpoint_latest.pth", weights_only=True)["net"]["layer.1.weight"]
+        assert torch.equal(saved, weight), hashlib.sha256(saved.numpy().tobytes()).hexdigest()
