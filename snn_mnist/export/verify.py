@@ -98,7 +98,7 @@ def compare(path: Path, saved: SavedNetwork, images: torch.Tensor, dt: float, di
         ratio = dt / float(neurons.tau[0])
         gain = ratio if discretization == "euler" else -math.expm1(-ratio)
     dtype = precision(config, gain)
-    own, where = Agreement(), ""
+    loop, first_difference = Agreement(), ""
     runners: dict[str, Any] = {}
     found: dict[str, Agreement | str] = {}
     for importer in importers.IMPORTERS:
@@ -114,10 +114,10 @@ def compare(path: Path, saved: SavedNetwork, images: torch.Tensor, dt: float, di
         spikes = poisson_encode(part, torch.arange(start, start + len(part)), 0, config.T, key).numpy()
         ours = reference(saved, spikes, dtype)
         theirs, potential = nir_file.simulate(graph, spikes, dt, discretization, dtype)
-        own.add(ours, theirs)
-        if not where and (ours != theirs).any():
+        loop.add(ours, theirs)
+        if not first_difference and (ours != theirs).any():
             t, n, c = (int(x[0]) for x in (ours != theirs).nonzero())
-            where = (
+            first_difference = (
                 f"the first at image {start + n}, step {t}, neuron {c}: v {float(potential[t, n, c])!r}, "
                 f"threshold {float(neurons.v_threshold[c])!r}"
             )
@@ -129,4 +129,4 @@ def compare(path: Path, saved: SavedNetwork, images: torch.Tensor, dt: float, di
             except Exception as error:  # whatever another package raises is its result
                 found[name] = f"fails with {type(error).__name__}: {' '.join(str(error).split())[:120]}"
                 del runners[name]
-    return Comparison(f"plain {discretization} loop in {np.dtype(dtype).name}", own, where, found)
+    return Comparison(f"plain {discretization} loop in {np.dtype(dtype).name}", loop, first_difference, found)

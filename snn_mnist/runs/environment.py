@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     import torch
 
 
-def note_environment(path: Path, place: str) -> None:
+def note_environment(path: Path, runtime: str) -> None:
     """environment.json: the process that began the run, and under 'resumed' those that continued it."""
-    start = environment(place)
+    start = environment(runtime)
     try:
         first = json.loads(path.read_text(encoding="utf-8"))
         first["resumed"] = [*first.get("resumed", []), start]
@@ -33,8 +33,8 @@ def note_environment(path: Path, place: str) -> None:
     write_file(path, json.dumps(first, indent=2))
 
 
-def environment(place: str) -> dict[str, Any]:
-    """Command, machine and versions of this process."""
+def environment(runtime: str) -> dict[str, Any]:
+    """Command, machine and versions of this process; runtime: its backend and device, as printed."""
     import numba
     import numpy
     import torch
@@ -42,7 +42,7 @@ def environment(place: str) -> dict[str, Any]:
     return {
         "command": shlex.join([Path(sys.executable).name, "-m", "snn_mnist", *sys.argv[1:]]),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "place": place,
+        "place": runtime,
         "machine": machine(),
         **({"gpu": gpu(torch.cuda.current_device())} if torch.cuda.is_initialized() else {}),
         "versions": {

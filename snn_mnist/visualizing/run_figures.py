@@ -51,7 +51,7 @@ def write_network_figures(folder: Path, weight: Tensor, test: Score, class_names
 
 
 def _accuracies(test: Score) -> list[float]:
-    return [test.accuracy(mark) for mark in range(len(test.readout_steps))]
+    return [test.accuracy(m) for m in range(len(test.readout_steps))]
 
 
 def due(epoch: int, epochs: int) -> bool:

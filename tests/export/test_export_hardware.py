@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from fractions import Fraction
+from importlib import resources
 
 import numpy as np
 import pytest
@@ -285,13 +286,13 @@ def run_c(program, *arguments, stdin):
 
 def written(folder, loaded, fixed):
     (folder / "snn_weights.h").write_text(hardware.header(fixed, loaded))
-    source = hardware.resources.files("snn_mnist.export").joinpath("snn_infer.c")
+    source = resources.files("snn_mnist.export").joinpath("snn_infer.c")
     (folder / "snn_infer.c").write_bytes(source.read_bytes())
     return folder
 
 
 def test_the_c_program_has_no_floats_and_allocates_nothing():
-    source = hardware.resources.files("snn_mnist.export").joinpath("snn_infer.c").read_text()
+    source = resources.files("snn_mnist.export").joinpath("snn_infer.c").read_text()
     code = re.sub(r"/\*.*?\*/", "", source, flags=re.S)
     assert not re.search(r"\b(float|double|malloc|calloc|realloc|alloca|math\.h)\b", code)
     assert not re.search(r"\d\.\d", code)

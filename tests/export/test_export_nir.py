@@ -21,7 +21,7 @@ from snn_mnist.runs import checkpoint
 from snn_mnist.runs.config import Config
 from tests.support.export_net import digits, network, saved, weights
 
-nir = pytest.importorskip("nir", reason="the extra nir is not installed: pip install nir")
+nir = pytest.importorskip("nir", reason="nir is not installed: pip install nir")
 
 NETWORKS = [
     {},
@@ -212,7 +212,7 @@ def test_soft_reset_is_refused_unless_allowed(tmp_path, capsys):
     assert load_network(str(tmp_path / "back.pth")).config.v_reset is None
 
 
-def test_without_the_package_the_error_names_the_extra(tmp_path, capsys, monkeypatch):
+def test_without_the_package_the_error_names_it(tmp_path, capsys, monkeypatch):
     loaded = saved(tmp_path)
     monkeypatch.setitem(sys.modules, "nir", None)
     assert main(["export", "-resume", str(loaded.path)]) == 1

@@ -224,9 +224,8 @@ def test_any_change_is_refused_or_can_be_resumed(state: dict[str, Any], tmp_path
             continue  # an earlier change has put something else there
     torch.save(state, tmp_path / "x.pth")
     try:
-        loaded = checkpoint.load(tmp_path / "x.pth")
-        config = Config(resume=str(tmp_path / "x.pth"), given=frozenset({"resume"}))
-        config = resume.resolve(config, loaded)
+        start = resume.resume(Config(resume=str(tmp_path / "x.pth"), given=frozenset({"resume"})))
+        config, loaded = start.config, start.state
         weight = torch.nn.Parameter(torch.zeros(SHAPE))
         optimizer = torch.optim.Adam([weight], lr=config.lr, fused=True)
         resume.restore_optimizer(optimizer, loaded, config)
