@@ -193,6 +193,11 @@ KINDS = {
     "palette": lambda: encoded(Image.fromarray(stroke()).convert("P")),
     "colour": lambda: encoded(Image.fromarray(255 - stroke()).convert("RGB")),
     "16 bits": lambda: encoded(Image.fromarray(stroke().astype(np.uint16) * 257)),
+    "12 bits in 16": lambda: encoded(Image.fromarray((stroke() * (4095 / 255)).round().astype(np.uint16))),
+    "10 bits in 16": lambda: encoded(Image.fromarray((stroke() * (1023 / 255)).round().astype(np.uint16))),
+    "gif": lambda: encoded(Image.fromarray(stroke()), "GIF"),
+    "bmp": lambda: encoded(Image.fromarray(stroke()), "BMP"),
+    "webp": lambda: encoded(Image.fromarray(stroke()), "WEBP", lossless=True),
     "black on transparent": lambda: encoded(rgba(0)),
     "white on transparent": lambda: encoded(rgba(255)),
     "grey with alpha": lambda: encoded(rgba(0).convert("LA")),
@@ -229,7 +234,7 @@ BAD = {
     "text": b"hello",
     "cut png": KINDS["colour"]()[:200],
     "cut jpeg": encoded(Image.fromarray(stroke()), "JPEG")[:1000],
-    "gif": encoded(Image.fromarray(stroke()), "GIF"),
+    "tiff": encoded(Image.fromarray(stroke()), "TIFF"),
     "bomb": bomb(),
     "blank": encoded(Image.new("L", (40, 40), 255)),
 }
@@ -374,5 +379,5 @@ def test_the_terminal_is_asked_what_it_can_show(monkeypatch):
 
 
 def test_a_picture_without_contrast_names_the_remedy(tmp_path):
-    with pytest.raises(SNNError, match=r"PNG or JPEG file$"):
+    with pytest.raises(SNNError, match=r"PNG, JPEG, GIF, WebP or BMP file$"):
         picture.read(tmp_path / "none.png")
