@@ -1,7 +1,7 @@
 """What one does to a whole net: reset, step mode, backend, and running a module over a sequence."""
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -83,16 +83,18 @@ def set_backend(net: nn.Module, backend: str, instance: type | tuple[type, ...] 
 
 
 def _apply(x: Any, modules: Modules) -> Any:
-    in_order: Iterable[Any] = modules if isinstance(modules, list | tuple) else (modules,)
-    for module in in_order:
-        x = module(x)
+    """The first module takes the parts of a tuple as its arguments; from then on each takes what the last returned."""
+    in_order: Sequence[Any] = modules if isinstance(modules, list | tuple) else [modules]
+    for i, module in enumerate(in_order):
+        x = module(*x) if i == 0 and isinstance(x, tuple) else module(x)
     return x
 
 
 def multi_step_forward(x_seq: Any, single_step_module: Modules) -> Any:
     """Runs a single-step module (or list of them, in order) over x_seq [T, N, *], one step at a time.
 
-    A tuple of sequences goes in step by step as a tuple; a module that returns a tuple gives a tuple of sequences.
+    Each step of a tuple of sequences goes to the first module as its arguments; a module that returns a tuple gives a
+    tuple of sequences.
     """
     check_sequence(x_seq)
     return stack_steps([_apply(x, single_step_module) for x in steps_of(x_seq)])
@@ -101,7 +103,8 @@ def multi_step_forward(x_seq: Any, single_step_module: Modules) -> Any:
 def seq_to_ann_forward(x_seq: Any, stateless_module: Modules) -> Any:
     """Runs a stateless module (or list of them) once over x_seq [T, N, *] seen as a batch [T N, *].
 
-    Tuples of sequences are folded, and tuples that come out unfolded, one by one.
+    The sequences of a tuple go to the first module as its arguments, e.g. values and indices to nn.MaxUnpool2d; a
+    module that returns a tuple gives a tuple of sequences.
     """
     check_sequence(x_seq)
     time_and_batch = _first_tensor(x_seq).shape[:2]

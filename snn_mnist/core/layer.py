@@ -289,7 +289,7 @@ class _MaxUnpool(_WithOutputSize):
             return super().forward(x, indices, size)
         self._check_dimensions(x)
         unpool = super(_StepLayer, self).forward  # type: ignore[misc]
-        return seq_to_ann_forward((x, indices), lambda pair: unpool(*pair, size))
+        return seq_to_ann_forward((x, indices), lambda *pair: unpool(*pair, size))
 
 
 class MaxUnpool1d(_MaxUnpool, nn.MaxUnpool1d):
@@ -576,7 +576,7 @@ class MultiStepContainer(_MultiStepOnly):
     """Single-step modules over a sequence [T, N, *], one step at a time."""
 
     def forward(self, x_seq: Any) -> Any:
-        return multi_step_forward(x_seq, super().forward)
+        return multi_step_forward(x_seq, list(self))
 
 
 class SeqToANNContainer(_MultiStepOnly):
@@ -585,7 +585,7 @@ class SeqToANNContainer(_MultiStepOnly):
     stateful = False
 
     def forward(self, x_seq: Any) -> Any:
-        return seq_to_ann_forward(x_seq, super().forward)
+        return seq_to_ann_forward(x_seq, list(self))
 
 
 class StepModeContainer(_Container):
@@ -605,7 +605,7 @@ class StepModeContainer(_Container):
     def forward(self, x: Any) -> Any:
         if self.step_mode == "s":
             return super().forward(x)
-        return (multi_step_forward if self.stateful else seq_to_ann_forward)(x, super().forward)
+        return (multi_step_forward if self.stateful else seq_to_ann_forward)(x, list(self))
 
 
 class _Recurrent(MemoryModule):

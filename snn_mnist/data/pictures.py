@@ -33,14 +33,14 @@ class Prepared:
 
 
 def read(path: str | Path) -> np.ndarray:
-    """The picture as grey levels [height, width] uint8; SNNError for anything but a readable PNG or JPEG."""
+    """Grey levels [height, width] uint8; SNNError unless it is a readable PNG, JPEG, GIF, WebP or BMP."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     def refuse(what: str) -> SNNError:
-        return SNNError(f"{path} {what}; give a PNG or JPEG file")
+        return SNNError(f"{path} {what}; give a PNG, JPEG, GIF, WebP or BMP file")
 
     try:
-        with Image.open(path, formats=("PNG", "JPEG")) as image:
+        with Image.open(path, formats=("PNG", "JPEG", "GIF", "WEBP", "BMP")) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise refuse(f"has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
             image.load()
@@ -49,7 +49,7 @@ def read(path: str | Path) -> np.ndarray:
     except SNNError:
         raise
     except UnidentifiedImageError:
-        raise refuse("is not a PNG or JPEG picture") from None
+        raise refuse("is not a PNG, JPEG, GIF, WebP or BMP picture") from None
     except FileNotFoundError:
         raise refuse("does not exist") from None
     except (OSError, SyntaxError, ValueError, MemoryError, Image.DecompressionBombError) as error:
@@ -75,7 +75,10 @@ def to_grey(picture) -> np.ndarray:  # type: ignore[no-untyped-def]
         deep = np.asarray(picture.convert("F"), np.float64)
         from PIL import Image
 
-        picture = Image.fromarray(np.clip(deep / 257, 0, 255).round().astype(np.uint8))
+        full = next(
+            (2**bits - 1 for bits in (10, 12) if deep.max() < 2**bits), 2**16 - 1
+        )  # cameras store 10 or 12 in 16
+        picture = Image.fromarray(np.clip(deep * (255 / full), 0, 255).round().astype(np.uint8))
     picture = picture.convert("L")
     factor = math.ceil(max(picture.size) / MAX_SIDE)
     return even_lighting(np.asarray(picture.reduce(factor) if factor > 1 else picture))

@@ -104,6 +104,10 @@ class FusedEngine:
 
     def __init__(self, kernels: Any, net: SNN, images: Tensor) -> None:
         """kernels: the module of a fused pass (kernels/backends.py); images [N, 784] uint8, on the network's device"""
+        if len(net.layer) != 3:
+            raise ValueError(
+                f"a fused backend computes Flatten, Linear and the neurons, not {len(net.layer)} modules; use torch"
+            )
         self.kernels, self.net, self.active = kernels, net, kernels.active_pixels(images)
         self.spec = net.spiking.spec()
 
@@ -126,7 +130,7 @@ class FusedEngine:
     def training_steps(self, labels: Tensor, *, amp: bool, **settings: Any) -> TrainingSteps:
         device = self.net.weight.device.type
         precision = torch.get_autocast_dtype(device) if amp else torch.float32
-        if device == "cpu" and not settings["scaler"].is_enabled():
+        if self.kernels.__name__ == BACKENDS["numba"].fused and not settings["scaler"].is_enabled():
             from snn_mnist.model.compiled_steps import CompiledSteps
 
             del settings["scaler"], settings["skipped"]  # no loss scaling, so no step is skipped

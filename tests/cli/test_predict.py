@@ -36,7 +36,7 @@ BAD = {
     "text": b"hello",
     "cut png": KINDS["colour"]()[:200],
     "cut jpeg": encoded(Image.fromarray(stroke()), "JPEG")[:1000],
-    "gif": encoded(Image.fromarray(stroke()), "GIF"),
+    "tiff": encoded(Image.fromarray(stroke()), "TIFF"),
     "bomb": bomb(),
     "blank": encoded(Image.new("L", (40, 40), 255)),
 }

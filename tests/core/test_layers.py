@@ -247,8 +247,8 @@ class Split(nn.Module):
 
 
 class Join(nn.Module):
-    def forward(self, parts):
-        a, (b, (c,)) = parts
+    def forward(self, *parts):
+        a, (b, (c,)) = parts if len(parts) == 2 else parts[0]
         return a * b + c
 
 
@@ -272,6 +272,7 @@ def test_modules_that_return_tuples(run):
     images = data(T, N, 2, 4, 4)
     values, indices = run(nn.MaxPool2d(2, return_indices=True))(images)
     expected = nn.MaxPool2d(2, return_indices=True)(images.flatten(0, 1))
+    assert torch.equal(run(nn.MaxUnpool2d(2))((values, indices)).flatten(0, 1), nn.MaxUnpool2d(2)(*expected))
     assert torch.equal(values.flatten(0, 1), expected[0]) and torch.equal(indices.flatten(0, 1), expected[1])
 
 

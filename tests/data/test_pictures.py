@@ -139,7 +139,7 @@ def test_odd_shapes_are_prepared(shape):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_png_gives_the_same_pixels(tmp_path, kind):
+def test_every_kind_of_picture_gives_the_same_pixels(tmp_path, kind):
     path = tmp_path / "digit.png"
     path.write_bytes(KINDS[kind]())
     np.testing.assert_array_equal(pixels(pictures.read(path)), pixels(stroke()))
@@ -153,5 +153,5 @@ def test_jpeg_gives_nearly_the_same_pixels(tmp_path, mode):
 
 
 def test_a_picture_without_contrast_names_the_remedy(tmp_path):
-    with pytest.raises(SNNError, match=r"PNG or JPEG file$"):
+    with pytest.raises(SNNError, match=r"PNG, JPEG, GIF, WebP or BMP file$"):
         pictures.read(tmp_path / "none.png")

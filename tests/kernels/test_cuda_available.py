@@ -1,6 +1,7 @@
 """Why CUDA kernels can't run: exact reason, original error and remedy, on machines made up here; how they launch."""
 
 import sys
+import tomllib
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,8 @@ from snn_mnist.kernels.cache import compile_seconds
 from snn_mnist.kernels.cuda import available
 from snn_mnist.kernels.cuda import launch as cuda
 from snn_mnist.kernels.cuda import neuron as neuron_cuda
+from snn_mnist.kernels.cuda.packages import PAIRS, install_pair, mismatch
+from tests.conftest import ROOT
 from tests.support.cuda_machine import CUDARuntimeError, cupy_with, pretend_machine
 
 
@@ -31,11 +34,11 @@ def test_nothing_is_missing(machine):
     assert "not on cpu" in neuron_cuda.why_unavailable("cpu")
 
 
-@pytest.mark.parametrize(("torch_cuda", "extra"), [("13.2", "cuda13"), ("12.8", "cuda12"), ("11.8", "cuda12")])
-def test_cupy_is_not_installed(machine, torch_cuda, extra):
+@pytest.mark.parametrize(("torch_cuda", "package"), [("13.2", "cupy-cuda13x"), ("12.8", "cupy-cuda12x")])
+def test_cupy_is_not_installed(machine, torch_cuda, package):
     reason = machine(None, torch_cuda)
     assert reason.startswith("CuPy is not installed (ModuleNotFoundError: ")
-    assert reason.endswith(f"); pip install 'snn_mnist[{extra}]'")
+    assert reason.endswith(f"); pip install {package}")
 
 
 def test_cupy_can_not_be_imported(machine, tmp_path, monkeypatch):
@@ -47,32 +50,46 @@ def test_cupy_can_not_be_imported(machine, tmp_path, monkeypatch):
     reason = available.why_unavailable("cuda")
     assert reason == (
         "CuPy can't be imported (ImportError: libcublas.so.13: cannot open shared object file); "
-        "pip install 'snn_mnist[cuda13]'"
+        "pip install cupy-cuda13x"
     )
 
 
 def test_the_driver_is_too_old_for_cupy(machine):
     reason = machine(cupy_with(built=13020, driver=12080), torch_cuda="12.8")
-    assert "CuPy 14.2.0 for CUDA 13 needs a newer driver: the driver knows CUDA up to 12.8" in reason
-    assert "torch is built for CUDA 12.8" in reason and "'snn_mnist[cuda12]'" in reason
+    assert reason == (
+        "CuPy 14.2.0 for CUDA 13 needs a newer driver: the driver knows CUDA up to 12.8; update it, or: torch is built "
+        "for CUDA 12.8 and CuPy for CUDA 13; pip uninstall cupy-cuda13x, then pip install cupy-cuda12x"
+    )
     reason = machine(cupy_with(built=12090, driver=11040), torch_cuda="12.8")
     assert reason.endswith("CUDA up to 11.4; update it") and "needs a newer driver" in reason  # no CuPy of ours for 11
 
 
-def test_the_wrong_major_version_is_named_where_it_hurts(machine):
+def test_cupy_for_another_cuda_than_torchs_is_named_where_it_fails(machine):
+    other = (
+        "torch is built for CUDA 13.2 and CuPy for CUDA 12; pip uninstall cupy-cuda12x, then pip install cupy-cuda13x"
+    )
     error = CUDARuntimeError("cudaErrorSystemDriverMismatch: system has unsupported display driver")
-    reason = machine(cupy_with(built=12090, driver=13020, device_error=error))
-    assert "CuPy 14.2.0 for CUDA 12 (torch is built for CUDA 13.2) can't use a device" in reason
-    assert str(error) in reason and "pip uninstall cupy-cuda12x, then pip install 'snn_mnist[cuda13]'" in reason
-    assert machine(cupy_with(built=12090, driver=13020)) is None  # it works, so it is used
+    reason = machine(cupy_with(built=12090, driver=13020, devices=error))
+    assert reason == f"CuPy 14.2.0 for CUDA 12 can't use a device ({error}); {other}"
+    missing = RuntimeError("no libnvrtc.so.12")
+    reason = machine(cupy_with(built=12090, driver=13020, nvrtc=missing))
+    assert reason == f"CuPy 14.2.0 for CUDA 12 finds no NVRTC, its compiler ({missing}); {other}"
+    assert machine(cupy_with(built=12090, driver=13020)) is None  # used where it works
+
+
+def test_extras_are_the_pairs_that_messages_name():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert {release: tuple(extras[f"cuda{release}"]) for release in PAIRS} == PAIRS
+    assert install_pair(12) == "pip install 'cupy-cuda12x>=13.3' 'torch<2.11' 'torchvision<0.26'"
+    assert mismatch("12.8", 12) is None and mismatch(None, 13) is None
 
 
 def test_nvrtc_is_missing(machine):
     error = RuntimeError("CuPy failed to load libnvrtc.so.13: OSError: cannot open shared object file")
-    reason = machine(cupy_with(nvrtc_error=error))
+    reason = machine(cupy_with(nvrtc=error))
     assert "finds no NVRTC, its compiler (CuPy failed to load libnvrtc.so.13" in reason
-    assert "pip install nvidia-cuda-nvrtc," in reason
-    assert "nvidia-cuda-nvrtc-cu12" in machine(cupy_with(built=12090, nvrtc_error=error), torch_cuda="12.8")
+    assert reason.endswith("; pip install nvidia-cuda-nvrtc")
+    assert "nvidia-cuda-nvrtc-cu12" in machine(cupy_with(built=12090, nvrtc=error), torch_cuda="12.8")
 
 
 def test_torch_has_no_cuda_or_no_driver(machine):
@@ -80,7 +97,9 @@ def test_torch_has_no_cuda_or_no_driver(machine):
     old = RuntimeError("The NVIDIA driver on your system is too old (found version 11040).\nPlease update it.")
     reason = machine(cupy_with(driver=0), torch_error=old)
     assert "can't use a CUDA device: The NVIDIA driver on your system is too old (found version 11040)" in reason
-    assert "\n" not in reason
+    assert "\n" not in reason and "pip install" not in reason
+    old = RuntimeError("The NVIDIA driver on your system is too old (found version 12040). Please update it.")
+    assert machine(cupy_with(), torch_fault=old).endswith(f"; or {install_pair(12)}")
 
 
 class DriverError(Exception):

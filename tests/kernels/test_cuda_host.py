@@ -5,6 +5,7 @@ where they run upwards and downwards; a missing barrier in test_cuda_sanitized.p
 """
 
 import ctypes
+import math
 from itertools import product
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from snn_mnist.core import neuron, surrogate
 from snn_mnist.kernels.autograd import firing_rate
 from snn_mnist.kernels.cpu import fused as fused_cpu
 from snn_mnist.kernels.cpu import neuron as neuron_cpu
@@ -234,22 +236,38 @@ def test_half_precision_is_read_and_written_but_not_computed_in(host):
     torch.manual_seed(0)
     spec = spec_of(tau=3.0)
     x = (2 * torch.randn(50, 4, 33)).half().requires_grad_()
-    spikes_, v, v_seq = neuron_cuda.multi_step(x, 0.0, spec, True)
-    (spikes_.float().sum() + v_seq.float().square().sum()).backward()
-    wide = x.detach().float().requires_grad_()
-    exact, exact_v, exact_seq = neuron_cuda.multi_step(wide, 0.0, spec, True)
-    (exact.sum() + exact_seq.half().float().square().sum()).backward()
-    assert spikes_.dtype == v.dtype == v_seq.dtype == x.grad.dtype == torch.float16
-    assert torch.equal(spikes_.float(), exact)
-    assert torch.equal(v_seq, exact_seq.half()) and torch.equal(v, exact_v.half())
-    assert torch.allclose(x.grad.float(), wide.grad, rtol=2e-3, atol=1e-4)
+    for store_v_seq in (False, True):
+        x.grad = None
+        spikes_, v, v_seq = neuron_cuda.multi_step(x, 0.0, spec, store_v_seq)
+        (spikes_.float().sum() + (v_seq if store_v_seq else v).square().sum()).backward()
+        wide = x.detach().float().requires_grad_()
+        exact, exact_v, exact_seq = neuron_cuda.multi_step(wide, 0.0, spec, store_v_seq)
+        (exact.sum() + (exact_seq if store_v_seq else exact_v).square().sum()).backward()
+        assert spikes_.dtype == x.grad.dtype == torch.float16 and v.dtype == torch.float32
+        assert torch.equal(spikes_.float(), exact) and torch.equal(v, exact_v)
+        assert not store_v_seq or torch.equal(v_seq, exact_seq)
+        assert torch.allclose(x.grad.float(), wide.grad, rtol=2e-3, atol=1e-4)
 
 
 def test_bfloat16_goes_by_way_of_float32(host):
     x = (2 * torch.rand(5, 3, 4)).bfloat16().requires_grad_()
     out, v, v_seq = neuron_cuda.multi_step(x, 0.0, spec_of(), False)
     out.sum().backward()
-    assert out.dtype == v.dtype == x.grad.dtype == torch.bfloat16 and v_seq is None and out.sum() > 0
+    assert out.dtype == x.grad.dtype == torch.bfloat16 and v.dtype == torch.float32
+    assert v_seq is None and out.sum() > 0
+
+
+@pytest.mark.parametrize("v_reset", [0.0, None])
+def test_an_infinite_input_leaves_a_finite_potential(host, v_reset):
+    """As on the other backends, see tests/core/test_neuron_numbers.py."""
+    x = torch.full((6, 2, 3), 0.7)
+    x[1, 0, 0], x[3, 1, 2], x[2, 0, 1] = math.inf, -math.inf, math.nan
+    node = neuron.LIFNode(v_reset=v_reset, step_mode="m", store_v_seq=True, surrogate_function=surrogate.ATan())
+    expected = node(x)
+    out, v, v_seq = neuron_cuda.multi_step(x, 0.0, node.spec(), True)
+    assert torch.equal(out, expected)
+    torch.testing.assert_close(v_seq, node.v_seq, equal_nan=True)
+    assert v.isfinite().sum() == 5 and v.isnan()[0, 1]
 
 
 def test_multi_step_neuron_of_no_size(host):

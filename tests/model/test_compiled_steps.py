@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch.nn.functional import mse_loss
 
-from snn_mnist.kernels import spikes
 from snn_mnist.kernels.cpu import fused as fused_cpu
+from snn_mnist.kernels.cpu import spikes
 from snn_mnist.kernels.formulas import FORMULAS
 from snn_mnist.model.compiled_steps import CompiledSteps
 from snn_mnist.model.fused_steps import FusedSteps
 from snn_mnist.model.optimizer import FusedAdam, FusedSGD
 from snn_mnist.model.poisson import SpikeKey, poisson_encode
-from tests.kernels.test_fused_cpu import equations, images_of, spec_of
+from tests.support.neurons import equations, images_of, spec_of
 
 STEPS, BATCH, N = 7, 17, 150
 ORDERS = [torch.randperm(N, generator=torch.Generator().manual_seed(epoch)) for epoch in range(2)]

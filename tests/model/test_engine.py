@@ -59,3 +59,10 @@ def test_fused_engines_agree(host):
     (rate, gradient, counts, inputs), (rate_2, gradient_2, counts_2, inputs_2) = results
     assert torch.equal(rate, rate_2) and torch.equal(counts, counts_2) and torch.equal(inputs, inputs_2)
     assert rate.sum() > 0 and (gradient - gradient_2).norm() < 1e-5 * gradient.norm()
+
+
+def test_a_fused_backend_refuses_a_network_with_another_module():
+    net = SNN(step_mode="m")
+    net.layer.append(torch.nn.Identity())
+    with pytest.raises(ValueError, match="not 4 modules; use torch"):
+        make_engine("numba", net, torch.zeros(2, 784, dtype=torch.uint8))
