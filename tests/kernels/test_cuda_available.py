@@ -69,10 +69,10 @@ def test_cupy_for_another_cuda_than_torchs_is_named_where_it_fails(machine):
         "torch is built for CUDA 13.2 and CuPy for CUDA 12; pip uninstall cupy-cuda12x, then pip install cupy-cuda13x"
     )
     error = CUDARuntimeError("cudaErrorSystemDriverMismatch: system has unsupported display driver")
-    reason = machine(cupy_with(built=12090, driver=13020, devices=error))
+    reason = machine(cupy_with(built=12090, driver=13020, device_error=error))
     assert reason == f"CuPy 14.2.0 for CUDA 12 can't use a device ({error}); {other}"
     missing = RuntimeError("no libnvrtc.so.12")
-    reason = machine(cupy_with(built=12090, driver=13020, nvrtc=missing))
+    reason = machine(cupy_with(built=12090, driver=13020, nvrtc_error=missing))
     assert reason == f"CuPy 14.2.0 for CUDA 12 finds no NVRTC, its compiler ({missing}); {other}"
     assert machine(cupy_with(built=12090, driver=13020)) is None  # used where it works
 
@@ -86,10 +86,10 @@ def test_extras_are_the_pairs_that_messages_name():
 
 def test_nvrtc_is_missing(machine):
     error = RuntimeError("CuPy failed to load libnvrtc.so.13: OSError: cannot open shared object file")
-    reason = machine(cupy_with(nvrtc=error))
+    reason = machine(cupy_with(nvrtc_error=error))
     assert "finds no NVRTC, its compiler (CuPy failed to load libnvrtc.so.13" in reason
     assert reason.endswith("; pip install nvidia-cuda-nvrtc")
-    assert "nvidia-cuda-nvrtc-cu12" in machine(cupy_with(built=12090, nvrtc=error), torch_cuda="12.8")
+    assert "nvidia-cuda-nvrtc-cu12" in machine(cupy_with(built=12090, nvrtc_error=error), torch_cuda="12.8")
 
 
 def test_torch_has_no_cuda_or_no_driver(machine):
@@ -99,7 +99,7 @@ def test_torch_has_no_cuda_or_no_driver(machine):
     assert "can't use a CUDA device: The NVIDIA driver on your system is too old (found version 11040)" in reason
     assert "\n" not in reason and "pip install" not in reason
     old = RuntimeError("The NVIDIA driver on your system is too old (found version 12040). Please update it.")
-    assert machine(cupy_with(), torch_fault=old).endswith(f"; or {install_pair(12)}")
+    assert machine(cupy_with(), torch_error=old).endswith(f"; or {install_pair(12)}")
 
 
 class DriverError(Exception):

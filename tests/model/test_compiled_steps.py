@@ -110,7 +110,7 @@ def test_a_hundred_steps_in_float64(optimizer):
         reference = torch.optim.Adam([exact], lr=group["lr"])
     else:
         reference = torch.optim.SGD([exact], lr=group["lr"], momentum=group["momentum"])
-    images, done = torch.from_numpy(images_of(N, active=100)), 0
+    images, done = images_of(N, active=100), 0
     while done < 100:
         key, order, rates = SpikeKey(1, 0, done // STEPS), ORDERS[0].roll(done), [group["lr"]] * STEPS
         steps.begin(key, order, rates)

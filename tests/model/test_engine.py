@@ -1,5 +1,6 @@
 """The engines of the backends against each other."""
 
+import pytest
 import torch
 
 from snn_mnist.data.datasets import load_dataset
