@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 
 from snn_mnist import __version__
-from snn_mnist.cli.contestants import Stopwatch
+from snn_mnist.cli.measuring import Stopwatch
 from snn_mnist.cli.parser import read_options
 from snn_mnist.errors import SNNError
 from snn_mnist.model.device import choose_device, choose_runtime

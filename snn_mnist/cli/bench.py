@@ -1,9 +1,11 @@
-"""Verb `bench`: images per second of every backend, side by side in one run.
+"""Verb `bench`: images per second of every backend and of other libraries, side by side in one run.
 
     python -m snn_mnist bench -T 10,100 -b 64,1024
+    python -m snn_mnist bench -accuracy 0.925
 
 The contestants are measured in turns, so that a slower machine slows all of them. The report gives the median and the
-range; compile time is reported apart. On a GPU, times are taken with CUDA events.
+range; compile time is reported apart. On a GPU, times are taken with CUDA events. With -accuracy it is the seconds
+from the prompt until a training run has reached it, of whole processes.
 """
 
 from __future__ import annotations
@@ -14,18 +16,23 @@ import statistics
 import sys
 from collections.abc import Container
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from snn_mnist.cli.results import write_json
 from snn_mnist.cli.shared_options import json_option
 from snn_mnist.errors import SNNError
 from snn_mnist.runs.config import MAX_T, Config, Threads, backends
-from snn_mnist.runs.fields import Options, choice, integer, like, number, option, several
+from snn_mnist.runs.fields import Options, choice, integer, like, number, option, optional, several
 
 if TYPE_CHECKING:
     import torch
 
-SPIKINGJELLY = ("spikingjelly-fused", "spikingjelly")  # with its fused multi-step neurons; its example as shipped
+PEERS = {  # the loops of other libraries (cli/peers.py), and the package to install for each
+    "spikingjelly-fused": "spikingjelly",  # with its fused multi-step neurons
+    "spikingjelly": "spikingjelly",  # its example as shipped
+    "snntorch": "snntorch",
+    "norse": "norse",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +41,7 @@ class BenchOptions(Threads, Options):
 
     backend: tuple[str, ...] = option(
         ("auto",),
-        several(choice(lambda: (*backends(), *SPIKINGJELLY))),
+        several(choice(lambda: (*backends(), *PEERS))),
         "Machine",
         "which to measure",
         shown="all that are available",
@@ -43,6 +50,11 @@ class BenchOptions(Threads, Options):
     b: tuple[int, ...] = option((64,), several(integer(1)), "Work", "batch sizes")
     repeats: int = option(5, integer(1, 10_000), "Work", "measurements of each; the median is reported")
     seconds: float = option(2.0, number(above=0), "Work", "length of one measurement")
+    accuracy: float | None = option(
+        None, optional(number(above=0, below=1)), "Work",
+        "measure instead the seconds from the prompt until a training run reaches this accuracy on the test images "
+        "(0.925); SpikingJelly's example takes tens of minutes on a CPU",
+    )  # fmt: skip
     dataset: str = like(Config, "dataset", help="what to compute with")
     data_dir: str = like(Config, "data_dir")
     json: str | None = json_option()
@@ -61,7 +73,7 @@ class Process:
         self.name = name
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, name), daemon=name not in SPIKINGJELLY)
+        self.process = context.Process(target=serve, args=(theirs, name), daemon=name not in PEERS)
         self.process.start()
         theirs.close()
 
@@ -96,11 +108,24 @@ def run(options: BenchOptions) -> int:
         Config(b=batch, dataset=options.dataset).check_sizes(images)
     out = sys.stderr if options.json == "-" else sys.stdout
     print(f"{environment.describe(device)}, {environment.threads(options.threads)}, {options.dataset}, Adam", file=out)
+    optional = names if "auto" in options.backend else []  # programs chosen by 'auto' are skipped if they fail
+    work = _seconds_to_accuracy if options.accuracy else _images_per_second
+    results = work(names, optional, options, device, out)
+    if options.json:
+        record = {"machine": environment.describe(device), "threads": options.threads, "dataset": options.dataset,
+                  "command": " ".join(sys.argv[1:]), "seconds": options.seconds, "results": results}  # fmt: skip
+        write_json(options.json, record)
+    return 0
+
+
+def _images_per_second(
+    names: list[str], optional: Container[str], options: BenchOptions, device: torch.device, out: TextIO
+) -> list[dict[str, Any]]:
+    """Prints and returns a row for each T, batch size and contestant."""
     several = f"median of {options.repeats} measurements of {options.seconds:g} s each [lowest, highest]"
     print(f"{several if options.repeats > 1 else f'one measurement of {options.seconds:g} s each'}\n", file=out)
     print(_HEAD, file=out, flush=True)
     processes = {name: Process(name) for name in names}
-    optional = names if "auto" in options.backend else []  # programs chosen by 'auto' are skipped if they fail
     results: list[dict[str, Any]] = []
     try:
         for steps, batch in itertools.product(options.T, options.b):
@@ -113,11 +138,35 @@ def run(options: BenchOptions) -> int:
             process.stop()
     for line in _told_apart(results):
         print(line, file=out)
-    if options.json:
-        record = {"machine": environment.describe(device), "threads": options.threads, "dataset": options.dataset,
-                  "command": " ".join(sys.argv[1:]), "seconds": options.seconds, "results": results}  # fmt: skip
-        write_json(options.json, record)
-    return 0
+    return results
+
+
+def _seconds_to_accuracy(
+    names: list[str], optional: Container[str], options: BenchOptions, device: torch.device, out: TextIO
+) -> list[dict[str, Any]]:
+    """Prints and returns a row for each T, batch size and program; whole processes, in turns."""
+    from snn_mnist.cli import time_to_accuracy
+
+    assert options.accuracy
+    runs = f"median of {options.repeats} runs [lowest, highest]" if options.repeats > 1 else "one run each"
+    print(f"from the prompt to {options.accuracy:.1%} on the test images, tested after each epoch; {runs}\n", file=out)
+    print(f"{'':18}{'T':>5}{'batch':>6}{'seconds':>28}{'epochs':>8}{'speed-up':>10}", file=out, flush=True)
+    ours = ["-dataset", options.dataset, "-j", str(options.threads)]
+    results: list[dict[str, Any]] = []
+    for steps, batch in itertools.product(options.T, options.b):
+        shared = ["-T", str(steps), "-b", str(batch), "-device", str(device), "-data-dir", options.data_dir]
+        commands = {name: time_to_accuracy.command(name, shared, ours) for name in names}
+        samples = time_to_accuracy.in_turns(commands, options.accuracy, options.repeats, optional)
+        slowest = max((statistics.median(s for s, _ in each) for each in samples.values()), default=0.0)
+        for name, each in samples.items():
+            seconds, epochs = _spread([s for s, _ in each]), statistics.median_high(e for _, e in each)
+            results.append({"backend": name, "T": steps, "b": batch, "accuracy": options.accuracy,
+                            "seconds": seconds, "epochs": epochs})  # fmt: skip
+            print(f"{name:18}{steps:>5}{batch:>6}{_cell(seconds, 1):>28}{epochs:>8}"
+                  f"{slowest / seconds['median']:>9.1f}x", file=out, flush=True)  # fmt: skip
+    if not results:
+        raise SNNError("no program reached it (see above); choose with -backend")
+    return results
 
 
 def _names(options: BenchOptions, device: torch.device) -> list[str]:
@@ -129,14 +178,18 @@ def _names(options: BenchOptions, device: torch.device) -> list[str]:
                 raise SNNError(f"{name} can't be measured: {reason}")
         return list(options.backend)
     from snn_mnist.kernels.backends import BACKENDS
+    from snn_mnist.model.device import choose_backend
 
-    fused = [name for name, backend in BACKENDS.items() if backend.device == device.type]
-    own = [*fused, "torch", *(SPIKINGJELLY if device.type == "cuda" else ("spikingjelly",))]
-    reasons = {name: _why_not(name, device, options) for name in own}
+    if options.accuracy:
+        names = [choose_backend("auto", device)[0], "spikingjelly"]
+    else:
+        fused = [name for name, backend in BACKENDS.items() if backend.device == device.type]
+        names = [*fused, "torch", *(name for name in PEERS if device.type == "cuda" or name != "spikingjelly-fused")]
+    reasons = {name: _why_not(name, device, options) for name in names}
     for name, reason in reasons.items():
         if reason:
             print(f"without {name}: {reason}", file=sys.stderr)
-    return [name for name in own if not reasons[name]]
+    return [name for name in names if not reasons[name]]
 
 
 def _why_not(name: str, device: torch.device, options: BenchOptions) -> str | None:
@@ -144,16 +197,18 @@ def _why_not(name: str, device: torch.device, options: BenchOptions) -> str | No
 
     from snn_mnist.model.device import why_unavailable
 
-    if name not in SPIKINGJELLY:
+    if name not in PEERS:
         return why_unavailable(name, device)
     if name == "spikingjelly-fused" and device.type != "cuda":
         return "its fused neurons are for CUDA devices; measure spikingjelly"
+    if options.accuracy and name != "spikingjelly":
+        return "it has no program for this task to start from the prompt; measure spikingjelly"
     if options.dataset != "mnist":
         return "its loop is measured on mnist"
     try:
-        metadata.version("spikingjelly")
+        metadata.version(PEERS[name])
     except metadata.PackageNotFoundError:
-        return "it is not installed (pip install spikingjelly)"
+        return f"it is not installed (pip install {PEERS[name]})"
     return None
 
 
@@ -178,6 +233,7 @@ def _measure(
         raise SNNError(f"nothing can be measured at T {steps}, b {batch} (see above); choose with -backend")
     samples: dict[tuple[str, str], list[float]] = {}
     peaks: dict[str, int] = {}
+    busy: dict[str, str] = {}
     for repeat in range(options.repeats + 1):
         for name in made:
             for what in ("train", "test"):
@@ -186,10 +242,10 @@ def _measure(
                 if repeat:
                     samples.setdefault((name, what), []).append(answer["images_per_s"])
                 if what == "train":
-                    peaks[name] = answer["peak_bytes"]
+                    peaks[name], busy[name] = answer["peak_bytes"], answer["busy"] or busy.get(name, "")
     return [
         {
-            "backend": name, "T": steps, "b": batch, "peak_bytes": peaks[name], **made[name],
+            "backend": name, "T": steps, "b": batch, "peak_bytes": peaks[name], "busy": busy[name], **made[name],
             **{what: _spread(samples[name, what]) for what in ("train", "test")},
         }
         for name in made
@@ -197,18 +253,25 @@ def _measure(
 
 
 def _told_apart(results: list[dict[str, Any]]) -> list[str]:
-    """A line per contestant: what its name stands for, and the time it took to compile before the measurements."""
+    """A line per contestant: what its name stands for, the time it took to compile before the measurements, and
+    whether fewer threads were faster."""
     lines = {}
     for row in results:  # the last row of a contestant has the sums of its process
         work = (("compile_seconds", "compiled"), ("capture_seconds", "captured CUDA graphs"))
         before = " and ".join(f"{what} for {row[key]:.1f} s" for key, what in work if row[key] >= 0.05)
-        parts = [row["about"], f"{before} before the measurements" if before else ""]
+        parts = [row["about"], f"{before} before the measurements" if before else "", row["busy"]]
         lines[row["backend"]] = f"{row['backend']}: {', '.join(filter(None, parts))}" if any(parts) else ""
     return ["", *filter(None, lines.values())] if any(lines.values()) else []
 
 
 def _spread(values: list[float]) -> dict[str, Any]:
     return {"median": statistics.median(values), "low": min(values), "high": max(values), "values": values}
+
+
+def _cell(spread: dict[str, Any], digits: int = 0) -> str:
+    """'median [low, high]'"""
+    reach = f" [{spread['low']:,.{digits}f}, {spread['high']:,.{digits}f}]" if len(spread["values"]) > 1 else ""
+    return f"{spread['median']:,.{digits}f}{reach}"
 
 
 _HEAD = (
@@ -218,12 +281,8 @@ _HEAD = (
 
 
 def _line(row: dict[str, Any], slowest: float) -> str:
-    def speed(spread: dict[str, Any]) -> str:
-        reach = f" [{spread['low']:,.0f}, {spread['high']:,.0f}]" if len(spread["values"]) > 1 else ""
-        return f"{spread['median']:,.0f}{reach}"
-
     train = row["train"]
     return (
-        f"{row['backend']:18}{row['T']:>5}{row['b']:>6}{speed(train):>36}{1e6 / train['median']:>10.1f}"
-        f"{speed(row['test']):>36}{row['peak_bytes'] / 2**20:>10,.0f} MB{train['median'] / slowest:>9.1f}x"
+        f"{row['backend']:18}{row['T']:>5}{row['b']:>6}{_cell(train):>36}{1e6 / train['median']:>10.1f}"
+        f"{_cell(row['test']):>36}{row['peak_bytes'] / 2**20:>10,.0f} MB{train['median'] / slowest:>9.1f}x"
     )

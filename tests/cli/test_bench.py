@@ -1,28 +1,32 @@
 """The verb bench: real processes that take turns, its table and its JSON."""
 
 import json
+import sys
+from importlib import metadata
 
 import pytest
 import torch
 
-from snn_mnist.cli import bench
+from snn_mnist.cli import bench, time_to_accuracy
 from snn_mnist.cli.bench import BenchOptions
-from snn_mnist.cli.contestants import Stopwatch
+from snn_mnist.cli.measuring import Stopwatch
+from snn_mnist.cli.peers import LOOPS
+from snn_mnist.errors import SNNError
 
 
 def test_two_backends_in_one_run(program, tmp_path):
     done = program(
-        "bench", "-backend", "numba", "torch", "-dataset", "digits", "-T", "3", "5", "-repeats", "3", "-seconds",
-        "0.05", "-json", "out.json",
+        "bench", "-backend", "numba", "torch", "-dataset", "digits", "-T", "2", "3", "-repeats", "2", "-seconds",
+        "0.01", "-json", "out.json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "out.json").read_text())["results"]
     assert [(r["backend"], r["T"], r["b"]) for r in results] == [
-        ("numba", 3, 64), ("torch", 3, 64), ("numba", 5, 64), ("torch", 5, 64),
+        ("numba", 2, 64), ("torch", 2, 64), ("numba", 3, 64), ("torch", 3, 64),
     ]  # fmt: skip
     for row in results:
         for speed in (row["train"], row["test"]):
-            assert len(speed["values"]) == 3 and 0 < speed["low"] <= speed["median"] <= speed["high"]
+            assert len(speed["values"]) == 2 and 0 < speed["low"] <= speed["median"] <= speed["high"]
         assert row["peak_bytes"] > 2**20 and row["ready_seconds"] > 0 and row["capture_seconds"] == 0
     table = [line.split() for line in done.stdout.splitlines() if line.startswith(("numba ", "torch "))]
     for words, row in zip(table, results, strict=True):
@@ -35,6 +39,7 @@ def test_what_is_not_here_is_told(program):
     for name, why in (
         ("spikingjelly", "its loop is measured on mnist"),
         ("spikingjelly-fused", "its fused neurons are"),
+        ("snntorch", "its loop is measured on mnist"),
     ):
         done = program("bench", "-backend", name, "-dataset", "digits", "-device", "cpu")
         assert done.returncode == 1 and done.stderr.count("\n") == 1
@@ -69,12 +74,14 @@ def test_a_contestant_that_can_not_be_made_is_left_out_where_nobody_asked_for_it
 
 
 def test_lines_below_the_table():
-    row = {"backend": "cupy", "about": "", "compile_seconds": 3.14, "capture_seconds": 0.52}
-    other = {"backend": "spikingjelly", "about": "SpikingJelly 2.0.0", "compile_seconds": 0.0, "capture_seconds": 0.0}
-    assert bench._told_apart([row | {"compile_seconds": 1.0}, other, row]) == [
+    row = {"backend": "cupy", "about": "", "busy": "", "compile_seconds": 3.14, "capture_seconds": 0.52}
+    other = {"backend": "norse", "about": "norse 1.1.0", "busy": "", "compile_seconds": 0.0, "capture_seconds": 0.0}
+    slowed = other | {"backend": "numba", "about": "", "busy": "the machine is busy: 1 of 2 threads was faster"}
+    assert bench._told_apart([row | {"compile_seconds": 1.0}, other, slowed, row]) == [
         "",
         "cupy: compiled for 3.1 s and captured CUDA graphs for 0.5 s before the measurements",
-        "spikingjelly: SpikingJelly 2.0.0",
+        "norse: norse 1.1.0",
+        "numba: the machine is busy: 1 of 2 threads was faster",
     ]
     assert bench._told_apart([other | {"about": ""}]) == []
 
@@ -86,3 +93,60 @@ def test_a_stopwatch_sums_up():
         with watch:
             sum(range(1000))
         assert watch.seconds > before
+
+
+def test_a_missing_library_is_told_on_a_line_each(monkeypatch, capsys):
+    def missing(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", missing)
+    assert bench._names(BenchOptions(device="cpu"), torch.device("cpu")) == ["numba", "torch"]
+    assert capsys.readouterr().err.splitlines() == [
+        f"without {name}: it is not installed (pip install {name})" for name in ("spikingjelly", "snntorch", "norse")
+    ]
+
+
+def test_every_peer_has_a_loop():
+    assert {name: loop.package for name, loop in LOOPS.items()} == bench.PEERS
+
+
+def test_seconds_to_an_accuracy_are_those_of_a_whole_process(program, tmp_path):
+    done = program(
+        "bench", "-backend", "numba", "-dataset", "digits", "-T", "4", "-accuracy", "0.5", "-repeats", "1", "-device",
+        "cpu", "-json", "out.json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads((tmp_path / "out.json").read_text())["results"]
+    told = [line for line in done.stderr.splitlines() if line.startswith("numba, run 1 of 1: epoch ")]
+    accuracies = [float(line.partition("%")[0].split()[-1]) for line in told]
+    assert len(told) == row["epochs"] and accuracies[-1] >= 50 > max(accuracies[:-1], default=0)
+    assert row["seconds"]["median"] > 1  # importing PyTorch alone takes as long
+    assert done.stdout.splitlines()[-1].split() == [
+        "numba", "4", "64", f"{row['seconds']['median']:,.1f}", str(row["epochs"]), "1.0x",
+    ]  # fmt: skip
+    assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
+
+
+def test_lines_of_both_programs_are_read():
+    ours = "epoch 3/100  train loss 0.0171 acc 91.20%  test loss 0.0160 acc 92.51% max 92.60%  9,000 images/s  6.10 s"
+    theirs = "epoch =2, train_acc = 0.9120, test_loss = 0.0160, test_acc = 0.9251, max_test_acc = 0.9260"
+    assert time_to_accuracy.accuracy_in(ours) == time_to_accuracy.accuracy_in(theirs) == 0.9251
+    assert time_to_accuracy.accuracy_in("train speed = 900.0 images/s, test speed = 1900.0 images/s") is None
+
+
+def test_programs_that_do_not_reach_the_accuracy(capfd):
+    def says(code: str) -> list[str]:
+        return [sys.executable, "-c", code]
+
+    lines = "for i in range(200): print(f'test_acc = 0.{i:03}', flush=True)"
+    programs = {"good": says(lines), "broken": says("raise RuntimeError('no data')")}
+    samples = time_to_accuracy.in_turns(programs, 0.05, 2, ["broken"])
+    assert [epochs for _, epochs in samples["good"]] == [51, 51] and [*samples] == ["good"]
+    assert "without broken: it ended with exit code 1: RuntimeError: no data" in capfd.readouterr().err
+    with pytest.raises(SNNError, match=r"good can't be measured: 9\.90% is the highest of 100 epochs; lower -accuracy"):
+        time_to_accuracy.in_turns(programs, 0.5, 1, [])
+
+
+def test_a_peer_without_a_program_has_no_seconds_to_an_accuracy():
+    options = BenchOptions(accuracy=0.9)
+    assert "has no program for this task" in str(bench._why_not("norse", torch.device("cpu"), options))
