@@ -92,7 +92,12 @@ def test_the_column_lr_is_the_rate_at_the_beginning_of_the_epoch(tmp_path):
 def test_the_first_of_equally_good_epochs_is_the_best():
     position = Position()
     tests = [0.5, 0.75, 0.75, 0.7]
-    assert [position.take_test({"epoch": n, "test_acc": acc}) for n, acc in enumerate(tests)] == [True, True, False, False]
+    assert [position.take_test({"epoch": n, "test_acc": acc}) for n, acc in enumerate(tests)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
     assert position.best == Best(1, 0.75, 0.75) and position.max_test_acc == 0.75
 
 
