@@ -51,7 +51,9 @@ def test_a_batch_that_is_too_large_is_wrong_usage(program):
     assert (done.returncode, done.stdout) == (2, "") and "b 100000 is more than the 1437 training images" in done.stderr
 
 
-@pytest.mark.skipif(bench._why_not("spikingjelly", torch.device("cpu"), BenchOptions()) is None, reason="it is here")
+@pytest.mark.skipif(
+    bench._why_not("spikingjelly", torch.device("cpu"), BenchOptions()) is None, reason="SpikingJelly is installed"
+)
 def test_a_contestant_that_can_not_be_made_is_left_out_where_nobody_asked_for_it(capsys):
     options = BenchOptions(dataset="digits", repeats=1, seconds=0.01)
     names, device = ("torch", "spikingjelly-fused"), torch.device("cpu")

@@ -74,9 +74,9 @@ def write(folder: Path, zipped: tuple[str, ...] = ()) -> Path:
 # ---------------------------------------------------------------------------- what is loaded
 
 
-def test_real_mnist(mnist_dir: Path):
+def test_real_mnist(real_mnist: Path):
     started = time.perf_counter()
-    data = load_dataset("mnist", mnist_dir, download=False)
+    data = load_dataset("mnist", real_mnist, download=False)
     seconds = time.perf_counter() - started
     assert data.train.images.shape == (60_000, 784) and data.test.images.shape == (10_000, 784)
     assert data.train.images.dtype == torch.uint8 and data.train.labels.dtype == torch.int64

@@ -20,8 +20,8 @@ from tests.support.drawings import KINDS, encoded, pixels, stroke
 # ---------------------------------------------------------------------------- preparation
 
 
-def test_mnists_own_images_stay_as_they_are(mnist_dir: Path):
-    images = load_dataset("mnist", mnist_dir).test.images[:1000].numpy()
+def test_mnists_own_images_stay_as_they_are(real_mnist: Path):
+    images = load_dataset("mnist", real_mnist).test.images[:1000].numpy()
     changed = [np.abs(pixels(image.reshape(28, 28)) - image.reshape(28, 28)).max() for image in images]
     assert max(changed) <= 3  # its strongest ink becomes 255
 

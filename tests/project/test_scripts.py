@@ -178,7 +178,7 @@ def test_an_environment_stays_with_its_cuda_release(checkout: Checkout):
     assert checkout.run("scripts/setup.sh").stdout == f"{checkout.python}\n" and not checkout.calls("uv ")
 
 
-@pytest.mark.skipif(os.path.exists("/proc/driver/nvidia/version"), reason="there is one")
+@pytest.mark.skipif(os.path.exists("/proc/driver/nvidia/version"), reason="a driver is here")
 def test_gpu_tests_look_for_a_driver_first(checkout: Checkout):
     done = checkout.run("scripts/test_gpu.sh")
     assert (done.returncode, done.stdout) == (1, "GPU tests: nothing was tested: no NVIDIA driver here\n")
