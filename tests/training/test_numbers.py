@@ -8,11 +8,13 @@ import pytest
 import torch
 import tqdm
 
-from snn_mnist.runs import checkpoint
+from snn_mnist.runs import checkpoint, directory
 from snn_mnist.runs.config import Config
 from snn_mnist.runs.metrics import read_metrics
 from snn_mnist.training import messages
+from snn_mnist.training.data import TrainingData
 from snn_mnist.training.interruption import Interruption
+from snn_mnist.training.learner import Learner, new_optimizer
 from snn_mnist.training.loop import train
 from snn_mnist.training.snapshot import Best, Position, snapshot
 from snn_mnist.visualizing import run_figures
@@ -172,3 +174,51 @@ def test_the_summary():
     assert lines[1].startswith("highest: 93.00%, ") and "(-val 5000 chooses on held-out" in lines[1]
     lines = messages.summary(config(val=500), row, position, 60_000, Path("run"), False).split("\n")
     assert lines[1] == "best epoch on 500 held-out training images: 7 (held-out 95.00%), test accuracy 91.00%"
+
+
+# ---------------------------------------------------------------------------- an epoch
+
+
+def test_the_last_epoch_is_tested_whatever_eval_every_says(tmp_path):
+    folder = train_run(tmp_path, epochs=5, eval_every=2, **QUICK)
+    rows = read_metrics(folder / "metrics.csv")
+    assert [row["epoch"] for row in rows if "test_acc" in row] == [1, 3, 4]
+    assert [row["epoch"] for row in rows] == [*range(5)]
+
+
+def test_loss_and_accuracy_compare_each_rate_with_the_label_of_its_image():
+    """Two batches of two; the order is that of the epoch. After one step only the first batch counts."""
+    learner = object.__new__(Learner)
+    labels = torch.tensor([3, 1, 4, 1, 5])
+    learner.config = config(b=2)
+    learner.data = SimpleNamespace(dataset=SimpleNamespace(train=SimpleNamespace(labels=labels)))
+    learner.order = torch.tensor([4, 2, 0, 1])  # labels 5, 4, 3, 1
+    learner.rates = torch.zeros(4, 10)
+    learner.rates[0, 5], learner.rates[1, 7], learner.rates[2, 3], learner.rates[3, 1] = 0.5, 1.0, 1.0, 1.0
+    loss, accuracy = learner.loss_and_accuracy(1)
+    assert (loss, accuracy) == (pytest.approx((0.25 + 2) / 20), 0.5)
+    assert learner.loss_and_accuracy(2) == (pytest.approx((0.25 + 2) / 40), 0.75)
+
+
+@pytest.mark.parametrize("backend", ["numba", "torch"])
+@pytest.mark.parametrize("settings", [{"opt": "sgd", "lr": 0.5, "momentum": 0.25}, {"opt": "adam", "lr": 0.125}])
+def test_optimisers_have_the_settings_of_the_flags(backend, settings):
+    (group,) = new_optimizer(config(**settings), backend, torch.zeros(10, 784, requires_grad=True)).param_groups
+    assert group["lr"] == settings["lr"] and group.get("momentum") == settings.get("momentum")
+    if settings["opt"] == "adam":
+        assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.9, 0.999), 1e-8, 0)
+    assert not group.get("nesterov") and not group.get("dampening")
+
+
+def test_an_order_holds_each_learned_image_once_and_differs_by_epoch_and_seed():
+    data = {seed: TrainingData.load(config(val=100, seed=seed), torch.device("cpu")) for seed in (0, 1)}
+    assert torch.equal(data[0].held_out, data[1].held_out)  # the same images whatever the seed
+    orders = [data[seed].order(seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
+    learned = sorted(set(range(1437)) - set(data[0].held_out.tolist()))
+    assert all(sorted(order.tolist()) == learned for order in orders)
+    assert len({tuple(order.tolist()) for order in orders}) == 4
+
+
+def test_names_of_new_run_directories(tmp_path):
+    names = [directory.new_run_directory(str(tmp_path / "out"), "run").name for _ in range(4)]
+    assert names == ["run", "run-2", "run-3", "run-4"]
