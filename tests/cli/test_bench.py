@@ -9,15 +9,14 @@ import torch
 from snn_mnist.cli import bench, contestants
 from snn_mnist.cli.bench import BenchOptions
 from snn_mnist.cli.contestants import Stopwatch
+from snn_mnist.cli.main import main
 from snn_mnist.runs.config import Config
 
 
-def test_two_backends_in_one_run(program, tmp_path):
-    done = program(
-        "bench", "-backend", "numba", "torch", "-dataset", "digits", "-T", "3", "5", "-repeats", "3", "-seconds",
-        "0.05", "-json", "out.json",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+def test_two_backends_in_one_run(tmp_path, capsys):
+    flags = ["-T", "3", "5", "-repeats", "3", "-seconds", "0.05", "-json", str(tmp_path / "out.json")]
+    assert main(["bench", "-backend", "numba", "torch", "-dataset", "digits", *flags]) == 0
+    printed = capsys.readouterr().out
     results = json.loads((tmp_path / "out.json").read_text())["results"]
     assert [(r["backend"], r["T"], r["b"]) for r in results] == [
         ("numba", 3, 64), ("torch", 3, 64), ("numba", 5, 64), ("torch", 5, 64),
@@ -26,7 +25,7 @@ def test_two_backends_in_one_run(program, tmp_path):
         for speed in (row["train"], row["test"]):
             assert len(speed["values"]) == 3 and 0 < speed["low"] <= speed["median"] <= speed["high"]
         assert row["peak_bytes"] > 2**20 and row["ready_seconds"] > 0 and row["capture_seconds"] == 0
-    table = [line.split() for line in done.stdout.splitlines() if line.startswith(("numba ", "torch "))]
+    table = [line.split() for line in printed.splitlines() if line.startswith(("numba ", "torch "))]
     for words, row in zip(table, results, strict=True):
         assert words[:4] == [row["backend"], str(row["T"]), "64", f"{row['train']['median']:,.0f}"]
     for shown, two in ((table[:2], results[:2]), (table[2:], results[2:])):  # speed-ups are those over the slower
