@@ -1,6 +1,7 @@
 """What all tests share: real MNIST where it lies, the program as a process, quiet property tests."""
 
 import contextlib
+import dataclasses
 import os
 import subprocess
 import sys
@@ -9,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from snn_mnist.data import idx
+from tests.support import skips
 
 Done = subprocess.CompletedProcess[str]
 Program = Callable[..., Done]
@@ -35,13 +39,51 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="no CUDA device here"))
 
 
-@pytest.fixture(scope="session")
-def mnist_dir() -> Path:
-    """The data directory with the four real MNIST files."""
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A run in which tests were skipped for a reason that is not on the list of tests/support/skips.py has failed."""
+    if session.exitstatus == pytest.ExitCode.OK and not all(map(skips.accepted, skipped(session.config))):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if reasons := skipped(config):
+        terminalreporter.section("skipped, by reason")
+        for line in skips.summary(reasons):
+            terminalreporter.line(line)
+
+
+def skipped(config: pytest.Config) -> list[str]:
+    """The reason of each skip; of all workers in the process that reports, none in a worker."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    return [skips.reason_of(report.longrepr) for report in (reporter.stats.get("skipped", ()) if reporter else ())]
+
+
+def named_mnist() -> Path | None:
+    """The directory that SNN_MNIST_DATA names, if MNIST's files are in it."""
     folder = os.environ.get("SNN_MNIST_DATA", "")
-    if not folder or not (Path(folder) / "MNIST" / "raw").is_dir():
-        pytest.skip("SNN_MNIST_DATA names no directory with MNIST/raw")
-    return Path(folder)
+    return Path(folder) if folder and (Path(folder) / "MNIST" / "raw").is_dir() else None
+
+
+@pytest.fixture(scope="session")
+def real_mnist() -> Path:
+    """The data directory with the four real MNIST files, for tests that look at those images themselves."""
+    return named_mnist() or pytest.skip("only real MNIST will do: SNN_MNIST_DATA names no directory with MNIST/raw")
+
+
+@pytest.fixture(scope="session")
+def mnist_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A data directory with four files in MNIST's format: MNIST's own, else made ones, whose md5s then count."""
+    if named := named_mnist():
+        yield named
+        return
+    from tests.support import made_mnist
+
+    folder = tmp_path_factory.mktemp("made_mnist")
+    files = dataclasses.replace(idx.FILE_SETS["mnist"], md5=made_mnist.write(folder))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(idx.FILE_SETS, "mnist", files)
+        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,16 @@
 """The report of `eval` from a hand-made asymmetric case: each number that a person reads, with its unit."""
 
+import json
+import re
+
 import pytest
 import torch
 
-from snn_mnist.cli.evaluate import describe, summarise
+from snn_mnist.cli.evaluate import EvalOptions, describe, run, summarise
 from snn_mnist.data.datasets import DIGITS, Dataset, Split
+from snn_mnist.model import scoring
 from snn_mnist.model.scoring import Score
+from tests.support.export_net import saved
 
 LABELS = torch.tensor([3, 3, 7, 0])
 
@@ -73,3 +78,31 @@ def test_the_report_shows_percent_where_it_says_percent(result):
 def test_one_encoding_has_no_deviation():
     data = Dataset("digits", Split(torch.zeros(1, 784), torch.zeros(1)), Split(torch.zeros(4, 784), LABELS), DIGITS)
     assert summarise([encoding(3, 3, 7, 0)], data)["accuracy"] == {"mean": 1.0, "std": 0.0}
+
+
+def test_the_table_of_classes_has_labels_in_rows(result):
+    """Label 3: of three encodings of two images, four predictions of 3 and two of 5."""
+    lines = describe(result, "").splitlines()
+    head = next(n for n, line in enumerate(lines) if line.lstrip().startswith("class "))
+    rows = [line.split() for line in lines[head + 1 : head + 11]]
+    assert rows[3] == ["3", "66.67%", *"0004020000"]
+    assert rows[7] == ["7", "66.67%", *"0001000200"]
+    assert rows[5] == ["5", "0.00%", *"0000000000"]
+
+
+def test_the_numbers_of_work_are_printed(result):
+    text = " ".join(describe(result, "").split())
+    assert "spikes per neuron and image 0.60 in 10 steps input spikes per image 25 " in text
+    assert "synaptic operations 250 additions per image (a dense layer: 7,840 multiply-accumulates)" in text
+    assert "accuracy against T 5: 25.00% 10: 75.00%" in text
+
+
+def test_speed_counts_every_encoding(tmp_path, monkeypatch, capsys):
+    """Three encodings of 360 images in two seconds are 540 images/s."""
+    real = scoring.score_split
+    monkeypatch.setattr(scoring, "score_split", lambda *given: (real(*given)[0], 2.0))
+    file = tmp_path / "out.json"
+    options = EvalOptions(resume=str(saved(tmp_path, T=2).path), repeats=3, json=str(file), backend="torch")
+    assert run(options) == 0
+    assert json.loads(file.read_text())["images_per_s"] == 540
+    assert re.search(r"^540 images/s$", capsys.readouterr().out, re.MULTILINE)

@@ -79,6 +79,7 @@ NEW = [
     (lambda m: layer.MaxPool1d(2, step_mode=m), (2, 6)),
     (lambda m: layer.MaxPool3d(2, step_mode=m), (2, 4, 6, 4)),
     (lambda m: layer.AvgPool1d(2, step_mode=m), (2, 6)),
+    (lambda m: layer.AvgPool2d(2, 1, divisor_override=3, step_mode=m), (2, 4, 3)),
     (lambda m: layer.AvgPool3d(2, 1, divisor_override=3, step_mode=m), (2, 4, 3, 4)),
     (lambda m: layer.AdaptiveAvgPool1d(3, m), (2, 7)),
     (lambda m: layer.AdaptiveAvgPool2d((3, None), m), (2, 7, 4)),
@@ -127,6 +128,24 @@ def test_linear_takes_any_number_of_dimensions_and_the_right_features():
 def test_wrong_shapes_are_refused(module, shape, message):
     with pytest.raises(ValueError, match=message):
         module(data(*shape))
+
+
+SPATIAL = [
+    name for name in dir(layer)
+    if name[:-2].endswith(("Pool", "Conv", "ConvTranspose")) and name.endswith(("1d", "2d", "3d"))
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SPATIAL)
+def test_a_single_step_is_no_sequence_for_any_spatial_layer(name):
+    """[N, C, *] has as many dimensions as [T, N, C, *] of the next lower kind: torch would take T for N."""
+    assert len(SPATIAL) >= 12
+    n, given = int(name[-2]), {"output_size": 2} if "Adaptive" in name else {"kernel_size": 2}
+    channels = {"in_channels": 3, "out_channels": 3} if "Conv" in name else {}
+    module = getattr(layer, name)(**channels, **given, step_mode="m")
+    assert module(data(T, N, 3, *[4] * n)).shape[:3] == (T, N, 3)
+    with pytest.raises(ValueError, match=rf"takes.*{n + 3} dimensions"):
+        module(data(N, 3, *[4] * n))
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])

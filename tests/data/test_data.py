@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import http.server
 import os
+import socket
 import socketserver
 import stat
 import struct
@@ -73,9 +74,9 @@ def write(folder: Path, zipped: tuple[str, ...] = ()) -> Path:
 # ---------------------------------------------------------------------------- what is loaded
 
 
-def test_real_mnist(mnist_dir: Path):
+def test_real_mnist(real_mnist: Path):
     started = time.perf_counter()
-    data = load_dataset("mnist", mnist_dir, download=False)
+    data = load_dataset("mnist", real_mnist, download=False)
     seconds = time.perf_counter() - started
     assert data.train.images.shape == (60_000, 784) and data.test.images.shape == (10_000, 784)
     assert data.train.images.dtype == torch.uint8 and data.train.labels.dtype == torch.int64
@@ -397,3 +398,17 @@ def test_a_directory_that_can_not_be_made(tmp_path: Path, use_mirrors):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataMissing, match=r"Not a directory"):
         load_dataset("mnist", tmp_path / "file")
+
+
+def test_the_timeout_of_sockets_is_what_it_was_before():
+    """Of all sockets of the process: also after a failure."""
+    before = socket.getdefaulttimeout()
+    try:
+        for own in (7.5, None):
+            socket.setdefaulttimeout(own)
+            with pytest.raises(OSError), idx._socket_timeout(3.0):
+                assert socket.getdefaulttimeout() == 3.0
+                raise OSError
+            assert socket.getdefaulttimeout() == own
+    finally:
+        socket.setdefaulttimeout(before)

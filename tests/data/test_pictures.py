@@ -20,8 +20,8 @@ from tests.support.drawings import KINDS, encoded, pixels, stroke
 # ---------------------------------------------------------------------------- preparation
 
 
-def test_mnists_own_images_stay_as_they_are(mnist_dir: Path):
-    images = load_dataset("mnist", mnist_dir).test.images[:1000].numpy()
+def test_mnists_own_images_stay_as_they_are(real_mnist: Path):
+    images = load_dataset("mnist", real_mnist).test.images[:1000].numpy()
     changed = [np.abs(pixels(image.reshape(28, 28)) - image.reshape(28, 28)).max() for image in images]
     assert max(changed) <= 3  # its strongest ink becomes 255
 
@@ -155,3 +155,12 @@ def test_jpeg_gives_nearly_the_same_pixels(tmp_path, mode):
 def test_a_picture_without_contrast_names_the_remedy(tmp_path):
     with pytest.raises(SNNError, match=r"PNG, JPEG, GIF, WebP or BMP file$"):
         pictures.read(tmp_path / "none.png")
+
+
+@pytest.mark.parametrize(("side", "reduced"), [(399, 399), (400, 400), (401, 201), (800, 400), (801, 267)])
+def test_a_large_picture_is_reduced_to_400_pixels_at_most(side, reduced):
+    """By a whole number: 401 pixels by 2, 801 by 3; whichever side is longer."""
+    for size in ((side, 30), (30, side)):
+        grey = pictures.to_grey(Image.new("L", size, 77))
+        assert max(grey.shape) == reduced and (grey == 77).all()
+        assert (grey.shape[0] > grey.shape[1]) == (size[1] > size[0])

@@ -270,6 +270,50 @@ def test_the_report_says_what_was_asked(exported):
     assert f"{report['float_accuracy']:.2%}" in text and "| 16 |" in text
 
 
+@pytest.mark.parametrize(
+    ("settings", "each"),
+    [({}, 6), ({"tau": 3.0}, 7), ({"neuron": "if"}, 3)],  # operations per neuron and step; 7 with a multiplication
+)
+@pytest.mark.parametrize("scale", ["tensor", "neuron"])
+def test_memory_and_operations_by_hand(settings, each, scale):
+    fixed = fixed_of(5, scale == "neuron", T=30, **settings)
+    report = hardware.describe(fixed, scale, DRAW)
+    widths, level = report["widths_bits"], int(fixed.threshold.max())
+    assert report["memory_bits"] == {
+        "weights": 7840 * 5,
+        "thresholds": (10 if scale == "neuron" else 1) * (level.bit_length() + 1),  # one for each scale
+        "potentials": 10 * widths["potential h"],
+        "input sums": 10 * widths["input sum x"],
+        "total": sum(report["memory_bits"][name] for name in ("weights", "thresholds", "potentials", "input sums")),
+    }
+    low, high = report["ranges"]["input sum x"]
+    assert high == max(sum(w for w in row if w > 0) for row in fixed.weight.tolist())
+    assert low == min(sum(w for w in row if w < 0) for row in fixed.weight.tolist())
+    assert report["neuron_operations_per_image"] == each * 10 * 30
+    assert report["dense_multiply_accumulates_per_image"] == 7840 * 30
+
+
+def test_the_table_of_the_report_against_its_own_counts(exported):
+    """Accuracy against labels, agreement against the float network, bytes: each is another number."""
+    report = json.loads((exported / "report.json").read_text())
+    loaded, data = network(T=20), digits().test
+    predictions = {}
+    for row in report["accuracy_against_bits"]:
+        fixed = quantise(loaded.net, loaded.config, row["bits"], True)
+        fired, _ = fixed.run(spikes_of(20, 360).astype(np.int64) @ fixed.weight.T)
+        predictions[row["bits"]] = fired.sum(0).argmax(1)
+        assert row["accuracy"] == pytest.approx((predictions[row["bits"]] == data.labels.numpy()).mean(), abs=1e-9)
+        assert row["weight_bytes"] == {16: 15_680, 8: 7_840, 6: 5_880, 5: 4_900, 4: 3_920}[row["bits"]]
+    rows = {row["bits"]: row for row in report["accuracy_against_bits"]}
+    as_float = (predictions[4] == predictions[16]).mean()
+    assert abs(rows[4]["verdicts_as_float"] - as_float) < 0.02 and abs(as_float - rows[4]["accuracy"]) > 0.02
+    spikes = spikes_of(20, 360).sum() / 360
+    assert report["input_spikes_per_image"] == pytest.approx(spikes)
+    text = (exported / "report.md").read_text()
+    assert f"{10 * spikes:,.0f} additions of a weight ({spikes:,.0f} input spikes) and 1,200 in the neurons" in text
+    assert "156,800 multiply-accumulates" in text and "| 15,680 |" in text and "| 3,920 |" in text
+
+
 # ---------------------------------------------------------------------------- C
 
 

@@ -321,6 +321,7 @@ def test_a_file_that_unpacks_to_gigabytes_is_refused_unread(tmp_path):
     ("nodes", "message"),
     [
         (chain(lif(), nir.Affine(weights(), np.ones(10))), "biases"),
+        (chain(lif(), nir.Affine(weights(), np.eye(10)[7])), "biases"),  # of one neuron alone
         (chain(lif(tau=np.linspace(2e-4, 3e-4, 10))), "different tau"),
         (chain(lif(tau=5e-5)), "not above 1"),
         (chain(lif(v_leak=0.1)), "v_leak"),

@@ -22,6 +22,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from snn_mnist.cli.main import main
+from snn_mnist.cli.predict import Prediction
 from snn_mnist.data import pictures as picture
 from snn_mnist.export import html
 from snn_mnist.kernels.philox import philox
@@ -255,6 +256,49 @@ def test_a_drawing_is_prepared_as_predict_does(node, box):
         assert (ours is None) == (theirs is None)
         if ours is not None:
             assert ours.pixels.tolist() == theirs
+
+
+@needs_node
+@pytest.mark.parametrize("dark", [True, False])
+def test_the_weakest_ink_that_counts_is_the_same_in_both(node, dark):
+    """A blot 23, 24 and 25 grey levels from its background: the first is nothing, the others are ink."""
+    body = "return given.shown.map(p => core.prepare(p, 30, 30, 20)).map(r => r && [...r])"
+    shown = []
+    for contrast in (23, 24, 25):
+        grey = np.full((30, 30), 100, np.uint8)
+        grey[10:20, 12:16] = 100 - contrast if dark else 100 + contrast
+        shown.append(grey)
+    ours = [picture.prepare(grey, 20) for grey in shown]
+    assert [each is None for each in ours] == [True, False, False]
+    theirs = node(body, shown=[grey.flatten().tolist() for grey in shown])
+    assert theirs == [each and each.pixels.tolist() for each in ours]
+
+
+@needs_node
+def test_a_tie_goes_to_the_lower_class_and_rates_are_per_step_so_far(node):
+    """The functions of the page's own script, on counts after 10 of 20 steps, as predict's sentence tells them."""
+    page = html.render(network(), "nowhere")
+    functions = "".join(re.findall(r"^function (?:ranking|prediction)\(t\) \{.*?^\}", page, re.M | re.S))
+    body = f"""
+        const state = {{ run: true, steps: 20, counts: [] }}, data = {{ names: given.names }};
+        {functions}
+        return given.counts.map(counts => {{
+            state.counts[100] = 0;
+            counts.forEach((count, c) => {{ state.counts[100 + c] = count; }});
+            return [ranking(10), prediction(10).digit, prediction(10).text];
+        }});"""
+    counts = [[0, 0, 5, 0, 0, 5, 0, 1, 0, 0], [0, 8, 5, 0, 0, 5, 0, 1, 0, 0], [0] * 10]
+    tie, clear, silent = node(body, counts=counts, names=list("0123456789"))
+    assert tie == [[2, 5, 7, 0, 1, 3, 4, 6, 8, 9], "?", "2 and 5 are level after 10 of 20 steps."]
+    assert clear[:2] == [[1, 2, 5, 7, 0, 3, 4, 6, 8, 9], "1"]
+    assert clear[2] == "1, firing rate 0.80 after 10 of 20 steps; next is 2 with 0.50: margin 0.30."
+    assert silent[1:] == ["–", "No neuron has fired after 10 of 20 steps."]
+    for each, (order, _, _) in zip(counts, (tie, clear, silent), strict=True):
+        assert Prediction([count / 10 for count in each]).ranking == order
+
+
+def test_a_long_sequence_is_cut_to_what_the_page_can_keep():
+    assert [html.content(network(T=T), "nowhere")["T"] for T in (1999, 2000, 2001)] == [1999, 2000, 2000]
 
 
 # ---------------------------------------------------------------------------- the page in a browser

@@ -24,7 +24,15 @@ from snn_mnist.kernels.cuda import neuron as neuron_cuda
 from snn_mnist.kernels.formulas import FORMULAS
 from snn_mnist.kernels.spikes import SpikeKey
 from tests.support.cuda_host import build, compiler
-from tests.support.kernel_checks import check_fused, check_multi_step, check_surrogate, fused_and_exact
+from tests.support.kernel_checks import (
+    check_counts_in_sizes,
+    check_fused,
+    check_fused_at_the_threshold,
+    check_multi_step,
+    check_multi_step_at_the_threshold,
+    check_surrogate,
+    fused_and_exact,
+)
 from tests.support.neurons import KEY, PHILOX_VECTORS, images_of, spec_of
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no g++ to compile the CUDA source for the host")
@@ -161,6 +169,16 @@ def test_counts_at_readout_steps_and_input_spikes(host):
     rate = firing_rate(fused_cuda, weight, active, index, 140, KEY, spec_of())
     counts, _ = fused_cuda.firing_counts(weight, active, index, [140], KEY, spec_of())
     assert torch.equal(rate, counts[:, 0] / 140)
+
+
+@pytest.mark.parametrize("v_reset", [0.0, None, -0.5])
+def test_potentials_exactly_at_the_threshold(host, v_reset):
+    check_fused_at_the_threshold(fused_cuda, v_reset)
+    check_multi_step_at_the_threshold(neuron_cuda, v_reset)
+
+
+def test_counts_on_both_sides_of_every_word_and_span(host):
+    check_counts_in_sizes(fused_cuda)
 
 
 def test_working_memory_in_global_memory_gives_the_same(host, monkeypatch):

@@ -10,7 +10,14 @@ from snn_mnist.kernels.cpu import fused as fused_cpu
 from snn_mnist.kernels.cpu import jit, spikes
 from snn_mnist.kernels.cpu import neuron as neuron_cpu
 from snn_mnist.kernels.formulas import FORMULAS
-from tests.support.kernel_checks import check_fused, check_multi_step, check_surrogate
+from tests.support.kernel_checks import (
+    check_counts_in_sizes,
+    check_fused,
+    check_fused_at_the_threshold,
+    check_multi_step,
+    check_multi_step_at_the_threshold,
+    check_surrogate,
+)
 from tests.support.neurons import KEY, images_of, spec_of
 
 
@@ -57,6 +64,16 @@ def test_readout_steps_and_input_spikes():
         alone, _ = fused_cpu.firing_counts(weight, active, index, [steps], KEY, spec_of())
         assert torch.equal(alone[:, 0], counts[:, m])
     assert torch.equal(inputs, spikes.encode(images, index, 0, 140, KEY).sum((0, 2)).long())
+
+
+@pytest.mark.parametrize("v_reset", [0.0, None, -0.5])
+def test_potentials_exactly_at_the_threshold(v_reset):
+    check_fused_at_the_threshold(fused_cpu, v_reset)
+    check_multi_step_at_the_threshold(neuron_cpu, v_reset)
+
+
+def test_counts_on_both_sides_of_every_word_and_span():
+    check_counts_in_sizes(fused_cpu)
 
 
 def test_second_backward_is_an_error():

@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from snn_mnist.data.datasets import load_dataset
+from snn_mnist.model import engine as engine_module
 from snn_mnist.model.engine import TorchEngine, make_engine
 from snn_mnist.model.network import SNN
+from snn_mnist.model.poisson import poisson_encode
 from tests.support.neurons import KEY, images_of
 
 
@@ -42,6 +44,23 @@ def test_step_modes_agree():
         results.append((rate.detach(), net.weight.grad, counts))
     for a, b in zip(*results, strict=True):
         assert torch.allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("mode", ["s", "m"])
+def test_counts_in_spans_are_those_of_the_whole(monkeypatch, mode):
+    """Spans of 16 steps instead of thousands, with readout steps before, at and after their ends."""
+    images, index = images_of(9, active=200), torch.arange(9)
+    torch.manual_seed(3)
+    net, readout_steps = SNN(step_mode=mode), [1, 15, 16, 17, 32, 40]
+    with torch.no_grad():
+        net.weight.mul_(5)
+    whole = TorchEngine(net, images).firing_counts(index, readout_steps, KEY)
+    monkeypatch.setattr(engine_module, "CHUNK_BYTES", 0)
+    counts, inputs = TorchEngine(net, images).firing_counts(index, readout_steps, KEY)
+    assert torch.equal(counts, whole[0]) and torch.equal(inputs, whole[1])
+    assert torch.equal(inputs, poisson_encode(images, index, 0, 40, KEY).sum((0, 2)).long())
+    alone = [TorchEngine(net, images).firing_counts(index, [steps], KEY)[0][:, 0] for steps in readout_steps]
+    assert torch.equal(counts, torch.stack(alone, 1)) and (counts[:, -1] > counts[:, 0]).any()
 
 
 def test_fused_engines_agree(host):

@@ -90,6 +90,20 @@ def test_numba_and_torch_give_the_same_bits(steps):
     assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("start", [16, 48, 64, 112, 128, 144, 2**31 - 256])
+def test_all_ties_from_any_start_are_resolved_as_defined(start):
+    """Every draw that ties at its first digit, of 784 pixels of one value, by both encoders."""
+    images, index, key = torch.full((1, 784), 100, dtype=torch.uint8), torch.tensor([9]), SpikeKey(1, 2, 3)
+    fired = spikes.encode(images, index, start, start + 200, key)
+    assert torch.equal(fired, cpu_spikes.encode(images, index, start, start + 200, key))
+    words = philox((torch.arange(13)[:, None] + start // 16, torch.arange(784), 9, 3), (1, 2))
+    digits = torch.stack([(word >> shift) & 255 for word in words for shift in (0, 8, 16, 24)], 1).flatten(0, 1)[:200]
+    ties = (digits == 100).nonzero().tolist()
+    assert len(ties) > 500
+    for t, p in ties:
+        assert fired[t, 0, p] == by_definition(100, *key, 9, p, start + t), (t, p)
+
+
 def test_bits_do_not_depend_on_circumstances():
     images, index, spike_key = some_images(40), torch.arange(40), SpikeKey(11, Stream.TEST, 6)
     whole = poisson_encode(images, index, 0, 100, spike_key)
@@ -171,6 +185,24 @@ def test_orders():
     assert not torch.equal(order, random_order(10_000, 3, 5)) and not torch.equal(order, random_order(10_000, 4, 4))
     fixed = (order == torch.arange(10_000)).sum()  # Poisson(1) for a random permutation
     assert fixed < 10
+
+
+def test_an_order_sorts_by_62_bits():
+    """The permutation by Python's own integers: the first two words of Philox, without the lowest two bits."""
+    key = {}
+    for n in range(200):
+        first, second, _, _ = philox((n, 0, 0, 4), (3, Stream.ORDER))
+        key[n] = (first >> 2) * 2**32 + second
+    assert random_order(200, 3, 4).tolist() == sorted(key, key=key.__getitem__)
+    assert any(first >= 2**31 for first, *_ in (philox((n, 0, 0, 4), (3, 5)) for n in range(200)))
+
+
+def test_streams_are_numbered_for_good():
+    """Their numbers are coordinates of every spike: a changed one changes all results."""
+    assert [stream.name for stream in Stream] == [
+        "TRAIN", "TEST", "VALIDATION", "EVAL", "TRACE", "ORDER", "HOLDOUT", "PREDICT", "PLAY",
+    ]  # fmt: skip
+    assert [int(stream) for stream in Stream] == [*range(9)]
 
 
 def test_start_must_be_a_block():

@@ -2,6 +2,7 @@
 
 import torch
 
+from snn_mnist.kernels import spikes as torch_spikes
 from snn_mnist.kernels.autograd import firing_rate
 from snn_mnist.kernels.cpu import spikes
 from tests.support.neurons import GRID, KEY, equations, images_of, spec_of
@@ -74,3 +75,63 @@ def check_multi_step(kernels, name, dtype, device="cpu"):
         assert torch.allclose(out[2].cpu().double(), potentials.detach(), atol=tolerance)
         for got, expected in ((x.grad, x64.grad), (v.grad, v64.grad)):
             assert (got.cpu().double() - expected).norm() <= tolerance * expected.norm().clamp(min=1)
+
+
+def check_fused_at_the_threshold(kernels, v_reset, device="cpu"):
+    """Rates and gradients where potentials lie exactly at the threshold; all numbers are sums of powers of two."""
+    generator = torch.Generator().manual_seed(5)
+    images = torch.zeros(6, 784, dtype=torch.uint8)
+    images[:, 100:104], images[1:, 300:304] = 255, 128
+    weight = torch.zeros(10, 784)
+    weight[:, 100] = 2.0  # alone it takes V from 0 to the threshold: H = V + (X - V) / 2
+    weight[5:, 101] = torch.tensor([-1.0, -0.5, 0.5, 1.0, 2.0])
+    weight[:, 300:304] = torch.randint(-2, 3, (10, 4), generator=generator) / 2
+    index, upstream = torch.arange(6), torch.randn(6, 10, generator=generator)
+    spec, steps = spec_of(v_reset=v_reset), 10
+    learned = weight.clone().to(device).requires_grad_()
+    rate = firing_rate(kernels, learned, kernels.active_pixels(images.to(device)), index, steps, KEY, spec)
+    (rate * upstream.to(device)).sum().backward()
+    exact = weight.double().requires_grad_()
+    inputs = spikes.encode(images, index, 0, steps, KEY).double()
+    start = torch.full((6, 10), v_reset or 0.0, dtype=torch.float64)
+    fired, _, margins = equations(inputs @ exact.t(), start, spec)
+    (fired.mean(0) * upstream).sum().backward()
+    assert (margins == 0).sum() > 50
+    assert torch.equal(rate.detach().cpu(), fired.mean(0).detach().float())
+    assert (learned.grad.cpu() - exact.grad).norm() < 1e-5 * exact.grad.norm()
+
+
+def check_multi_step_at_the_threshold(kernels, v_reset, device="cpu"):
+    """Spikes, potentials and gradients of multi-step neurons whose H lies exactly at the threshold."""
+    generator = torch.Generator().manual_seed(6)
+    x64 = (torch.randint(-2, 7, (9, 3, 70), generator=generator) / 2).double()
+    x64[:, 0] = 2.0
+    x64.requires_grad_()
+    v64 = torch.full((3, 70), v_reset or 0.0, dtype=torch.float64)
+    spec, weights = spec_of(v_reset=v_reset), torch.randn(9, 3, 70, dtype=torch.float64, generator=generator)
+    x = x64.detach().to(device, torch.float32).requires_grad_()
+    fired, _, v_seq = kernels.multi_step(x, v64.to(device, torch.float32), spec, True)
+    ((fired + v_seq).double() * weights.to(device)).sum().backward()
+    exact, potentials, margins = equations(x64, v64, spec)
+    ((exact + potentials) * weights).sum().backward()
+    assert (margins == 0).sum() > 100
+    assert torch.equal(fired.cpu().double(), exact) and torch.equal(v_seq.cpu().double(), potentials)
+    assert (x.grad.cpu().double() - x64.grad).norm() < 2e-5 * x64.grad.norm()
+
+
+def check_counts_in_sizes(kernels, host_device="cpu", sizes=(1, 15, 16, 17, 63, 64, 65, 100, 127, 128, 129, 200, 257)):
+    """Input and output spikes for T on both sides of every block (16), word (32, 64) and span (128); ties frequent."""
+    images = torch.full((3, 784), 100, dtype=torch.uint8)
+    images[1, ::2], images[2, ::3], images[2, 1::3] = 255, 0, 1
+    index, spec = torch.tensor([2, 0, 1]), spec_of()
+    weight = 0.1 * torch.randn(10, 784, generator=torch.Generator().manual_seed(7))
+    active = kernels.active_pixels(images.to(host_device))
+    for steps in sizes:
+        counts, inputs = kernels.firing_counts(weight.to(host_device), active, index, [steps], KEY, spec)
+        spiking = torch_spikes.encode(images[index], index, 0, steps, KEY)
+        assert torch.equal(inputs.cpu(), spiking.sum((0, 2)).long()), steps
+        start = torch.zeros(3, 10, dtype=torch.float64)
+        fired, _, margins = equations(spiking.double() @ weight.double().t(), start, spec)
+        clear = ~(margins < 1e-5).any(0)
+        assert clear.sum() >= 27 and torch.equal(counts[:, 0].cpu().double()[clear], fired.sum(0)[clear]), steps
+        assert fired.mean() > 0.05 or steps < 63, "so many spikes that a lost one of the input shows"

@@ -215,7 +215,8 @@ def test_wrong_settings_are_refused(tmp_path, settings, error):
     assert not list(tmp_path.iterdir())
 
 
-def test_real_mnist_learns_in_one_epoch(tmp_path, mnist_dir):
+def test_mnist_learns_in_one_epoch(tmp_path, mnist_dir):
+    """Real MNIST, and where it is not there, the digits that stand in for it."""
     settings = {
         "dataset": "mnist",
         "data_dir": str(mnist_dir),

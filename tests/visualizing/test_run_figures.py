@@ -102,6 +102,62 @@ def test_accuracy_against_t(readout_steps):
     assert [label.get_text() for label in axes.get_xticklabels()] == [str(mark) for mark in readout_steps]
 
 
+def flat(text):
+    return " ".join(text.split())
+
+
+def test_titles_quote_the_last_test_of_the_highest_run():
+    """Accuracies that fall at the end, so that first, highest and last differ."""
+    rows = [
+        {"epoch": n, "test_acc": acc, "max_test_acc": top}
+        for n, (acc, top) in enumerate([(0.6, 0.6), (0.9, 0.9), (0.7, 0.9)])
+    ]
+    title = flat(figures.learning_curves({"run": rows}).get_suptitle())
+    assert title == "70.00 % of the test images right after 3 epochs"
+    other = [{"epoch": 0, "test_acc": 0.8}, {"epoch": 1, "test_acc": 0.65}]
+    title = flat(figures.learning_curves({"other": other, "run": rows}).get_suptitle())
+    assert title == "Highest at the end: run, 70.00 % of the test images"
+    assert flat(figures.learning_curves({"run": rows[:1]}).get_suptitle()).endswith("right after 1 epoch")
+
+
+def test_title_of_accuracy_against_t():
+    title = flat(figures.accuracy_against_T([1, 9, 50, 100], [0.3, 0.5, 0.6, 0.75]).axes[0].get_title(loc="left"))
+    assert title == "9 steps: 50.0 % right; 100 steps: 75.0 %"
+    assert flat(figures.accuracy_against_T([1], [0.3]).axes[0].get_title(loc="left")) == "1 step: 30.00 % right"
+
+
+def test_colours_of_the_confusion_are_shares_of_each_label():
+    """Ten images of class 0, of which one is taken for 1; a hundred of class 1, all right."""
+    confusion = torch.zeros(10, 10, dtype=torch.int64)
+    confusion[0, 0], confusion[0, 1], confusion[1, 1] = 9, 1, 100
+    axes = figures.confusion_matrix(confusion, DIGITS).axes[0]
+    shares = axes.images[0].get_array()
+    assert np.allclose(shares[0], [90, 10, *[0] * 8]) and np.allclose(shares[1], [0, 100, *[0] * 8])
+    ink = {text.get_text(): text.get_color() for text in axes.texts}
+    assert ink == {"9": "white", "1": "black", "100": "white"}  # readable on dark and on pale cells
+    assert axes.images[0].origin == "upper"
+    title = flat(axes.get_title(loc="left"))
+    assert title == "99.09 % right; most frequent error: 0 taken for 1 (1×)"
+
+
+def test_the_figures_of_a_run_show_its_last_readout_and_its_curves(tmp_path, monkeypatch):
+    shown = {}
+    monkeypatch.setattr(figures, "write", lambda path, figure, *_: shown.setdefault(path.name, figure))
+    score = random_score()
+    weight = torch.randn(10, 784)
+    run = make_run(tmp_path / "run", list(rows_of(3)))
+    figures.write_run_figures(run, weight, score, DIGITS)
+    line = shown["accuracy_against_T.png"].axes[0].lines[0].get_xydata()
+    assert np.allclose(line, [(steps, 100 * score.accuracy(m)) for m, steps in enumerate([5, 20, 40])])
+    assert len({accuracy for _, accuracy in line.tolist()}) == 3
+    counts = {
+        tuple(map(round, t.get_position()[::-1])): int(t.get_text()) for t in shown["confusion.png"].axes[0].texts
+    }
+    expected = np.zeros((10, 10), int)
+    np.add.at(expected, (score.labels.numpy(), score.counts[:, 2].argmax(1).numpy()), 1)
+    assert counts == {(r, c): expected[r, c] for r in range(10) for c in range(10) if expected[r, c]}
+
+
 # ---------------------------------------------------------------------------- files and TensorBoard
 
 

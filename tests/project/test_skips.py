@@ -1,0 +1,40 @@
+"""Skips are counted by reason, and one that is not accepted fails the run, with and without workers."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.support.skips import ACCEPTED, accepted, summary
+
+FILE = """
+import pytest
+from tests.conftest import *  # the plugin
+
+@pytest.mark.parametrize("n", range(3))
+def test_a(n):
+    if n:
+        pytest.skip({reason!r})
+"""
+
+
+@pytest.mark.parametrize("workers", [[], ["-n", "2"]], ids=["alone", "workers"])
+@pytest.mark.parametrize(("reason", "code"), [("no CUDA device here", 0), ("no g++ to compile", 1)])
+def test_a_run_with_skips(tmp_path, workers, reason, code):
+    (tmp_path / "conftest.py").write_text("from tests.conftest import *\n")
+    (tmp_path / "test_it.py").write_text(FILE.format(reason=reason))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *workers, "--rootdir", str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*command, str(tmp_path)], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert f"   2 {'NOT ACCEPTED' if code else 'accepted'}: {reason}" in done.stdout.splitlines()
+
+
+def test_the_list_says_why():
+    assert all(ACCEPTED.values()) and not accepted("node is not installed") and not accepted("no C compiler here")
+    assert summary(["one core", "one core", "no gcc on this machine"]) == [
+        "   1 NOT ACCEPTED: no gcc on this machine",
+        "   2 accepted: one core",
+    ]

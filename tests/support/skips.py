@@ -1,0 +1,50 @@
+"""What may be skipped, and why that is accepted. A test that is skipped for any other reason fails the run."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+
+ACCEPTED = {  # start of the reason -> why a check without these tests still counts
+    "no CUDA device here": "a GPU is rare; the same kernels run on the host, and scripts/test_gpu.sh runs them on one",
+    "one CUDA device or none": "as above",
+    "no libnvrtc": "comes with torch's CUDA wheels only; the kernels are compiled for the host as well",
+    "torch can use the GPU here": "a case of machines without one",
+    "there is a CUDA device here": "a case of machines without one",
+    "a CUDA device is here": "a case of machines without one",
+    "a driver is here": "a case of machines without one",
+    "SNN_MNIST_SPIKINGJELLY_PYTHON names no Python with SpikingJelly": "it needs an environment of its own",
+    "SpikingJelly is installed": "a case of environments without it",
+    "could not import 'sklearn": "only shows that the bundled digits are scikit-learn's, which never change",
+    "only real MNIST": "its images themselves are what is tested",
+    "names of x86 processors": "another architecture",
+    "needs a processor with AVX-512": "cases of some x86 processors",
+    "one core": "needs two threads",
+    "needs root": "mounts a full disk; the limits on file sizes show the same without",
+    "can't mount here": "as above, in a container",
+    "no /dev/full here": "Linux only",
+    "needs Linux's /proc": "Linux only",
+    "signals ": "POSIX only",
+    "terminals and locales of POSIX": "POSIX only",
+    "limits, mounts and users of POSIX": "POSIX only",
+    "devices and pipes of POSIX": "POSIX only",
+    "no flock here": "the script then waits for nobody",
+}
+
+
+def reason_of(longrepr: object) -> str:
+    """The reason in a report of pytest, (file, line, 'Skipped: reason')."""
+    text = str(longrepr[2] if isinstance(longrepr, tuple) else longrepr)
+    return text.removeprefix("Skipped: ")
+
+
+def accepted(reason: str) -> bool:
+    return reason.startswith(tuple(ACCEPTED))
+
+
+def summary(reasons: Iterable[str]) -> list[str]:
+    """A line for each reason with the number of skips, those that are not accepted first."""
+    counts = Counter(re.sub(r"\s+", " ", reason)[:160] for reason in reasons)
+    ordered = sorted(counts.items(), key=lambda item: (accepted(item[0]), -item[1], item[0]))
+    return [f"{count:4} {'accepted' if accepted(reason) else 'NOT ACCEPTED'}: {reason}" for reason, count in ordered]

@@ -1,0 +1,224 @@
+"""The numbers that a training run writes and prints: each against another way to the same number."""
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import tqdm
+
+from snn_mnist.runs import checkpoint, directory
+from snn_mnist.runs.config import Config
+from snn_mnist.runs.metrics import read_metrics
+from snn_mnist.training import messages
+from snn_mnist.training.data import TrainingData
+from snn_mnist.training.interruption import Interruption
+from snn_mnist.training.learner import Learner, new_optimizer
+from snn_mnist.training.loop import train
+from snn_mnist.training.snapshot import Best, Position, snapshot
+from snn_mnist.visualizing import run_figures
+from tests.support.runs import config, newest, train_run
+
+TEST_IMAGES = 360
+QUICK = {"backend": "torch", "T": 4, "b": 16, "limit_batches": 6}
+
+
+# ---------------------------------------------------------------------------- speeds and seconds
+
+
+def test_the_seconds_of_an_epoch_are_its_images_over_their_speeds(tmp_path):
+    """Each of the two speeds is in images/s, and the seconds are those of training and of the test."""
+    row = read_metrics(train_run(tmp_path, epochs=1, **QUICK) / "metrics.csv")[0]
+    both = 6 * 16 / row["train_images_per_s"] + TEST_IMAGES / row["test_images_per_s"]
+    assert row["seconds"] == pytest.approx(both, rel=1e-6)
+    assert row["seconds"] > 1.0001 * 6 * 16 / row["train_images_per_s"]
+
+
+class After(Interruption):
+    """A stop is asked for at the look number `looks`, one after each step of the torch backend."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self.looks = looks
+
+    @property
+    def requested(self) -> bool:
+        self.looks -= 1
+        return self.looks <= 0
+
+    def check(self) -> None:
+        if self.looks <= 0:
+            super().check()
+
+
+@pytest.fixture
+def bars(monkeypatch):
+    """(start, images done by steps, total) of each progress bar."""
+    made = []
+
+    class Bar(tqdm.tqdm):
+        def __init__(self, **settings):
+            made.append([settings["initial"], 0, settings["total"]])
+            super().__init__(**settings | {"disable": True})
+
+        def update(self, n=1):
+            made[-1][1] += n
+            return super().update(n)
+
+    monkeypatch.setattr(tqdm, "tqdm", Bar)
+    return made
+
+
+def test_a_resumed_epoch_goes_on_with_its_images_and_its_seconds(tmp_path, bars):
+    train(config(out_dir=str(tmp_path), epochs=1, **QUICK), After(4))
+    folder = newest(tmp_path)
+    state = checkpoint.load(folder)
+    assert state["step"] == 4 and 0 < state["running"]["seconds"] < 1000
+    state["running"]["seconds"] = 1000.0
+    checkpoint.save(folder / checkpoint.LATEST, state)
+    row = train(Config(resume=str(folder), given=frozenset({"resume"})), Interruption())
+    assert bars == [[0, 64, 96], [64, 32, 96]]
+    assert 1000 < row["seconds"] < 1100
+    assert row["train_images_per_s"] == pytest.approx(96 / 1000, rel=0.1)
+
+
+def test_the_column_lr_is_the_rate_at_the_beginning_of_the_epoch(tmp_path):
+    folder = train_run(tmp_path, epochs=3, lr=0.008, schedule="cosine", **QUICK)
+    assert [row["lr"] for row in read_metrics(folder / "metrics.csv")] == pytest.approx([0.008, 0.006, 0.002])
+
+
+# ---------------------------------------------------------------------------- the best epoch
+
+
+def test_the_first_of_equally_good_epochs_is_the_best():
+    position = Position()
+    tests = [0.5, 0.75, 0.75, 0.7]
+    assert [position.take_test({"epoch": n, "test_acc": acc}) for n, acc in enumerate(tests)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert position.best == Best(1, 0.75, 0.75) and position.max_test_acc == 0.75
+
+
+def test_held_out_images_choose_the_best_epoch_and_the_maximum_is_of_the_test():
+    position = Position()
+    rows = [
+        {"epoch": 0, "val_acc": 0.6, "test_acc": 0.9},
+        {"epoch": 1, "val_acc": 0.7, "test_acc": 0.5},
+        {"epoch": 2, "val_acc": 0.65, "test_acc": 0.8},
+    ]
+    assert [position.take_test(row) for row in rows] == [True, True, False]
+    assert position.best == Best(1, 0.7, 0.5) and position.max_test_acc == 0.9
+
+
+def test_a_checkpoint_within_an_epoch_holds_what_was_done_of_it():
+    learner = SimpleNamespace(
+        config=config(b=2), tested_weight=torch.ones(10, 784), average=None, rates=torch.arange(80.0).view(8, 10),
+        skipped=torch.tensor(3), optimizer=SimpleNamespace(state_dict=dict), scaler=SimpleNamespace(state_dict=dict),
+    )  # fmt: skip
+    state = snapshot(learner, Position(epoch=5, step=3, seconds=1.5, max_test_acc=0.25))
+    assert (state["epoch"], state["step"], state["max_test_acc"]) == (4, 3, 0.25)  # the last finished epoch
+    assert state["best"] == {"epoch": -1, "score": -math.inf, "test_acc": 0.0}
+    running = state["running"]
+    assert (running["seconds"], running["skipped"]) == (1.5, 3)
+    assert torch.equal(running["rates"], learner.rates[:6])
+    assert "running" not in snapshot(learner, Position(epoch=5))
+
+
+def test_figures_show_the_averaged_weights_which_are_tested_and_saved(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(run_figures, "to_tensorboard", lambda writer, epoch, weight, *_: shown.append(weight))
+    monkeypatch.setattr(run_figures, "write_run_figures", lambda folder, weight, *_: shown.append(weight))
+    folder = train_run(tmp_path, epochs=1, ema=0.9, **QUICK | {"figures": True})
+    state = checkpoint.load(folder)
+    averaged = state["net"][checkpoint.WEIGHT]
+    assert len(shown) == 2 and not torch.equal(averaged, state["raw"])
+    assert all(torch.equal(weight, averaged) for weight in shown)
+
+
+# ---------------------------------------------------------------------------- what is printed
+
+ROW = {
+    "epoch": 1, "train_loss": 0.01234, "train_acc": 0.9, "test_loss": 0.05678, "test_acc": 0.8, "max_test_acc": 0.85,
+    "train_images_per_s": 12345.6, "test_images_per_s": 99.0, "seconds": 4.567,
+}  # fmt: skip
+
+
+def test_the_line_of_an_epoch():
+    assert messages.epoch(ROW, 20, 0, "") == (
+        "epoch 2/20  train loss 0.0123 acc 90.00%  test loss 0.0568 acc 80.00% max 85.00%  12,346 images/s  4.57 s"
+    )
+    line = messages.epoch(ROW | {"val_acc": 0.7}, 20, 3, "on 1 thread")
+    assert "  held-out acc 70.00%  " in line and line.endswith("not finite: 3  on 1 thread")
+    untested = {name: value for name, value in ROW.items() if not name.startswith("test_")}
+    assert "test" not in messages.epoch(untested, 20, 0, "")
+
+
+def test_the_lines_of_an_interruption_and_of_weights_that_are_not_finite(tmp_path):
+    position = Position(epoch=2, step=30)
+    assert messages.interrupted(position, 937, Path("run")) == (
+        "interrupted in epoch 3 after 30 of 937 steps, all saved; go on with: python -m snn_mnist train -resume run"
+    )
+    said = messages.not_finite(position, 0.5, tmp_path / "none.pth")
+    assert said.startswith("the weights are not finite by step 30 of epoch 3: a learning rate of 0.5 ")
+
+
+def test_the_summary():
+    position = Position(max_test_acc=0.93, best=Best(6, 0.95, 0.91))
+    row = {"test_acc": 0.92}
+    lines = messages.summary(config(), row, position, 60_000, Path("run"), False).split("\n")
+    assert lines[0] == "last epoch: test accuracy 92.00%"
+    assert lines[1].startswith("highest: 93.00%, ") and "(-val 5000 chooses on held-out" in lines[1]
+    lines = messages.summary(config(val=500), row, position, 60_000, Path("run"), False).split("\n")
+    assert lines[1] == "best epoch on 500 held-out training images: 7 (held-out 95.00%), test accuracy 91.00%"
+
+
+# ---------------------------------------------------------------------------- an epoch
+
+
+def test_the_last_epoch_is_tested_whatever_eval_every_says(tmp_path):
+    folder = train_run(tmp_path, epochs=5, eval_every=2, **QUICK)
+    rows = read_metrics(folder / "metrics.csv")
+    assert [row["epoch"] for row in rows if "test_acc" in row] == [1, 3, 4]
+    assert [row["epoch"] for row in rows] == [*range(5)]
+
+
+def test_loss_and_accuracy_compare_each_rate_with_the_label_of_its_image():
+    """Two batches of two; the order is that of the epoch. After one step only the first batch counts."""
+    learner = object.__new__(Learner)
+    labels = torch.tensor([3, 1, 4, 1, 5])
+    learner.config = config(b=2)
+    learner.data = SimpleNamespace(dataset=SimpleNamespace(train=SimpleNamespace(labels=labels)))
+    learner.order = torch.tensor([4, 2, 0, 1])  # labels 5, 4, 3, 1
+    learner.rates = torch.zeros(4, 10)
+    learner.rates[0, 5], learner.rates[1, 7], learner.rates[2, 3], learner.rates[3, 1] = 0.5, 1.0, 1.0, 1.0
+    loss, accuracy = learner.loss_and_accuracy(1)
+    assert (loss, accuracy) == (pytest.approx((0.25 + 2) / 20), 0.5)
+    assert learner.loss_and_accuracy(2) == (pytest.approx((0.25 + 2) / 40), 0.75)
+
+
+@pytest.mark.parametrize("backend", ["numba", "torch"])
+@pytest.mark.parametrize("settings", [{"opt": "sgd", "lr": 0.5, "momentum": 0.25}, {"opt": "adam", "lr": 0.125}])
+def test_optimisers_have_the_settings_of_the_flags(backend, settings):
+    (group,) = new_optimizer(config(**settings), backend, torch.zeros(10, 784, requires_grad=True)).param_groups
+    assert group["lr"] == settings["lr"] and group.get("momentum") == settings.get("momentum")
+    if settings["opt"] == "adam":
+        assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.9, 0.999), 1e-8, 0)
+    assert not group.get("nesterov") and not group.get("dampening")
+
+
+def test_an_order_holds_each_learned_image_once_and_differs_by_epoch_and_seed():
+    data = {seed: TrainingData.load(config(val=100, seed=seed), torch.device("cpu")) for seed in (0, 1)}
+    assert torch.equal(data[0].held_out, data[1].held_out)  # the same images whatever the seed
+    orders = [data[seed].order(seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
+    learned = sorted(set(range(1437)) - set(data[0].held_out.tolist()))
+    assert all(sorted(order.tolist()) == learned for order in orders)
+    assert len({tuple(order.tolist()) for order in orders}) == 4
+
+
+def test_names_of_new_run_directories(tmp_path):
+    names = [directory.new_run_directory(str(tmp_path / "out"), "run").name for _ in range(4)]
+    assert names == ["run", "run-2", "run-3", "run-4"]
