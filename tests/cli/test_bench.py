@@ -3,15 +3,17 @@
 import json
 import sys
 from importlib import metadata
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from snn_mnist.cli import bench, time_to_accuracy
+from snn_mnist.cli import bench, contestants, time_to_accuracy
 from snn_mnist.cli.bench import BenchOptions
 from snn_mnist.cli.measuring import Stopwatch
 from snn_mnist.cli.peers import LOOPS
 from snn_mnist.errors import SNNError
+from snn_mnist.runs.config import Config
 
 
 def test_two_backends_in_one_run(program, tmp_path):
@@ -150,3 +152,67 @@ def test_programs_that_do_not_reach_the_accuracy(capfd):
 def test_a_peer_without_a_program_has_no_seconds_to_an_accuracy():
     options = BenchOptions(accuracy=0.9)
     assert "has no program for this task" in str(bench._why_not("norse", torch.device("cpu"), options))
+
+
+def test_a_line_of_the_table_by_hand():
+    """50,000 images/s are 20 us per image, and 2.5 times the 20,000 of the slowest; 300 MB."""
+    row = {
+        "backend": "numba", "T": 100, "b": 64, "peak_bytes": 300 * 2**20,
+        "train": bench._spread([50_000, 40_000, 70_000, 60_000, 45_000]), "test": bench._spread([123_456.7]),
+    }  # fmt: skip
+    line = bench._line(row, 20_000.0)
+    assert line.split() == [
+        "numba", "100", "64", "50,000", "[40,000,", "70,000]", "20.0", "123,457", "300", "MB", "2.5x",
+    ]  # fmt: skip
+    head = bench._HEAD
+    ends = [(head.index(what) + len(what), line.index(cell) + len(cell)) for what, cell in (
+        ("training images/s", "70,000]"), ("us/image", "20.0"), ("testing images/s", "123,457"), ("memory", "MB"),
+        ("speed-up", "2.5x"),
+    )]  # fmt: skip
+    assert all(a == b for a, b in ends)  # each number ends under its name
+
+
+class Ticks:
+    """A stopwatch on which each block takes half a second."""
+
+    def __init__(self, device):
+        self.seconds = 0.0
+
+    def __enter__(self):
+        pass
+
+    def __exit__(self, *_):
+        self.seconds += 0.5
+
+
+def test_speeds_are_in_images_per_second(monkeypatch):
+    """Training by chunks of 4 steps of 64 images, 4 + 4 of them in a second; testing 30 images twice."""
+    monkeypatch.setattr(contestants, "Stopwatch", Ticks)
+    trainer, counts = object.__new__(contestants.Trainer), []
+    trainer.device, trainer.steps, trainer.keys = torch.device("cpu"), 100, iter(range(9))
+    trainer.config, trainer.learner = Config(b=64), SimpleNamespace(chunk=4)
+    trainer.runtime = SimpleNamespace(test_batch=30)
+    trainer._steps = counts.append
+    assert trainer.train(1.0) == 8 * 64 and counts == [4, 4]
+    tested = SimpleNamespace(labels=torch.zeros(30))
+    trainer.evaluator = SimpleNamespace(score_test_images=lambda key, count: tested)
+    assert trainer.test(1.0) == 60
+
+
+def test_a_stopwatch_on_a_gpu_takes_the_milliseconds_of_events(monkeypatch):
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self, stream):
+            pass
+
+        synchronize = elapsed_time = lambda self, *_: 1500.0
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
+    watch = Stopwatch(torch.device("cuda"))
+    for _ in range(2):
+        with watch:
+            pass
+    assert watch.seconds == 3.0
