@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import multiprocessing
 import time
 import warnings
 from collections.abc import Callable
@@ -115,6 +116,7 @@ def _make(name: str, settings: dict[str, Any]) -> Contestant:
 
 def serve(connection: Any, name: str) -> None:
     """The process of one contestant: takes ('make', settings), ('train', s), ('test', s), ('stop', None)."""
+    multiprocessing.set_start_method(None, force=True)  # a DataLoader's workers start as they do from the prompt
     contestant: Any = None
     while True:
         order, value = connection.recv()
