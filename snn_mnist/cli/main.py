@@ -10,7 +10,7 @@ from snn_mnist.cli.verbs import VERBS, usage
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.runs import directory as run_directory
 
-INSTALL = "take the environment that scripts/train.sh makes: source .venv/bin/activate"
+INSTALL = "activate the environment that scripts/train.sh makes: source .venv/bin/activate"
 
 
 def dispatch(tokens: Sequence[str]) -> int:

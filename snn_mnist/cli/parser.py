@@ -67,19 +67,29 @@ class VerbParser(Parser):
         try:
             found, rest = super().parse_known_args(tokens, namespace)
         except argparse.ArgumentError as error:  # a value is missing: argparse finds no other mistake here
-            each = self.options[_name(str(error.argument_name).partition("/")[0])]
+            each = self.options.get(_name(str(error.argument_name).partition("/")[0]))
+            if each is None:  # -h=3
+                raise UsageError(f"{error.argument_name} takes no value") from None
             raise UsageError(f"-{each.flag} needs a value; give {each.wanted}") from None
         for token in rest:
             if token.startswith("-") and token != "-":
                 raise UsageError(self._unknown(token))
         if loose := self._check_words(found.__dict__, rest):
-            raise UsageError(_loose(loose[-1], before=tokens[tokens.index(loose[-1]) - 1]))
+            at = len(tokens) - 1 - tokens[::-1].index(loose[-1])
+            raise UsageError(self._loose(loose[-1], before=tokens[at - 1] if at else ""))
         return found, []
 
     def _unknown(self, token: str) -> str:
         flag = token.partition("=")[0]
         guess = closest(_name(flag), [each.flag for each in self.options.values() if not each.positional])
         return f"unknown flag {brief(flag)}; {f'did you mean -{guess}?' if guess else '--help lists the flags'}"
+
+    def _loose(self, word: str, before: str) -> str:
+        name = _name(before).removeprefix("no-")
+        each = self.options.get(name)
+        if word.lower() in SWITCH_WORDS and before.startswith("-") and each and not each.kind.metavar:
+            return f"{before} {word}: a switch takes no value; give -{name} or -no-{name}"
+        return f"{brief(word)} is an unexpected argument; give settings as -name value (--help lists them)"
 
     def _check_words(self, given: dict[str, Any], rest: list[str]) -> list[str]:
         """Checks the settings that take several words, in place; returns the words that belong to none."""
@@ -107,13 +117,6 @@ class VerbParser(Parser):
 def _name(flag: str) -> str:
     """'data-dir' of '--data_dir=x'."""
     return flag.partition("=")[0].lstrip("-").replace("_", "-")
-
-
-def _loose(word: str, before: str) -> str:
-    if word.lower() not in SWITCH_WORDS or not before.startswith("-"):
-        return f"{brief(word)} stands alone; settings are given as -name value (--help lists them)"
-    name = _name(before).removeprefix("no-")
-    return f"{before} {word}: a switch takes no value; give -{name} or -no-{name}"
 
 
 def _add_flag(group: Any, each: Option, prefix: str = "", *, help: str, **settings: Any) -> None:
@@ -156,7 +159,7 @@ def _no_verb(word: str) -> str:
     if not word:
         return f"no verb; {listed} (`{PROGRAM} --help` explains them)"
     if word.startswith("-"):
-        return f"{brief(word)} is no verb; put one first: {PROGRAM} train {word} …"
+        return f"{brief(word)} is a flag, not a verb; give the verb first: {PROGRAM} train {word} …"
     guess = closest(word, VERBS)
     return f"unknown verb {brief(word)}; {f'did you mean {guess}?' if guess else listed}"
 

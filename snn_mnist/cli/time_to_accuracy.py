@@ -70,6 +70,7 @@ def measure(words: list[str], wanted: float, who: str) -> tuple[float, int]:
                         return seconds, len(reached)
                     if len(reached) == LIMIT:
                         raise SNNError(f"{max(reached):.2%} is the highest of {LIMIT} epochs; lower -accuracy")
+                process.wait()
             finally:
                 process.kill()
         raise SNNError(f"it ended with exit code {process.returncode}: {_last_line(errors)}")

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from snn_mnist.core.base import MemoryModule, check_sequence, check_step_mode, join, map_tensors, stack_steps, steps_of
-from snn_mnist.core.base import first_tensor as _first_tensor
 
 Modules = nn.Module | Callable[[Any], Any] | Sequence[Callable[[Any], Any]]
 log = logging.getLogger("snn_mnist")
@@ -107,7 +106,7 @@ def seq_to_ann_forward(x_seq: Any, stateless_module: Modules) -> Any:
     module that returns a tuple gives a tuple of sequences.
     """
     check_sequence(x_seq)
-    time_and_batch = _first_tensor(x_seq).shape[:2]
+    time_and_batch = first_tensor(x_seq).shape[:2]
     if len(time_and_batch) < 2:
         raise RuntimeError(f"folding T into the batch needs shape [T, N, *], but got {list(time_and_batch)}")
 

@@ -29,7 +29,7 @@ class TrainingSteps(Protocol):
     chunk: int  # a run is best stopped after a multiple of this many steps
 
     def warm_up(self) -> None:
-        """Compiles what the steps need; changes nothing."""
+        """Compiles what the steps need; weights do not change. `begin` is called after it."""
 
     def begin(
         self, key: SpikeKey, order: Tensor, learning_rates: Sequence[float], decays: Sequence[float] | None = None

@@ -80,7 +80,7 @@ def potentials_before_reset(node: neuron.BaseNode, x: Tensor, v: Tensor, v_start
     node = copy.deepcopy(node)
     node.v = torch.cat([torch.full_like(v[:1], v_start), v[:-1]])
     node.neuronal_charge(x)
-    return node.v
+    return neuron.bounded(node.v)
 
 
 def misclassified(net: SNN, data: Dataset, config: Config) -> Iterator[Trace]:

@@ -261,8 +261,10 @@ class Config(Threads, Options):
     def changes_of_fixed_settings(self, saved: Mapping[str, Any]) -> list[str]:
         """'tau 2.0 → 1.5' for every setting that may not change on resume and differs from the saved one."""
         before = type(self).from_mapping(saved)
+        unused = {"tau"} if self.neuron == before.neuron == "if" else set()
+        unused |= {"momentum"} if self.opt == before.opt == "adam" else set()
         return [
             f"{each.name} {show(getattr(before, each.name))} → {show(getattr(self, each.name))}"
             for each in options_of(type(self))
-            if each.fixed and getattr(before, each.name) != getattr(self, each.name)
+            if each.fixed and each.name not in unused and getattr(before, each.name) != getattr(self, each.name)
         ]

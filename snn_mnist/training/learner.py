@@ -36,7 +36,7 @@ class Learner:
 
     def prepare(self) -> None:
         """Makes the training steps, once the optimiser's state has been restored."""
-        if self.config.opt == "sgd" and self.config.momentum:
+        if self.config.opt == "sgd" and self.config.momentum:  # for GradScaler, see fill_momentum
             fill_momentum(self.optimizer, self.net.weight)
         self.training = self.engine.training_steps(
             one_hot(self.data.dataset.train.labels, CLASSES).float(), steps=self.data.steps, batch=self.config.b,

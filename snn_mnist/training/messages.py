@@ -17,7 +17,7 @@ AMP_ON_THE_CPU = "amp on the CPU: bfloat16 without loss scaling, which its range
 def nothing_to_do(config: Config, epochs: int) -> str:
     return (
         f"nothing to do: {config.resume} has finished its {epochs} epochs; "
-        f"go on with a larger -epochs, e.g. -epochs {2 * epochs}"
+        f"to continue, give a larger -epochs, e.g. -epochs {2 * epochs}"
     )
 
 
@@ -29,7 +29,7 @@ def begins(config: Config, runtime: Runtime, data: TrainingData, folder: Path, r
     ]
     if resumed:
         done = f" after {resumed.step} of {data.steps} steps" if resumed.step else ""
-        lines.append(f"going on in epoch {resumed.epoch + 1} of {config.epochs}{done}")
+        lines.append(f"resuming in epoch {resumed.epoch + 1} of {config.epochs}{done}")
     return "\n".join(lines)
 
 
@@ -60,8 +60,8 @@ def not_finite(position: Position, lr: float, latest: Path) -> str:
 
 def interrupted(position: Position, steps: int, folder: Path) -> str:
     return (
-        f"interrupted in epoch {position.epoch + 1} after {position.step} of {steps} steps, all saved; "
-        f"go on with: python -m snn_mnist train -resume {shlex.quote(str(folder))}"
+        f"interrupted in epoch {position.epoch + 1} after {position.step} of {steps} steps, saved; "
+        f"resume with: python -m snn_mnist train -resume {shlex.quote(str(folder))}"
     )
 
 
@@ -79,7 +79,7 @@ def summary(
     else:
         lines.append(
             f"highest: {position.max_test_acc:.2%}, but that maximum was chosen on the test images themselves; "
-            f"the last epoch is the honest figure (-val {training_images // 12} chooses on held-out training images)"
+            f"report the last epoch, or choose on held-out training images with -val {training_images // 12}"
         )
     lines.append(f"test it again: python -m snn_mnist eval -resume {shlex.quote(str(folder))}")
     if interrupted:

@@ -1,4 +1,4 @@
-"""What a resumed run goes on with: whose settings count, and in which directory."""
+"""Which settings a resumed run uses, and in which directory it continues."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.runs import checkpoint
 from snn_mnist.runs.config import Config
+from snn_mnist.runs.config_file import read_yaml
 from snn_mnist.runs.directory import LATEST
 from snn_mnist.runs.words import show
 
@@ -49,7 +50,7 @@ def _resolve(config: Config, state: dict[str, Any]) -> Config:
         if changed and not config.force:
             raise UsageError(
                 f"can't resume {source}: {', '.join(changed)} changes the result; "
-                "leave that out, start a new run, or insist with -force"
+                "remove that flag, start a new run, or give -force"
             )
         return resolved
     groups = state.get("optimizer", {}).get("param_groups") or [{}]
@@ -66,7 +67,7 @@ def _directory_to_continue(config: Config, path: Path, state: dict[str, Any]) ->
     place; else None, for a new one with metrics and a best epoch of its own, and the reason."""
     reason = ""
     if path.name != LATEST or not (path.parent / "config.yaml").is_file():
-        reason = f"{path} is no run's {LATEST}"
+        reason = f"{path} is not the {LATEST} of a run directory"
     elif changed := config.changes_of_fixed_settings(state.get("config", {})):
         reason = ", ".join(changed)
     elif _elsewhere(config, path.parent):
@@ -78,7 +79,7 @@ def _elsewhere(config: Config, folder: Path) -> bool:
     """Whether -out-dir, given on the command line and not by -config alone, is another place than the run's."""
     if "out_dir" not in config.given:
         return False
-    if config.config and Config.from_yaml(config.config).out_dir == config.out_dir:
+    if config.config and read_yaml(config.config).get("out_dir") == config.out_dir:
         return False
     return Path(config.out_dir).resolve() not in (folder.resolve().parent, folder.parent.resolve())
 
@@ -98,9 +99,9 @@ def restore_optimizer(optimizer: Any, state: dict[str, Any], config: Config) -> 
     ]
     if (of_another or changed) and not config.force:
         what = ", ".join(changed) or f"its optimiser was not {config.opt}"
-        raise UsageError(f"can't resume {config.resume}: {what}; start a new run, or insist with -force")
+        raise UsageError(f"can't resume {config.resume}: {what}; start a new run, or give -force")
     if of_another:
-        print(f"{config.resume} has the state of another optimiser; {config.opt} begins without")
+        print(f"{config.resume} has the state of another optimiser, which is not used")
         return
     optimizer.load_state_dict({"state": saved["state"], "param_groups": optimizer.state_dict()["param_groups"]})
 

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from snn_mnist.errors import SNNError
 from snn_mnist.model.device import Runtime
 from snn_mnist.runs import checkpoint, directory, environment
 from snn_mnist.runs.atomic_files import exclusive_lock, write_file
@@ -35,15 +36,17 @@ class RunFiles:
     def _open(self, opened: ExitStack) -> None:
         config, continued = self.config, self.resumed.folder
         if self.resumed.why_elsewhere:
-            print(f"going on in a new directory: {self.resumed.why_elsewhere}")
+            print(f"continuing in a new directory: {self.resumed.why_elsewhere}")
         self.folder = continued or directory.new_run_directory(config.out_dir, run_name(config))
         opened.enter_context(exclusive_lock(self.folder))
+        if continued and position_of(checkpoint.load(self.latest)) != position_of(self.resumed.state):
+            raise SNNError(f"{self.folder} was trained further meanwhile by another process; resume it again")
         columns = METRICS + (VALIDATION if config.val else ())
         self.metrics = MetricsFile(self.folder / "metrics.csv", columns, self.epochs_done)
         if continued:
             directory.remove_leftovers(self.folder)
             if self.metrics.missing:
-                print(f"{self.metrics.path} lacks {self.metrics.missing}, finished earlier; going on without")
+                print(f"{self.metrics.path} has no rows for {self.metrics.missing}; continuing without them")
         write_file(self.folder / "config.yaml", config.to_yaml())
         environment.note_environment(self.folder / "environment.json", str(self.runtime))
         self.tensorboard = TensorBoard(self.folder, self.epochs_done, self.metrics.rows)
@@ -73,6 +76,11 @@ class RunFiles:
             self.tensorboard.add(lambda writer: run_figures.settings_to_tensorboard(writer, mapping, row))
             if config.figures:
                 run_figures.write_run_figures(self.folder, *pictured)
+
+
+def position_of(state: dict[str, Any]) -> tuple[int, int]:
+    """The finished epochs of a checkpoint and the steps done of the next."""
+    return state.get("epoch", -1) + 1, state.get("step", 0)
 
 
 def run_name(config: Config) -> str:

@@ -63,7 +63,7 @@ def snapshot(learner: Learner, position: Position) -> dict[str, Any]:
     if learner.average is not None:
         state["raw"] = learner.net.weight.detach().cpu()
     if position.step:
-        rates = learner.rates[: position.step * config.b].cpu()
+        rates = learner.rates[: position.step * config.b].cpu().clone()  # not the storage of the whole epoch
         state["running"] = {"rates": rates, "seconds": position.seconds, "skipped": int(learner.skipped)}
     return state
 

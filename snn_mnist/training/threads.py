@@ -50,7 +50,7 @@ class ThreadTuner:
         if count == self.announced:
             return ""
         self.announced = count
-        return f"on {count} of {self.most} threads, the faster choice now"
+        return f"now using {count} of {self.most} threads, which is faster"
 
     def _begin_trial(self) -> None:
         self._times: dict[int, float] = {}

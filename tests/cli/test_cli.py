@@ -102,7 +102,7 @@ def test_lists_and_names_without_a_flag():
     assert parse(PredictOptions, ["-T", "3", "--", "-a.png"]) == {"images": ("-a.png",), "T": 3}
     assert parse(ImportOptions, ["a"]) == {"file": "a"}
     for tokens in (["a", "b"], ["a", "-T", "3", "b"]):
-        with pytest.raises(UsageError, match="b stands alone"):
+        with pytest.raises(UsageError, match="b is an unexpected argument"):
             parse(ImportOptions, tokens)
 
 
@@ -127,8 +127,8 @@ def test_lists_and_names_without_a_flag():
         (["-tau="], "-tau '' is not allowed"),
         (["-tau", "1"], "-tau 1 is not allowed; give a number above 1; the default is 2.0"),
         (["--opt", "adamw"], "-opt adamw is not allowed; give one of adam, sgd (did you mean adam?)"),
-        (["64"], "64 stands alone"),
-        (["-"], "- stands alone"),
+        (["64"], "64 is an unexpected argument"),
+        (["-"], "- is an unexpected argument"),
         (["-figures", "off"], "-figures off: a switch takes no value; give -figures or -no-figures"),
         (["--no-amp", "True", "-T", "5"], "--no-amp True: a switch takes no value; give -amp or -no-amp"),
         (["-amp=7"], "-amp 7 is not allowed; give true or false"),
@@ -326,7 +326,7 @@ def test_notes_are_shown(fake: type[Handler], capsys: pytest.CaptureFixture, mon
         (["trian"], "snn_mnist: error: unknown verb trian; did you mean train?"),
         (["help", "trian"], "snn_mnist: error: unknown verb trian; did you mean train?"),
         (["xyzzy"], "snn_mnist: error: unknown verb xyzzy; give one of train"),
-        (["-T", "100"], "snn_mnist: error: -T is no verb; put one first: python -m snn_mnist train -T"),
+        (["-T", "100"], "snn_mnist: error: -T is a flag, not a verb; give the verb first: python -m snn_mnist train -T"),
         (["eval"], "snn_mnist eval: error: -resume is missing; give a checkpoint file or a run directory"),
         (["plot"], "snn_mnist plot: error: DIR is missing; give run directories, such as"),
         (["train", "-tau", "1"], "snn_mnist train: error: -tau 1 is not allowed; give a number above 1"),
@@ -438,5 +438,17 @@ def test_a_python_without_the_packages_is_told_where_they_are(tmp_path: Path):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(f"snn_mnist train: error: {sys.executable} has no torch; take the environment ")
+    assert done.stderr.startswith(f"snn_mnist train: error: {sys.executable} has no torch; activate the environment ")
     assert done.stderr.endswith("source .venv/bin/activate\n")
+
+
+def test_help_takes_no_value(capsys):
+    assert main(["train", "--help=x"]) == 2
+    assert "error: -h/-help/--help takes no value" in capsys.readouterr().err.replace("argument ", "")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "word"), [(["on", "-amp"], "on is an unexpected"), (["-amp", "on"], "-amp on: a switch takes no value")]
+)
+def test_the_right_neighbour_of_a_loose_word_is_named(capsys, tokens, word):
+    assert main(["train", *tokens]) == 2 and word in capsys.readouterr().err

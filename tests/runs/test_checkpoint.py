@@ -115,10 +115,13 @@ OTHERS = {
 def test_every_setting_that_alters_the_mathematics_is_refused_by_name(folders: dict[str, Path]):
     assert set(OTHERS) == set(FIXED_ON_RESUME)
     for name, value in OTHERS.items():
-        with pytest.raises(UsageError, match=rf"can't resume .*: {name} .* → .* changes the result; leave .* -force"):
-            resume.resume(resumed(folders["adam"], **{name: value}))
-        config = resume.resume(resumed(folders["adam"], **{name: value}, force=True)).config
+        folder = folders["sgd" if name in ("opt", "momentum") else "adam"]  # Adam has no momentum to change
+        value = "adam" if name == "opt" else value
+        with pytest.raises(UsageError, match=rf"can't resume .*: {name} .* → .* changes the result; remove .* -force"):
+            resume.resume(resumed(folder, **{name: value}))
+        config = resume.resume(resumed(folder, **{name: value}, force=True)).config
         assert getattr(config, name) == value
+    assert resume.resume(resumed(folders["adam"], momentum=0.5)).config.momentum == 0.5
     with pytest.raises(UsageError, match=r": T 4 → 5, seed 0 → 1 changes"):
         resume.resume(resumed(folders["adam"], T=5, seed=1))
 
@@ -128,7 +131,7 @@ def test_the_refusal_as_the_program_prints_it(program: Program, folders: dict[st
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
         f"snn_mnist train: error: can't resume {folders['adam']}: tau 2.0 → 1.5 changes the result; "
-        "leave that out, start a new run, or insist with -force\n"
+        "remove that flag, start a new run, or give -force\n"
     )
 
 
@@ -141,7 +144,8 @@ def test_a_finished_run_says_how_to_extend_it(folders: dict[str, Path], capsys: 
     before = {path: path.read_bytes() for path in folders["adam"].iterdir()}
     assert training.run(resumed(folders["adam"])) == 0
     assert capsys.readouterr().out == (
-        f"nothing to do: {folders['adam']} has finished its 1 epochs; go on with a larger -epochs, e.g. -epochs 2\n"
+        f"nothing to do: {folders['adam']} has finished its 1 epochs; "
+        "to continue, give a larger -epochs, e.g. -epochs 2\n"
     )
     assert {path: path.read_bytes() for path in folders["adam"].iterdir()} == before
 
@@ -152,7 +156,7 @@ def test_another_optimiser_needs_force_and_begins_anew(
     best = folders["adam"] / checkpoint.BEST
     given = {"opt": "sgd", "epochs": 2, "out_dir": str(tmp_path), "force": True, "j": 1}
     assert training.run(resumed(best, **given)) == 0
-    assert f"{best} has the state of another optimiser; sgd begins without" in capsys.readouterr().out
+    assert f"{best} has the state of another optimiser, which is not used" in capsys.readouterr().out
     (folder,) = tmp_path.iterdir()
     assert checkpoint.load(folder)["config"]["opt"] == "sgd"
 
@@ -292,7 +296,7 @@ def test_a_maximum_is_that_of_the_same_computation(own: Path, tmp_path: Path, ca
         checkpoint.save(own / name, state)
     given = {"tau": 40.0, "force": True, "epochs": 2, "out_dir": str(tmp_path / "out"), "j": 1}
     assert training.run(resumed(own, **given)) == 0
-    assert "going on in a new directory: tau 2.0 → 40.0" in capsys.readouterr().out
+    assert "continuing in a new directory: tau 2.0 → 40.0" in capsys.readouterr().out
     (folder,) = (tmp_path / "out").iterdir()
     (row,) = metrics.read_metrics(folder / "metrics.csv")
     assert row["max_test_acc"] == row["test_acc"] < 1

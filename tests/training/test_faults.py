@@ -180,7 +180,7 @@ def test_metrics_are_missing(nursery: Nursery, run: Path, runs: tuple[Path, Path
     (run / "metrics.csv").unlink()
     child = nursery.run("train", "-resume", str(run), "-epochs", "4", "-j", "1")
     assert child.code == 0
-    assert f"{run}/metrics.csv lacks epochs 1, 2, finished earlier; going on without" in child.out
+    assert f"{run}/metrics.csv has no rows for epochs 1, 2; continuing without them" in child.out
     assert torture.metrics(run) == torture.metrics(runs[1])[2:]
     assert torture.curves(run) == torture.curves(runs[1])
 

@@ -160,7 +160,7 @@ def test_the_line_of_an_epoch():
 def test_the_lines_of_an_interruption_and_of_weights_that_are_not_finite(tmp_path):
     position = Position(epoch=2, step=30)
     assert messages.interrupted(position, 937, Path("run")) == (
-        "interrupted in epoch 3 after 30 of 937 steps, all saved; go on with: python -m snn_mnist train -resume run"
+        "interrupted in epoch 3 after 30 of 937 steps, saved; resume with: python -m snn_mnist train -resume run"
     )
     said = messages.not_finite(position, 0.5, tmp_path / "none.pth")
     assert said.startswith("the weights are not finite by step 30 of epoch 3: a learning rate of 0.5 ")

@@ -74,4 +74,4 @@ def test_a_change_is_announced_once():
     tuner = ThreadTuner(2, lambda threads: None)
     assert tuner.announcement() == ""
     after(tuner, {2: 4.0, 1: 1.0}, 2)
-    assert tuner.announcement() == "on 1 of 2 threads, the faster choice now" and tuner.announcement() == ""
+    assert tuner.announcement() == "now using 1 of 2 threads, which is faster" and tuner.announcement() == ""
