@@ -49,7 +49,7 @@ def read(table: Path) -> list[Fault]:
 
 
 def noticed_by(fault: Fault, copy: Path) -> str:
-    """The first test that fails, '' when all pass."""
+    """The first test that fails, '' when all pass. A file that can't be imported is an error of the table or the fault."""
     file, output = copy / "snn_mnist" / fault.file, copy / "output"
     whole = file.read_text(encoding="utf-8")
     file.write_text(whole.replace(fault.old, fault.new), encoding="utf-8")
@@ -60,7 +60,7 @@ def noticed_by(fault: Fault, copy: Path) -> str:
     file.write_text(whole, encoding="utf-8")
     shutil.rmtree(copy / "cache", ignore_errors=True)
     text = output.read_text(encoding="utf-8", errors="replace")
-    failed = re.search(r"^(?:FAILED|ERROR) (?:tests/)?(\S+)", text, re.MULTILINE)
+    failed = re.search(r"^(?:FAILED|ERROR) (?:tests/)?(\S+::\S+)", text, re.MULTILINE)
     if code and not failed:
         raise SystemExit(f"faults: error: pytest ended with {code}:\n{text[-3000:]}")
     return failed[1] if failed else ""

@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch.nn.functional import mse_loss
 
-from snn_mnist.kernels import spikes
 from snn_mnist.kernels.cpu import fused as fused_cpu
+from snn_mnist.kernels.cpu import spikes
 from snn_mnist.kernels.formulas import FORMULAS
 from snn_mnist.model.compiled_steps import CompiledSteps
 from snn_mnist.model.fused_steps import FusedSteps
 from snn_mnist.model.optimizer import FusedAdam, FusedSGD
 from snn_mnist.model.poisson import SpikeKey, poisson_encode
-from tests.kernels.test_fused_cpu import equations, images_of, spec_of
+from tests.support.neurons import equations, images_of, spec_of
 
 STEPS, BATCH, N = 7, 17, 150
 ORDERS = [torch.randperm(N, generator=torch.Generator().manual_seed(epoch)) for epoch in range(2)]
@@ -110,7 +110,7 @@ def test_a_hundred_steps_in_float64(optimizer):
         reference = torch.optim.Adam([exact], lr=group["lr"])
     else:
         reference = torch.optim.SGD([exact], lr=group["lr"], momentum=group["momentum"])
-    images, done = torch.from_numpy(images_of(N, active=100)), 0
+    images, done = images_of(N, active=100), 0
     while done < 100:
         key, order, rates = SpikeKey(1, 0, done // STEPS), ORDERS[0].roll(done), [group["lr"]] * STEPS
         steps.begin(key, order, rates)
