@@ -15,7 +15,7 @@ from snn_mnist.cli import predict
 from snn_mnist.cli.main import main
 from snn_mnist.cli.predict import Prediction, Terminal
 from snn_mnist.data import pictures
-from snn_mnist.data.datasets import DIGITS
+from snn_mnist.data.datasets import DIGITS, FASHION
 from snn_mnist.model.poisson import SpikeKey, Stream, poisson_encode
 from tests.support.drawings import KINDS, encoded, pixels, stroke
 from tests.support.export_net import digits, network, saved
@@ -125,6 +125,18 @@ def test_the_sentence(rates, words):
     assert Prediction([rates.get(c, 0.0) for c in range(10)]).sentence(DIGITS) == words
 
 
+def test_the_record_of_a_prediction():
+    """Two classes apart from each other and from the number of the picture; nothing is predicted from silence."""
+    prepared = pictures.prepare(stroke())
+    rates = [0.0, 0.25, 0.0, 0.0, 0.5, 0.0, 0.0, 0.125, 0.0, 0.0]
+    assert predict._record("a.png", prepared, Prediction(rates), FASHION) == {
+        "file": "a.png", "verdict": 4, "name": "Coat", "runner_up": 1, "margin": 0.25, "rates": rates,
+        "dark_on_light": prepared.dark_on_light,
+    }  # fmt: skip
+    silent = predict._record("a.png", prepared, Prediction([0.0] * 10), DIGITS)
+    assert (silent["verdict"], silent["name"], silent["margin"]) == (None, None, 0.0)
+
+
 # ---------------------------------------------------------------------------- the terminal
 
 ASCII, BLOCKS, COLOURS = Terminal(False, False), Terminal(True, False), Terminal(True, True)
@@ -155,6 +167,18 @@ def test_a_utf8_terminal_gets_half_blocks_and_fine_bars():
             assert (field[2 * y, x], field[2 * y + 1, x]) == {
                 " ": (False, False), "▀": (True, False), "▄": (False, True), "█": (True, True)
             }[block]  # fmt: skip
+
+
+def test_bars_end_at_the_nearest_eighth_or_character():
+    """40 characters for a rate of 1: 0.2656 is 10.6, ten blocks and five eighths; 0.3 is 12; a tie marks the lower."""
+    prediction = Prediction([0.2656, 0.3, 0.0, 0.0125, 1.0, 1.0, *[0.0] * 4])
+    fine, plain = (predict.bars(prediction, DIGITS, screen) for screen in (BLOCKS, ASCII))
+    assert fine[:6] == [
+        "0 0.27 " + "█" * 10 + "▋", "1 0.30 " + "█" * 12, "2 0.00", "3 0.01 ▌", "4 1.00 " + "█" * 40 + " ◀",
+        "5 1.00 " + "█" * 40,
+    ]  # fmt: skip
+    assert plain[:2] == ["0 0.27 " + "#" * 11, "1 0.30 " + "#" * 12] and plain[4] == "4 1.00 " + "#" * 40 + " <"
+    assert not any("◀" in row for row in predict.bars(Prediction([0.0] * 10), DIGITS, BLOCKS))
 
 
 def test_a_colour_terminal_gets_greys():

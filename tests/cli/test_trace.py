@@ -6,7 +6,9 @@ import torch
 from PIL import Image
 
 from snn_mnist.cli.main import main
-from snn_mnist.model.trace import misclassified
+from snn_mnist.cli.trace import describe
+from snn_mnist.data.datasets import DIGITS
+from snn_mnist.model.trace import Trace, misclassified, trace_image
 from snn_mnist.runs import checkpoint
 from snn_mnist.visualizing import run_figures, trace_figures
 from tests.support.export_net import digits, saved, weights
@@ -47,6 +49,33 @@ def test_verb_writes_arrays_and_pictures_and_prints_rates(tmp_path, capsys):
         picture = np.asarray(Image.open(file).convert("L"))
         assert picture.shape[1] > 1000
         assert 0.005 < (picture < 128).mean() < 0.9, file  # neither empty nor black
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_each_array_lies_under_its_own_name(tmp_path):
+    loaded = saved(tmp_path, T=25, seed=4)
+    assert main(["trace", "-resume", str(loaded.path), "-index", "3"]) == 0
+    trace, found = trace_image(loaded.net, digits(), 3, loaded.config), np.load(tmp_path / "trace_3" / "trace.npz")
+    arrays = {"v_t_array": trace.v, "s_t_array": trace.s, "h_t_array": trace.h, "x_t_array": trace.x}
+    arrays |= {"image": trace.image, "input_spikes": trace.input_spikes, "firing_rates": trace.rates}
+    for name, array in arrays.items():
+        assert np.array_equal(found[name], array), name
+    assert len({array.tobytes() for array in arrays.values()}) == len(arrays)
+    assert {name: int(found[name]) for name in ("index", "T", "seed")} == {"index": 3, "T": 25, "seed": 4}
+
+
+def test_the_printed_rates_have_bars_in_proportion():
+    """Thirty characters for a rate of 1: class 2 fires in 5 of 10 steps, class 7 in 3."""
+    s = np.zeros((10, 10), np.float32)
+    s[:5, 2], s[:3, 7] = 1, 1
+    trace = Trace(6, 7, np.zeros((28, 28)), np.zeros((28, 28)), s, s, s, s)
+    lines = describe(trace, DIGITS).splitlines()
+    assert lines[0] == "test image 6, label 7" and lines[-1] == "prediction: 2 (wrong, it is 7)"
+    assert lines[4] == "    2  0.500  " + "#" * 15 + "  <- prediction" and lines[9] == "    7  0.300  " + "#" * 9
+    s[:, 3] = s[:, 2]
+    assert describe(trace, DIGITS).endswith(
+        "(wrong, it is 7); several classes fired equally often, and the first of them counts"
+    )
 
 
 @pytest.mark.usefixtures("without_pictures")

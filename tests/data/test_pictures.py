@@ -164,3 +164,16 @@ def test_a_large_picture_is_reduced_to_400_pixels_at_most(side, reduced):
         grey = pictures.to_grey(Image.new("L", size, 77))
         assert max(grey.shape) == reduced and (grey == 77).all()
         assert (grey.shape[0] > grey.shape[1]) == (size[1] > size[0])
+
+
+@pytest.mark.parametrize(("side", "faintest"), [(33, 21), (40, 21), (32, 1)])
+def test_faint_ink_counts_from_an_eighth_of_the_strongest_in_a_large_picture(side, faintest):
+    """Beside a stroke of 160 grey levels, ink up to 160 / 8 = 20 is noise; up to 32 x 32 pixels all is ink."""
+
+    def prepared(faint: int) -> list[int]:
+        grey = np.full((side, side), 200, np.uint8)
+        grey[8:24, 8:11] = 40
+        grey[8:24, 20:23] = 200 - faint
+        return pictures.prepare(grey).pixels.tolist()
+
+    assert prepared(faintest - 1) == prepared(0) != prepared(faintest)

@@ -95,7 +95,15 @@ def test_half_precision_is_ieee(arithmetic):
 
 @pytest.mark.parametrize(
     ("n", "pixels", "start", "steps"),
-    [(3, 784, 0, 100), (2, 784, 16, 1), (5, 33, 112, 129), (1, 1, 0, 300), (2, 2000, 0, 128), (4, 97, 2**31 - 64, 63)],
+    [
+        (3, 784, 0, 100),
+        (2, 784, 16, 1),
+        (5, 33, 112, 129),
+        (1, 1, 0, 300),
+        (2, 2000, 0, 128),
+        (2, 2000, 128, 200),
+        (4, 97, 2**31 - 64, 63),
+    ],
 )
 def test_spikes_are_the_cpus_bit_for_bit(host, n, pixels, start, steps):
     generator = torch.Generator().manual_seed(n)

@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from snn_mnist.runs import atomic_files
+from snn_mnist.runs import atomic_files, directory
 from snn_mnist.runs.metrics import METRICS, MetricsFile
 from snn_mnist.training.interruption import Interruption
 from snn_mnist.training.loop import train
@@ -96,3 +96,14 @@ def test_a_failed_write_leaves_the_old_file_and_no_temporary_one(tmp_path, monke
             with pytest.raises(atomic_files.SNNError, match=r"curves.png can't be written \(No space left"):
                 atomic_files.write_file(file, b"new")
         assert file.read_bytes() == b"old" and [path.name for path in tmp_path.iterdir()] == ["curves.png"]
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
+    """Every kind of file that is renamed into a run directory, figures too."""
+    left = ["checkpoint_latest.pth", "checkpoint_max.pth", "config.yaml", "environment.json", "metrics.csv"]
+    left += ["curves.png", "weights.png", "confusion.png", "accuracy_against_T.png"]
+    kept = [*left, ".curves.png", ".metrics.csv.12.bak", ".metrics.csv.12a", ".notes.txt.12", "curves.png.12", ".12"]
+    for name in (*kept, *(f".{name}.{number}" for number in (7, 12345) for name in left)):
+        (tmp_path / name).write_bytes(b"")
+    directory.remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
