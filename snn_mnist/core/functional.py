@@ -1,4 +1,4 @@
-"""What one does to a whole net: reset, step mode, backend, and running a module over a sequence."""
+"""Functions for a whole network: reset, step mode, backend, and running a module over a sequence."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -7,7 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from snn_mnist.core.base import MemoryModule, check_sequence, check_step_mode, join, map_tensors, stack_steps, steps_of
+from snn_mnist.core.base import (
+    MemoryModule,
+    check_sequence,
+    check_step_mode,
+    first_tensor,
+    join,
+    map_tensors,
+    stack_steps,
+    steps_of,
+)
 
 Modules = nn.Module | Callable[[Any], Any] | Sequence[Callable[[Any], Any]]
 log = logging.getLogger("snn_mnist")

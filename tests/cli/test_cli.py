@@ -326,7 +326,10 @@ def test_notes_are_shown(fake: type[Handler], capsys: pytest.CaptureFixture, mon
         (["trian"], "snn_mnist: error: unknown verb trian; did you mean train?"),
         (["help", "trian"], "snn_mnist: error: unknown verb trian; did you mean train?"),
         (["xyzzy"], "snn_mnist: error: unknown verb xyzzy; give one of train"),
-        (["-T", "100"], "snn_mnist: error: -T is a flag, not a verb; give the verb first: python -m snn_mnist train -T"),
+        (
+            ["-T", "100"],
+            "snn_mnist: error: -T is a flag, not a verb; give the verb first: python -m snn_mnist train -T",
+        ),
         (["eval"], "snn_mnist eval: error: -resume is missing; give a checkpoint file or a run directory"),
         (["plot"], "snn_mnist plot: error: DIR is missing; give run directories, such as"),
         (["train", "-tau", "1"], "snn_mnist train: error: -tau 1 is not allowed; give a number above 1"),
