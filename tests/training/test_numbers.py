@@ -171,7 +171,7 @@ def test_the_summary():
     row = {"test_acc": 0.92}
     lines = messages.summary(config(), row, position, 60_000, Path("run"), False).split("\n")
     assert lines[0] == "last epoch: test accuracy 92.00%"
-    assert lines[1].startswith("highest: 93.00%, ") and "(-val 5000 chooses on held-out" in lines[1]
+    assert lines[1].startswith("highest: 93.00%, ") and "choose on held-out training images with -val 5000" in lines[1]
     lines = messages.summary(config(val=500), row, position, 60_000, Path("run"), False).split("\n")
     assert lines[1] == "best epoch on 500 held-out training images: 7 (held-out 95.00%), test accuracy 91.00%"
 
