@@ -49,7 +49,7 @@ def read(table: Path) -> list[Fault]:
 
 
 def noticed_by(fault: Fault, copy: Path) -> str:
-    """The first test that fails, '' when all pass. A file that can't be imported is an error of the table."""
+    """The first test that fails, '' when all pass. A test file that can't be imported is an error, no notice."""
     file, output = copy / "snn_mnist" / fault.file, copy / "output"
     whole = file.read_text(encoding="utf-8")
     file.write_text(whole.replace(fault.old, fault.new), encoding="utf-8")

@@ -72,10 +72,12 @@ class Trainer:
     def _steps(self, count: int) -> None:
         """So many steps of a new epoch."""
         self.learner.begin_epoch(next(self.epochs))
-        for first in range(0, count, self.learner.chunk):
-            began, last = time.perf_counter(), min(first + self.learner.chunk, count)
+        first = 0
+        while first < count:
+            began, last = time.perf_counter(), min(first + min(self.learner.chunk, self.tuner.most_steps), count)
             self.learner.run(first, last)
             self.tuner.note(time.perf_counter() - began, last - first)
+            first = last
         if not self.learner.is_finite():  # waits for the device
             raise SNNError("the weights are not finite")
 

@@ -69,12 +69,13 @@ def train_epoch(
     interruption: Interruption,
 ) -> None:  # fmt: skip
     """Training steps from the position of the run to the end of the epoch, or to an interruption."""
-    batch, steps, chunk = learner.config.b, learner.data.steps, learner.chunk
+    batch, steps = learner.config.b, learner.data.steps
     started = time.perf_counter() - position.seconds
     learner.begin_epoch(position.epoch)
     progress.start(position.epoch, steps * batch, position.step * batch)
     while position.step < steps:
-        first, position.step = position.step, min((position.step // chunk + 1) * chunk, steps)
+        first, together = position.step, min(learner.chunk, tuner.most_steps)
+        position.step = min((first // together + 1) * together, steps)
         began = time.perf_counter()
         learner.run(first, position.step)
         tuner.note(time.perf_counter() - began, position.step - first)

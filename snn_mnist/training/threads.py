@@ -36,6 +36,11 @@ class ThreadTuner:
         """Whether the last trial chose fewer threads than there could be; not within a trial."""
         return len(self._times) == len(self.choices) and self.count < self.most
 
+    @property
+    def most_steps(self) -> int:
+        """The most steps to run together: few within a trial, for a number of threads that is tried may be slow."""
+        return WINDOW // 2 if 1 < len(self.choices) > len(self._times) else 1 << 30
+
     def note(self, seconds: float, steps: int = 1) -> None:
         """The time of one step, or of several that were run together."""
         self._window.append((seconds, steps))

@@ -70,6 +70,15 @@ def test_an_explicit_number_is_a_limit():
         assert thread_tuner.thread_tuner(runtime).choices == choices
 
 
+def test_a_trial_runs_few_steps_together():
+    """A number of threads that is tried may be slow; once one is chosen, chunks may be long."""
+    tuner = ThreadTuner(2, lambda threads: None)
+    assert tuner.most_steps == WINDOW // 2
+    after(tuner, {2: 1.0, 1: 2.0}, 2)
+    assert tuner.most_steps > 1e6
+    assert ThreadTuner(1, lambda threads: None).most_steps > 1e6  # no choice: graphs are replayed whole
+
+
 def test_a_change_is_announced_once():
     tuner = ThreadTuner(2, lambda threads: None)
     assert tuner.announcement() == ""
