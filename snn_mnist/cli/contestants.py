@@ -51,7 +51,7 @@ class Contestant(Protocol):
         """Speed of the forward pass alone, in images/s."""
 
 
-class Trainer:
+class OurLoop:
     """The training steps and the test of a run on one backend, with the choice of threads that `train` makes."""
 
     about = ""
@@ -111,7 +111,7 @@ class Trainer:
 
 def _make(name: str, settings: dict[str, Any]) -> Contestant:
     if name not in LOOPS:
-        return Trainer(name, settings)
+        return OurLoop(name, settings)
     warnings.simplefilter("ignore")  # of its DataLoader: too many processes, no memory to pin
     return LOOPS[name](settings)
 

@@ -256,13 +256,13 @@ class BaseNode(MemoryModule):
         return f"{self.why_not_fused() or 'it does not list it in supported_backends'}; {_USE_TORCH}"
 
     def why_not_fused(self) -> str | None:
-        """Why the fused kernels cannot stand for this neuron; None: they can."""
+        """Why the fused kernels cannot compute this neuron; None: they can."""
         equations = next((cls for cls in (IFNode, LIFNode) if isinstance(self, cls)), None)
         if equations is None:
             return "the fused kernels know the equations of IFNode and LIFNode only"
         for name in ("neuronal_charge", "neuronal_fire", "neuronal_reset", "single_step_forward"):
             if getattr(type(self), name) is not getattr(equations, name) or name in self.__dict__:
-                return f"{type(self).__name__} defines its own {name}, which the fused kernels do not know"
+                return f"{type(self).__name__} defines its own {name}, which the fused kernels do not support"
         surrogate = self.surrogate_function
         if getattr(type(surrogate), "forward", None) is not FormulaSurrogate.forward:
             return f"the fused kernels do not know the surrogate function {surrogate!r}"
@@ -276,7 +276,7 @@ class BaseNode(MemoryModule):
         return None
 
     def spec(self) -> NeuronSpec:
-        """This neuron as the fused kernels see it; ValueError where they cannot stand for it."""
+        """This neuron as the fused kernels see it; ValueError where they cannot compute it."""
         why_not = self.why_not_fused()
         if why_not is not None:
             raise ValueError(f"{type(self).__name__} has no kernel specification: {why_not}; {_USE_TORCH}")

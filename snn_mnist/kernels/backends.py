@@ -15,7 +15,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Backend:
-    """Who computes firing rates, gradients and neurons."""
+    """An implementation of firing rates, gradients and neurons."""
 
     name: str
     device: str | None  # the type of device it runs on; None: any

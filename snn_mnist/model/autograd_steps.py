@@ -1,6 +1,6 @@
 """The training steps of an epoch as in any PyTorch program: forward, loss, backward, optimiser. The reference.
 
-fused_steps.py has the same steps without autograd, for the fused backends; both are called in the same way.
+compiled_steps.py (numba) and fused_steps.py (cupy) have the same steps without autograd; all are called in one way.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class CompiledSteps:
     or torch.optim's own: only its settings and state are used); labels [N, C] float32, targets of all images;
     precision: float32, or bfloat16 to which the kernels round the weights; average [C, P] or None: a moving average,
     average = decay average + (1 - decay) weight at each step; rates [steps * batch, C] receives each batch's rates
-    with the weights it met; chunk: steps between which a run can well be stopped.
+    with the weights before its step; chunk: a run is best stopped after a multiple of this many steps.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class CompiledSteps:
         """The epoch's own: key.epoch its number, order [>= steps * batch] of the images, a learning rate a step, and
         a decay of the moving average."""
         if self.average is not None and decays is None:
-            raise ValueError("a moving average needs its decays")
+            raise ValueError("a moving average needs a decay for each step; give decays")
         self.key, self.order = key, order.numpy()
         self.learning_rates = np.asarray(learning_rates, np.float64)
         self.fresh = 1 - np.asarray(decays if decays is not None else (), np.float64)
@@ -110,7 +110,7 @@ class CompiledSteps:
         """(kind, numbers, state tensors) of the optimiser, whose state is made where there is none."""
         (group,) = self.optimizer.param_groups
         if on := [name for name in _UNSUPPORTED if group.get(name)]:
-            raise ValueError(f"the compiled steps know no {', '.join(on)}; use torch.optim with FusedSteps")
+            raise ValueError(f"the compiled steps do not support {', '.join(on)}; use torch.optim with FusedSteps")
         state = self.optimizer.state[self.weight]
         if "betas" in group:
             if "step" not in state:

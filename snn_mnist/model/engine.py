@@ -24,7 +24,7 @@ CHUNK_BYTES = 64 << 20  # of spikes as floats that the torch engine holds at a t
 
 
 class TrainingSteps(Protocol):
-    """The training steps of an epoch, see AutogradSteps and FusedSteps."""
+    """The training steps of an epoch, see AutogradSteps, CompiledSteps and FusedSteps."""
 
     chunk: int  # a run is best stopped after a multiple of this many steps
 

@@ -17,7 +17,7 @@ MAX_BYTES = 1 << 20  # a settings file has a few hundred bytes
 
 
 class NotFlat(yaml.MarkedYAMLError):
-    """Valid YAML that is no flat mapping of scalars."""
+    """Valid YAML that is not a flat mapping of scalars."""
 
 
 class FlatLoader(yaml.SafeLoader):

@@ -9,7 +9,7 @@ import time
 from types import FrameType, TracebackType
 from typing import Any
 
-SAME = 0.1  # seconds within which a second signal is the first once more: `timeout` sends it to child and group
+REPEAT_SECONDS = 0.1  # a second signal within this time repeats the first: `timeout` signals child and group
 
 
 class Interrupted(Exception):
@@ -71,7 +71,7 @@ def _leave_at_the_second(watched: int) -> None:
     first = 0.0
     while number := os.read(watched, 1):
         if number[0] in Interruption.SIGNALS:
-            if first and time.monotonic() - first > SAME:
+            if first and time.monotonic() - first > REPEAT_SECONDS:
                 os._exit(128 + number[0])
             first = first or time.monotonic()
     os.close(watched)

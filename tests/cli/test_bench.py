@@ -188,7 +188,7 @@ class Ticks:
 def test_speeds_are_in_images_per_second(monkeypatch):
     """Training by chunks of 4 steps of 64 images, 4 + 4 of them in a second; testing 30 images twice."""
     monkeypatch.setattr(contestants, "Stopwatch", Ticks)
-    trainer, counts = object.__new__(contestants.Trainer), []
+    trainer, counts = object.__new__(contestants.OurLoop), []
     trainer.device, trainer.steps, trainer.keys = torch.device("cpu"), 100, iter(range(9))
     trainer.config, trainer.learner = Config(b=64), SimpleNamespace(chunk=4)
     trainer.runtime = SimpleNamespace(test_batch=30)
