@@ -127,9 +127,6 @@ def _add_flag(group: Any, each: Option, prefix: str = "", *, help: str, **settin
     group.add_argument(*others, dest=each.name, help=argparse.SUPPRESS, **settings)
 
 
-# ---------------------------------------------------------------------------- a command line
-
-
 def command_line() -> Parser:
     """The parser of the whole program."""
     parser = Parser(prog="snn_mnist", usage=usage(), description=ABOUT, epilog=HINT)
