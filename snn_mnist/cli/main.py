@@ -10,14 +10,12 @@ from snn_mnist.cli.verbs import VERBS, usage
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.runs import directory as run_directory
 
-INSTALL = "activate the environment that scripts/train.sh makes: source .venv/bin/activate"
-
 
 def dispatch(tokens: Sequence[str]) -> int:
     """Runs a command line and returns its exit code. Errors come out as exceptions."""
     try:
         name, options = read_command(tokens)
-    except SystemExit:  # argparse has printed the help or the version
+    except SystemExit:  # after the help or the version
         return 0
     except UsageError:
         print(f"usage: {usage(tokens[0] if tokens else '')}", file=sys.stderr)
@@ -26,6 +24,8 @@ def dispatch(tokens: Sequence[str]) -> int:
         print(f"snn_mnist: note: {note}", file=sys.stderr)
     if resumed := getattr(options, "resume", None):
         run_directory.find(resumed)  # a mistyped name is reported before seconds of imports
+    if sys.stderr.isatty():
+        print("loading PyTorch ...", file=sys.stderr, flush=True)  # takes seconds
     return VERBS[name].run(options) or 0
 
 
@@ -55,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(error, SNNError):
             return failed(str(error), error.exit_code)
         if isinstance(error, ModuleNotFoundError):
-            return failed(f"{sys.executable} has no {error.name}; {INSTALL}", 1)
+            remedy = "activate the environment that scripts/train.sh makes: source .venv/bin/activate"
+            return failed(f"{sys.executable} has no {error.name}; {remedy}", 1)
         what = (str(error).strip().splitlines() or [""])[0]
         return failed(f"{type(error).__name__}: {what}; run again with -debug for the traceback", 1)
 

@@ -168,7 +168,7 @@ def thicken(ink: np.ndarray) -> np.ndarray:
     wide = np.pad(ink, radius)
     for axis in (0, 1):
         shifted = [np.roll(wide, k, axis) for k in range(-radius, radius + 1)]  # the padding is empty
-        wide = np.maximum.reduce(shifted)
+        wide = np.stack(shifted).max(0)
     return wide
 
 

@@ -108,9 +108,6 @@ def several(kind: Kind) -> Kind:
     return replace(kind, wanted=wanted, many=True)
 
 
-# ---------------------------------------------------------------------------- one setting
-
-
 @dataclass(frozen=True)
 class Option:
     """One setting: what its field declares, with the field's name and default."""

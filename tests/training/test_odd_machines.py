@@ -89,6 +89,7 @@ def test_ctrl_c_on_a_terminal(tmp_path: Path):
     _, status = os.waitpid(pid, 0)
     text = seen.decode()
     assert os.waitstatus_to_exitcode(status) == 130, text[-2000:]
+    assert text.startswith("loading PyTorch ...")  # at once; the import takes seconds
     assert "resume with: python -m snn_mnist train -resume" in text and "Traceback" not in text
     (folder,) = tmp_path.iterdir()
     assert checkpoint.load(folder)["step"]
