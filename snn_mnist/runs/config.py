@@ -109,7 +109,7 @@ class Config(Threads, Options):
         0,
         integer(0, MAX_SEED),
         "Training",
-        "decides weights, spikes and batch order, the same on every machine",
+        "decides weights, spikes and batch order; spikes and order are the same on every machine",
         fixed=True,
     )
     seeds: int = option(

