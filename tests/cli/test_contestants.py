@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from snn_mnist import core
 from snn_mnist.cli import peers
-from snn_mnist.cli.contestants import Trainer
+from snn_mnist.cli.contestants import OurLoop
 from snn_mnist.training.threads import ThreadTuner
 
 
@@ -69,7 +69,7 @@ def test_each_library_computes_the_same_rates(name: str, package: str, mnist_dir
 
 
 def test_a_busy_machine_is_told():
-    trainer = Trainer.__new__(Trainer)
+    trainer = OurLoop.__new__(OurLoop)
     trainer.tuner = ThreadTuner(2, lambda threads: None)
     assert trainer.busy == ""
     while not trainer.tuner.reduced:  # the trial: two threads take three times as long as one
