@@ -1,5 +1,7 @@
 """What all tests share: real MNIST where it lies, the program as a process, quiet property tests."""
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import os

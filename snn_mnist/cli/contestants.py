@@ -20,6 +20,7 @@ import torch
 from snn_mnist.cli.measuring import Stopwatch, forget_peak, peak_memory
 from snn_mnist.cli.peers import LOOPS
 from snn_mnist.errors import SNNError
+from snn_mnist.kernels.backends import BACKENDS
 from snn_mnist.kernels.cache import compile_seconds
 from snn_mnist.model import fused_steps
 from snn_mnist.model.device import choose_runtime
@@ -66,8 +67,9 @@ class OurLoop:
         self.device, self.steps = self.runtime.device, data.steps
         self.tuner = thread_tuner(self.runtime)
         self.epochs, self.keys = itertools.count(1), itertools.count()
-        for _ in range(2 if backend == "cupy" else 1):  # on a GPU the graphs are captured in the first two epochs
-            self._steps(self.steps if backend == "cupy" else 1)
+        graphs = BACKENDS[self.runtime.backend].graphs
+        for _ in range(2 if graphs else 1):  # on a GPU the graphs are captured in the first two epochs
+            self._steps(self.steps if graphs else 1)
 
     def _steps(self, count: int) -> None:
         """So many steps of a new epoch."""

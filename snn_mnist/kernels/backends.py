@@ -23,17 +23,23 @@ class Backend:
     neuron: str | None  # module of the multi-step neurons; None: the loop over T in `core`
     test_batch: int = 10_000  # images of a forward pass without gradient
     start_check: bool = False  # used only if a small batch gives on the device what the CPU gives
+    compiled_steps: bool = False  # many training steps are one call, the optimiser included; same bits for all threads
+    graphs: bool = False  # training steps are captured in CUDA graphs, in the first two epochs
 
     def fused_pass(self) -> Any:
         """The module of the fused pass, or None."""
         return importlib.import_module(self.fused) if self.fused else None
 
 
+def _modules(room: str) -> tuple[str, str]:
+    return f"snn_mnist.kernels.{room}.fused", f"snn_mnist.kernels.{room}.neuron"
+
+
 BACKENDS = {
     backend.name: backend
     for backend in (
         Backend("torch", None, None, None, test_batch=500),  # keeps its spikes as floats
-        Backend("numba", "cpu", "snn_mnist.kernels.cpu.fused", "snn_mnist.kernels.cpu.neuron"),
-        Backend("cupy", "cuda", "snn_mnist.kernels.cuda.fused", "snn_mnist.kernels.cuda.neuron", start_check=True),
+        Backend("numba", "cpu", *_modules("cpu"), compiled_steps=True),
+        Backend("cupy", "cuda", *_modules("cuda"), start_check=True, graphs=True),
     )
 }

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from snn_mnist.core import functional
 from snn_mnist.kernels import autograd
-from snn_mnist.kernels.backends import BACKENDS
+from snn_mnist.kernels.backends import BACKENDS, Backend
 from snn_mnist.model.autograd_steps import AutogradSteps
 from snn_mnist.model.fused_steps import FusedSteps
 from snn_mnist.model.network import CLASSES, PIXELS, SNN
@@ -102,13 +102,14 @@ class TorchEngine:
 class FusedEngine:
     """Fused kernels: one pass from pixels to rates and the weight gradient."""
 
-    def __init__(self, kernels: Any, net: SNN, images: Tensor) -> None:
-        """kernels: the module of a fused pass (kernels/backends.py); images [N, 784] uint8, on the network's device"""
+    def __init__(self, backend: Backend, net: SNN, images: Tensor) -> None:
+        """images [N, 784] uint8, on the network's device"""
         if len(net.layer) != 3:
             raise ValueError(
                 f"a fused backend computes Flatten, Linear and the neurons, not {len(net.layer)} modules; use torch"
             )
-        self.kernels, self.net, self.active = kernels, net, kernels.active_pixels(images)
+        self.backend, self.kernels, self.net = backend, backend.fused_pass(), net
+        self.active = self.kernels.active_pixels(images)
         self.spec = net.spiking.spec()
 
     def _precision(self) -> torch.dtype:
@@ -130,7 +131,7 @@ class FusedEngine:
     def training_steps(self, labels: Tensor, *, amp: bool, **settings: Any) -> TrainingSteps:
         device = self.net.weight.device.type
         precision = torch.get_autocast_dtype(device) if amp else torch.float32
-        if self.kernels.__name__ == BACKENDS["numba"].fused and not settings["scaler"].is_enabled():
+        if self.backend.compiled_steps and not settings["scaler"].is_enabled():
             from snn_mnist.model.compiled_steps import CompiledSteps
 
             del settings["scaler"], settings["skipped"]  # no loss scaling, so no step is skipped
@@ -142,5 +143,5 @@ class FusedEngine:
 
 def make_engine(backend: str, net: SNN, images: Tensor) -> Engine:
     """An engine of this backend for a network and the images [N, 784] uint8 of a split, on the network's device."""
-    kernels = BACKENDS[backend].fused_pass()
-    return FusedEngine(kernels, net, images) if kernels else TorchEngine(net, images)
+    found = BACKENDS[backend]
+    return FusedEngine(found, net, images) if found.fused else TorchEngine(net, images)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from snn_mnist.kernels.backends import BACKENDS
 from snn_mnist.model.device import Runtime
 from snn_mnist.model.network import CLASSES, SNN
 from snn_mnist.model.optimizer import FusedAdam, FusedSGD
@@ -90,13 +91,13 @@ class Learner:
 
 
 def new_optimizer(config: Config, backend: str, weight: Tensor) -> Any:
-    """Adam or SGD: a record for the compiled steps of the CPU's fused backend, elsewhere torch.optim's own."""
-    if backend == "numba":
+    """Adam or SGD: a record for compiled steps, elsewhere torch.optim's own."""
+    if BACKENDS[backend].compiled_steps:
         if config.opt == "adam":
             return FusedAdam(weight, lr=config.lr)
         return FusedSGD(weight, lr=config.lr, momentum=config.momentum)
     if config.opt == "adam":
-        return torch.optim.Adam([weight], lr=config.lr, fused=True, capturable=backend == "cupy")
+        return torch.optim.Adam([weight], lr=config.lr, fused=True, capturable=BACKENDS[backend].graphs)
     return torch.optim.SGD([weight], lr=config.lr, momentum=config.momentum, fused=True)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from snn_mnist.kernels.backends import BACKENDS
 from snn_mnist.model.device import Runtime
 
 WINDOW = 16  # steps that are timed together
@@ -80,7 +81,7 @@ class ThreadTuner:
 
 def thread_tuner(runtime: Runtime) -> ThreadTuner:
     """A choice up to the run's threads (-j) where no result depends on it; elsewhere a tuner without a choice."""
-    if runtime.backend != "numba":
+    if not BACKENDS[runtime.backend].compiled_steps:
         return ThreadTuner(1, lambda threads: None)
     from snn_mnist.kernels.cpu import jit
 
