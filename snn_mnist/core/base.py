@@ -213,14 +213,14 @@ def map_tensors(function: Callable[[Tensor], Tensor], data: Any) -> Any:
     """`function` of a tensor, or of each tensor in a (nested) tuple or list."""
     if isinstance(data, Tensor):
         return function(data)
-    if isinstance(data, tuple | list):
+    if isinstance(data, (tuple, list)):
         parts = [map_tensors(function, part) for part in data]
         return type(data)(*parts) if hasattr(data, "_fields") else type(data)(parts)
     return data
 
 
 def first_tensor(data: Any) -> Tensor:
-    while isinstance(data, tuple | list) and data:
+    while isinstance(data, (tuple, list)) and data:
         data = data[0]
     if not isinstance(data, Tensor):
         raise TypeError(f"a sequence must be a tensor [T, N, *] or a tuple of tensors, not {type(data).__name__}")
@@ -244,7 +244,7 @@ def stack_steps(outputs: list[Any]) -> Any:
 def join(outputs: list[Any], how: Callable[[list[Tensor]], Tensor]) -> Any:
     """torch.stack or torch.cat of tensors, or of each place of a tuple."""
     first = outputs[0]
-    if isinstance(first, tuple | list):
+    if isinstance(first, (tuple, list)):
         parts = [join(list(place), how) for place in zip(*outputs, strict=True)]
         return type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts)
     return how(outputs) if isinstance(first, Tensor) else first

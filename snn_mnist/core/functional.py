@@ -92,7 +92,7 @@ def set_backend(net: nn.Module, backend: str, instance: type | tuple[type, ...] 
 
 def _apply(x: Any, modules: Modules) -> Any:
     """The first module takes the parts of a tuple as its arguments; from then on each takes what the last returned."""
-    in_order: Sequence[Any] = modules if isinstance(modules, list | tuple) else [modules]
+    in_order: Sequence[Any] = modules if isinstance(modules, (list, tuple)) else [modules]
     for i, module in enumerate(in_order):
         x = module(*x) if i == 0 and isinstance(x, tuple) else module(x)
     return x

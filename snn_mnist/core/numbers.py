@@ -11,7 +11,7 @@ __all__ = ["above_one", "finite", "finite_or_learned"]
 def finite(name: str, value: Any, hint: str) -> float:
     """The value as a float; ValueError unless it is one finite number (NumPy's and 0-d tensors count)."""
     number = value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
-    if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+    if isinstance(number, bool) or not isinstance(number, (int, float)) or not math.isfinite(number):
         raise ValueError(f"{name}={value!r} must be a finite number; {hint}")
     return float(number)
 

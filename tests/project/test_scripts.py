@@ -97,7 +97,7 @@ class Checkout:
         )
 
     def calls(self, word: str) -> list[str]:
-        return [line for line in self.calls_file.read_text().splitlines() if word in line]
+        return [line for line in self.calls_file.read_text(encoding="utf-8").splitlines() if word in line]
 
     @property
     def python(self) -> str:
