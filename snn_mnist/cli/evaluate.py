@@ -52,6 +52,7 @@ def run(options: EvalOptions) -> int:
     scores, seconds = score_split(loaded.net, data.test, runtime, default_readout_steps(config.T), keys, options.b)
     result = summarise(scores, data) | {
         "checkpoint": str(loaded.path), "epoch": loaded.epoch, "dataset": data.name, "seed": config.seed,
+        "trained_on": loaded.trained_on,
         "backend": runtime.backend, "device": str(runtime.device),
         "images_per_s": len(data.test) * options.repeats / seconds,
     }  # fmt: skip
@@ -75,6 +76,7 @@ def summarise(scores: list[Score], data: Dataset) -> dict[str, Any]:
     confusion = sum((each.confusion() for each in scores), torch.zeros(CLASSES, CLASSES, dtype=torch.int64))
     accuracy = _spread([each.accuracy() for each in scores])
     spikes = torch.tensor([each.counts[:, -1].double().mean().item() for each in scores], dtype=torch.float64)
+    silent = sum((each.counts[:, -1].sum(1) == 0).double().mean().item() for each in scores) / len(scores)
     inputs = torch.tensor([each.input_spikes.double().mean().item() for each in scores], dtype=torch.float64)
     per_class = confusion.diagonal().double() / confusion.sum(1).clamp(min=1)
     return {
@@ -91,6 +93,7 @@ def summarise(scores: list[Score], data: Dataset) -> dict[str, Any]:
             str(mark): _spread([each.accuracy(m) for each in scores]) for m, mark in enumerate(readout_steps)
         },
         "spikes_per_neuron_and_image": spikes.mean().item(),
+        "silent_images": silent,
         "input_spikes_per_image": inputs.mean().item(),
         "synaptic_operations_per_image": inputs.mean().item() * CLASSES,
         "dense_multiply_accumulates_per_image": PIXELS * CLASSES,
@@ -103,6 +106,18 @@ def _spread(values: list[float]) -> dict[str, float]:
 
     numbers = torch.tensor(values, dtype=torch.float64)
     return {"mean": numbers.mean().item(), "std": numbers.std().item() if len(values) > 1 else 0.0}
+
+
+def _silence(result: dict[str, Any]) -> list[str]:
+    """A line on images for which no neuron fires, and one if they are of another data set than that of training."""
+    lines, silent, first = [], result["silent_images"], result["class_names"][0]
+    if silent == 1:
+        lines.append(f"silent    all neurons, for every image; each of them counts as {first}")
+    elif silent:
+        lines.append(f"silent    all neurons for {silent:.2%} of the images, which count as {first}")
+    if result["trained_on"] not in ("", result["dataset"]):
+        lines.append(f"tested on {result['dataset']}, trained on {result['trained_on']}")
+    return lines
 
 
 def describe(result: dict[str, Any], runtime: Any) -> str:
@@ -122,6 +137,7 @@ def describe(result: dict[str, Any], runtime: Any) -> str:
         f"accuracy  {accuracy['mean']:.2%}{spread}; ± {100 * result['standard_error']:.2f} % standard error of a test "
         "set of this size",
         f"loss      {loss['mean']:.5f}{loss_spread}",
+        *_silence(result),
         "",
         f"spikes per neuron and image {result['spikes_per_neuron_and_image']:.2f} in {steps} steps",
         f"input spikes per image      {result['input_spikes_per_image']:,.0f}",

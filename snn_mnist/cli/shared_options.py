@@ -1,5 +1,6 @@
 """Settings that several verbs share."""
 
+import os
 from typing import Any
 
 from snn_mnist.runs.config import CHECKPOINT, Config
@@ -24,6 +25,12 @@ def tau_option(group: str) -> Any:
 
 def seed_option(group: str) -> Any:
     return saved_option("seed", group, help="seed of the spikes")
+
+
+def data_directory(options: Any, config: Config) -> str:
+    """The user's, if given as a flag or variable, else that of the checkpoint's run."""
+    given = "data_dir" in options.given or os.environ.get("SNN_MNIST_DATA")
+    return options.data_dir if given else config.data_dir
 
 
 def json_option() -> Any:

@@ -18,13 +18,12 @@ from __future__ import annotations
 
 import io
 import itertools
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from snn_mnist.cli.shared_options import checkpoint_option, saved_option, seed_option, tau_option
+from snn_mnist.cli.shared_options import checkpoint_option, data_directory, saved_option, seed_option, tau_option
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.runs.atomic_files import make_directory, write_file
 from snn_mnist.runs.config import Config
@@ -76,12 +75,6 @@ def run(options: TraceOptions) -> int:
         save(trace, config, data.class_names, folder)
         print(f"written to {folder}")
     return 0
-
-
-def data_directory(options: TraceOptions, config: Config) -> str:
-    """The user's, if given as a flag or variable, else that of the checkpoint's run."""
-    given = "data_dir" in options.given or os.environ.get("SNN_MNIST_DATA")
-    return options.data_dir if given else config.data_dir
 
 
 def find_traces(options: TraceOptions, loaded: SavedNetwork, data: Dataset) -> Iterator[Trace]:

@@ -20,6 +20,7 @@ class SavedNetwork:
     net: SNN
     has_settings: bool  # False for a checkpoint of another program: then they are the tutorial's
     epoch: int  # index of the last finished one, -1 for none
+    trained_on: str = ""  # data set, "" where it is not known
 
 
 def load_network(path: str, **changes: Any) -> SavedNetwork:
@@ -30,4 +31,5 @@ def load_network(path: str, **changes: Any) -> SavedNetwork:
     config = Config.from_mapping(settings, str(file))
     net = SNN.from_config(config)
     net.load_state_dict(state["net"])
-    return SavedNetwork(file, config, net, "config" in state, state.get("epoch", -1))
+    trained_on = state.get("config", {}).get("dataset", "")
+    return SavedNetwork(file, config, net, "config" in state, state.get("epoch", -1), trained_on)

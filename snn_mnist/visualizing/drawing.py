@@ -193,6 +193,15 @@ def draw_spike_train(axes: Axes, fired: np.ndarray) -> None:
     axes.set_xlim(-0.5 - margin, len(fired) - 0.5 + margin)
 
 
+def draw_potential(axes: Axes, h: np.ndarray, v: np.ndarray, fired: np.ndarray) -> None:
+    """A line through H[t] and, where the neuron fires, down to V[t]; a dot on top for each spike."""
+    times = np.repeat(np.arange(len(h)), 2)
+    heights = np.stack([h, v], 1).ravel()
+    axes.plot(times, heights, color=BLUE, linewidth=1.5)
+    at = np.flatnonzero(fired)
+    axes.plot(at, h[at], "o", color=SKY, markeredgecolor=BLUE, markersize=4)
+
+
 def mark_levels(axes: Axes, v_threshold: float, v_reset: float | None) -> None:
     """Dashed lines at threshold and reset, named at the right edge."""
     size = 0.9 * text_size(axes.figure)  # type: ignore[arg-type]

@@ -23,6 +23,7 @@ from snn_mnist.visualizing.drawing import (
     colour_map,
     curve_style,
     draw_heatmap,
+    draw_potential,
     draw_raster,
     draw_rates,
     draw_spike_train,
@@ -177,17 +178,28 @@ def plot_one_neuron_v_s(
     title: str = "$V[t]$ and $S[t]$ of the neuron",
     figsize: tuple[float, float] = SIZE,
     dpi: int = DPI,
+    h: Any = None,
 ) -> Figure:
-    """Potential v [T] and spikes s [T] of one neuron, with its threshold and reset ([T, 1] is fine too)."""
+    """Potential v [T] and spikes s [T] of one neuron, with its threshold and reset ([T, 1] is fine too).
+
+    v is the potential after the reset, so it stays below the threshold. With h [T], the potential before the reset,
+    the line goes through h[t] and, where the neuron fires, down to v[t].
+    """
     potential = _array(_one_neuron(v), "v", ("T",))
     fired = _spikes(_array(_one_neuron(s), "s", ("T",)), "s")
-    if len(potential) != len(fired):
-        raise ValueError(f"v has {len(potential)} time steps and s has {len(fired)}; give both over the same T")
+    before = None if h is None else _array(_one_neuron(h), "h", ("T",))
+    for name, values in (("s", fired), ("h", potential if before is None else before)):
+        if len(potential) != len(values):
+            raise ValueError(f"v has {len(potential)} time steps and {name} has {len(values)}; give the same T")
     figure = new_figure(figsize, dpi)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
-    above.plot(potential, color=BLUE, marker="o" if len(potential) <= 50 else "", markersize=4, label="$V[t]$")
+    if before is None:
+        above.plot(potential, color=BLUE, marker="o" if len(potential) <= 50 else "", markersize=4)
+    else:
+        draw_potential(above, before, potential, fired)
     mark_levels(above, v_threshold, v_reset)
-    style(above, title, "", "membrane potential $V$")
+    label = "membrane potential\n$V[t]$ after the reset" if before is None else "membrane potential"
+    style(above, title, "", label)
     above.tick_params(labelbottom=False)
     draw_spike_train(below, fired)
     style(below, "", "time step $t$", "spikes $S$", int_x_ticks=True)

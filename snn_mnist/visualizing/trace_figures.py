@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from snn_mnist.model.trace import Trace
 from snn_mnist.visualizing import drawing
-from snn_mnist.visualizing.drawing import BLUE, SKY, VERMILLION
+from snn_mnist.visualizing.drawing import BLUE, VERMILLION
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,7 +80,7 @@ def winner(trace: Trace, class_names: Sequence[str], v_threshold: float, v_reset
     steps = min(len(trace.s), LONGEST)
     panels = figure.subplots(len(numbers), 1, sharex=True, squeeze=False)[:, 0]
     for axes, number in zip(panels, numbers, strict=True):
-        _draw_potential(axes, trace.h[:steps, number], trace.v[:steps, number], trace.s[:steps, number] == 1)
+        drawing.draw_potential(axes, trace.h[:steps, number], trace.v[:steps, number], trace.s[:steps, number] == 1)
         drawing.mark_levels(axes, v_threshold, v_reset)
         role = "prediction" if number == trace.prediction else "label"
         count = int(trace.s[:, number].sum())
@@ -94,12 +92,3 @@ def winner(trace: Trace, class_names: Sequence[str], v_threshold: float, v_reset
 
 def _time_label(steps: int, total: int) -> str:
     return "time step $t$" + ("" if steps == total else f" (the first {steps} of {total})")
-
-
-def _draw_potential(axes: Axes, h: np.ndarray, v: np.ndarray, fired: np.ndarray) -> Any:
-    """A line through H[t] and, where the neuron fires, down to V[t]; a dot on top for each spike."""
-    times = np.repeat(np.arange(len(h)), 2)
-    heights = np.stack([h, v], 1).ravel()
-    axes.plot(times, heights, color=BLUE, linewidth=1.5)
-    at = np.flatnonzero(fired)
-    axes.plot(at, h[at], "o", color=SKY, markeredgecolor=BLUE, markersize=4)

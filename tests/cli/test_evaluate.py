@@ -29,7 +29,9 @@ def result():
     data = Dataset("digits", Split(torch.zeros(1, 784), torch.zeros(1)), Split(torch.zeros(4, 784), LABELS), DIGITS)
     scores = [encoding(3, 3, 7, 0), encoding(3, 5, 7, 0), encoding(3, 5, 3, 0)]  # 4, 3 and 2 of 4 right
     found = summarise(scores, data)
-    return found | {"checkpoint": "c.pth", "epoch": 4, "dataset": "digits", "images_per_s": 9}
+    return found | {
+        "checkpoint": "c.pth", "epoch": 4, "dataset": "digits", "trained_on": "digits", "images_per_s": 9,
+    }  # fmt: skip
 
 
 def test_accuracy_is_the_mean_and_the_sample_deviation(result):
@@ -95,6 +97,36 @@ def test_the_numbers_of_work_are_printed(result):
     assert "spikes per neuron and image 0.60 in 10 steps input spikes per image 25 " in text
     assert "synaptic operations 250 additions per image (a dense layer: 7,840 multiply-accumulates)" in text
     assert "accuracy against T 5: 25.00% 10: 75.00%" in text
+
+
+def silent(result, *images: int):
+    """The report's lines on silence where these images of three encodings of four get no output spike."""
+    data = Dataset("digits", Split(torch.zeros(1, 784), torch.zeros(1)), Split(torch.zeros(4, 784), LABELS), DIGITS)
+    scores = [encoding(3, 3, 7, 0) for _ in range(3)]
+    for image in images:
+        scores[image // 4].counts[image % 4] = 0
+    found = result | summarise(scores, data)
+    return [line for line in describe(found, "").splitlines() if line.startswith(("silent", "tested on"))]
+
+
+def test_images_for_which_no_neuron_fires_are_reported(result):
+    assert silent(result) == []
+    assert silent(result, 1, 4, 7) == ["silent    all neurons for 25.00% of the images, which count as 0"]
+    assert silent(result, *range(12)) == ["silent    all neurons, for every image; each of them counts as 0"]
+
+
+def test_another_data_set_than_that_of_training_is_named(result):
+    assert silent(result | {"trained_on": "mnist"}) == ["tested on digits, trained on mnist"]
+    assert silent(result | {"trained_on": ""}) == []  # a checkpoint of another program
+
+
+def test_the_wrong_data_set_is_named_by_the_verb(tmp_path, capsys):
+    """A network of the bundled digits, whose checkpoint says MNIST."""
+    path = saved(tmp_path, T=2).path
+    state = torch.load(path)
+    torch.save(state | {"config": state["config"] | {"dataset": "mnist"}}, path)
+    assert run(EvalOptions(resume=str(path), repeats=1, dataset="digits", backend="torch")) == 0
+    assert "\ntested on digits, trained on mnist\n" in capsys.readouterr().out
 
 
 def test_speed_counts_every_encoding(tmp_path, monkeypatch, capsys):

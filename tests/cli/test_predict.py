@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import struct
+import subprocess
+import sys
 import zlib
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from snn_mnist.cli import predict
 from snn_mnist.cli.main import main
-from snn_mnist.cli.predict import Prediction, Terminal
+from snn_mnist.cli.predict import Doubt, Prediction, Terminal
 from snn_mnist.data import pictures
 from snn_mnist.data.datasets import DIGITS, FASHION
+from snn_mnist.model import reliability
 from snn_mnist.model.poisson import SpikeKey, Stream, poisson_encode
+from snn_mnist.model.reliability import Reliability
+from snn_mnist.model.scoring import Score
 from tests.support.drawings import KINDS, encoded, pixels, stroke
 from tests.support.export_net import digits, network, saved
 
@@ -55,7 +62,7 @@ def test_a_bad_file_is_one_line_and_the_others_are_answered(tmp_path, capsys, ki
     shown = capsys.readouterr()
     errors = [line for line in shown.err.splitlines() if not line.startswith("snn_mnist: compil")]  # once, if at all
     assert len(errors) == 1 and errors[0].startswith(f"snn_mnist predict: error: {bad} ")
-    assert shown.out.count("\n") == 1 and shown.out.startswith(f"{good} (400 x 300, light on dark): ")
+    assert shown.out.count("\n") == 1 and shown.out.startswith(f"{good}: ")
 
 
 # ---------------------------------------------------------------------------- the prediction
@@ -71,6 +78,7 @@ def test_the_digits_of_the_test_set_are_recognised_as_files(tmp_path, capsys):
     assert main(["predict", *files, "-resume", str(loaded.path), "-json", "-"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert [each["file"] for each in told["pictures"]] == files
+    assert {(each["width"], each["height"], each["dark_on_light"]) for each in told["pictures"]} == {(150, 150, False)}
     assert sum(each["verdict"] == label for each, label in zip(told["pictures"], labels, strict=True)) >= 32
     for each in told["pictures"]:
         first, second, *_ = sorted(each["rates"], reverse=True)
@@ -127,14 +135,161 @@ def test_the_sentence(rates, words):
 
 def test_the_record_of_a_prediction():
     """Two classes apart from each other and from the number of the picture; nothing is predicted from silence."""
-    prepared = pictures.prepare(stroke())
+    prepared = pictures.prepare(255 - stroke())
+    picture = pictures.Picture(stroke(), 800, 600)
     rates = [0.0, 0.25, 0.0, 0.0, 0.5, 0.0, 0.0, 0.125, 0.0, 0.0]
-    assert predict._record("a.png", prepared, Prediction(rates), FASHION) == {
-        "file": "a.png", "verdict": 4, "name": "Coat", "runner_up": 1, "margin": 0.25, "rates": rates,
-        "dark_on_light": prepared.dark_on_light,
+    assert predict._record(picture, prepared, Prediction(rates), FASHION, [Doubt("low margin", "why")]) == {
+        "width": 800, "height": 600, "verdict": 4, "name": "Coat", "runner_up": 1, "margin": 0.25, "rates": rates,
+        "dark_on_light": True, "objects": 1, "doubts": ["low margin"],
     }  # fmt: skip
-    silent = predict._record("a.png", prepared, Prediction([0.0] * 10), DIGITS)
+    silent = predict._record(picture, prepared, Prediction([0.0] * 10), DIGITS, [])
     assert (silent["verdict"], silent["name"], silent["margin"]) == (None, None, 0.0)
+
+
+# ---------------------------------------------------------------------------- doubts
+
+LIMITS = Reliability(margin=0.44, rate=0.21, right=0.097, wrong=0.731)
+
+
+@pytest.mark.parametrize(
+    ("rates", "objects", "limits", "names"),
+    [
+        ({3: 0.53, 8: 0.09}, 1, LIMITS, []),  # the margin is the limit
+        ({3: 0.53, 8: 0.10}, 1, LIMITS, ["low margin"]),
+        ({3: 0.53, 8: 0.10}, 1, None, []),
+        ({3: 0.53, 8: 0.10}, 2, LIMITS, ["several objects", "low margin"]),
+        ({3: 0.53, 8: 0.10}, 2, None, ["several objects"]),
+        ({3: 0.20}, 1, LIMITS, ["nearly silent"]),
+        ({3: 0.21}, 1, LIMITS, ["low margin"]),
+        ({}, 1, LIMITS, []),  # the sentence says that no neuron fired
+    ],
+)
+def test_when_a_prediction_is_doubtful(rates, objects, limits, names):
+    prediction = Prediction([rates.get(c, 0.0) for c in range(10)])
+    assert [doubt.name for doubt in predict.doubts(prediction, objects, limits)] == names
+
+
+def test_doubts_are_told_with_their_measure_in_80_columns():
+    prediction = Prediction([0.53, 0.41, *[0.0] * 8])
+    found = predict.doubts(prediction, 2, LIMITS)
+    shown = predict.lines("a.png", pictures.prepare(stroke()), prediction, DIGITS, found, ASCII)
+    assert shown[1:5] == [
+        "0  (rate 0.53, margin 0.12; next 1 with 0.41)",
+        "Doubtful: 2 separate objects are seen; give one digit per picture.",
+        "Doubtful: the margin 0.12 is below 0.44; as doubtful are 10 % of the test images",
+        "read right and 73 % of those read wrong.",
+    ]
+    assert max(map(len, shown)) <= 80
+    assert predict.one_line("a.png", prediction, DIGITS, found) == (
+        "a.png: 0  (rate 0.53, margin 0.12; next 1 with 0.41); doubtful: several objects, low margin"
+    )
+    weak = predict.doubts(Prediction([0.2, *[0.0] * 9]), 1, LIMITS)
+    assert weak[0].why == (
+        "the network is nearly silent at rate 0.20; 99 % of the test images read right have a rate of 0.21 or more"
+    )
+
+
+def score(rows):
+    """Images of label 0 at T = 100, from (output spikes of neuron 0, of neuron 1)."""
+    counts = torch.zeros(len(rows), 1, 10)
+    counts[:, 0, :2] = torch.tensor(rows, dtype=torch.float32)
+    return Score([100], counts, torch.zeros(len(rows), dtype=torch.int64), torch.zeros(len(rows), dtype=torch.int64))
+
+
+def test_limits_are_quantiles_of_the_images_read_right():
+    """Twenty read right have margins 10 ... 29 and rates 50 ... 69; of five read wrong two have a margin below 12."""
+    right = [(50 + i, 40) for i in range(20)]
+    wrong = [(30, 31), (30, 41), (30, 42), (30, 90), (0, 0)]  # margins 1, 11, 12, 60; silent
+    found = reliability.limits(score(right + wrong))
+    assert found.margin == pytest.approx(0.12) and found.rate == pytest.approx(0.50)
+    assert found.right == pytest.approx(2 / 20) and found.wrong == pytest.approx(4 / 5)  # 0.31, 0.41, 0.42, silence
+    assert found.words() == "10 % of the test images read right and 80 % of those read wrong"
+    all_right = reliability.limits(score(right))
+    assert all_right.wrong is None and all_right.words() == "10 % of the test images read right"
+    assert reliability.limits(score(wrong)) is None
+
+
+def test_limits_are_measured_on_the_checkpoints_own_test_images(tmp_path, capsys):
+    """The rates of the verb's own encoding, computed by the reference; doubts of a directory of its pictures."""
+    loaded = saved(tmp_path, T=40, seed=3)
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(0, 360, 9):
+        Image.fromarray(digits().test.images[i].view(28, 28).numpy()).save(folder / f"{i:03}.png")
+    assert main(["predict", str(folder), "-resume", str(loaded.path), "-json", "-"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    test, net = digits().test, network(T=40, step_mode="m").net
+    spikes = poisson_encode(test.images, torch.arange(360), 0, 40, SpikeKey(3, Stream.EVAL, 0))
+    with torch.no_grad():
+        counts = net(spikes).sum(0)
+    expected = reliability.limits(Score([40], counts[:, None], torch.zeros(360), test.labels))
+    assert told["limits"] == pytest.approx(vars(expected), abs=0.01)
+    assert 0.05 < told["limits"]["right"] <= 0.11 < 0.3 < told["limits"]["wrong"]
+    for each in told["pictures"]:
+        low = each["margin"] < told["limits"]["margin"] - 1e-6
+        assert ("low margin" in each["doubts"] or "nearly silent" in each["doubts"]) == low
+    assert any(each["doubts"] for each in told["pictures"])
+
+
+def test_without_test_images_a_note_says_that_margins_are_not_judged(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("SNN_MNIST_DATA", raising=False)
+    loaded = saved(tmp_path, T=20)
+    state = torch.load(loaded.path)
+    torch.save(state | {"config": state["config"] | {"dataset": "mnist"}}, loaded.path)
+    (tmp_path / "a.png").write_bytes(KINDS["grey"]())
+    flags = ["-resume", str(loaded.path), "-data-dir", str(tmp_path / "none"), "-no-show"]
+    assert main(["predict", str(tmp_path / "a.png"), *flags]) == 0
+    shown = capsys.readouterr()
+    assert "note: no test images of mnist in" in shown.err and "doubtful" not in shown.out
+
+
+# ---------------------------------------------------------------------------- files
+
+
+def test_a_directory_gives_its_pictures_in_order(tmp_path, capsys):
+    loaded = saved(tmp_path, T=20)
+    folder = tmp_path / "scans"
+    (folder / "inner.png").mkdir(parents=True)
+    for name in ("b.PNG", "a.jpg", "c.webp", "notes.txt"):
+        (folder / name).write_bytes(KINDS["grey"]())
+    assert main(["predict", str(folder), "-resume", str(loaded.path), "-no-show"]) == 1
+    shown = capsys.readouterr()
+    assert [line.split(":")[0] for line in shown.out.splitlines()] == [
+        str(folder / name) for name in ("a.jpg", "b.PNG", "c.webp")
+    ]
+    assert f"error: {folder / 'inner.png'} is a directory without PNG" in shown.err and "notes" not in shown.err
+
+
+def test_a_picture_from_standard_input(tmp_path, monkeypatch, capsys):
+    loaded = saved(tmp_path, T=20)
+    command = [sys.executable, "-m", "snn_mnist", "predict", "-", "-resume", str(loaded.path), "-save", "out"]
+    done = subprocess.run(command, input=KINDS["colour"](), capture_output=True, cwd=tmp_path, env=os.environ | {
+        "PYTHONPATH": os.getcwd()
+    })  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.decode().startswith("standard input (400 x 300 pixels, dark on light)\n")
+    assert (tmp_path / "out" / "stdin_28x28.png").exists()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    assert main(["predict", "-", "-resume", str(loaded.path)]) == 1
+    assert "error: standard input is not a PNG" in capsys.readouterr().err
+
+
+def test_the_prepared_picture_is_saved_and_nothing_is_overwritten(tmp_path, capsys):
+    loaded = saved(tmp_path, T=20)
+    for folder, grey in (("x", stroke()), ("y", np.rot90(stroke()))):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(grey).save(tmp_path / folder / "a.png")
+    out = tmp_path / "out"
+    flags = ["-resume", str(loaded.path), "-save", str(out), "-json", "-"]
+    files = [str(tmp_path / "x" / "a.png"), str(tmp_path / "y" / "a.png")]
+    for _ in range(2):  # the second time the same files are there
+        assert main(["predict", *files, *flags]) == 0
+        told = json.loads(capsys.readouterr().out)["pictures"]
+        assert [each["saved"] for each in told] == [str(out / "a_28x28.png"), str(out / "a_28x28-2.png")]
+    assert sorted(os.listdir(out)) == ["a_28x28-2.png", "a_28x28.png"]
+    for name, grey in (("a_28x28.png", stroke()), ("a_28x28-2.png", np.rot90(stroke()))):
+        expected = pictures.prepare(grey, pictures.BOXES["digits"]).pixels.reshape(28, 28)
+        assert np.array_equal(np.asarray(Image.open(out / name)), expected)
 
 
 # ---------------------------------------------------------------------------- the terminal
@@ -145,7 +300,7 @@ ASCII, BLOCKS, COLOURS = Terminal(False, False), Terminal(True, False), Terminal
 def text(screen):
     prepared = pictures.prepare(stroke())
     prediction = Prediction([0.0] * 7 + [0.875, 0.3, 0.0])
-    return "\n".join(predict.lines("seven.png", prepared, prediction, DIGITS, True, screen))
+    return "\n".join(predict.lines("seven.png", prepared, prediction, DIGITS, [], screen))
 
 
 def test_a_plain_terminal_gets_ascii():

@@ -142,19 +142,113 @@ def test_odd_shapes_are_prepared(shape):
 def test_every_kind_of_picture_gives_the_same_pixels(tmp_path, kind):
     path = tmp_path / "digit.png"
     path.write_bytes(KINDS[kind]())
-    np.testing.assert_array_equal(pixels(pictures.read(path)), pixels(stroke()))
+    picture = pictures.read(path)
+    np.testing.assert_array_equal(pixels(picture.grey), pixels(stroke()))
+    assert (picture.width, picture.height) == (400, 300)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
 def test_jpeg_gives_nearly_the_same_pixels(tmp_path, mode):
     path = tmp_path / "digit.jpg"
     path.write_bytes(encoded(Image.fromarray(255 - stroke()).convert(mode), "JPEG", quality=90))
-    assert np.abs(pixels(pictures.read(path)) - pixels(stroke())).mean() < 3
+    assert np.abs(pixels(pictures.read(path).grey) - pixels(stroke())).mean() < 3
 
 
 def test_a_picture_without_contrast_names_the_remedy(tmp_path):
     with pytest.raises(SNNError, match=r"PNG, JPEG, GIF, WebP or BMP file$"):
         pictures.read(tmp_path / "none.png")
+
+
+def test_the_size_is_that_of_the_file_and_not_of_the_reduced_picture(tmp_path):
+    Image.new("L", (1000, 801), 77).save(tmp_path / "large.png")
+    picture = pictures.read(tmp_path / "large.png")
+    assert (picture.width, picture.height) == (1000, 801) and picture.grey.shape == (267, 334)
+
+
+RED, GREEN = (255, 0, 0), (0, 130, 0)  # luma 76 both: 0.299 · 255 and 0.587 · 130
+
+
+def coloured(ink, ground, grey=None):
+    share = (stroke() if grey is None else grey)[..., None] / 255
+    return Image.fromarray((share * ink + (1 - share) * ground).round().astype(np.uint8))
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg"])
+def test_red_on_a_green_of_the_same_luma_is_seen(tmp_path, kind):
+    picture = coloured(np.array(RED), np.array(GREEN))
+    assert np.ptp(np.asarray(picture.convert("L"))) == 0
+    (tmp_path / "digit").write_bytes(encoded(picture, kind.upper()))
+    seen = pixels(pictures.read(tmp_path / "digit").grey)
+    assert np.abs(seen - pixels(stroke())).mean() <= (0 if kind == "png" else 3)
+
+
+@pytest.mark.parametrize(("ink", "ground", "channel"), [
+    ((255, 255, 0), (255, 255, 255), 2),  # yellow on white: luma 226 of 255, no blue
+    ((0, 0, 255), (97, 0, 0), 2),
+    ((0, 150, 0), (150, 73, 0), 0),  # luma 88 both; in red 150 apart, in green 77
+    ((0, 0, 160), (230, 230, 220), None),
+    ((255, 0, 0), (255, 255, 255), None),  # 179 apart in luma, 255 in green
+    ((72, 0, 0), (0, 37, 0), None),  # luma 22 both; 72 in red is not above 3 · 24
+    ((73, 0, 0), (0, 37, 0), 0),
+])  # fmt: skip
+def test_a_colour_channel_is_taken_where_luma_shows_little(ink, ground, channel):
+    picture = coloured(np.array(ink), np.array(ground))
+    levels = picture.convert("L") if channel is None else picture.getchannel(channel)
+    assert np.array_equal(pictures.strongest_channel(np.asarray(picture)), np.asarray(levels))
+
+
+def test_luma_is_pillows():
+    rgb = np.random.default_rng(0).integers(0, 256, (300, 50, 3)).astype(np.uint8)
+    assert np.array_equal(pictures.strongest_channel(rgb), np.asarray(Image.fromarray(rgb).convert("L")))
+
+
+def test_lighting_becomes_even_by_the_surface_through_the_corners():
+    """A ramp from 100 to 210 over 111 columns: flat at the mean of its corners between their centres."""
+    ramp = np.tile(np.arange(100, 211, dtype=np.uint8), (60, 1))
+    even = pictures.even_lighting(ramp)
+    left, right = np.median(ramp[:, :18]), np.median(ramp[:, -18:])
+    inside = even[:, 10:-10]
+    assert np.abs(inside - (left + right) / 2).max() <= 2
+    assert np.array_equal(pictures.even_lighting(ramp // 20), ramp // 20)  # 5 levels: nothing to correct
+
+
+# ---------------------------------------------------------------------------- objects
+
+
+def two(second: int, gap: int) -> np.ndarray:
+    """A block of 20 x 20 and `gap` columns beside it one of 20 x `second`."""
+    grey = np.zeros((40, 100), np.uint8)
+    grey[10:30, 10:30] = 200
+    grey[10:30, 30 + gap : 30 + gap + second] = 200
+    return grey
+
+
+@pytest.mark.parametrize(("second", "gap", "objects"), [
+    (20, 1, 2), (20, 0, 1),
+    (4, 5, 2), (3, 5, 1),  # 80 of 400 is a fifth
+])  # fmt: skip
+def test_separate_objects_are_counted(second, gap, objects):
+    assert pictures.prepare(two(second, gap)).objects == objects
+
+
+def test_corners_that_touch_connect_and_faint_ink_does_not():
+    grey = np.zeros((40, 40), np.uint8)
+    grey[10:20, 10:20] = grey[20:30, 20:30] = 200
+    assert pictures.prepare(grey).objects == 1
+    grey[20:30, 20:30] = 0
+    grey[10:20, 25:35] = 200
+    grey[12:14, 20:25] = 50  # a quarter of the strongest connects nothing
+    assert pictures.prepare(grey).objects == 2
+    grey[12:14, 20:25] = 51
+    assert pictures.prepare(grey).objects == 1
+
+
+def test_nearly_all_of_mnist_is_one_object_and_two_images_are_two(real_mnist: Path):
+    images = load_dataset("mnist", real_mnist).test.images[:600].view(-1, 28, 28).numpy()
+    alone = [pictures.prepare(image).objects > 1 for image in images]
+    assert sum(alone) <= 12  # 0.5 % of all 10,000
+    beside = [pictures.prepare(np.hstack(images[i : i + 2])).objects > 1 for i in range(0, 600, 2)]
+    assert sum(beside) >= 290
 
 
 @pytest.mark.parametrize(("side", "reduced"), [(399, 399), (400, 400), (401, 201), (800, 400), (801, 267)])
