@@ -51,6 +51,7 @@ FIGURES = {
     "raster without rates": lambda: visualizing.plot_1d_spikes(spikes(), *LABELS, plot_firing_rate=False),
     "feature map": lambda: visualizing.plot_2d_feature_map(torch.rand(10, 28, 28), 2, 5, 2, "ten maps"),
     "one neuron": lambda: visualizing.plot_one_neuron_v_s(torch.rand(80), spikes(80, 1)),
+    "before the reset": lambda: visualizing.plot_one_neuron_v_s(torch.rand(80), spikes(80, 1), h=torch.rand(80, 1)),
     "soft reset": lambda: visualizing.plot_one_neuron_v_s(torch.rand(30), spikes(30, 1), v_threshold=2.5, v_reset=None),
     "surrogate": lambda: visualizing.plot_surrogate_function(surrogate.ATan()),
     "surrogates": lambda: visualizing.plot_surrogate_function([surrogate.Sigmoid(a) for a in (0.5, 1, 2, 4, 8)]),
@@ -117,8 +118,20 @@ def test_one_neuron_marks_threshold_and_reset():
     above, below = visualizing.plot_one_neuron_v_s(node.v_seq, s, 0.7, -0.2).axes  # [T, 1] is fine
     curve, threshold, reset = above.lines
     assert np.allclose(curve.get_ydata(), node.v_seq[:, 0])
+    assert "after the reset" in above.get_ylabel()  # the line never reaches the threshold
     assert [set(line.get_ydata()) for line in (threshold, reset)] == [{0.7}, {-0.2}]
     assert len(below.collections[0].get_segments()) == int(s.sum())
+
+
+def test_one_neuron_with_the_potential_before_the_reset():
+    """IF with an input of 0.4 fires in steps 2 and 5: up to 1.2, down to 0, with a dot on top."""
+    h, v, s = [0.4, 0.8, 1.2, 0.4, 0.8, 1.2], [0.4, 0.8, 0, 0.4, 0.8, 0], [0, 0, 1, 0, 0, 1]
+    above = visualizing.plot_one_neuron_v_s(v, s, h=h).axes[0]
+    line, dots = above.lines[:2]
+    assert line.get_xdata().tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    assert line.get_ydata().tolist() == [0.4, 0.4, 0.8, 0.8, 1.2, 0, 0.4, 0.4, 0.8, 0.8, 1.2, 0]
+    assert (dots.get_xdata().tolist(), dots.get_ydata().tolist()) == ([2, 5], [1.2, 1.2])
+    assert "after" not in above.get_ylabel()
 
 
 def test_surrogate_figure_has_step_primitive_and_gradient():
@@ -167,6 +180,7 @@ def test_tensors_and_arrays_of_any_type(values):
         (lambda: visualizing.plot_2d_feature_map(torch.rand(1, 4, 4), 1, 1, space=-1), "space=-1"),
         (lambda: visualizing.plot_one_neuron_v_s(torch.rand(5, 2), torch.zeros(5, 2)), r"v must have shape \[T\]"),
         (lambda: visualizing.plot_one_neuron_v_s(torch.rand(5), torch.zeros(6)), "5 time steps and s has 6"),
+        (lambda: visualizing.plot_one_neuron_v_s(torch.rand(5), torch.zeros(5), h=torch.rand(6)), "and h has 6"),
         (lambda: visualizing.plot_surrogate_function(torch.sigmoid), "surrogate module"),
         (lambda: visualizing.plot_surrogate_function([]), "surrogate module"),
         (lambda: visualizing.plot_curves({}, *LABELS), "empty"),
