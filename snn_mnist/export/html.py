@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from snn_mnist import __version__
 from snn_mnist.data import pictures as picture
 from snn_mnist.data.datasets import DIGITS, FASHION, load_dataset
 from snn_mnist.errors import SNNError
+from snn_mnist.model import reliability
 from snn_mnist.model.network import CLASSES
 from snn_mnist.model.poisson import Stream
 from snn_mnist.model.saved_network import SavedNetwork
@@ -45,19 +47,23 @@ def content(saved: SavedNetwork, data_dir: str) -> dict[str, Any]:
     config = saved.config
     weight = saved.net.weight.detach().cpu().numpy()
     epochs = f" after {saved.epoch + 1} epochs" if saved.epoch >= 0 else ""
-    return {
-        "about": f"Trained on {config.dataset}{epochs}, exported by snn_mnist {__version__}",
-        "T": min(config.T, MAX_STEPS),
-        "neuron": config.neuron,
-        "tau": config.tau,
-        "v_threshold": config.v_threshold,
-        "v_reset": config.v_reset,
-        "seed": config.seed,
-        "stream": int(Stream.PLAY),
-        "box": picture.BOXES[config.dataset],
-        "names": list(FASHION if config.dataset == "fashion" else DIGITS),
-        "weight": _base64(weight.astype("<f4")),
-    } | examples(config.dataset, data_dir)
+    return (
+        {
+            "about": f"Trained on {config.dataset}{epochs}, exported by snn_mnist {__version__}",
+            "T": min(config.T, MAX_STEPS),
+            "neuron": config.neuron,
+            "tau": config.tau,
+            "v_threshold": config.v_threshold,
+            "v_reset": config.v_reset,
+            "seed": config.seed,
+            "stream": int(Stream.PLAY),
+            "box": picture.BOXES[config.dataset],
+            "names": list(FASHION if config.dataset == "fashion" else DIGITS),
+            "weight": _base64(weight.astype("<f4")),
+        }
+        | examples(config.dataset, data_dir)
+        | limits(saved, data_dir)
+    )
 
 
 def examples(dataset: str, data_dir: str) -> dict[str, Any]:
@@ -69,6 +75,17 @@ def examples(dataset: str, data_dir: str) -> dict[str, Any]:
     labels = test.labels.numpy()
     index = [int((labels == c).argmax()) for c in range(CLASSES)]
     return {"examples": _base64(test.images[index].numpy()), "example_labels": labels[index].tolist()}
+
+
+def limits(saved: SavedNetwork, data_dir: str) -> dict[str, Any]:
+    """The margin and rate below which a prediction is doubtful, if the test images are there to measure them."""
+    config = saved.config
+    try:
+        test = load_dataset(config.dataset, data_dir, download=False).test
+    except SNNError:
+        return {}
+    found = reliability.measure(saved.net, test, min(config.T, MAX_STEPS), config.seed)
+    return {"limits": asdict(found)} if found else {}
 
 
 def _base64(array: np.ndarray) -> str:

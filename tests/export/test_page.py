@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,12 +23,14 @@ import torch
 from PIL import Image, ImageDraw
 
 from snn_mnist.cli.main import main
-from snn_mnist.cli.predict import Prediction
+from snn_mnist.cli.predict import Prediction, doubts
 from snn_mnist.data import pictures as picture
 from snn_mnist.export import html
 from snn_mnist.kernels.philox import philox
+from snn_mnist.model import reliability
 from snn_mnist.model.network import SNN
 from snn_mnist.model.poisson import SpikeKey, Stream, poisson_encode
+from snn_mnist.model.reliability import Reliability
 from snn_mnist.model.saved_network import SavedNetwork, load_network
 from tests.support import chromium
 from tests.support.export_net import digits, network, saved
@@ -249,20 +252,48 @@ def pictures():
 @pytest.mark.parametrize("box", [20, 28])
 def test_a_drawing_is_prepared_as_predict_does(node, box):
     shown = list(pictures())
-    body = "return given.shown.map(p => { const r = core.prepare(p.at, p.w, p.h, given.box); return r && [...r]; })"
+    body = """
+        const all = given.shown.map(p => core.prepare(p.at, p.w, p.h, given.box));
+        return all.map(r => r && [...r.pixels, r.objects]);"""
     values = [{"at": grey.flatten().tolist(), "w": grey.shape[1], "h": grey.shape[0]} for grey in shown]
     for grey, theirs in zip(shown, node(body, shown=values, box=box), strict=True):
         ours = picture.prepare(grey, box)
         assert (ours is None) == (theirs is None)
         if ours is not None:
-            assert ours.pixels.tolist() == theirs
+            assert [*ours.pixels.tolist(), ours.objects] == theirs
+
+
+@needs_node
+def test_colours_and_uneven_lighting_become_the_same_grey_levels(node):
+    """Random colours, red on green of the same luma, a ramp of light over noise; even and odd sizes, small ones too."""
+    random = np.random.default_rng(3)
+    shown = [random.integers(0, 256, (31, 50, 3)), random.integers(0, 256, (5, 4, 3))]
+    for low, high in (((0, 130, 0), (255, 0, 0)), ((0, 37, 0), (72, 0, 0)), ((0, 37, 0), (73, 0, 0))):
+        shown.append(np.full((60, 41, 3), low))
+        shown[-1][20:40, 15:20] = high
+    for height, width in ((61, 44), (100, 133)):
+        ramp = (
+            np.linspace(0, 90, width) + np.linspace(0, 40, height)[:, None] + random.integers(60, 90, (height, width))
+        )
+        ramp[30:50, 20:24] = 20
+        shown.append(np.repeat(ramp[..., None], 3, 2))
+    shown = [grey.astype(np.uint8) for grey in shown]
+    body = """
+        return given.shown.map(({ at, w, h }) => {
+            const rgba = new Uint8ClampedArray(w * h * 4).fill(255);
+            at.forEach((level, i) => { rgba[Math.floor(i / 3) * 4 + i % 3] = level; });
+            return [...core.greyLevels(rgba, w, h)];
+        });"""
+    theirs = node(body, shown=[{"at": a.flatten().tolist(), "w": a.shape[1], "h": a.shape[0]} for a in shown])
+    for rgb, levels in zip(shown, theirs, strict=True):
+        assert picture.to_grey(Image.fromarray(rgb)).flatten().tolist() == levels
 
 
 @needs_node
 @pytest.mark.parametrize("dark", [True, False])
 def test_the_weakest_ink_that_counts_is_the_same_in_both(node, dark):
     """A blot 23, 24 and 25 grey levels from its background: the first is nothing, the others are ink."""
-    body = "return given.shown.map(p => core.prepare(p, 30, 30, 20)).map(r => r && [...r])"
+    body = "return given.shown.map(p => core.prepare(p, 30, 30, 20)).map(r => r && [...r.pixels])"
     shown = []
     for contrast in (23, 24, 25):
         grey = np.full((30, 30), 100, np.uint8)
@@ -403,7 +434,7 @@ def test_the_drawing_saved_as_png_is_prepared_alike(page, exported, tmp_path):
     file = tmp_path / "drawing.png"
     file.write_bytes(base64.b64decode(url.split(",")[1]))
     box = picture.BOXES[exported[1].config.dataset]
-    assert picture.prepare(picture.read(file), box).pixels.tolist() == shown(page)["pixels"]
+    assert picture.prepare(picture.read(file).grey, box).pixels.tolist() == shown(page)["pixels"]
     seen = page.evaluate("document.getElementById('seen').toDataURL('image/png')")
     grey = np.asarray(Image.open(io.BytesIO(base64.b64decode(seen.split(",")[1]))).convert("L")).astype(int)
     assert np.corrcoef(grey.flatten(), shown(page)["pixels"])[0, 1] < -0.99  # dark ink on the card
@@ -506,14 +537,200 @@ def test_the_sliders_change_the_network(page, exported):
         spikes, fired = expected(loaded, state, **settings)
         np.testing.assert_array_equal(state["spikes"], spikes)
         assert (state["fired"] != fired).sum() <= 1
-    slide(page, "seed", -1)
-    assert page.evaluate("[snn.state.seed, document.getElementById('seed').value]") == [4294967295, "4294967295"]
     page.click("#trained")
     state = shown(page)
     config = loaded.config
     assert [state[n] for n in ("tau", "threshold", "steps", "seed")] == [
         config.tau, config.v_threshold, config.T, config.seed,
     ]  # fmt: skip
+
+
+def test_a_seed_out_of_range_is_marked_and_not_used(page, exported):
+    """The last good seed stays in use, and a word says so until the field is right again."""
+    slide(page, "seed", 7)
+    border = "getComputedStyle(document.getElementById('seed')).borderTopWidth"
+    assert (text(page, "#seed-text"), page.evaluate(border)) == ("other random input spikes", "1px")
+    for wrong in ("-1", "4294967296", "1.5", "''"):
+        slide(page, "seed", wrong)
+        assert page.evaluate("[snn.state.seed, document.getElementById('seed').matches('[aria-invalid=true]')]") == [
+            7,
+            True,
+        ]
+        assert text(page, "#seed-text") == "give a whole number from 0 to 4294967295; 7 is in use"
+        assert page.evaluate(border) == "2px"
+    keep(page, "seed.png")
+    slide(page, "seed", 4294967295)
+    assert page.evaluate("[snn.state.seed, document.getElementById('seed').matches('[aria-invalid=true]')]") == [
+        4294967295, False,
+    ]  # fmt: skip
+    slide(page, "seed", -1)
+    page.click("#trained")
+    assert text(page, "#seed-text") == "other random input spikes"
+    assert page.evaluate("document.getElementById('seed').value") == str(exported[1].config.seed)
+
+
+# ---------------------------------------------------------------------------- files, examples, doubts
+
+
+def upload(page, file):
+    document = page.send("DOM.getDocument")["root"]["nodeId"]
+    node = page.send("DOM.querySelector", nodeId=document, selector="#file")["nodeId"]
+    page.send("DOM.setFileInputFiles", nodeId=node, files=[str(file)])
+
+
+def put(page, file):
+    """Gives the page a picture and waits until it is read."""
+    page.evaluate("document.getElementById('clear').click()")
+    upload(page, file)
+    page.wait(f"document.getElementById('refused').textContent !== '' || ({FINISHED})")
+    return text(page, "#refused")
+
+
+def coloured(width, height, ground, ink, mode="RGB"):
+    image = Image.new(mode, (width, height), ground)
+    points = [(0.25, 0.25), (0.7, 0.24), (0.5, 0.8)]
+    ImageDraw.Draw(image).line([(x * width, y * height) for x, y in points], ink, max(2, width // 12), "curve")
+    return image
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        coloured(120, 200, (0, 130, 0), (255, 0, 0)),
+        coloured(400, 300, (190, 180, 170), (60, 60, 120)),
+        coloured(28, 28, (0, 0, 0), (255, 255, 255)),
+    ],
+    ids=["red on green", "ink on paper", "28 x 28"],
+)
+def test_an_opened_picture_is_prepared_as_predict_does(page, exported, tmp_path, image):
+    file = tmp_path / "digit.png"
+    image.save(file)
+    assert put(page, file) == ""
+    ours = picture.prepare(picture.read(file).grey, picture.BOXES[exported[1].config.dataset])
+    assert shown(page)["pixels"] == ours.pixels.tolist()
+    assert page.evaluate("[document.getElementById('pad').width, document.getElementById('pad').height]") == [
+        *image.size
+    ]
+    keep(page, f"opened-{image.width}.png")
+    page.draw("#pad", [[(0.4, 0.5), (0.6, 0.5)]])  # one can draw on it, where the pen is
+    page.wait(FINISHED)
+    drawn = page.evaluate("[...document.getElementById('pad').getContext('2d').getImageData("
+                          f"{image.width // 2}, {image.height // 2}, 1, 1).data]")  # fmt: skip
+    assert drawn == [17, 17, 17, 255]
+    page.click("#clear")
+    assert page.evaluate("[document.getElementById('pad').width, document.getElementById('pad').height]") == [280, 280]
+
+
+@pytest.mark.parametrize("ink", [(0, 0, 0, 255), (255, 255, 255, 255)], ids=["black", "white"])
+def test_a_transparent_picture_and_a_large_one(page, exported, tmp_path, ink):
+    """Large ones are reduced by the browser, so single pixels may differ."""
+    file = tmp_path / "large.png"
+    coloured(900, 1200, (0, 0, 0, 0), ink, "RGBA").save(file)
+    assert put(page, file) == ""
+    ours = picture.prepare(picture.read(file).grey, picture.BOXES[exported[1].config.dataset]).pixels.astype(int)
+    assert np.abs(ours - shown(page)["pixels"]).mean() < 4
+
+
+def test_what_is_no_picture_is_refused_in_a_sentence(page, tmp_path):
+    (tmp_path / "notes.txt").write_text("no picture")
+    Image.new("L", (50, 50), 200).save(tmp_path / "blank.png")
+    assert put(page, tmp_path / "notes.txt").startswith("notes.txt is not a picture that this browser reads")
+    assert put(page, tmp_path / "blank.png").startswith("blank.png shows nothing that stands out")
+    page.draw("#pad", SEVEN)
+    page.wait(FINISHED)
+    page.click("#clear")
+    assert page.evaluate("document.getElementById('refused').hidden")
+
+
+def test_a_saved_drawing_is_the_file_that_predict_reads(page, exported, tmp_path):
+    assert page.evaluate("document.getElementById('save').disabled")
+    page.draw("#pad", THREE)
+    page.wait(FINISHED)
+    page.send("Page.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+    page.click("#save")
+    file, end = tmp_path / "drawing.png", time.monotonic() + 20
+    while not file.exists() and time.monotonic() < end:
+        page.evaluate("0")
+        time.sleep(0.02)
+    prepared = picture.prepare(picture.read(file).grey, picture.BOXES[exported[1].config.dataset])
+    assert prepared.pixels.tolist() == shown(page)["pixels"]
+
+
+def test_examples_have_labels_and_a_word_where_the_network_is_wrong(browser, tmp_path):
+    """A network whose neurons 3 and 5 are exchanged and whose neuron 1 never fires: nothing does at its example."""
+    loaded = saved(tmp_path, T=60)
+    state = torch.load(loaded.path)
+    weight = state["net"]["layer.1.weight"]
+    weight[[3, 5]] = weight[[5, 3]]
+    weight[1] = -1
+    torch.save(state, loaded.path)
+    file = tmp_path / "page.html"
+    assert main(["export", "-resume", str(loaded.path), "-format", "html", "-out", str(file)]) == 0
+    browser.problems.clear()
+    browser.open(file, prefers_reduced_motion="reduce")
+    browser.wait("[...document.querySelectorAll('#examples b')].some(b => b.textContent)")
+    loaded.net.load_state_dict(state["net"])
+    buttons = "[...document.querySelectorAll('#examples button')]"
+    words = browser.evaluate(f"{buttons}.map(b => b.textContent)")
+    held = np.frombuffer(base64.b64decode(html.examples("digits", "")["examples"]), np.uint8).reshape(10, 784)
+    settings = {"steps": 60, "seed": 0}
+    counts = [expected(loaded, settings | {"pixels": image.tolist()})[1].sum(0) for image in held]
+    wrong = [f"read as {count.argmax()}" if count.argmax() != c else "" for c, count in enumerate(counts)]
+    assert wrong[3] == "read as 5" and wrong[5] == "read as 3" and not counts[1].any()
+    wrong[1] = "silent"
+    assert words == [f"{c}{word}" for c, word in enumerate(wrong)]
+    assert browser.evaluate(f"{buttons}[3].getAttribute('aria-label')") == "Example: 3, read as 5"
+    browser.evaluate(f"{buttons}[3].click()")
+    browser.wait("document.getElementById('doubt').textContent !== ''")
+    assert text(browser, "#doubt").startswith("Wrong: this is 3.")
+    keep(browser, "examples.png")
+    slide(browser, "threshold", 4)
+    slide(browser, "steps", 1)
+    browser.wait(f"{buttons}.some(b => b.textContent.includes('silent'))")  # the words follow the settings
+    assert browser.problems == []
+
+
+def test_doubts_are_those_of_predict(page, exported):
+    """Three cuts of one drawing: its margin is the limit, below the limit, and its rate below that of the rate."""
+    page.draw("#pad", FOUR_OR_NINE)
+    page.wait(FINISHED)
+    state = shown(page)
+    rates = (state["fired"].sum(0) / state["steps"]).tolist()
+    made = Prediction(rates)
+    highest = max(rates)
+    for margin, rate in ((made.margin, highest), (made.margin + 0.01, highest), (0, highest + 0.01)):
+        limits = {"margin": margin, "rate": rate, "right": 0.097, "wrong": 0.731}
+        page.evaluate(f"snn.data.limits = {json.dumps(limits)}, document.getElementById('end').click()")
+        page.wait("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))")
+        told, ours = text(page, "#doubt"), [doubt.name for doubt in doubts(made, 1, Reliability(**limits))]
+        assert ("margin is below" in told, "nearly silent" in told) == ("low margin" in ours, "nearly silent" in ours)
+        assert page.evaluate("document.getElementById('doubt').hidden") == (ours == [])
+        if "low margin" in ours:
+            assert "as doubtful are 10 % of the test images read right and 73 % of those read wrong." in told
+            keep(page, "doubt.png")
+    slide(page, "tau", 3.5)  # the limits are those of the settings of training
+    page.wait(f"({FINISHED}) && document.getElementById('doubt').textContent === ''")
+
+
+def test_two_digits_are_noticed(page):
+    page.evaluate("snn.data.limits = null")
+    left, right = ([[(x * 0.4 + shift, y) for x, y in line] for line in SEVEN] for shift in (0.05, 0.5))
+    page.draw("#pad", left)
+    page.wait(FINISHED)
+    assert text(page, "#doubt") == ""
+    page.draw("#pad", right)
+    page.wait(f"({FINISHED}) && document.getElementById('doubt').textContent !== ''")
+    assert text(page, "#doubt") == "2 separate objects are seen; draw one digit at a time."
+    assert picture.prepare(picture.read(io.BytesIO(base64.b64decode(page.evaluate(
+        "document.getElementById('pad').toDataURL('image/png')").split(",")[1]))).grey).objects == 2  # fmt: skip
+
+
+def test_the_page_holds_limits_measured_at_its_own_number_of_steps():
+    for steps in (30, 2001):
+        loaded = network(T=steps)
+        ours = reliability.measure(loaded.net, digits().test, min(steps, 2000), 0)
+        assert html.content(loaded, "nowhere")["limits"] == vars(ours)
+    assert "limits" not in html.content(replace(loaded, config=replace(loaded.config, dataset="fashion")), "nowhere")
 
 
 def test_clear_begins_anew(page):
