@@ -46,7 +46,7 @@ def content(saved: SavedNetwork, data_dir: str) -> dict[str, Any]:
     """The content of the element `data`."""
     config = saved.config
     weight = saved.net.weight.detach().cpu().numpy()
-    epochs = f" after {saved.epoch + 1} epochs" if saved.epoch >= 0 else ""
+    epochs = f" after {saved.epoch + 1} epoch{'s' if saved.epoch else ''}" if saved.epoch >= 0 else ""
     return (
         {
             "about": f"Trained on {config.dataset}{epochs}, exported by snn_mnist {__version__}",

@@ -54,7 +54,7 @@ def measure(net: SNN, test: Split, steps: int, seed: int) -> Reliability | None:
 
 def limits(found: Score) -> Reliability | None:
     """The limits that the rates of a split give. An image for which no neuron fires counts as wrong."""
-    rates = found.rates().double()  # [N, 10]
+    rates = found.counts[:, -1].double() / found.readout_steps[-1]  # [N, 10]
     highest, order = rates.sort(dim=1, descending=True, stable=True)
     rate, margin = highest[:, 0], highest[:, 0] - highest[:, 1]
     right = (order[:, 0] == found.labels) & (rate > 0)
