@@ -166,13 +166,13 @@ def test_state_dict_has_torch_s_form(ours, torch_s):
     one, other = made(ours), made(torch_s, kind=FusedSteps)
     newer = {"decoupled_weight_decay"} - other.optimizer.param_groups[0].keys()  # torch has it since 2.7
 
-    def state_dict(of):
-        state = of.optimizer.state_dict()
+    def state_dict(optimizer):
+        state = optimizer.state_dict()
         return state | {"param_groups": [{k: v for k, v in g.items() if k not in newer} for g in state["param_groups"]]}
 
-    assert state_dict(one) == state_dict(other)
+    assert state_dict(one.optimizer) == state_dict(other.optimizer)
     run(one), run(other)
-    a, b = state_dict(one), state_dict(other)
+    a, b = state_dict(one.optimizer), state_dict(other.optimizer)
     assert a["param_groups"] == b["param_groups"] and list(a["param_groups"][0]) == list(b["param_groups"][0])
     assert list(a["state"]) == list(b["state"]) == [0] and list(a["state"][0]) == list(b["state"][0])
     for name, value in b["state"][0].items():
@@ -182,7 +182,7 @@ def test_state_dict_has_torch_s_form(ours, torch_s):
     fresh_one.load_state_dict(b)
     fresh_other.load_state_dict(a)
     for loaded, saved in ((fresh_other, a), (fresh_one, b)):
-        assert loaded.state_dict()["param_groups"] == saved["param_groups"]
+        assert state_dict(loaded)["param_groups"] == saved["param_groups"]
         for name, value in saved["state"][0].items():
             copy = loaded.state_dict()["state"][0][name]
             assert torch.equal(copy, value)
