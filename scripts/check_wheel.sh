@@ -28,7 +28,7 @@ run() { # run WORDS…: a verb of the installed program, quietly when all is wel
     printf 'snn_mnist %s\n' "$*"
     "$folder/env/bin/snn_mnist" "$@" >output.txt 2>&1 || { cat output.txt; exit 1; }
 }
-network=logs/T100_b64_adam_lr0.005_digits
+network=logs/T100_b64_adam_lr0.005_digits_cosine
 run --help
 run info
 run train -config digits -epochs 2

@@ -6,7 +6,19 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from snn_mnist.errors import UsageError
-from snn_mnist.runs.fields import Options, choice, integer, matching, number, option, optional, options_of, path, switch
+from snn_mnist.runs.fields import (
+    Options,
+    choice,
+    file_name,
+    integer,
+    matching,
+    number,
+    option,
+    optional,
+    options_of,
+    path,
+    switch,
+)  # fmt: skip
 from snn_mnist.runs.words import show
 
 DATASETS = ("mnist", "fashion", "digits")
@@ -138,6 +150,14 @@ class Config(Threads, Options):
 
     # Files
     out_dir: str = option("./logs", path("DIR"), "Files", "the run directory is made in here; nothing is overwritten")
+    name: str | None = option(
+        None,
+        optional(file_name()),
+        "Files",
+        "name of the run directory; with -seeds, of the directory of these runs",
+        shown="made of what differs from the defaults",
+        saved=False,
+    )
     figures: bool = option(
         True,
         switch(),

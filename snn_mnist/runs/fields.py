@@ -89,6 +89,17 @@ def path(metavar: str = "PATH") -> Kind:
     return Kind(wanted, metavar, (os.PathLike,), os.path.expanduser, lambda name: name.strip() and "\0" not in name)
 
 
+def file_name() -> Kind:
+    """The name of a new file or directory within another: nothing that a shell or another system would misread."""
+    wanted = "a plain file name: letters, digits and marks such as _ - . within it, no / and not the word last"
+
+    def allowed(name: str) -> bool:
+        plain = name.isprintable() and not set(name) & set('/\\:*?"<>|') and name == name.strip()
+        return plain and name[:1] not in ("", ".", "-") and name != "last" and len(name.encode()) <= 200
+
+    return Kind(wanted, "NAME", (), str, allowed)
+
+
 SWITCH_WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 

@@ -19,6 +19,7 @@ OTHER_NAMES = {  # a setting -> what other programs call it
     "device": "gpu cuda",
     "data_dir": "data data-path root",
     "out_dir": "output-dir log-dir save-dir",
+    "name": "run-name experiment exp-name run-dir",
     "resume": "checkpoint ckpt load",
     "seed": "random-seed manual-seed",
 }

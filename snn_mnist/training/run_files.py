@@ -10,8 +10,8 @@ from snn_mnist.errors import SNNError
 from snn_mnist.model.device import Runtime
 from snn_mnist.runs import checkpoint, directory, environment
 from snn_mnist.runs.atomic_files import exclusive_lock, write_file
-from snn_mnist.runs.config import Config
 from snn_mnist.runs.metrics import METRICS, VALIDATION, MetricsFile
+from snn_mnist.runs.naming import run_name
 from snn_mnist.runs.tensorboard import TensorBoard
 from snn_mnist.training.evaluator import Evaluation
 from snn_mnist.training.resume import Resumed
@@ -37,7 +37,9 @@ class RunFiles:
         config, continued = self.config, self.resumed.folder
         if self.resumed.why_elsewhere:
             print(f"continuing in a new directory: {self.resumed.why_elsewhere}")
-        self.folder = continued or directory.new_run_directory(config.out_dir, run_name(config))
+        if continued and config.name:
+            print(f"-name {config.name} is not used: the run continues in its own directory")
+        self.folder = continued or directory.new_run_directory(config.out_dir, config.name or run_name(config))
         opened.enter_context(exclusive_lock(self.folder))
         if continued and position_of(checkpoint.load(self.latest)) != position_of(self.resumed.state):
             raise SNNError(f"{self.folder} was trained further meanwhile by another process; resume it again")
@@ -81,9 +83,3 @@ class RunFiles:
 def position_of(state: dict[str, Any]) -> tuple[int, int]:
     """The finished epochs of a checkpoint and the steps done of the next."""
     return state.get("epoch", -1) + 1, state.get("step", 0)
-
-
-def run_name(config: Config) -> str:
-    """'T100_b64_adam_lr0.001' as in the tutorial, '_amp' and other data sets at its end."""
-    name = f"T{config.T}_b{config.b}_{config.opt}_lr{config.lr}{'_amp' if config.amp else ''}"
-    return name if config.dataset == "mnist" else f"{name}_{config.dataset}"
