@@ -1,6 +1,6 @@
 """Verb `eval`: the accuracy of a checkpoint, its spread over encodings and the standard error of the test set.
 
-python -m snn_mnist eval -resume logs/T100_b64_adam_lr0.001
+python -m snn_mnist eval -resume last
 """
 
 from __future__ import annotations
@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from snn_mnist.cli.results import write_json
-from snn_mnist.cli.shared_options import checkpoint_option, json_option, saved_option, seed_option, tau_option
+from snn_mnist.cli.shared_options import (
+    checkpoint_option,
+    json_option,
+    out_dir_option,
+    saved_option,
+    seed_option,
+    tau_option,
+)
 from snn_mnist.runs.config import Config, Threads
 from snn_mnist.runs.fields import Options, integer, like, option
 
@@ -24,6 +31,7 @@ class EvalOptions(Threads, Options):
     """Settings of `eval`. None means: as in the checkpoint."""
 
     resume: str = checkpoint_option()
+    out_dir: str = out_dir_option()
     repeats: int = option(10, integer(1, 100_000), "Test", "encodings of the test images; gives the ± of the accuracy")
     T: int | None = saved_option("T", "Test")
     tau: float | None = tau_option("Test")
@@ -51,7 +59,7 @@ def run(options: EvalOptions) -> int:
     keys = [SpikeKey(config.seed, Stream.EVAL, repeat) for repeat in range(options.repeats)]
     scores, seconds = score_split(loaded.net, data.test, runtime, default_readout_steps(config.T), keys, options.b)
     result = summarise(scores, data) | {
-        "checkpoint": str(loaded.path), "epoch": loaded.epoch, "dataset": data.name, "seed": config.seed,
+        "checkpoint": str(loaded.path), "epochs": loaded.epoch + 1, "dataset": data.name, "seed": config.seed,
         "trained_on": loaded.trained_on,
         "backend": runtime.backend, "device": str(runtime.device),
         "images_per_s": len(data.test) * options.repeats / seconds,
@@ -128,7 +136,7 @@ def describe(result: dict[str, Any], runtime: Any) -> str:
     loss_spread = f" ± {loss['std']:.5f}" if several else ""
     width = max(len(name) for name in result["class_names"])
     lines = [
-        f"{result['checkpoint']} (epoch {result['epoch'] + 1}) on {result['images']:,} test images of "
+        f"{result['checkpoint']} (epoch {result['epochs']}) on {result['images']:,} test images of "
         f"{result['dataset']}, T {steps}, {runtime}",
     ]
     if "assumed" in result:

@@ -1,6 +1,6 @@
 """Verb `export`: a checkpoint in the formats of other programs, hardware and the browser.
 
-    python -m snn_mnist export -resume logs/T100_b64_adam_lr0.001 -format nir -out mnist.nir -verify
+    python -m snn_mnist export -resume last -format nir -out mnist.nir -verify
 
 docs/interop.md explains the formats.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from snn_mnist.cli.shared_options import checkpoint_option, saved_option, seed_option, tau_option
+from snn_mnist.cli.shared_options import checkpoint_option, out_dir_option, saved_option, seed_option, tau_option
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.runs.config import Config
 from snn_mnist.runs.fields import Options, choice, integer, like, number, option, optional, path, switch
@@ -28,6 +28,7 @@ class ExportOptions(Options):
     """Settings of `export`. None means: as in the checkpoint."""
 
     resume: str = checkpoint_option()
+    out_dir: str = out_dir_option()
     format: str = option(
         "nir",
         choice(tuple(ENDINGS)),

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from snn_mnist.cli.parser import read_command
+from snn_mnist.cli.shared_options import with_newest_run
 from snn_mnist.cli.streams import make_printable
 from snn_mnist.cli.verbs import VERBS, usage
 from snn_mnist.errors import SNNError, UsageError
@@ -22,9 +23,10 @@ def dispatch(tokens: Sequence[str]) -> int:
         raise
     for note in options.notes():
         print(f"snn_mnist: note: {note}", file=sys.stderr)
+    options = with_newest_run(options)
     if resumed := getattr(options, "resume", None):
         run_directory.find(resumed)  # a mistyped name is reported before seconds of imports
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and name != "runs":
         print("loading PyTorch ...", file=sys.stderr, flush=True)  # takes seconds
     return VERBS[name].run(options) or 0
 

@@ -1,25 +1,33 @@
 """Verb `plot`: the figures of runs, from the files in their directories.
 
-    python -m snn_mnist plot logs/T100_b64_adam_lr0.001 logs/T100_b64_adam_lr0.001-2
+    python -m snn_mnist plot last
+    python -m snn_mnist plot logs
 
-The learning curves of all runs in one figure; and into each run's directory the receptive fields, confusion
-matrix and accuracy against T of its latest checkpoint, tested with the spikes of that epoch's test.
+The learning curves of all runs in one figure, each named by what differs between them; and into each run's directory
+the receptive fields, confusion matrix and accuracy against T of its latest checkpoint, tested with the spikes of that
+epoch's test.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from snn_mnist.errors import SNNError
+from snn_mnist.cli.shared_options import out_dir_option
+from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.runs.atomic_files import make_directory
-from snn_mnist.runs.directory import LATEST
+from snn_mnist.runs.config import Config
+from snn_mnist.runs.directory import LATEST, run_directories
 from snn_mnist.runs.fields import Options, option, optional, path, several
+from snn_mnist.runs.naming import labels, short_names
 
 COMPARED = "curves_compared.png"  # of several runs; curves.png is of one
+MOST = 16  # runs in one figure; the colours of more can't be told apart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +38,11 @@ class PlotOptions(Options):
         (),
         several(path("DIR")),
         "Files",
-        "run directories, such as logs/T100_b64_adam_lr0.001",
+        "run directories, or directories of runs; last is the newest run of -out-dir",
         required=True,
         positional=True,
     )
+    out_dir: str = out_dir_option()
     out: str | None = option(
         None,
         optional(path("FILE")),
@@ -46,13 +55,19 @@ class PlotOptions(Options):
 def run(options: PlotOptions) -> int:
     from snn_mnist.visualizing import run_figures as figures
 
-    runs = list(dict.fromkeys(Path(name) for name in options.runs))
-    curves = dict(zip(short_names(runs), map(_metrics, runs), strict=True))
-    target = Path(options.out or runs[0] / (figures.CURVES if len(runs) == 1 else COMPARED))
+    found = rows_of(dict.fromkeys(each for name in options.runs for each in _directories(Path(name))))
+    runs = dict(itertools.islice(found.items(), MOST))
+    configs = {folder: _config(folder) for folder in runs}
+    notes = [*left_out(len(found)), *different_data(configs.values())]
+    for note in notes:
+        print(note)
+    curves = dict(zip(names(configs), runs.values(), strict=True))
+    first = next(iter(runs))
+    target = Path(options.out or (first / figures.CURVES if len(runs) == 1 else first / COMPARED))
     if target.suffix.lower() != ".png":
         raise SNNError(f"-out {target} is not a PNG file; give a name that ends in .png")
     make_directory(target.parent, "-out")
-    print(figures.write(target, figures.learning_curves(curves), "-out"))
+    print(figures.write(target, figures.learning_curves(curves, notes), "-out"))
     for folder in runs:
         if (folder / LATEST).is_file():
             for file in plot_network(folder):
@@ -60,6 +75,54 @@ def run(options: PlotOptions) -> int:
         else:
             print(f"{folder} has no {LATEST}: learning curves only")
     return 0
+
+
+def _directories(folder: Path) -> list[Path]:
+    """The runs in a directory of runs; else the directory itself."""
+    try:
+        return list(run_directories(folder)) or [folder]
+    except OSError:
+        return [folder]
+
+
+def rows_of(folders: Iterable[Path]) -> dict[Path, list[dict[str, Any]]]:
+    """The rows of each run's metrics.csv. Of several runs those that can't be drawn are named and left out."""
+    found, problems = {}, []
+    for folder in folders:
+        try:
+            found[folder] = _metrics(folder)
+        except SNNError as error:
+            problems.append(error)
+    if not found:
+        raise problems[0]
+    for problem in problems:
+        print(f"left out: {problem}")
+    return found
+
+
+def left_out(count: int) -> list[str]:
+    return [f"{MOST} of {count} runs are drawn; name those to compare"] if count > MOST else []
+
+
+def different_data(configs: Iterable[Config | None]) -> list[str]:
+    """A word where the runs learned different data, whose accuracies can't be compared."""
+    counts = Counter(config.dataset for config in configs if config)
+    listed = ", ".join(f"{name} {number}" for name, number in counts.items())
+    return [f"different data sets ({listed}): their accuracies can't be compared"] if len(counts) > 1 else []
+
+
+def names(configs: Mapping[Path, Config | None]) -> list[str]:
+    """What differs between the runs; for one without config.yaml, or a single one, the name of its directory."""
+    short = dict(zip(configs, short_names(list(configs)), strict=True))
+    known = labels({short[folder]: config for folder, config in configs.items() if config})
+    return [known.get(name, name) for name in short.values()]
+
+
+def _config(folder: Path) -> Config | None:
+    try:
+        return Config.from_yaml(folder / "config.yaml")
+    except UsageError:
+        return None
 
 
 def _metrics(folder: Path) -> list[dict[str, Any]]:
@@ -73,16 +136,6 @@ def _metrics(folder: Path) -> list[dict[str, Any]]:
     if not rows:
         raise SNNError(f"{path} has no finished epoch yet; train on with -resume {folder}")
     return rows
-
-
-def short_names(folders: Sequence[Path]) -> list[str]:
-    """The last part of each path, with as many before it as make the names different."""
-    parts = [folder.resolve().parts for folder in folders]
-    for length in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(one[-length:]) for one in parts]
-        if len(set(names)) == len(names):
-            return names
-    return [str(folder) for folder in folders]
 
 
 def plot_network(folder: Path) -> list[Path]:

@@ -1,6 +1,6 @@
 """Verb `predict`: your own pictures of digits.
 
-    python -m snn_mnist predict seven.png scans/ -resume logs/T100_b64_adam_lr0.001
+    python -m snn_mnist predict seven.png scans/ -resume last
 
 Shows each picture as the network's input, the firing rates of the ten neurons, the prediction with its margin, and
 reasons to doubt it. The same picture, seed and checkpoint give the same rates, whatever other pictures are given.
@@ -23,6 +23,7 @@ from snn_mnist.cli.shared_options import (
     checkpoint_option,
     data_directory,
     json_option,
+    out_dir_option,
     saved_option,
     seed_option,
     tau_option,
@@ -59,6 +60,7 @@ class PredictOptions(Options):
         positional=True,
     )
     resume: str = checkpoint_option()
+    out_dir: str = out_dir_option()
     T: int | None = saved_option("T", "Images")
     tau: float | None = tau_option("Images")
     seed: int | None = seed_option("Images")

@@ -1,16 +1,35 @@
 """Settings that several verbs share."""
 
 import os
+from dataclasses import replace
 from typing import Any
 
 from snn_mnist.runs.config import CHECKPOINT, Config
-from snn_mnist.runs.fields import like, option, optional, options_of, path
+from snn_mnist.runs.fields import Options, like, option, optional, options_of, path
 
 SAVED = "the checkpoint's"
+LAST = "last"
 
 
 def checkpoint_option() -> Any:
     return option(None, path(), "Files", CHECKPOINT, required=True)
+
+
+def out_dir_option() -> Any:
+    return like(Config, "out_dir", help="where last finds the newest run")
+
+
+def with_newest_run(options: Options) -> Options:
+    """The same settings, with the newest run of -out-dir in the place of the word last."""
+    from snn_mnist.runs.directory import newest_run
+
+    changes: dict[str, Any] = {}
+    for name in ("resume", "runs"):
+        value = getattr(options, name, None)
+        if value == LAST or (isinstance(value, tuple) and LAST in value):
+            newest = str(newest_run(getattr(options, "out_dir")))  # noqa: B009
+            changes[name] = newest if value == LAST else tuple(newest if each == LAST else each for each in value)
+    return replace(options, **changes) if changes else options
 
 
 def saved_option(name: str, group: str, shown: str = SAVED, **changes: Any) -> Any:

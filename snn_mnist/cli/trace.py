@@ -1,6 +1,6 @@
 """Verb `trace`: one image through a checkpoint, every time step of it, as arrays and pictures.
 
-    python -m snn_mnist trace -resume logs/T100_b64_adam_lr0.001 -index 0
+    python -m snn_mnist trace -resume last -index 0
 
 Writes into a directory of its own:
     v_t_array.npy   [T, 10] float32  membrane potentials V[t], after the reset, as in the tutorial's file
@@ -23,7 +23,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from snn_mnist.cli.shared_options import checkpoint_option, data_directory, saved_option, seed_option, tau_option
+from snn_mnist.cli.shared_options import (
+    checkpoint_option,
+    data_directory,
+    out_dir_option,
+    saved_option,
+    seed_option,
+    tau_option,
+)
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.runs.atomic_files import make_directory, write_file
 from snn_mnist.runs.config import Config
@@ -44,6 +51,7 @@ class TraceOptions(Options):
     """Settings of `trace`. None means: as in the checkpoint."""
 
     resume: str = checkpoint_option()
+    out_dir: str = out_dir_option()
     index: tuple[int, ...] = option((0,), several(integer(0)), "Images", "which test images, counted from 0")
     misclassified: int = option(0, integer(0), "Images", "instead, the first so many images the network gets wrong")
     T: int | None = saved_option("T", "Images")

@@ -5,12 +5,12 @@ python -m snn_mnist train -T 100 -b 64 -epochs 100 -opt adam -lr 1e-3 -tau 2.0
 
 from __future__ import annotations
 
-import statistics
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from snn_mnist.errors import UsageError
 from snn_mnist.runs.config import Config
+from snn_mnist.runs.naming import run_name
 
 if TYPE_CHECKING:
     from snn_mnist.training.interruption import Interruption
@@ -30,19 +30,34 @@ def run(config: Config) -> int:
 
 
 def repeat(config: Config, interruption: Interruption) -> None:
-    """The same run with seed, seed + 1, …, each in a directory of its own; prints mean ± std of the last epoch."""
+    """The same run with seed, seed + 1, …, in one directory; prints and keeps the mean ± std over them."""
+    from snn_mnist.runs import seeds
+    from snn_mnist.runs.directory import new_run_directory
     from snn_mnist.training.loop import train
 
     if config.resume:
         raise UsageError("-seeds starts new runs; resume a single one without it")
-    finals: list[float] = []
-    for seed in range(config.seed, config.seed + config.seeds):
-        print(f"seed {seed}: {seed - config.seed + 1} of {config.seeds} runs", flush=True)
-        row = train(replace(config, seed=seed, seeds=1), interruption)
-        if row.get("epoch") == config.epochs - 1:
-            finals.append(100 * row["test_acc"])
-        if interruption.requested and len(finals) < config.seeds:
-            print(f"{len(finals)} of {config.seeds} seeds were done before")
-            return
-    mean, std = statistics.mean(finals), statistics.stdev(finals)
-    print(f"{len(finals)} seeds: test accuracy of the last epoch {mean:.2f} ± {std:.2f} % (mean ± std)")
+    numbers = range(config.seed, config.seed + config.seeds)
+    name = config.name or f"{run_name(replace(config, seed=0))}_seeds{numbers[0]}-{numbers[-1]}"
+    group = new_run_directory(config.out_dir, name)
+    try:
+        seeds.write_summary(group)
+        for done, seed in enumerate(numbers):
+            print(f"seed {seed}: {done + 1} of {config.seeds} runs", flush=True)
+            one = replace(config, seed=seed, seeds=1, out_dir=str(group), name=f"seed{seed}")
+            row = train(one, interruption)
+            complete = row.get("epoch") == config.epochs - 1
+            if interruption.requested and (seed < numbers[-1] or not complete):
+                print(f"{done + complete} of {config.seeds} seeds were done before")
+                return
+    finally:
+        if [file.name for file in group.iterdir()] == [seeds.SEEDS]:  # refused before its first run had a directory
+            (group / seeds.SEEDS).unlink()
+            group.rmdir()
+    summary = seeds.summary(group)
+    print(
+        f"{config.seeds} seeds: test accuracy of the last epoch {seeds.spread_text(summary['last_epoch'])} (mean ± std)"
+    )
+    if config.val:
+        print(f"of the epochs chosen on held-out images: {seeds.spread_text(summary['chosen_by_val'])}")
+    print(f"kept in {group / seeds.SEEDS}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,12 +80,35 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise SNNError(f"{folder} can't be opened ({reason(error)}); check the directory") from error
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SNNError(f"another process trains in {folder}; wait for its end, or stop it first") from None
-        except OSError:  # a network file system without locks
-            pass
+        for attempt in range(6):
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if attempt == 5:
+                    what = f"another process trains in {folder}; wait for its end, or stop it first"
+                    raise SNNError(what) from None
+                time.sleep(0.05)  # it may be `is_locked`, which holds it for microseconds
+            except OSError:  # a network file system without locks
+                break
         yield
+    finally:
+        os.close(handle)
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process holds the lock of this directory."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return False
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    except OSError:  # a network file system without locks
+        return False
     finally:
         os.close(handle)

@@ -22,7 +22,7 @@ from snn_mnist.runs.fields import (
 from snn_mnist.runs.words import show
 
 DATASETS = ("mnist", "fashion", "digits")
-CHECKPOINT = "a checkpoint file or a run directory"
+CHECKPOINT = "a checkpoint file or a run directory; last is the newest run of -out-dir"
 MAX_SEED = 2**32 - 1
 MAX_T = 1_000_000
 
@@ -246,6 +246,11 @@ class Config(Threads, Options):
                 f"{' that val leaves' if self.val else ''}; give a number from 1 to {left}"
             )
 
+    @property
+    def unused(self) -> set[str]:
+        """The settings without effect: tau belongs to lif, momentum to sgd."""
+        return {name for name, idle in (("tau", self.neuron != "lif"), ("momentum", self.opt != "sgd")) if idle}
+
     def notes(self) -> list[str]:
         if self.resume or self.config:  # the settings of a file are complete, and may have the other neuron
             return super().notes()
@@ -281,8 +286,7 @@ class Config(Threads, Options):
     def changes_of_fixed_settings(self, saved: Mapping[str, Any]) -> list[str]:
         """'tau 2.0 → 1.5' for every setting that may not change on resume and differs from the saved one."""
         before = type(self).from_mapping(saved)
-        unused = {"tau"} if self.neuron == before.neuron == "if" else set()
-        unused |= {"momentum"} if self.opt == before.opt == "adam" else set()
+        unused = self.unused & before.unused
         return [
             f"{each.name} {show(getattr(before, each.name))} → {show(getattr(self, each.name))}"
             for each in options_of(type(self))

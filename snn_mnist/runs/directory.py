@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from snn_mnist.errors import SNNError
@@ -47,6 +48,29 @@ def find(path: str | os.PathLike[str]) -> Path:
     except OSError as error:
         raise SNNError(f"{path} can't be read ({reason(error)}); {remedy}") from error
     raise SNNError(f"there is no checkpoint {path}; {remedy}")
+
+
+def run_directories(folder: Path, levels: int = 2) -> Iterator[Path]:
+    """The folder if it is a run's, else those of the runs in it and in the directories in it, by name. OSError."""
+    if (folder / "metrics.csv").is_file() or (folder / LATEST).is_file():
+        yield folder
+    elif levels:
+        for child in sorted(folder.iterdir()):
+            if child.is_dir():
+                yield from run_directories(child, levels - 1)
+
+
+def newest_run(out_dir: str) -> Path:
+    """The run in a directory whose latest checkpoint was written last; SNNError where there is none."""
+    try:
+        times = {
+            run: (run / LATEST).stat().st_mtime_ns for run in run_directories(Path(out_dir)) if (run / LATEST).is_file()
+        }
+    except OSError as error:
+        raise SNNError(f"no run can be found in {out_dir} ({reason(error)}); give the -out-dir of the runs") from error
+    if not times:
+        raise SNNError(f"there is no run in {out_dir} yet; train one, or give the -out-dir of the runs")
+    return max(times, key=lambda run: (times[run], run))
 
 
 def remove_leftovers(folder: Path) -> None:

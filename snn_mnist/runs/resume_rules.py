@@ -12,6 +12,11 @@ FIXED_ON_RESUME = tuple(each.name for each in options_of(Config) if each.fixed)
 CHANGEABLE_ON_RESUME = ("epochs", "lr", "schedule")
 """These may change besides, as the settings of the machine and of files do."""
 
+DECIDING = tuple(
+    each.name for each in options_of(Config) if each.name in FIXED_ON_RESUME or each.name in CHANGEABLE_ON_RESUME
+)
+"""The settings that decide the result, in the order of their declaration."""
+
 
 def _flags(names: Iterable[str]) -> str:
     return ", ".join("-" + name.replace("_", "-") for name in names)

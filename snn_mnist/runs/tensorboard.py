@@ -17,39 +17,60 @@ from typing import Any
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 from torch.utils.tensorboard.writer import FileWriter
 
 from snn_mnist.runs.atomic_files import write_error
-from snn_mnist.runs.metrics import METRICS, VALIDATION
+from snn_mnist.runs.config import Config
+from snn_mnist.runs.metrics import COUNT, INDEX, METRICS, VALIDATION
+from snn_mnist.runs.resume_rules import DECIDING
+from snn_mnist.runs.words import show
 
 PREFIX = "events.out.tfevents."
-SCALARS = tuple(name for name in METRICS if name != "epoch") + VALIDATION
+FROM_1 = ".from1"  # ends the name of a file whose steps count epochs from 1; earlier versions counted from 0
+SCALARS = tuple(name for name in METRICS if name != COUNT) + VALIDATION
 
 
 class TensorBoard:
-    """Scalars under metrics.csv's names, and figures; flushed after each addition.
+    """Scalars under metrics.csv's names, and figures; flushed after each addition. A step is an epoch, from 1.
 
-    A resumed run begins a new event file that tells readers to drop what earlier files hold from its first epoch on;
-    if there are no earlier files, their scalars come from the rows of metrics.csv.
+    A resumed run begins a new event file that tells readers to drop what earlier files hold of later epochs than the
+    first_epoch finished ones. If there are no earlier files, or they count from 0, it tells them to drop all, and their
+    scalars come from the rows of metrics.csv.
     """
 
     def __init__(self, folder: Path, first_epoch: int, rows: Sequence[dict[str, Any]] = ()) -> None:
-        self.folder = folder
+        self.folder, self.first_epoch = folder, first_epoch
         earlier = any(folder.glob(f"{PREFIX}*"))
+        counted = any(folder.glob(f"{PREFIX}*{FROM_1}"))
         try:
-            self.writer = Writer(str(folder), purge_step=first_epoch if earlier else None)
+            self.writer = Writer(str(folder), purge_step=first_epoch + 1 if counted else 0 if earlier else None)
         except OSError as error:
             raise write_error(folder, error) from error
-        for row in () if earlier else rows:
+        for row in () if counted else rows:
             self.write(row)
 
     def write(self, row: dict[str, Any]) -> None:
         def scalars(writer: SummaryWriter) -> None:
             for name in SCALARS:
                 if name in row:
-                    writer.add_scalar(name, row[name], row["epoch"])
+                    writer.add_scalar(name, row[name], row[INDEX] + 1)
 
         self.add(scalars)
+
+    def begin(self, config: Config) -> None:
+        """The run as a row of TensorBoard's HParams, with the last values of its scalars, from its first epoch on.
+
+        Only the start of the session is written, and its end by `end`. `SummaryWriter.add_hparams` would also write
+        the columns, as they are for this run: TensorBoard takes those of any one run for all. Without them it
+        computes them from all runs, and ticks first the settings that differ between these.
+        """
+        start = hparams(hyperparameters(config), {})[1]
+        self.add(lambda writer: writer.file_writer.add_summary(start, self.first_epoch))
+
+    def end(self, epochs: int) -> None:
+        end = hparams({}, {})[2]
+        self.add(lambda writer: writer.file_writer.add_summary(end, epochs))
 
     def add(self, add: Callable[[Any], Any]) -> None:
         """Calls add(writer) for figures, histograms, settings."""
@@ -62,6 +83,13 @@ class TensorBoard:
     def close(self) -> None:
         with contextlib.suppress(OSError):  # every addition was flushed and has raised its own errors
             self.writer.close()
+
+
+def hyperparameters(config: Config) -> dict[str, float | str]:
+    """The settings that decide the result, less those that are off or not used: numbers, and the others as text."""
+    off = {name for name in ("alpha", "amp", "ema", "limit_batches") if not getattr(config, name)}
+    values = {name: getattr(config, name) for name in DECIDING if name not in off | config.unused}
+    return {name: value if type(value) in (int, float) else show(value) for name, value in values.items()}
 
 
 class Writer(SummaryWriter):
@@ -90,7 +118,7 @@ class _EventFile:
         # was set back.
         times = [path.name.removeprefix(PREFIX)[:10] for path in folder.glob(f"{PREFIX}*")]
         second = max([int(time.time()), *(int(digits) + 1 for digits in times if digits.isdecimal())])
-        path = folder / f"{PREFIX}{second:010d}.{socket.gethostname()}.{os.getpid()}"
+        path = folder / f"{PREFIX}{second:010d}.{socket.gethostname()}.{os.getpid()}{FROM_1}"
         self.records = RecordWriter(open(path, "xb"))  # noqa: SIM115
         self.add_event(Event(wall_time=time.time(), file_version="brain.Event:2"))
         self.flush()

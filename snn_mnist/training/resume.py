@@ -11,6 +11,7 @@ from snn_mnist.runs import checkpoint
 from snn_mnist.runs.config import Config
 from snn_mnist.runs.config_file import read_yaml
 from snn_mnist.runs.directory import LATEST
+from snn_mnist.runs.seeds import SEEDS
 from snn_mnist.runs.words import show
 
 HYPERPARAMETERS = ("betas", "eps", "weight_decay", "amsgrad", "maximize", "dampening", "nesterov")  # beyond our flags
@@ -81,7 +82,9 @@ def _elsewhere(config: Config, folder: Path) -> bool:
         return False
     if config.config and read_yaml(config.config).get("out_dir") == config.out_dir:
         return False
-    return Path(config.out_dir).resolve() not in (folder.resolve().parent, folder.parent.resolve())
+    above = (folder.resolve().parent, folder.parent.resolve())
+    groups = [group.parent for group in above if (group / SEEDS).is_file()]  # of -seeds, within its -out-dir
+    return Path(config.out_dir).resolve() not in (*above, *groups)
 
 
 def restore_optimizer(optimizer: Any, state: dict[str, Any], config: Config) -> None:

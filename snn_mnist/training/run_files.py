@@ -8,7 +8,7 @@ from typing import Any
 
 from snn_mnist.errors import SNNError
 from snn_mnist.model.device import Runtime
-from snn_mnist.runs import checkpoint, directory, environment
+from snn_mnist.runs import checkpoint, directory, environment, seeds
 from snn_mnist.runs.atomic_files import exclusive_lock, write_file
 from snn_mnist.runs.metrics import METRICS, VALIDATION, MetricsFile
 from snn_mnist.runs.naming import run_name
@@ -30,8 +30,10 @@ class RunFiles:
             self.opened = opened.pop_all()
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        self.opened.__exit__(*error)
+    def __exit__(self, kind: Any, *error: Any) -> None:
+        if kind is None and (self.folder.parent / seeds.SEEDS).is_file():
+            seeds.write_summary(self.folder.parent)
+        self.opened.__exit__(kind, *error)
 
     def _open(self, opened: ExitStack) -> None:
         config, continued = self.config, self.resumed.folder
@@ -53,6 +55,7 @@ class RunFiles:
         environment.note_environment(self.folder / "environment.json", str(self.runtime))
         self.tensorboard = TensorBoard(self.folder, self.epochs_done, self.metrics.rows)
         opened.callback(self.tensorboard.close)
+        self.tensorboard.begin(config)
 
     @property
     def latest(self) -> Path:
@@ -74,8 +77,7 @@ class RunFiles:
         if config.figures and run_figures.due(epoch, config.epochs):
             self.tensorboard.add(lambda writer: run_figures.to_tensorboard(writer, epoch, *pictured))
         if last:
-            mapping = config.to_mapping()
-            self.tensorboard.add(lambda writer: run_figures.settings_to_tensorboard(writer, mapping, row))
+            self.tensorboard.end(config.epochs)
             if config.figures:
                 run_figures.write_run_figures(self.folder, *pictured)
 

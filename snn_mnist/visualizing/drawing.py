@@ -22,12 +22,16 @@ SIZE, DPI = (8.0, 5.0), 150
 # ---------------------------------------------------------------------------- layout
 
 
-def own_figure(figsize: tuple[float, float] = SIZE, dpi: int = DPI) -> Figure:
-    """A figure without pyplot: it needs no display, and no global state refers to it."""
+def own_figure(figsize: tuple[float, float] = SIZE, dpi: int = DPI, legend: float = 0) -> Figure:
+    """A figure without pyplot: it needs no display, and no global state refers to it.
+
+    legend: inches at the bottom besides, for a legend below.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=figsize, dpi=dpi, layout="constrained")
+    figure: Any = Figure(figsize=(figsize[0], figsize[1] + legend), dpi=dpi, layout="constrained")
+    figure.legend_inches = legend
     FigureCanvasAgg(figure)
     return figure
 
@@ -35,6 +39,10 @@ def own_figure(figsize: tuple[float, float] = SIZE, dpi: int = DPI) -> Figure:
 def text_size(figure: Figure) -> float:
     """Points: 13 for 8 × 5 inches, and in proportion."""
     width, height = figure.get_size_inches()
+    return _points(width, height - getattr(figure, "legend_inches", 0))
+
+
+def _points(width: float, height: float) -> float:
     return max(7.0, 1.65 * min(width, 1.6 * height))
 
 
@@ -64,7 +72,7 @@ def style(
 def heading(figure: Figure, text: str) -> None:
     """A title over all axes of the figure, flush left."""
     size = 1.08 * text_size(figure)
-    text = wrapped(text, figure.get_size_inches()[0], size)
+    text = "\n".join(wrapped(line, figure.get_size_inches()[0], size) for line in text.split("\n"))
     figure.suptitle(text, fontsize=size, x=0.01, horizontalalignment="left")
 
 
@@ -84,20 +92,32 @@ def wrapped(text: str, width: float, size: float) -> str:
     return textwrap.fill(text, 20, break_long_words=False)
 
 
-def legend_below(figure: Figure, handles: Sequence[Any], labels: Sequence[str], columns: int | None = None) -> None:
-    """A legend under the axes, where it covers nothing."""
+def legend_below(
+    figure: Figure, handles: Sequence[Any], labels: Sequence[str], columns: int | None = None, scale: float = 0.9
+) -> None:
+    """A legend under the axes, where it covers nothing; scale: its text to that of the figure."""
     size, width = text_size(figure), figure.get_size_inches()[0]
-    widest = (max(map(len, labels)) * 0.6 + 4) * 0.9 * size / 72  # inches, about
-    rows = -(-len(labels) // max(1, int(width / widest)))
+    rows = _legend_rows(labels, width, scale * size)
     columns = columns or -(-len(labels) // rows)  # rows of equal length
     figure.legend(
         handles,
         labels,
         loc="outside lower center",
         ncols=columns,
-        fontsize=0.9 * size,
+        fontsize=scale * size,
         frameon=False,
     )
+
+
+def _legend_rows(labels: Sequence[str], width: float, size: float) -> int:
+    widest = (max(map(len, labels)) * 0.6 + 4) * size / 72  # inches, about
+    return -(-len(labels) // max(1, int(width / widest)))
+
+
+def legend_height(labels: Sequence[str], figsize: tuple[float, float], scale: float = 0.9) -> float:
+    """The inches that `legend_below` takes below axes of this size."""
+    size = scale * _points(*figsize)
+    return _legend_rows(labels, figsize[0], size) * 1.6 * size / 72
 
 
 def add_colorbar(axes: Any, image: Any, label: str, **options: Any) -> Any:
@@ -137,6 +157,11 @@ def curve_style(index: int, count: int, ordered: bool = False) -> tuple[Any, str
     if ordered:
         return colour_map("viridis")(0.92 * index / max(count - 1, 1)), "-"
     return COLOURS[index % len(COLOURS)], ("-", "--", ":", "-.")[index // len(COLOURS) % 4]
+
+
+def curve_mark(index: int) -> tuple[str, str]:
+    """Colour and marker of curve `index`, for curves whose line style says something else."""
+    return COLOURS[index % len(COLOURS)], "osD^vP"[index // len(COLOURS) % 6]
 
 
 # ---------------------------------------------------------------------------- drawing

@@ -62,36 +62,16 @@ def due(epoch: int, epochs: int) -> bool:
 def to_tensorboard(writer: Any, epoch: int, weight: Tensor, test: Score, class_names: Sequence[str]) -> None:
     """Receptive fields and confusion matrix as images, firing rates of the test split as histograms.
 
-    writer: torch's SummaryWriter.
+    writer: torch's SummaryWriter; its step is the epoch from 1.
     """
-    writer.add_image("receptive_fields", pixels(receptive_fields(weight, class_names)), epoch, dataformats="HWC")
+    writer.add_image("receptive_fields", pixels(receptive_fields(weight, class_names)), epoch + 1, dataformats="HWC")
     confusion = confusion_matrix(test.confusion(), class_names)
-    writer.add_image("confusion_matrix", pixels(confusion), epoch, dataformats="HWC")
+    writer.add_image("confusion_matrix", pixels(confusion), epoch + 1, dataformats="HWC")
     rates, labels = test.rates().numpy(), test.labels.numpy()
     own = np.arange(rates.shape[1]) == labels[:, None]
     edges = np.linspace(0, 1, 51)
-    writer.add_histogram("firing_rate/neuron_of_the_label", rates[own], epoch, bins=edges)
-    writer.add_histogram("firing_rate/the_other_neurons", rates[~own], epoch, bins=edges)
-
-
-def settings_to_tensorboard(writer: Any, settings: Mapping[str, Any], row: Mapping[str, Any]) -> None:
-    """The run as a row of TensorBoard's HParams: its settings, and the metrics of its last epoch.
-
-    Written to the run's own event file under the scalars' own names: `SummaryWriter.add_hparams` would open a second
-    writer in a directory of its own, which TensorBoard shows as another run.
-    """
-    from torch.utils.tensorboard.summary import hparams
-
-    metrics = {name: row[name] for name in ("test_acc", "max_test_acc", "test_loss", "train_loss") if name in row}
-    plain = {name: value if type(value) in (int, float) else _text(value) for name, value in settings.items()}
-    for summary in hparams(plain, metrics):
-        writer.file_writer.add_summary(summary, row["epoch"])
-
-
-def _text(value: Any) -> str:
-    """A setting as text in UTF-8; other bytes, which a path may have, are escaped."""
-    text = value if isinstance(value, str) else "none" if value is None else str(value).lower()
-    return text.encode(errors="backslashreplace").decode()
+    writer.add_histogram("firing_rate/neuron_of_the_label", rates[own], epoch + 1, bins=edges)
+    writer.add_histogram("firing_rate/the_other_neurons", rates[~own], epoch + 1, bins=edges)
 
 
 # ---------------------------------------------------------------------------- files
@@ -118,44 +98,60 @@ def pixels(figure: Figure) -> np.ndarray:
 # ---------------------------------------------------------------------------- the figures
 
 
-def learning_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """Accuracy and loss against epochs; runs: name → rows of metrics.csv. Each of several runs has its colour."""
-    figure = drawing.own_figure((10.0, 5.2))
-    left, right = figure.subplots(1, 2)
+def learning_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], notes: Sequence[str] = ()) -> Figure:
+    """Accuracy and loss against epochs; runs: name → rows of metrics.csv. Each of several runs has its colour.
+
+    notes: lines below the title.
+    """
+    several = len(runs) > 1
     shown = [part for part in PARTS if any(f"{part}_acc" in row for rows in runs.values() for row in rows)]
-    if len(runs) > 1:
+    if several:
         shown = [part for part in shown if part != "val"]  # more than two lines per run could not be distinguished
-    lines: dict[str, Any] = {}
-    for number, (name, rows) in enumerate(runs.items()):
+    if len(runs) > len(drawing.COLOURS) and "test" in shown:
+        shown = ["test"]
+    names = [_clipped(name) for name in runs] if several else []
+    keys = [PARTS[part][2] for part in shown] if len(shown) > 1 or not several else []
+    legend = drawing.legend_height([*names, *keys], CURVES_SIZE, LEGEND)
+    figure = drawing.own_figure(CURVES_SIZE, legend=legend)
+    left, right = figure.subplots(1, 2)
+    every = max(1, max(len(rows) for rows in runs.values()) // 20)  # rows between two marks, the same for all runs
+    lines = []
+    for number, rows in enumerate(runs.values()):
         for part in shown:
-            colour, style, label = PARTS[part]
-            if len(runs) > 1:
-                colour = drawing.curve_style(number, len(runs), ordered=len(runs) > len(drawing.COLOURS))[0]
+            colour, style, _ = PARTS[part]
+            marker = "o"
+            if several:
+                colour, marker = drawing.curve_mark(number)
+            if len(shown) == 1:
+                style = "-"
             for axes, unit, factor in ((left, "acc", 100), (right, "loss", 1)):
                 points = [(row["epoch"] + 1, factor * row[f"{part}_{unit}"]) for row in rows if f"{part}_{unit}" in row]
-                marker = "o" if len(points) <= 30 else ""
                 line = axes.plot(
-                    *np.array(points).reshape(-1, 2).T,
-                    color=colour,
-                    linestyle=style,
-                    linewidth=2,
-                    marker=marker,
-                )[0]
-            if len(runs) == 1:
-                lines[label] = line
-            elif part == shown[-1]:
-                lines[name] = line
-    if len(runs) > 1:
-        lines |= {PARTS[part][2]: _sample_line(PARTS[part][1]) for part in shown}
-    drawing.style(left, "", "epochs", "accuracy in %", int_x_ticks=True)
-    drawing.style(right, "", "epochs", "loss (mean squared error)", int_x_ticks=True)
+                    *np.array(points).reshape(-1, 2).T, color=colour, linestyle=style, linewidth=2, marker=marker,
+                    markevery=every,
+                )[0]  # fmt: skip
+        lines.append(line)
+    if several:
+        handles = lines + [_sample_line(PARTS[part][1]) for part in shown if keys]
+    else:
+        handles = left.lines
+    unit = ", test images" if not keys and shown == ["test"] else ""
+    drawing.style(left, "", "epochs", f"accuracy in %{unit}", int_x_ticks=True)
+    drawing.style(right, "", "epochs", f"loss (MSE){unit}" if unit else "loss (mean squared error)", int_x_ticks=True)
     for axes in (left, right):
         axes.grid(alpha=0.3)
-    drawing.legend_below(figure, list(lines.values()), list(lines))
-    drawing.heading(figure, _curves_title(runs))
+    drawing.legend_below(figure, handles, [*names, *keys], scale=LEGEND)
+    drawing.heading(figure, "\n".join([_curves_title(runs), *notes]))
     return figure
 
 
+def _clipped(name: str) -> str:
+    return name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}…{name[1 - LONGEST // 2 :]}"
+
+
+CURVES_SIZE = 10.0, 4.9  # inches, without the legend
+LEGEND = 0.8  # size of its text to that of the figure
+LONGEST = 64  # characters of a name in a legend
 PARTS = {
     "train": (VERMILLION, "--", "training images"),
     "val": (GREEN, ":", "held-out images"),
@@ -181,7 +177,7 @@ def _curves_title(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     epochs, accuracy = finals[best]
     if len(runs) == 1:
         return f"{accuracy:.2f} % of the test images right after {epochs} epoch{'s' if epochs > 1 else ''}"
-    return f"Highest at the end: {best}, {accuracy:.2f} % of the test images"
+    return f"Highest at the end: {_clipped(best)}, {accuracy:.2f} % of the test images"
 
 
 # Colours are computed for the pixels of the data, not for the many more pixels of the picture.

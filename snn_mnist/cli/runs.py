@@ -1,0 +1,319 @@
+"""Verb `runs`: a table of runs with what differs between them, their results and their state.
+
+    python -m snn_mnist runs
+    python -m snn_mnist runs logs other/logs -where dataset=mnist 'last>92' -sort last
+
+`last` and `best` are test accuracies in percent: after the last epoch, and of checkpoint_max.pth.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import operator
+import re
+import shutil
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from snn_mnist.cli.results import write_json
+from snn_mnist.cli.shared_options import out_dir_option
+from snn_mnist.errors import SNNError, UsageError
+from snn_mnist.runs.atomic_files import make_directory, reason, write_file
+from snn_mnist.runs.config import Config
+from snn_mnist.runs.fields import Options, choice, matching, option, optional, options_of, path, several, switch
+from snn_mnist.runs.naming import differences, differing, labels, short_names
+from snn_mnist.runs.words import closest, show
+
+if TYPE_CHECKING:
+    from snn_mnist.runs.survey import Run
+
+SETTINGS = {each.name: each for each in options_of(Config) if each.saved and each.name not in ("epochs", "seeds")}
+COLUMNS: dict[str, Callable[[Run], Any]] = {
+    "run": lambda run: str(run.folder),
+    "epochs": lambda run: run.epochs_done,
+    "last": lambda run: _percent(run.last),
+    "best": lambda run: _percent(run.best),
+    "speed": lambda run: run.images_per_s,
+    "date": lambda run: _date(run.trained),
+    "state": lambda run: run.state,
+}
+COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
+    "<=": operator.le, ">=": operator.ge, "!=": operator.ne, "=": operator.eq, "<": operator.lt, ">": operator.gt,
+}  # fmt: skip
+CONDITION = re.compile(r"\s*([\w-]+)\s*(<=|>=|!=|=|<|>)\s*(.*?)\s*")
+NARROW = 80  # columns
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunsOptions(Options):
+    """Settings of `runs`."""
+
+    runs: tuple[str, ...] = option(
+        ("./logs",),
+        several(path("DIR")),
+        "Runs",
+        "directories of runs, of -seeds, or runs themselves",
+        shown="-out-dir",
+        positional=True,
+    )
+    out_dir: str = out_dir_option()
+    where: tuple[str, ...] | None = option(
+        None,
+        optional(several(matching(CONDITION.pattern, "a condition such as tau=1.1, last>92 or state=running"))),
+        "Runs",
+        "only runs with all of these: a column or setting, one of = != < > <= >=, a value; * is any text",
+        shown="all",
+    )
+    sort: str = option("date", choice((*COLUMNS, *SETTINGS)), "Runs", "column or setting to sort by, the largest last")
+    reverse: bool = option(False, switch(), "Runs", "sort the largest first")
+    csv: str | None = option(
+        None,
+        optional(path("FILE")),
+        "Files",
+        "write all settings and results there, accuracies as shares of 1; - is stdout",
+    )
+    json: str | None = option(None, optional(path("FILE")), "Files", "the same as JSON, with the -seeds; - is stdout")
+    links: str | None = option(
+        None,
+        optional(path("DIR")),
+        "Files",
+        "links to these runs, named by what differs between them, for tensorboard --logdir DIR",
+    )
+
+
+def run(options: RunsOptions) -> int:
+    from snn_mnist.runs.survey import survey
+
+    conditions = [_condition(text) for text in options.where or ()]
+    folders = options.runs if "runs" in options.given else (options.out_dir,)
+    found, problems = survey(map(Path, folders))
+    for problem in problems:
+        print(f"skipped: {problem}", file=sys.stderr)
+    if not found:
+        raise SNNError(f"no run was found in {', '.join(folders)}; name directories of runs, such as logs")
+    runs = [run for run in found if all(condition(run) for condition in conditions)]
+    runs.sort(key=lambda run: _sort_key(run, options.sort), reverse=options.reverse)
+    groups = _groups(runs)
+    if "-" not in (options.csv, options.json):
+        print("\n".join(table(runs, shutil.get_terminal_size((10_000, 24)).columns)) if runs else "no run fits -where")
+        for folder, summary in groups.items():
+            print("\n" + group_text(folder, summary))
+    if options.csv:
+        _write_csv(options.csv, [record(run) for run in runs])
+    if options.json:
+        listed = [{"folder": str(folder), **summary} for folder, summary in groups.items()]
+        write_json(options.json, {"runs": [record(run) for run in runs], "seeds": listed, "skipped": problems})
+    if options.links:
+        _link(Path(options.links), runs)
+    return 0
+
+
+def _groups(runs: Sequence[Run]) -> dict[Path, dict[str, Any]]:
+    """The directories of -seeds that these runs lie in, each with the summary of all its runs."""
+    from snn_mnist.runs.seeds import SEEDS, summary
+
+    parents = dict.fromkeys(run.folder.parent for run in runs)
+    return {folder: summary(folder) for folder in parents if (folder / SEEDS).is_file()}
+
+
+def group_text(folder: Path, summary: dict[str, Any]) -> str:
+    from snn_mnist.runs.seeds import spread_text
+
+    lines = [
+        f"{folder}: {summary['finished']} of {summary['runs']} seeds finished",
+        f"  last epoch {spread_text(summary['last_epoch'])} (mean ± std)",
+    ]
+    if summary["chosen_by_val"]:
+        lines.append(f"  epochs chosen on held-out images {spread_text(summary['chosen_by_val'])}")
+    return "\n".join(lines)
+
+
+# ---------------------------------------------------------------------------- values
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
+
+
+def _date(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+
+
+def _short_date(seconds: float) -> str:
+    """'26 Nov 14:05', or of a run half a year old the day with its year, as `ls` does."""
+    old = abs(time.time() - seconds) > 180 * 86400
+    return time.strftime("%Y-%m-%d" if old else "%d %b %H:%M", time.localtime(seconds))
+
+
+def _value(run: Run, column: str) -> Any:
+    return COLUMNS[column](run) if column in COLUMNS else getattr(run.config, column)
+
+
+def _sort_key(run: Run, column: str) -> tuple[Any, ...]:
+    """No value comes first; equal ones by date."""
+    value = run.trained if column == "date" else _value(run, column)
+    return value is not None, 0 if value is None else value, run.trained, run.folder
+
+
+def _condition(text: str) -> Callable[[Run], bool]:
+    """The condition in words such as 'last>92' as a function of a run."""
+    name, sign, wanted = CONDITION.fullmatch(text).groups()  # type: ignore[union-attr]
+    known = {each.lower().replace("_", "-"): each for each in (*COLUMNS, *SETTINGS)}
+    column = known.get(name.lower().replace("_", "-"))
+    if column is None:
+        guess = closest(name, known)
+        remedy = f"did you mean {guess}?" if guess else f"the columns are {', '.join(known)}"
+        raise UsageError(f"-where {text}: there is no column {name}; {remedy}")
+    compare = COMPARISONS[sign]
+
+    def holds(run: Run) -> bool:
+        value = _value(run, column)
+        if isinstance(value, bool) or value is None:
+            value = show(value)
+        if isinstance(value, str):
+            if sign in ("=", "!="):
+                return fnmatchcase(value.lower(), wanted.lower()) == (sign == "=")
+            return compare(value, wanted)
+        number = _number(wanted)
+        return sign == "!=" if number is None else compare(value, number)
+
+    kind = SETTINGS[column].kind if column in SETTINGS else None
+    textual = column in ("run", "date", "state") or (kind is not None and int not in kind.types)
+    if not textual and _number(wanted) is None and wanted.lower() != "none":
+        raise UsageError(f"-where {text}: {column} is a number; give a number such as {column}{sign}1")
+    return holds
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+# ---------------------------------------------------------------------------- the table
+
+
+def table(runs: Sequence[Run], width: int) -> list[str]:
+    """A line for each run; two or more where the width is not enough."""
+    names = differing([run.config for run in runs])
+    names = [name for name in names if name != "epochs"]
+    head = ["run", *(name.replace("_", "-") for name in names), *RESULTS, "date", "state"]
+    lines = [
+        [str(run.folder), *(_setting(run.config, name) for name in names), *results(run), _date(run.trained),
+         run.state_text]
+        for run in runs
+    ]  # fmt: skip
+    widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]
+    if sum(widths) + 2 * len(widths) - 2 <= width:
+        left = {0, len(head) - 1}
+        found = [
+            "  ".join(
+                f"{text:{'<' if i in left else '>'}{size}}"
+                for i, (text, size) in enumerate(zip(row, widths, strict=True))
+            )
+            for row in (head, *lines)
+        ]
+    else:
+        found = narrow_table(runs, width)
+    if any(not run.config.val and run.best is not None for run in runs):
+        found += ["", "* the highest of all tests: chosen on the test images, so it is too high"]
+    return [line.rstrip() for line in found]
+
+
+RESULTS = ("epochs", "last %", "best % ", "images/s")
+
+
+def results(run: Run) -> list[str]:
+    best = "" if run.best is None else f"{100 * run.best:.2f}{' ' if run.config.val else '*'}"
+    return [
+        f"{run.epochs_done}/{run.config.epochs}",
+        "" if run.last is None else f"{100 * run.last:.2f}",
+        best,
+        "" if run.images_per_s is None else f"{run.images_per_s:,.0f}",
+    ]
+
+
+def _setting(config: Config, name: str) -> str:
+    return "" if name in config.unused else show(getattr(config, name)).removesuffix(".0")
+
+
+def narrow_table(runs: Sequence[Run], width: int) -> list[str]:
+    """Of each run a line with its directory and state, and below it what differs and its results."""
+    rows = [[*results(run), _short_date(run.trained)] for run in runs]
+    head = [*RESULTS, "date"]
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    room = max(width - sum(widths) - len(widths) * 2, 12)
+
+    def below(text: str, cells: Sequence[str]) -> list[str]:
+        first, *rest = textwrap.wrap(text, room - 2) or [""]
+        numbers = "  ".join(f"{cell:>{size}}" for cell, size in zip(cells, widths, strict=True))
+        return [f"  {first:<{room - 2}}  {numbers}", *(f"  {line}" for line in rest)]
+
+    lines = [_ends("run", "state", width), *below("what differs", head)]
+    for run, row, texts in zip(runs, rows, differences([run.config for run in runs]), strict=True):
+        lines += [_ends(str(run.folder), run.state_text, width), *below(", ".join(texts), row)]
+    return lines
+
+
+def _ends(left: str, right: str, width: int) -> str:
+    """The two texts at the ends of a line; the left one in several lines where it is too long."""
+    *before, last = textwrap.wrap(left, width, break_on_hyphens=False) or [""]
+    if len(last) + len(right) + 2 > width:
+        before, last = [*before, last], ""
+    return "\n".join([*before, f"{last:<{width - len(right)}}{right}"])
+
+
+# ---------------------------------------------------------------------------- files
+
+
+def record(run: Run) -> dict[str, Any]:
+    """All of a run in plain types."""
+    return {
+        "run": str(run.folder),
+        "state": run.state,
+        "step": run.step,
+        "epochs_done": run.epochs_done,
+        "last_test_acc": run.last,
+        "best_test_acc": run.best,
+        "best_chosen_on": "held-out images" if run.config.val else "test images",
+        "train_images_per_s": run.images_per_s,
+        "date": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(run.trained)),
+        **{name: value for name, value in run.config.to_mapping().items() if name != "seeds"},
+    }
+
+
+def _write_csv(where: str, records: list[dict[str, Any]]) -> None:
+    text = io.StringIO()
+    if records:
+        writer = csv.DictWriter(text, records[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(records)
+    if where == "-":
+        print(text.getvalue(), end="")
+    else:
+        write_file(where, text.getvalue(), "-csv")
+
+
+def _link(folder: Path, runs: Sequence[Run]) -> None:
+    """A link to each run in a directory of links only, whose earlier ones are removed."""
+    make_directory(folder, "-links")
+    names = dict(zip(short_names([run.folder for run in runs]), runs, strict=True))
+    try:
+        if others := [each.name for each in folder.iterdir() if not each.is_symlink()]:
+            raise UsageError(f"-links {folder} holds {others[0]}, which is no link; name a new directory")
+        for each in folder.iterdir():
+            each.unlink()
+        for name, label in labels({name: run.config for name, run in names.items()}).items():
+            link = folder / label.replace(", ", "_").replace(" ", "").replace("/", "_")
+            link.symlink_to(names[name].folder.resolve(), target_is_directory=True)
+    except OSError as error:
+        raise SNNError(f"{folder} can't be written ({reason(error)}); choose another -links") from error
+    print(f"{len(runs)} links: tensorboard --logdir {folder}")
