@@ -204,8 +204,9 @@ def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
     logging.getLogger("tensorboard").setLevel(logging.ERROR)  # a purge is no news here
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
-    tags = set(events.Tags()["scalars"]) - TIMES
-    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in sorted(tags)}
+    tags = {tag for tag in events.Tags()["scalars"] if tag.rpartition("/")[2] not in TIMES}
+    found = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in sorted(tags)}
+    return {tag: points for tag, points in found.items() if points}  # not those of which all was dropped
 
 
 def metrics(folder: Path) -> list[dict[str, float]]:

@@ -101,14 +101,14 @@ def rows_of(folders: Iterable[Path]) -> dict[Path, list[dict[str, Any]]]:
 
 
 def left_out(count: int) -> list[str]:
-    return [f"{MOST} of {count} runs are drawn; name those to compare"] if count > MOST else []
+    return [f"The first {MOST} of {count} runs are drawn; name those to compare"] if count > MOST else []
 
 
 def different_data(configs: Iterable[Config | None]) -> list[str]:
     """A word where the runs learned different data, whose accuracies can't be compared."""
     counts = Counter(config.dataset for config in configs if config)
     listed = ", ".join(f"{name} {number}" for name, number in counts.items())
-    return [f"different data sets ({listed}): their accuracies can't be compared"] if len(counts) > 1 else []
+    return [f"Different data sets ({listed}): their accuracies can't be compared"] if len(counts) > 1 else []
 
 
 def names(configs: Mapping[Path, Config | None]) -> list[str]:

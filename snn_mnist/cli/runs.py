@@ -48,7 +48,7 @@ COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     "<=": operator.le, ">=": operator.ge, "!=": operator.ne, "=": operator.eq, "<": operator.lt, ">": operator.gt,
 }  # fmt: skip
 CONDITION = re.compile(r"\s*([\w-]+)\s*(<=|>=|!=|=|<|>)\s*(.*?)\s*")
-NARROW = 80  # columns
+ROOM = 24  # characters that what differs needs at least beside the results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +175,8 @@ def _condition(text: str) -> Callable[[Run], bool]:
 
     def holds(run: Run) -> bool:
         value = _value(run, column)
+        if value is None and sign not in ("=", "!="):
+            return False
         if isinstance(value, bool) or value is None:
             value = show(value)
         if isinstance(value, str):
@@ -224,7 +226,7 @@ def table(runs: Sequence[Run], width: int) -> list[str]:
     else:
         found = narrow_table(runs, width)
     if any(not run.config.val and run.best is not None for run in runs):
-        found += ["", "* the highest of all tests: chosen on the test images, so it is too high"]
+        found += ["", *textwrap.wrap("* the highest of all tests, chosen on the test images: too high", width)]
     return [line.rstrip() for line in found]
 
 
@@ -250,16 +252,19 @@ def narrow_table(runs: Sequence[Run], width: int) -> list[str]:
     rows = [[*results(run), _short_date(run.trained)] for run in runs]
     head = [*RESULTS, "date"]
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    room = max(width - sum(widths) - len(widths) * 2, 12)
+    room = width - sum(widths) - len(widths) * 2
+    beside = room >= ROOM
 
-    def below(text: str, cells: Sequence[str]) -> list[str]:
-        first, *rest = textwrap.wrap(text, room - 2) or [""]
+    def below(texts: Sequence[str], cells: Sequence[str]) -> list[str]:
+        joined = ", ".join(text.replace(" ", "\0") for text in texts)  # 'tau 1.1' stays on one line
+        found = [line.replace("\0", " ") for line in textwrap.wrap(joined, (room if beside else width) - 2)]
+        first, *rest = found if beside and found else ["", *found]
         numbers = "  ".join(f"{cell:>{size}}" for cell, size in zip(cells, widths, strict=True))
         return [f"  {first:<{room - 2}}  {numbers}", *(f"  {line}" for line in rest)]
 
-    lines = [_ends("run", "state", width), *below("what differs", head)]
+    lines = [_ends("run", "state", width), *below(["what differs"], head)]
     for run, row, texts in zip(runs, rows, differences([run.config for run in runs]), strict=True):
-        lines += [_ends(str(run.folder), run.state_text, width), *below(", ".join(texts), row)]
+        lines += [_ends(str(run.folder), run.state_text, width), *below(texts, row)]
     return lines
 
 

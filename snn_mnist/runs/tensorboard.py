@@ -1,4 +1,4 @@
-"""TensorBoard events of a run: scalars under metrics.csv's names, figures and settings.
+"""TensorBoard events of a run: the scalars of metrics.csv, figures and settings.
 
 TensorBoard's own writer writes in a thread: on a full disk that thread prints a traceback and ends, and the caller
 learns of it later or never. Here an event is written by the call that adds it, to one open file.
@@ -28,11 +28,15 @@ from snn_mnist.runs.words import show
 
 PREFIX = "events.out.tfevents."
 FROM_1 = ".from1"  # ends the name of a file whose steps count epochs from 1; earlier versions counted from 0
-SCALARS = tuple(name for name in METRICS if name != COUNT) + VALIDATION
+TAGS = {name: name for name in (*METRICS, *VALIDATION) if name != COUNT} | {
+    name: f"training/{name}" for name in ("lr", "seconds", "train_images_per_s", "test_images_per_s")
+}
+"""metrics.csv's name of a scalar → TensorBoard's. HParams sorts its metrics by name and ticks the first five: accuracy
+and loss come before those that say how the training went."""
 
 
 class TensorBoard:
-    """Scalars under metrics.csv's names, and figures; flushed after each addition. A step is an epoch, from 1.
+    """The scalars of metrics.csv, and figures; flushed after each addition. A step is an epoch, from 1.
 
     A resumed run begins a new event file that tells readers to drop what earlier files hold of later epochs than the
     first_epoch finished ones. If there are no earlier files, or they count from 0, it tells them to drop all, and their
@@ -52,9 +56,9 @@ class TensorBoard:
 
     def write(self, row: dict[str, Any]) -> None:
         def scalars(writer: SummaryWriter) -> None:
-            for name in SCALARS:
+            for name, tag in TAGS.items():
                 if name in row:
-                    writer.add_scalar(name, row[name], row[INDEX] + 1)
+                    writer.add_scalar(tag, row[name], row[INDEX] + 1)
 
         self.add(scalars)
 

@@ -30,7 +30,7 @@ def result():
     scores = [encoding(3, 3, 7, 0), encoding(3, 5, 7, 0), encoding(3, 5, 3, 0)]  # 4, 3 and 2 of 4 right
     found = summarise(scores, data)
     return found | {
-        "checkpoint": "c.pth", "epoch": 4, "dataset": "digits", "trained_on": "digits", "images_per_s": 9,
+        "checkpoint": "c.pth", "epochs": 5, "dataset": "digits", "trained_on": "digits", "images_per_s": 9,
     }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 from snn_mnist.cli import plot
 from snn_mnist.cli.main import main
 from snn_mnist.data.datasets import DIGITS
+from snn_mnist.runs.config import Config
 from snn_mnist.visualizing import run_figures as figures
 from tests.support.export_net import weights
 from tests.support.run_directories import make_run, rows_of
@@ -59,16 +60,53 @@ def test_verb_draws_several_runs_into_one_figure(run_directory, tmp_path, capsys
     assert target.read_bytes().startswith(PNG)
 
 
-def test_names_are_as_short_as_they_can_be(tmp_path):
-    assert plot.short_names([tmp_path / "a", tmp_path / "b"]) == ["a", "b"]
-    assert plot.short_names([tmp_path / "x" / "a", tmp_path / "y" / "a"]) == ["x/a", "y/a"]
+def with_settings(folder, **settings):
+    (folder / "config.yaml").write_text(Config(**settings).to_yaml())
+    return folder
+
+
+def test_a_directory_of_runs_stands_for_them_and_what_differs_names_them(tmp_path, capsys, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(figures, "learning_curves", lambda runs, notes: drawn.update(runs=runs, notes=notes))
+    monkeypatch.setattr(figures, "write", lambda path, *_: path)
+    logs = tmp_path / "logs"
+    for number in range(3):
+        with_settings(make_run(logs / f"r{number}", list(rows_of(2))), tau=1.5 + number, seed=number // 2)
+    with_settings(make_run(logs / "group" / "seed9", list(rows_of(1))), tau=3, dataset="digits", seed=9)
+    make_run(logs / "empty", [])
+    make_run(logs / "without_settings", list(rows_of(1)))
+    assert main(["plot", str(logs)]) == 0
+    names = ["tau 3, seed 9, digits", "tau 1.5, seed 0", "tau 2.5, seed 0", "tau 3.5, seed 1", "without_settings"]
+    assert list(drawn["runs"]) == names
+    out = capsys.readouterr().out
+    assert "left out: " in out and "empty" in out
+    assert drawn["notes"] == ["Different data sets (digits 1, mnist 3): their accuracies can't be compared"]
+    assert drawn["notes"][0] in out
+
+
+def test_the_number_of_runs_has_a_limit_that_is_said(tmp_path, capsys, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(figures, "learning_curves", lambda runs, notes: drawn.update(runs=runs, notes=notes))
+    monkeypatch.setattr(figures, "write", lambda path, *_: path)
+    for number in range(20):
+        make_run(tmp_path / f"r{number:02}", list(rows_of(1)))
+    assert main(["plot", str(tmp_path)]) == 0
+    assert list(drawn["runs"]) == [f"r{number:02}" for number in range(16)]
+    assert drawn["notes"] == ["The first 16 of 20 runs are drawn; name those to compare"]
+    assert drawn["notes"][0] in capsys.readouterr().out
+
+
+def test_last_is_the_newest_run(run_directory, tmp_path, monkeypatch):
+    monkeypatch.setattr(plot, "plot_network", lambda folder: [])
+    assert main(["plot", "last", "-out-dir", str(tmp_path / "logs")]) == 0
+    assert (run_directory / "curves.png").is_file()
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["none"], "none is not a directory; give run directories"),
-        (["."], "has no metrics.csv"),
+        (["nothing"], "has no metrics.csv"),
         (["run", "-out", "a.gif"], "ends in .png"),
         (["empty"], "no finished epoch"),
         (["run", "-out", "file/a.png"], "choose another -out"),
@@ -79,5 +117,6 @@ def test_errors_name_the_remedy(tmp_path, monkeypatch, capsys, arguments, words)
     make_run(tmp_path / "run", list(rows_of(1)))
     (make_run(tmp_path / "empty", []) / "metrics.csv").write_text("epoch,train_acc\n")
     (tmp_path / "file").write_text("")
+    (tmp_path / "nothing").mkdir()
     assert main(["plot", *arguments]) == 1
     assert words in capsys.readouterr().err

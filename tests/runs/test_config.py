@@ -192,7 +192,10 @@ def test_the_table_of_flags_has_a_row_for_each():
     assert "| `-tau` | 2.0 | membrane time constant of the LIF neuron, in time steps |" in rows
     assert "| `-opt` | adam | optimiser: adam, sgd |" in rows
     assert "| `-data-dir` | $SNN_MNIST_DATA, else ./data | where the data are" in "\n".join(rows)
-    assert "| `-resume` | required | a checkpoint file or a run directory |" in markdown_table(EvalOptions)
+    assert (
+        "| `-resume` | required | a checkpoint file or a run directory; last is the newest run of -out-dir |"
+        in markdown_table(EvalOptions)
+    )
 
 
 def test_what_is_required():

@@ -5,7 +5,7 @@ import pytest
 from snn_mnist.errors import UsageError
 from snn_mnist.runs.config import Config
 from snn_mnist.runs.fields import options_of
-from snn_mnist.runs.naming import SHORT, run_name
+from snn_mnist.runs.naming import SHORT, labels, run_name, short_names
 from tests.support.runs import train_run
 
 
@@ -56,3 +56,34 @@ def test_a_given_name_is_the_directory_and_what_is_taken_gets_a_number(tmp_path,
     train_run(tmp_path, epochs=2, limit_batches=1, name="other", resume=str(first))
     assert "-name other is not used: the run continues in its own directory" in capsys.readouterr().out
     assert sorted(folder.name for folder in tmp_path.iterdir()) == ["größe 1.5", "größe 1.5-2"]
+
+
+# ---------------------------------------------------------------------------- among several runs
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ([{"tau": 1.1}, {}], ["tau 1.1", "tau 2"]),
+        ([{"tau": 1.1}, {}, {}], ["tau 1.1", "b", "c"]),  # the usual value is not named
+        (
+            [{"seed": 0, "epochs": 5}, {"seed": 1}, {"seed": 1, "amp": True}],
+            ["epochs 5, seed 0", "b", "amp"],
+        ),
+        ([{}, {}], ["a", "b"]),
+        ([{"tau": 3}, {"tau": 3}, {"tau": 4}, {"tau": 5}], ["tau 3 (a)", "tau 3 (b)", "tau 4", "tau 5"]),
+        ([{"tau": 3}, {"neuron": "if"}], ["lif, tau 3", "if"]),
+        ([{"alpha": 3}, {"limit_batches": 4}], ["alpha 3, all batches", "the surrogate's own alpha, limit-batches 4"]),
+        ([{"v_reset": None}, {"v_reset": -1}], ["v-reset none", "v-reset -1"]),
+        ([{"backend": "torch"}, {"out_dir": "x"}], ["a", "b"]),
+        ([], []),
+    ],
+)
+def test_a_label_has_what_differs_among_the_runs(settings, expected):
+    runs = {name: Config(**each) for name, each in zip("abcd", settings, strict=False)}
+    assert list(labels(runs).values()) == expected
+
+
+def test_names_are_as_short_as_they_can_be(tmp_path):
+    assert short_names([tmp_path / "a", tmp_path / "b"]) == ["a", "b"]
+    assert short_names([tmp_path / "x" / "a", tmp_path / "y" / "a"]) == ["x/a", "y/a"]

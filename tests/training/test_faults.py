@@ -188,11 +188,13 @@ def test_metrics_are_missing(nursery: Nursery, run: Path, runs: tuple[Path, Path
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda text: text.replace("\n1,", "\nx,"), "damaged line 3 (could not convert string to float: 'x')"),
-        (lambda text: text.replace("epoch", "epoc"), "damaged line 2 (no column epoch)"),
-        (lambda text: text + text.splitlines()[-1] + "\n", "damaged line 4 (epoch 1 after 1)"),
-        (lambda text: text.replace("\n1,", "\n1,2,"), "damaged line 3 (more or fewer values"),
-        (lambda text: text.replace("\n1,", '\n1,"'), "damaged line"),
+        (lambda text: text.replace("\n2,", "\nx,"), "damaged line 3 (invalid literal for int() with base 10: 'x')"),
+        (lambda text: text.replace("\n2,", "\n2,x"), "damaged line 3 (could not convert string to float: 'x"),
+        (lambda text: text.replace("epochs", "epocs"), "damaged line 2 (no column epochs)"),
+        (lambda text: text + text.splitlines()[-1] + "\n", "damaged line 4 (epochs 2 after 2)"),
+        (lambda text: text.replace("\n1,", "\n0,"), "damaged line 2 (epochs 0 after nothing)"),
+        (lambda text: text.replace("\n2,", "\n2,2,"), "damaged line 3 (more or fewer values"),
+        (lambda text: text.replace("\n2,", '\n2,"'), "damaged line"),
         (lambda text: "\udcff" + text, "can't be read ('utf-8' codec can't decode byte 0xff"),
     ],
 )
@@ -207,8 +209,34 @@ def test_metrics_are_damaged(nursery: Nursery, run: Path, runs: tuple[Path, Path
 
 def test_a_torn_or_surplus_row_of_metrics_is_dropped(nursery: Nursery, run: Path, runs: tuple[Path, Path]):
     with (run / "metrics.csv").open("a") as file:
-        file.write("2,0.5,0.5,0.5,0.5,0.5,0.001,1,1,1\n3,0.")
+        file.write("3,0.5,0.5,0.5,0.5,0.5,0.001,1,1,1\n4,0.")
     goes_on(nursery, run, runs)
+
+
+def as_an_earlier_version_wrote_it(folder: Path) -> None:
+    """Epochs from 0 in metrics.csv and in TensorBoard's events, and a column of each name."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    rows = read_metrics(folder / "metrics.csv")
+    names = ["epoch", *(name for name in rows[0] if name != "epoch")]
+    lines = [",".join(str(row[name]) for name in names) for row in rows]
+    (folder / "metrics.csv").write_text("\n".join([",".join(names), *lines, ""]))
+    for path in folder.glob("events*"):
+        path.unlink()
+    with SummaryWriter(str(folder)) as writer:
+        for row in rows:
+            for name in names[1:]:
+                writer.add_scalar(name, row[name], row["epoch"])
+        writer.add_scalar("train_loss", 9.0, 2)  # of an epoch after the checkpoint
+
+
+def test_a_run_of_an_earlier_version_goes_on_with_one_count(nursery: Nursery, run: Path, runs: tuple[Path, Path]):
+    as_an_earlier_version_wrote_it(run)
+    assert (run / "metrics.csv").read_text().splitlines()[1].startswith("0,")
+    goes_on(nursery, run, runs)
+    counts = [line.partition(",")[0] for line in (run / "metrics.csv").read_text().splitlines()]
+    assert counts == ["epochs", "1", "2", "3", "4"]
+    assert [step for step, _ in torture.curves(run)["train_loss"]] == [1, 2, 3, 4]
 
 
 def test_events_are_missing(nursery: Nursery, run: Path, runs: tuple[Path, Path]):
@@ -316,11 +344,12 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path):
 
 def test_rows_survive_rewriting(tmp_path: Path):
     """Numbers are written so that they read back the same, and a second rewriting changes no byte."""
-    columns = ("epoch", "train_loss", "test_loss")
+    columns = ("epochs", "train_loss", "test_loss")
     file = MetricsFile(tmp_path / "m.csv", columns, 0)
     for epoch in range(3):
         file.append({"epoch": epoch, "train_loss": (epoch + 0.1) ** -3} | ({"test_loss": 1 / 3} if epoch else {}))
     text = (tmp_path / "m.csv").read_text()
+    assert [line.partition(",")[0] for line in text.splitlines()] == ["epochs", "1", "2", "3"]
     assert MetricsFile(tmp_path / "m.csv", columns, 3).missing == ""
     assert (tmp_path / "m.csv").read_text() == text
     assert MetricsFile(tmp_path / "m.csv", columns, 4).missing == "epoch 4"

@@ -120,10 +120,10 @@ def test_handlers_are_put_back():
 
 def test_between_the_seeds_of_a_repeated_run(nursery: Nursery, tmp_path: Path):
     child = nursery.start("train", *QUICK, "-epochs", "60", "-seeds", "50", "-out-dir", str(tmp_path))
-    wait_until(lambda: len(list(tmp_path.iterdir())) >= 2)
+    wait_until(lambda: len(list(tmp_path.glob("*/seed*/"))) >= 2)
     child.send(signal.SIGINT)
     assert child.wait() == 130
-    assert len(list(tmp_path.iterdir())) <= 3
+    assert len(list(tmp_path.iterdir())) == 1 and len(list(tmp_path.glob("*/seed*/"))) <= 3
     assert "of 50 seeds were done before" in child.out or "interrupted" in child.err
 
 

@@ -119,8 +119,8 @@ def test_tensorboard_has_what_metrics_has(tmp_path):
     events = EventAccumulator(str(folder)).Reload()
     rows = metrics(folder)
     for name in ("train_loss", "train_acc", "test_loss", "test_acc", "max_test_acc", "lr"):
-        scalars = events.Scalars(name)
-        assert [s.step for s in scalars] == [0, 1, 2]
+        scalars = events.Scalars("training/lr" if name == "lr" else name)
+        assert [s.step for s in scalars] == [1, 2, 3]
         assert [s.value for s in scalars] == pytest.approx([row[name] for row in rows], rel=1e-6)
 
 
@@ -141,15 +141,32 @@ def test_digits_are_learned(tmp_path, settings):
 
 
 def test_seeds_are_repeated_and_summarised(tmp_path, capsys):
-    train(tmp_path, epochs=1, seeds=3)
+    (group,) = {train(tmp_path, epochs=1, seeds=3, seed=4, val=300, T=5)}
+    assert group.name == "T5_b100_adam_lr0.005_digits_val300_seeds4-6"
     printed = capsys.readouterr().out.splitlines()
-    finals = [100 * metrics(folder)[-1]["test_acc"] for folder in tmp_path.iterdir()]
-    assert len(finals) == 3
+    folders = [group / f"seed{seed}" for seed in (4, 5, 6)]
+    assert sorted(group.iterdir()) == [*folders, group / "seeds.json"]
+    finals = [100 * metrics(folder)[-1]["test_acc"] for folder in folders]
     mean, std = (
         torch.tensor(finals, dtype=torch.float64).mean(),
         torch.tensor(finals, dtype=torch.float64).std(),
     )
-    assert printed[-1] == f"3 seeds: test accuracy of the last epoch {mean:.2f} ± {std:.2f} % (mean ± std)"
+    assert printed[-3:] == [
+        f"3 seeds: test accuracy of the last epoch {mean:.2f} ± {std:.2f} % (mean ± std)",
+        f"of the epochs chosen on held-out images: {mean:.2f} ± {std:.2f} %",  # the only one
+        f"kept in {group / 'seeds.json'}",
+    ]
+    kept = json.loads((group / "seeds.json").read_text())
+    assert (kept["runs"], kept["finished"]) == (3, 3)
+    assert kept["last_epoch"]["mean"] == pytest.approx(mean / 100) and kept["last_epoch"]["of_seed"].keys() == set(
+        "456"
+    )
+
+
+def test_seeds_that_are_refused_leave_no_directory(tmp_path):
+    with pytest.raises(SNNError, match="b 2000"):
+        training.run(config(out_dir=str(tmp_path), seeds=2, b=2000))
+    assert not list(tmp_path.iterdir())
 
 
 def test_best_is_chosen_on_held_out_images(tmp_path, capsys):

@@ -9,7 +9,6 @@ from torch.utils.tensorboard import SummaryWriter
 from snn_mnist.data.datasets import DIGITS, FASHION
 from snn_mnist.errors import SNNError
 from snn_mnist.model.scoring import Score
-from snn_mnist.runs.config import Config
 from snn_mnist.visualizing import drawing
 from snn_mnist.visualizing import run_figures as figures
 from tests.support.run_directories import make_run, rows_of
@@ -50,9 +49,36 @@ def test_learning_curves_of_several_runs_have_a_colour_each():
     assert [t.get_text() for t in figure.legends[0].texts] == [*runs, "training images", "test images"]
 
 
-def test_ten_runs_have_ten_colours():
-    figure = figures.learning_curves({f"seed {n}": list(rows_of(2, gain=n / 100)) for n in range(10)})
-    assert len({to_hex(line.get_color()) for line in figure.axes[0].lines}) == 10
+def test_many_runs_differ_in_colour_or_mark_and_show_the_test_images_only():
+    runs = {f"seed {n}": list(rows_of(2, gain=n / 100)) for n in range(16)}
+    figure = figures.learning_curves(runs)
+    accuracy, loss = figure.axes
+    assert len({(to_hex(line.get_color()), line.get_marker()) for line in accuracy.lines}) == 16
+    assert [line.get_ydata()[-1] for line in accuracy.lines] == [
+        pytest.approx(100 * rows[-1]["test_acc"]) for rows in runs.values()
+    ]
+    assert "test images" in accuracy.get_ylabel() and "test images" in loss.get_ylabel()
+    assert [text.get_text() for text in figure.legends[0].texts] == [*runs]
+
+
+def test_short_and_long_runs_are_marked_alike():
+    figure = figures.learning_curves({"long": list(rows_of(100)), "short": list(rows_of(10)), "one": list(rows_of(1))})
+    marks = {(line.get_marker(), line.get_markevery()) for axes in figure.axes for line in axes.lines}
+    assert marks == {("o", 5)}
+
+
+@pytest.mark.parametrize("name", ["tau 1.1", "x" * 60, "y" * 300])
+def test_the_legend_of_many_runs_covers_nothing_and_less_than_half(name):
+    runs = {f"{name} {n}": list(rows_of(3)) for n in range(16)}
+    figure = figures.learning_curves(runs, ["A word."])
+    figure.canvas.draw()
+    width, height = figure.canvas.get_width_height()
+    legend = figure.legends[0].get_window_extent()
+    assert legend.height < height / 2 and legend.x0 >= 0 and legend.x1 <= width and legend.y0 >= 0
+    for axes in figure.axes:
+        box = axes.get_window_extent()
+        assert box.y0 > legend.y1 and box.height > 0.35 * height and box.width > 0.35 * width
+    assert figure.get_suptitle().endswith("\nA word.")
 
 
 def test_receptive_fields_are_the_weights_on_a_symmetric_scale():
@@ -174,21 +200,19 @@ def test_a_full_disk_is_an_error_that_says_so(tmp_path):
         figures.write(tmp_path / "missing" / "a.png", drawing.own_figure())
 
 
-def test_tensorboard_gets_images_histograms_and_settings(tmp_path):
+def test_tensorboard_gets_images_and_histograms(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     tested, weight = random_score(), torch.randn(10, 784)
-    row = {"epoch": 3, "train_loss": 0.1, "train_acc": 0.8, "test_loss": 0.2, "test_acc": 0.7, "max_test_acc": 0.75}
     with SummaryWriter(str(tmp_path)) as writer:
-        writer.add_scalar("test_acc", row["test_acc"], 3)
+        writer.add_scalar("test_acc", 0.7, 4)
         figures.to_tensorboard(writer, 3, weight, tested, DIGITS)
-        figures.settings_to_tensorboard(writer, Config(v_reset=None).to_mapping(), row)
     assert [file.name[:10] for file in tmp_path.iterdir()] == ["events.out"]  # one file, no sub-run
     events = EventAccumulator(str(tmp_path)).Reload()
     assert sorted(events.Tags()["images"]) == ["confusion_matrix", "receptive_fields"]
     for tag in events.Tags()["images"]:
         (image,) = events.Images(tag)
-        assert image.step == 3 and image.width > 600
+        assert image.step == 4 and image.width > 600
     own, others = (events.Histograms(f"firing_rate/{n}")[0] for n in ("neuron_of_the_label", "the_other_neurons"))
     rates = tested.rates()
     labels_rates = rates[torch.arange(len(rates)), tested.labels]
@@ -196,18 +220,6 @@ def test_tensorboard_gets_images_histograms_and_settings(tmp_path):
     assert own.histogram_value.sum == pytest.approx(labels_rates.sum().item(), rel=1e-5)
     assert others.histogram_value.sum == pytest.approx((rates.sum() - labels_rates.sum()).item(), rel=1e-5)
     assert events.Tags()["scalars"] == ["test_acc"]
-    hparams = hparams_of(events)
-    shown = {name: hparams[name] for name in ("T", "lr", "opt", "amp", "v_reset")}
-    assert shown == {"T": 100, "lr": 1e-3, "opt": "adam", "amp": "false", "v_reset": "none"}
-
-
-def hparams_of(events):
-    from tensorboard.plugins.hparams import plugin_data_pb2
-
-    content = events.PluginTagToContent("hparams")
-    started = plugin_data_pb2.HParamsPluginData.FromString(content["_hparams_/session_start_info"])
-    values = started.session_start_info.hparams
-    return {name: getattr(value, value.WhichOneof("kind")) for name, value in values.items()}
 
 
 def test_due_is_about_ten_times_a_run_and_at_the_end():

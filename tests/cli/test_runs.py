@@ -1,0 +1,385 @@
+"""The verb runs, on directories written by hand, and the word last for the newest run."""
+
+import csv
+import json
+import os
+import pickle
+import subprocess
+import sys
+import time
+import zipfile
+
+import pytest
+import torch
+
+from snn_mnist.cli.main import main
+from snn_mnist.cli.runs import COLUMNS, SETTINGS
+from snn_mnist.errors import SNNError
+from snn_mnist.runs import atomic_files, checkpoint
+from snn_mnist.runs.atomic_files import exclusive_lock, is_locked
+from snn_mnist.runs.config import Config
+from snn_mnist.runs.directory import newest_run
+from snn_mnist.runs.seeds import SEEDS, write_summary
+from snn_mnist.runs.survey import position_of, survey
+from tests.conftest import ROOT
+from tests.support.runs import config, metrics, train_run
+
+CHECKPOINT = {"net": {checkpoint.WEIGHT: torch.zeros(10, 784)}}
+NOON = time.mktime((2026, 3, 4, 12, 0, 0, 0, 0, -1))
+
+
+def make(folder, tests, *, step=0, at=NOON, speeds=(100.0, 3000.0, 200.0), **settings):
+    """A run directory with these (val_acc, test_acc) or test_acc after each epoch, trained last at this time."""
+    folder.mkdir(parents=True)
+    config = Config(**({"epochs": 3, "data_dir": "d"} | settings))
+    (folder / "config.yaml").write_text(config.to_yaml())
+    lines = ["epochs,train_images_per_s,test_acc,val_acc"]
+    for number, test in enumerate(tests):
+        val, acc = test if isinstance(test, tuple) else ("", test)
+        lines.append(f"{number + 1},{speeds[number]},{acc},{val}")
+    (folder / "metrics.csv").write_text("\n".join([*lines, ""]))
+    state = CHECKPOINT | {"epoch": len(tests) - 1, "step": step, "config": config.to_mapping()}
+    if step:
+        state["running"] = {"rates": torch.zeros(64 * step, 10), "seconds": 1.0}
+    checkpoint.save(folder / checkpoint.LATEST, state)
+    os.utime(folder / checkpoint.LATEST, (at, at))
+    return folder
+
+
+@pytest.fixture
+def logs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path / "logs" / "plain", [0.5, 0.9, 0.8])
+    make(tmp_path / "logs" / "slow", [0.7], step=12, tau=1.1, at=NOON + 60, epochs=7)
+    make(tmp_path / "logs" / "held", [(0.6, 0.75), (0.9, 0.7), (0.9, 0.95)], tau=3, val=500, at=NOON + 120)
+    make(tmp_path / "logs" / "soft", [], neuron="if", v_reset=None, at=NOON - 60)
+    return tmp_path / "logs"
+
+
+def shown(capsys, *arguments):
+    assert main(["runs", *arguments]) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+def names(capsys, *arguments):
+    assert main(["runs", *arguments, "-json", "-"]) == 0
+    return [run["run"].rpartition("/")[2] for run in json.loads(capsys.readouterr().out)["runs"]]
+
+
+# ---------------------------------------------------------------------------- the table
+
+
+def test_the_table_has_a_line_for_each_run(logs, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    head, *lines, _, word = shown(capsys)
+    columns = ["run", "neuron", "tau", "v-reset", "val", "epochs", "last %", "best %", "images/s", "date", "state"]
+    assert head.split() == " ".join(columns).split()
+    assert [line.split() for line in lines] == [
+        ["logs/soft", "if", "none", "0", "0/3", "2026-03-04", "11:59", "interrupted"],
+        ["logs/plain", "lif", "2", "0", "0", "3/3", "80.00", "90.00*", "200", "2026-03-04", "12:00", "finished"],
+        ["logs/slow", "lif", "1.1", "0", "0", "1/7", "70.00", "70.00*", "100", "2026-03-04", "12:01",
+         "interrupted", "at", "step", "12"],
+        ["logs/held", "lif", "3", "0", "500", "3/3", "95.00", "70.00", "200", "2026-03-04", "12:02", "finished"],
+    ]  # fmt: skip
+    assert word.startswith("* the highest of all tests")
+
+
+@pytest.mark.parametrize("width", [80, 60])
+def test_on_a_narrow_terminal_a_run_has_two_lines(logs, capsys, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    make(logs / ("long" * 30), [0.5], tau=1.25, surrogate="piecewise_leaky_relu", lr=0.123456789, dataset="digits")
+    lines = shown(capsys)
+    assert max(map(len, lines)) <= width
+    text = "\n".join(lines)
+    at = next(n for n, line in enumerate(lines) if line.startswith("logs/held"))
+    assert lines[at].endswith("  finished") and lines[at].split() == ["logs/held", "finished"]
+    assert " ".join(lines[at + 1 : at + 3]).split()[:6] in (
+        ["tau", "3,", "val", "500", "3/3", "95.00"], ["tau", "3,", "3/3", "95.00", "70.00", "200"],
+    )  # fmt: skip
+    assert lines[next(n for n, line in enumerate(lines) if "logs/slow" in line)].endswith("interrupted at step 12")
+    assert "piecewise_leaky_relu" in text and "long" * 30 in text.replace("\n", "").replace(" ", "")
+
+
+def test_columns_are_where_their_numbers_are(logs, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    head, *lines = shown(capsys)[:5]
+    for name in ("tau", "epochs", "last %"):
+        end = head.index(name) + len(name)
+        assert all(line[end - 1] != " " and line[end] == " " for line in lines[1:])
+
+
+def test_a_running_run_is_recognised_and_not_disturbed(logs, capsys):
+    with exclusive_lock(logs / "slow"):
+        assert [run["state"] for run in records(capsys, "-where", "run=*slow")] == ["running"]
+        assert is_locked(logs / "slow")
+    assert not is_locked(logs / "slow")
+    assert [(run["state"], run["step"]) for run in records(capsys, "-where", "run=*slow")] == [("interrupted", 12)]
+
+
+def records(capsys, *arguments):
+    assert main(["runs", *arguments, "-json", "-"]) == 0
+    return json.loads(capsys.readouterr().out)["runs"]
+
+
+def test_a_look_at_the_lock_does_not_stop_a_run_that_begins(tmp_path, monkeypatch):
+    import fcntl
+
+    handle = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_SH)
+    monkeypatch.setattr(atomic_files.time, "sleep", lambda _: fcntl.flock(handle, fcntl.LOCK_UN))
+    with exclusive_lock(tmp_path):
+        assert is_locked(tmp_path)
+    os.close(handle)
+
+
+def test_neither_torch_nor_matplotlib_is_imported(logs):
+    code = "import sys; from snn_mnist.cli.main import main; code = main(['runs', '-csv', 'x.csv']); "
+    code += "print(sorted({'torch', 'matplotlib', 'numpy', 'numba'} & set(sys.modules)), code)"
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True)
+    assert done.stdout.decode().splitlines()[-1] == "[] 0", done.stderr
+
+
+# ---------------------------------------------------------------------------- sorted and filtered
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], ["soft", "plain", "slow", "held"]),
+        (["-reverse"], ["held", "slow", "plain", "soft"]),
+        (["-sort", "last"], ["soft", "slow", "plain", "held"]),
+        (["-sort", "best"], ["soft", "slow", "held", "plain"]),
+        (["-sort", "tau"], ["slow", "soft", "plain", "held"]),
+        (["-sort", "epochs", "-where", "neuron=lif"], ["slow", "plain", "held"]),
+        (["-where", "last>=80"], ["plain", "held"]),
+        (["-where", "last>80", "val=500"], ["held"]),
+        (["-where", "tau!=2", "state=finished"], ["held"]),
+        (["-where", "v_reset=none"], ["soft"]),
+        (["-where", "V-Reset = 0", "run!=*l*w"], ["plain", "held"]),
+        (["-where", "date>2026-03-04 12:00"], ["slow", "held"]),
+        (["-where", "speed<150"], ["slow"]),
+        (["-where", "last=none"], ["soft"]),
+        (["-where", "amp=on"], []),
+        (["logs/held", "logs/slow", "logs/held"], ["slow", "held"]),
+        (["-out-dir", "logs/plain"], ["plain"]),
+    ],
+)
+def test_runs_are_sorted_and_filtered(logs, capsys, arguments, expected):
+    assert names(capsys, *arguments) == expected
+
+
+def test_every_column_sorts(logs, capsys):
+    for column in (*COLUMNS, *SETTINGS):
+        assert set(names(capsys, "-sort", column)) == {"soft", "plain", "slow", "held"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words", "code"),
+    [
+        (["-where", "lasd>3"], "there is no column lasd; did you mean last?", 2),
+        (["-where", "qqqq=3"], "the columns are run, epochs, last, best, speed, date, state, t, neuron", 2),
+        (["-where", "last>high"], "last is a number", 2),
+        (["-where", "last"], "give one or several, each a condition such as tau=1.1", 2),
+        (["-sort", "lr2"], "-sort lr2 is not allowed", 2),
+        (["nowhere"], "no run was found in nowhere", 1),
+        (["-links", "logs"], "which is no link; name a new directory", 2),
+    ],
+)
+def test_errors_name_the_remedy(logs, capsys, arguments, words, code):
+    assert main(["runs", *arguments]) == code
+    assert words in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------------- files
+
+
+def test_csv_has_all_settings_and_results(logs, capsys, tmp_path):
+    assert main(["runs", "-csv", "all.csv"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 7  # the table too
+    with open("all.csv", newline="") as file:
+        rows = {row["run"]: row for row in csv.DictReader(file)}
+    held, soft = rows["logs/held"], rows["logs/soft"]
+    assert (float(held["last_test_acc"]), float(held["best_test_acc"]), held["best_chosen_on"]) == (
+        0.95, 0.7, "held-out images",
+    )  # fmt: skip
+    assert (held["tau"], held["epochs_done"], held["epochs"], held["state"], held["val"]) == (
+        "3.0", "3", "3", "finished", "500",
+    )  # fmt: skip
+    assert soft["last_test_acc"] == soft["v_reset"] == "" and soft["neuron"] == "if"
+    assert {"T", "lr", "backend", "seed"} <= held.keys()
+    capsys.readouterr()
+    assert main(["runs", "-csv", "-", "-where", "val=500"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert len(out) == 2 and out[0].startswith("run,") and out[1].startswith("logs/held,")
+
+
+def test_links_are_named_by_what_differs(logs, capsys, tmp_path):
+    assert main(["runs", "-links", "some"]) == 0
+    assert "tensorboard --logdir some" in capsys.readouterr().out
+    links = {link.name: link.resolve().name for link in (tmp_path / "some").iterdir()}
+    assert links == {"tau2": "plain", "tau1.1_epochs7": "slow", "tau3_val500": "held", "if_v-resetnone": "soft"}
+    assert main(["runs", "-links", "some", "-where", "tau>1.5", "neuron=lif"]) == 0  # other runs, other differences
+    links = {link.name: link.resolve().name for link in (tmp_path / "some").iterdir()}
+    assert links == {"tau2_val0": "plain", "tau3_val500": "held"}
+
+
+# ---------------------------------------------------------------------------- damage
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch executed",)
+
+
+def damage(folder, what):
+    file = folder / checkpoint.LATEST
+    if what == "torn checkpoint":
+        file.write_bytes(file.read_bytes()[:-3000])
+    elif what == "a checkpoint that is none":
+        file.write_bytes(b"nonsense")
+    elif what == "a checkpoint that executes":
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("archive/data.pkl", pickle.dumps({"epoch": Evil()}))
+    elif what == "metrics":
+        (folder / "metrics.csv").write_bytes(b"\xff\n")
+    elif what == "no metrics":
+        (folder / "metrics.csv").unlink()
+    elif what == "no settings":
+        (folder / "config.yaml").unlink()
+    elif what == "settings":
+        (folder / "config.yaml").write_text("tau: 0.5\n")
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("torn checkpoint", "checkpoint_latest.pth is damaged"),
+        ("a checkpoint that is none", "checkpoint_latest.pth is damaged"),
+        ("a checkpoint that executes", "checkpoint_latest.pth is damaged"),
+        ("metrics", "metrics.csv can't be read"),
+        ("no metrics", "logs/slow has no metrics.csv"),
+        ("no settings", "logs/slow has no config.yaml"),
+        ("settings", "logs/slow/config.yaml: tau 0.5 is not allowed"),
+    ],
+)
+def test_a_damaged_directory_is_named_in_one_line_and_skipped(logs, capsys, tmp_path, what, words):
+    damage(logs / "slow", what)
+    assert main(["runs"]) == 0
+    out, err = capsys.readouterr()
+    assert "slow" not in out and all(name in out for name in ("plain", "held", "soft"))
+    assert err.startswith("skipped: ") and words in err and len(err.splitlines()) == 1
+    assert not (tmp_path / "executed").exists()
+
+
+def test_what_is_no_run_is_passed_over(logs, capsys):
+    (logs / "empty").mkdir()
+    (logs / "notes.txt").write_text("")
+    (logs / "a" / "b" / "c").mkdir(parents=True)
+    (logs / "plain" / "trace_0").mkdir()
+    (logs / "up").symlink_to("..", target_is_directory=True)
+    assert set(names(capsys)) == {"soft", "plain", "slow", "held"} and not capsys.readouterr().err
+
+
+def test_the_position_is_that_which_the_checkpoint_has(tmp_path):
+    """Of a checkpoint that training wrote, read with PyTorch and without."""
+    folder = train_run(tmp_path, epochs=2, limit_batches=2)
+    assert position_of(folder / checkpoint.LATEST) == (2, 0)
+    state = checkpoint.load(folder) | {"epoch": 6, "step": 345}
+    torch.save(state, tmp_path / "c.pth")
+    assert position_of(tmp_path / "c.pth") == (7, 345)
+
+
+def test_a_row_that_is_ahead_of_the_checkpoint_does_not_count(logs):
+    """Written by a run that was killed between the two, which writes it again when it is resumed."""
+    with (logs / "slow" / "metrics.csv").open("a") as file:
+        file.write("2,1,0.99,\n")
+    (run,), _ = survey([logs / "slow"])
+    assert (run.epochs_done, run.last, run.state_text) == (1, 0.7, "interrupted at step 12")
+
+
+# ---------------------------------------------------------------------------- seeds
+
+
+def test_seeds_are_summed_up(tmp_path, capsys, monkeypatch):
+    """Last epochs 90, 92, 94 %: mean 92, deviation 2; chosen on held-out images 80, 82, 87 %: 83 and 3.61."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    group = tmp_path / "logs" / "group"
+    for seed, (best, last) in enumerate([(0.80, 0.90), (0.82, 0.92), (0.87, 0.94)]):
+        make(group / f"seed{seed}", [(0.5, 0.1), (0.9, best), (0.8, last)], seed=seed, val=9)
+    make(group / "seed3", [(0.9, 0.5)], seed=3, val=9)
+    write_summary(group)
+    kept = json.loads((group / SEEDS).read_text())
+    assert (kept["runs"], kept["finished"]) == (4, 3)
+    assert kept["last_epoch"]["mean"] == pytest.approx(0.92) and kept["last_epoch"]["std"] == pytest.approx(0.02)
+    assert kept["last_epoch"]["of_seed"] == {"0": 0.9, "1": 0.92, "2": 0.94}
+    out = shown(capsys)
+    assert out[-3:] == [
+        "logs/group: 3 of 4 seeds finished",
+        "  last epoch 92.00 ± 2.00 % (mean ± std)",
+        "  epochs chosen on held-out images 83.00 ± 3.61 %",
+    ]
+    assert main(["runs", "-json", "-"]) == 0
+    (summary,) = json.loads(capsys.readouterr().out)["seeds"]
+    assert summary == {"folder": "logs/group"} | kept
+
+
+def test_a_seed_that_is_resumed_is_summed_up_anew(tmp_path):
+    from snn_mnist.cli import train as training
+
+    settings = {"epochs": 1, "seeds": 2, "limit_batches": 1, "T": 5}
+    assert training.run(config(out_dir=str(tmp_path), **settings)) == 0
+    (group,) = tmp_path.iterdir()
+    before = json.loads((group / SEEDS).read_text())
+    assert main(["train", "-resume", "last", "-out-dir", str(tmp_path), "-epochs", "2"]) == 0
+    assert len(metrics(group / "seed1")) == 2 and [*tmp_path.iterdir()] == [group]
+    after = json.loads((group / SEEDS).read_text())
+    assert after["last_epoch"]["of_seed"]["0"] == before["last_epoch"]["of_seed"]["0"]
+    assert after["last_epoch"]["of_seed"]["1"] == metrics(group / "seed1")[1]["test_acc"]
+
+
+# ---------------------------------------------------------------------------- last
+
+
+def test_last_is_the_run_that_was_trained_last(logs, tmp_path):
+    assert newest_run("logs").name == "held"
+    make(logs / "group" / "seed7", [0.5], at=NOON + 500)
+    assert newest_run("logs") == logs.relative_to(tmp_path) / "group" / "seed7"
+    os.utime(logs / "plain" / checkpoint.LATEST, (NOON + 900, NOON + 900))  # resumed
+    assert newest_run("logs").name == "plain"
+
+
+def test_without_a_run_last_says_what_to_do(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["eval", "-resume", "last"]) == 1
+    assert "no run can be found in ./logs" in capsys.readouterr().err
+    (tmp_path / "logs").mkdir()
+    for arguments in (["plot", "last"], ["train", "-resume", "last"], ["predict", "x.png", "-resume", "last"]):
+        assert main(arguments) == 1
+        assert "there is no run in ./logs yet; train one, or give the -out-dir" in capsys.readouterr().err
+    with pytest.raises(SNNError):
+        newest_run("logs")
+
+
+@pytest.mark.parametrize("verb", ["eval", "trace", "export", "runs", "predict"])
+def test_every_verb_knows_last(verb, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run = make(tmp_path / "elsewhere" / "the run", [0.5], dataset="digits", T=5)
+    from PIL import Image
+
+    Image.new("L", (28, 28)).save("dark.png")
+    arguments = {
+        "eval": ["-resume", "last", "-repeats", "1"],
+        "trace": ["-resume", "last", "-out", "t"],
+        "export": ["-resume", "last", "-format", "hardware", "-no-report", "-out", "hw"],
+        "runs": ["last"],
+        "predict": ["dark.png", "-resume", "last"],
+    }[verb]
+    code = main([verb, *arguments, "-out-dir", "elsewhere"])
+    out, err = capsys.readouterr()
+    if verb == "predict":  # got as far as the picture, in which nothing stands out
+        assert "dark.png shows nothing that stands out" in err
+    else:
+        assert code == 0 and ("the run" in out or verb == "export"), err
+    assert verb != "export" or (tmp_path / "hw").is_dir()
+    assert run.is_dir()
