@@ -260,7 +260,7 @@ def narrow_table(runs: Sequence[Run], width: int) -> list[str]:
         found = [line.replace("\0", " ") for line in textwrap.wrap(joined, (room if beside else width) - 2)]
         first, *rest = found if beside and found else ["", *found]
         numbers = "  ".join(f"{cell:>{size}}" for cell, size in zip(cells, widths, strict=True))
-        return [f"  {first:<{room - 2}}  {numbers}", *(f"  {line}" for line in rest)]
+        return [f"  {first:<{max(room - 2, 0)}}  {numbers}", *(f"  {line}" for line in rest)]
 
     lines = [_ends("run", "state", width), *below(["what differs"], head)]
     for run, row, texts in zip(runs, rows, differences([run.config for run in runs]), strict=True):
