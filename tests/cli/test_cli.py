@@ -51,7 +51,7 @@ def test_every_flag_with_one_dash_and_with_two(name: str):
         for word in {each.flag, each.name}:
             for dashes in ("-", "--"):
                 if each.kind.metavar:
-                    value = next(text for text in ("7", "0.5", "cpu", *each.kind.names()) if accepts(each, text))
+                    value = next(text for text in ("7", "0.5", "cpu", "a=1", *each.kind.names()) if accepts(each, text))
                     expected = each.kind.read(value)
                     assert vars(parser.parse_args([f"{dashes}{word}", value])) == {each.name: expected}
                     assert vars(parser.parse_args([f"{dashes}{word}={value}"])) == {each.name: expected}
@@ -331,7 +331,7 @@ def test_notes_are_shown(fake: type[Handler], capsys: pytest.CaptureFixture, mon
             "snn_mnist: error: -T is a flag, not a verb; give the verb first: python -m snn_mnist train -T",
         ),
         (["eval"], "snn_mnist eval: error: -resume is missing; give a checkpoint file or a run directory"),
-        (["plot"], "snn_mnist plot: error: DIR is missing; give run directories, such as"),
+        (["plot"], "snn_mnist plot: error: DIR is missing; give run directories, or directories of runs"),
         (["train", "-tau", "1"], "snn_mnist train: error: -tau 1 is not allowed; give a number above 1"),
         (["train", "-v-reset", "2"], "snn_mnist train: error: v_reset 2.0 is not below v_threshold 1.0"),
         (["train", "-config", "/nowhere.yaml"], "snn_mnist train: error: /nowhere.yaml: no such file or directory;"),
