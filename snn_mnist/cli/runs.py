@@ -17,7 +17,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +48,7 @@ COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     "<=": operator.le, ">=": operator.ge, "!=": operator.ne, "=": operator.eq, "<": operator.lt, ">": operator.gt,
 }  # fmt: skip
 CONDITION = re.compile(r"\s*([\w-]+)\s*(<=|>=|!=|=|<|>)\s*(.*?)\s*")
+WANTED = "a condition such as tau=1.1, last>92 or state=running"
 ROOM = 24  # characters that what differs needs at least beside the results
 
 
@@ -66,7 +67,7 @@ class RunsOptions(Options):
     out_dir: str = out_dir_option()
     where: tuple[str, ...] | None = option(
         None,
-        optional(several(matching(CONDITION.pattern, "a condition such as tau=1.1, last>92 or state=running"))),
+        optional(several(replace(matching(CONDITION.pattern, WANTED), metavar="CONDITION"))),
         "Runs",
         "only runs with all of these: a column or setting, one of = != < > <= >=, a value; * is any text",
         shown="all",
