@@ -1,5 +1,7 @@
-"""The spiking core: neurons, surrogate gradients, step-mode layers, monitors and encoders."""
+"""The spiking core: neurons, surrogate gradients, step-mode layers, monitors, encoders, STDP and conversion of ANNs."""
 
-from snn_mnist.core import base, encoding, functional, layer, monitor, neuron, surrogate
+from snn_mnist.core import base, conversion, encoding, functional, layer, learning, monitor, neuron, surrogate
 
-__all__ = ["base", "encoding", "functional", "layer", "monitor", "neuron", "surrogate"]
+__all__ = [
+    "base", "conversion", "encoding", "functional", "layer", "learning", "monitor", "neuron", "surrogate",
+]  # fmt: skip
