@@ -82,7 +82,7 @@ def summarise(scores: list[Score], data: Dataset) -> dict[str, Any]:
     readout_steps, labels = scores[0].readout_steps, scores[0].labels
     n, steps = len(labels), readout_steps[-1]
     confusion = sum((each.confusion() for each in scores), torch.zeros(CLASSES, CLASSES, dtype=torch.int64))
-    accuracy = _spread([each.accuracy() for each in scores])
+    accuracy = spread([each.accuracy() for each in scores])
     spikes = torch.tensor([each.counts[:, -1].double().mean().item() for each in scores], dtype=torch.float64)
     silent = sum((each.counts[:, -1].sum(1) == 0).double().mean().item() for each in scores) / len(scores)
     inputs = torch.tensor([each.input_spikes.double().mean().item() for each in scores], dtype=torch.float64)
@@ -93,12 +93,12 @@ def summarise(scores: list[Score], data: Dataset) -> dict[str, Any]:
         "T": steps,
         "accuracy": accuracy,
         "standard_error": math.sqrt(accuracy["mean"] * (1 - accuracy["mean"]) / n),
-        "loss": _spread([each.loss() for each in scores]),
+        "loss": spread([each.loss() for each in scores]),
         "class_names": list(data.class_names),
         "class_accuracy": per_class.tolist(),
         "confusion": confusion.tolist(),
         "accuracy_against_T": {
-            str(mark): _spread([each.accuracy(m) for each in scores]) for m, mark in enumerate(readout_steps)
+            str(mark): spread([each.accuracy(m) for each in scores]) for m, mark in enumerate(readout_steps)
         },
         "spikes_per_neuron_and_image": spikes.mean().item(),
         "silent_images": silent,
@@ -108,7 +108,7 @@ def summarise(scores: list[Score], data: Dataset) -> dict[str, Any]:
     }
 
 
-def _spread(values: list[float]) -> dict[str, float]:
+def spread(values: list[float]) -> dict[str, float]:
     """Mean and standard deviation (n - 1; 0 for a single value)."""
     import torch
 

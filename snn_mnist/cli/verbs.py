@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from snn_mnist.cli import bench, evaluate, export, import_nir, info, plot, predict, runs, trace, train
+from snn_mnist.cli import bench, convert, evaluate, export, import_nir, info, plot, predict, runs, trace, train
 from snn_mnist.runs.config import Config
 from snn_mnist.runs.fields import Options, options_of
 from snn_mnist.runs.resume_rules import RESUME_RULES
@@ -31,6 +31,7 @@ VERBS = {
     "predict": Verb(predict.PredictOptions, predict.run, "classify your own pictures"),
     "export": Verb(export.ExportOptions, export.run, "write a checkpoint for other simulators and hardware"),
     "import": Verb(import_nir.ImportOptions, import_nir.run, "make a checkpoint of a NIR file"),
+    "convert": Verb(convert.ConvertOptions, convert.run, "train an ANN and convert it into a spiking network"),
     "bench": Verb(bench.BenchOptions, bench.run, "measure the images per second of every backend"),
     "info": Verb(info.InfoOptions, info.run, "show versions, devices, backends and the data found"),
 }

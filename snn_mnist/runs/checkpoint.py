@@ -3,7 +3,8 @@
 Keys `net` (`layer.1.weight`), `optimizer`, `epoch` (index of the last finished epoch) and `max_test_acc` are the
 tutorial's, so that its script and this program read each other's checkpoints. Ours are `version`, `config`, `step`
 (steps done in the next epoch), `running` (the results of those steps), `raw` (the trained weights, where `net` holds
-their moving average), `scaler` and `best`.
+their moving average), `scaler`, `best` and `ann` (what a converted network was made of: the ANN's `weight`, the `scale`
+by which `net` is smaller, and the `mode` that chose it).
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ def _check(state: Any) -> None:
     for key, low in (("epoch", -1), ("step", 0)):
         _check_number(key, state.get(key, 0), low, MAX_COUNT, whole=True)
     _check_number("max_test_acc", state.get("max_test_acc", 0.0), 0, 1)
-    for key in ("optimizer", "config", "scaler", "running", "best"):
+    for key in ("optimizer", "config", "scaler", "running", "best", "ann"):
         if not isinstance(state.get(key, {}), dict):
             raise InvalidCheckpoint(f"has a value of {key} that is not a dictionary")
     _check_config(state.get("config", {}))
@@ -128,6 +129,13 @@ def _check(state: Any) -> None:
         _check_number("best epoch", best["epoch"], -1, MAX_COUNT, whole=True)
         _check_number("best score", best["score"], -math.inf, 1)
         _check_number("best test_acc", best["test_acc"], 0, 1)
+    if "ann" in state:
+        ann = state["ann"]
+        _check_keys("ann", ann, {"weight", "scale", "mode"})
+        _check_tensor("weights (ann)", ann["weight"], SHAPE)
+        _check_number("ann scale", ann["scale"], 0, 1e300)
+        if not isinstance(ann["mode"], str | float):
+            raise InvalidCheckpoint(f"has an ann mode {_shown(ann['mode'])} that is neither text nor a number")
     if state.get("step"):
         running = state.get("running", {})
         _check_keys("running", running, {"rates", "seconds"}, more=True)

@@ -16,6 +16,7 @@ from snn_mnist.model.optimizer import FusedAdam, FusedSGD
 from snn_mnist.model.poisson import SpikeKey, Stream
 from snn_mnist.model.scoring import mean_squared_error
 from snn_mnist.runs.config import Config
+from snn_mnist.training.conversion import Conversion
 from snn_mnist.training.data import TrainingData
 from snn_mnist.training.schedule import ema_decays, learning_rates
 
@@ -23,8 +24,11 @@ from snn_mnist.training.schedule import ema_decays, learning_rates
 class Learner:
     """A network in training. `begin_epoch`, then `run` steps of it; the rates of the epoch stay in `rates`."""
 
-    def __init__(self, config: Config, runtime: Runtime, data: TrainingData) -> None:
-        self.config, self.data, device = config, data, runtime.device
+    def __init__(
+        self, config: Config, runtime: Runtime, data: TrainingData, conversion: Conversion | None = None
+    ) -> None:  # fmt: skip
+        """conversion: the network learns as an ANN, on that one's runtime"""
+        self.config, self.data, self.conversion, device = config, data, conversion, runtime.device
         torch.manual_seed(config.seed)
         self.net = SNN.from_config(config).to(device)
         self.engine = runtime.engine(self.net, data.dataset.train.images)

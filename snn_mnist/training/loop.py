@@ -8,13 +8,16 @@ is a pure function of its settings: its checkpoint of weights, optimiser and pos
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 from snn_mnist.errors import SNNError
-from snn_mnist.model.device import choose_runtime, without_tiles
+from snn_mnist.model.device import Runtime, choose_runtime, without_tiles
+from snn_mnist.runs import checkpoint
 from snn_mnist.runs.config import Config
 from snn_mnist.runs.directory import BEST, LATEST
 from snn_mnist.training import messages
+from snn_mnist.training.conversion import Conversion
 from snn_mnist.training.data import TrainingData
 from snn_mnist.training.evaluator import Evaluator
 from snn_mnist.training.interruption import Interrupted, Interruption
@@ -31,18 +34,28 @@ CHECK_EVERY = 50  # steps between looks for weights that are not finite
 
 def train(config: Config, interruption: Interruption) -> dict[str, Any]:
     """Trains to the last epoch or to an interruption; returns the last row of metrics, {} when there is none."""
-    resumed = resume(config)
-    config = resumed.config
+    return train_run(config, interruption)[0]
+
+
+def train_run(
+    config: Config, interruption: Interruption, conversion: Conversion | None = None
+) -> tuple[dict[str, Any], Path]:
+    """`train`, and the run directory. With a `conversion` an ANN is trained."""
+    resumed = resume(config, conversion)
+    config, conversion = resumed.config, resumed.conversion
     if resumed.epochs_done >= config.epochs:
         print(messages.nothing_to_do(config, resumed.epochs_done))
-        return {}
-    runtime = choose_runtime(config.device, config.backend, config.threads, config.step_mode)
+        return {}, checkpoint.find(config.resume or "").parent
+    if conversion:
+        runtime: Runtime = conversion.runtime(config)
+    else:
+        runtime = choose_runtime(config.device, config.backend, config.threads, config.step_mode)
     tuner = thread_tuner(runtime)
     if config.amp and runtime.device.type == "cpu":
         without_tiles()
         print(messages.AMP_ON_THE_CPU)
     data = TrainingData.load(config, runtime.device)
-    learner = Learner(config, runtime, data)
+    learner = Learner(config, runtime, data, conversion)
     evaluator = Evaluator(config, runtime, data, learner)
     position = restore(resumed, learner)
     row: dict[str, Any] = {}
@@ -58,10 +71,11 @@ def train(config: Config, interruption: Interruption) -> dict[str, Any]:
                 progress.line(messages.epoch(row, config.epochs, skipped, tuner.announcement()))
         except Interrupted:
             files.save(LATEST, snapshot(learner, position))
-            print(messages.interrupted(position, data.steps, files.folder), flush=True)
-            return row
-    print(messages.summary(config, row, position, len(data.dataset.train), files.folder, interruption.requested))
-    return row
+            print(messages.interrupted(position, data.steps, files.folder, bool(conversion)), flush=True)
+            return row, files.folder
+    images, stopped = len(data.dataset.train), interruption.requested
+    print(messages.summary(config, row, position, images, files.folder, stopped, bool(conversion)))
+    return row, files.folder
 
 
 def train_epoch(

@@ -58,16 +58,17 @@ def not_finite(position: Position, lr: float, latest: Path) -> str:
     )
 
 
-def interrupted(position: Position, steps: int, folder: Path) -> str:
+def interrupted(position: Position, steps: int, folder: Path, converts: bool = False) -> str:
     return (
         f"interrupted in epoch {position.epoch + 1} after {position.step} of {steps} steps, saved; "
-        f"resume with: python -m snn_mnist train -resume {shlex.quote(str(folder))}"
+        f"resume with: python -m snn_mnist {'convert' if converts else 'train'} -resume {shlex.quote(str(folder))}"
     )
 
 
 def summary(
-    config: Config, row: dict[str, Any], position: Position, training_images: int, folder: Path, interrupted: bool
-) -> str:
+    config: Config, row: dict[str, Any], position: Position, training_images: int, folder: Path, interrupted: bool,
+    converts: bool = False,
+) -> str:  # fmt: skip
     """The lines after the last epoch."""
     best = position.best
     lines = [f"last epoch: test accuracy {row['test_acc']:.2%}"]
@@ -81,7 +82,8 @@ def summary(
             f"highest: {position.max_test_acc:.2%}, but that maximum was chosen on the test images themselves; "
             f"report the last epoch, or choose on held-out training images with -val {training_images // 12}"
         )
-    lines.append(f"test it again: python -m snn_mnist eval -resume {shlex.quote(str(folder))}")
+    if not converts:
+        lines.append(f"test it again: python -m snn_mnist eval -resume {shlex.quote(str(folder))}")
     if interrupted:
         lines.append("interrupted after the last step; the run is complete and saved")
     return "\n".join(lines)

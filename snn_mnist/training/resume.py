@@ -13,6 +13,7 @@ from snn_mnist.runs.config_file import read_yaml
 from snn_mnist.runs.directory import LATEST
 from snn_mnist.runs.seeds import SEEDS
 from snn_mnist.runs.words import show
+from snn_mnist.training.conversion import DEFAULT_MODE, Conversion
 
 HYPERPARAMETERS = ("betas", "eps", "weight_decay", "amsgrad", "maximize", "dampening", "nesterov")  # beyond our flags
 
@@ -25,21 +26,36 @@ class Resumed:
     state: dict[str, Any]  # the content of the resumed checkpoint; {} for a new run
     folder: Path | None = None  # the directory that it goes on in; None: a new one
     why_elsewhere: str = ""  # why a resumed run goes on in a new directory
+    conversion: Conversion | None = None  # of a run that trains an ANN
 
     @property
     def epochs_done(self) -> int:
         return self.state.get("epoch", -1) + 1
 
 
-def resume(config: Config) -> Resumed:
+def resume(config: Config, conversion: Conversion | None = None) -> Resumed:
     """The run that these settings describe; UsageError when its checkpoint can't go on with them."""
     if config.resume is None:
-        return Resumed(config, {})
+        return Resumed(config, {}, conversion=conversion and Conversion(conversion.mode or DEFAULT_MODE))
     path = checkpoint.find(config.resume)
     state = checkpoint.load(path)
     config = _resolve(config, state)
+    if conversion:
+        conversion = _resolve_conversion(conversion, path, state)
     folder, why_elsewhere = _directory_to_continue(config, path, state)
-    return Resumed(config, state, folder, why_elsewhere)
+    if "ann" in state and not conversion:  # the optimiser, and the steps of a begun epoch, are the ANN's
+        state = {name: state[name] for name in ("net", "epoch", "config")}
+        folder, why_elsewhere = None, f"{path} was converted from an ANN, and learns on as a spiking network"
+    return Resumed(config, state, folder, why_elsewhere, conversion)
+
+
+def _resolve_conversion(conversion: Conversion, path: Path, state: dict[str, Any]) -> Conversion:
+    if "ann" not in state:
+        raise UsageError(f"{path} is not of a conversion; name one that `convert` wrote, or use train -resume")
+    mode = state["ann"]["mode"]
+    if conversion.mode not in (None, mode):
+        raise UsageError(f"can't resume {path}: mode {mode} → {conversion.mode} changes the result; start a new run")
+    return Conversion(mode)
 
 
 def _resolve(config: Config, state: dict[str, Any]) -> Config:

@@ -10,6 +10,7 @@ from snn_mnist.errors import SNNError
 from snn_mnist.model.device import Runtime
 from snn_mnist.runs import checkpoint, directory, environment, seeds
 from snn_mnist.runs.atomic_files import exclusive_lock, write_file
+from snn_mnist.runs.config_file import yaml_text
 from snn_mnist.runs.metrics import METRICS, VALIDATION, MetricsFile
 from snn_mnist.runs.naming import run_name
 from snn_mnist.runs.tensorboard import TensorBoard
@@ -41,7 +42,8 @@ class RunFiles:
             print(f"continuing in a new directory: {self.resumed.why_elsewhere}")
         if continued and config.name:
             print(f"-name {config.name} is not used: the run continues in its own directory")
-        self.folder = continued or directory.new_run_directory(config.out_dir, config.name or run_name(config))
+        name = config.name or ("converted_" if self.resumed.conversion else "") + run_name(config)
+        self.folder = continued or directory.new_run_directory(config.out_dir, name)
         opened.enter_context(exclusive_lock(self.folder))
         if continued and position_of(checkpoint.load(self.latest)) != position_of(self.resumed.state):
             raise SNNError(f"{self.folder} was trained further meanwhile by another process; resume it again")
@@ -51,11 +53,17 @@ class RunFiles:
             directory.remove_leftovers(self.folder)
             if self.metrics.missing:
                 print(f"{self.metrics.path} has no rows for {self.metrics.missing}; continuing without them")
-        write_file(self.folder / "config.yaml", config.to_yaml())
+        write_file(self.folder / "config.yaml", self._settings())
         environment.note_environment(self.folder / "environment.json", str(self.runtime))
         self.tensorboard = TensorBoard(self.folder, self.epochs_done, self.metrics.rows)
         opened.callback(self.tensorboard.close)
         self.tensorboard.begin(config)
+
+    def _settings(self) -> str:
+        """config.yaml; of a conversion with its mode, for the verb convert."""
+        if conversion := self.resumed.conversion:
+            return yaml_text(self.config.to_mapping() | {"mode": conversion.mode}, "convert")
+        return self.config.to_yaml()
 
     @property
     def latest(self) -> Path:
@@ -71,14 +79,18 @@ class RunFiles:
         self.tensorboard.write(row)
 
     def draw(self, evaluation: Evaluation, row: dict[str, Any], last: bool) -> None:
-        """Figures of an evaluation for TensorBoard, ten times a run; after the last epoch also those of the run."""
+        """Figures of an evaluation for TensorBoard, ten times a run; after the last epoch also those of the run.
+
+        Of an ANN only the settings and metrics: the figures of a conversion are those of the network it ends with.
+        """
         config, epoch = self.config, row["epoch"]
+        figures = config.figures and not self.resumed.conversion
         pictured = evaluation.weight, evaluation.test, evaluation.class_names
-        if config.figures and run_figures.due(epoch, config.epochs):
+        if figures and run_figures.due(epoch, config.epochs):
             self.tensorboard.add(lambda writer: run_figures.to_tensorboard(writer, epoch, *pictured))
         if last:
             self.tensorboard.end(config.epochs)
-            if config.figures:
+            if figures:
                 run_figures.write_run_figures(self.folder, *pictured)
 
 

@@ -60,6 +60,8 @@ def snapshot(learner: Learner, position: Position) -> dict[str, Any]:
         "best": vars(position.best),
         "config": config.to_mapping(),
     }
+    if learner.conversion:
+        state |= learner.conversion.checkpoint(learner.tested_weight.cpu(), learner.data)
     if learner.average is not None:
         state["raw"] = learner.net.weight.detach().cpu()
     if position.step:
@@ -75,10 +77,11 @@ def restore(resumed: Resumed, learner: Learner) -> Position:
         learner.prepare()
         return position
     config = learner.config
+    tested = state["ann"]["weight"] if learner.conversion else state["net"][WEIGHT]
     with torch.no_grad():
-        learner.net.weight.copy_(state.get("raw", state["net"][WEIGHT]))
+        learner.net.weight.copy_(state.get("raw", tested))
         if learner.average is not None:
-            learner.average.copy_(state["net"][WEIGHT])
+            learner.average.copy_(tested)
     restore_optimizer(learner.optimizer, state, config)
     if state.get("scaler"):
         learner.scaler.load_state_dict(state["scaler"])

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from snn_mnist.model.scoring import Score
 
+CONVERSION = "conversion.png"  # of the verb convert
 CURVES, WEIGHTS, CONFUSION, AGAINST_T = "curves.png", "weights.png", "confusion.png", "accuracy_against_T.png"
 
 
@@ -250,17 +251,11 @@ def _confusion_title(counts: np.ndarray, class_names: Sequence[str]) -> str:
 
 def accuracy_against_T(readout_steps: Sequence[int], accuracies: Iterable[float]) -> Figure:
     """Accuracy (share of 1) when the rates are read after readout_steps[m] time steps."""
-    from matplotlib.ticker import FixedLocator, NullLocator
-
     percent = 100 * np.array(list(accuracies))
     figure = drawing.own_figure()
     axes = figure.add_subplot()
     axes.plot(readout_steps, percent, color=BLUE, linewidth=2, marker="o", markersize=6)
-    axes.set_xscale("log")
-    ticks = [m * 10**e for e in range(len(str(readout_steps[-1]))) for m in (1, 2, 5) if m * 10**e <= readout_steps[-1]]
-    axes.xaxis.set_major_locator(FixedLocator(ticks))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(lambda tick, _: f"{tick:g}")
+    _log_steps(axes, readout_steps[-1])
     early = min(range(len(readout_steps)), key=lambda m: abs(readout_steps[m] - readout_steps[-1] / 10))
     title = f"{_steps(readout_steps[-1])}: {percent[-1]:.2f} % right"
     if early < len(readout_steps) - 1:
@@ -268,6 +263,34 @@ def accuracy_against_T(readout_steps: Sequence[int], accuracies: Iterable[float]
         title += f"{readout_steps[-1]} steps: {percent[-1]:.1f} %"
     drawing.style(axes, title, "time steps T", "test accuracy in %")
     axes.grid(alpha=0.3)
+    return figure
+
+
+def _log_steps(axes: Any, last: int) -> None:
+    """A logarithmic axis of time steps, 1, 2, 5, 10, … up to the last."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(
+        FixedLocator([m * 10**e for e in range(len(str(last))) for m in (1, 2, 5) if m * 10**e <= last])
+    )
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(lambda tick, _: f"{tick:g}")
+
+
+def conversion(readout_steps: Sequence[int], networks: Mapping[str, Sequence[float]], ann: float) -> Figure:
+    """Accuracy in % after readout_steps[m] time steps of one or more spiking networks, beside that of an ANN."""
+    figure = drawing.own_figure()
+    axes = figure.add_subplot()
+    for number, (name, percent) in enumerate(networks.items()):
+        colour = drawing.COLOURS[number]
+        axes.plot(readout_steps, percent, color=colour, linewidth=2, marker="o", markersize=6, label=name)
+    axes.axhline(ann, color=GREY, linestyle="--", linewidth=1.8, label=f"ANN: {ann:.2f} %")
+    _log_steps(axes, readout_steps[-1])
+    ends = ", ".join(f"{percent[-1]:.2f} % ({name})" for name, percent in networks.items())
+    drawing.style(axes, f"{_steps(readout_steps[-1])}: {ends}", "time steps T", "test accuracy in %")
+    axes.grid(alpha=0.3)
+    drawing.legend_below(figure, *axes.get_legend_handles_labels())
     return figure
 
 

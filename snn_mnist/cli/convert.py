@@ -1,0 +1,221 @@
+"""Verb `convert`: an ANN of the same shape is trained and becomes a network of integrate-and-fire neurons.
+
+    python -m snn_mnist convert -epochs 10 -T 200
+
+The ANN is 784 → 10 with a ReLU in place of the neurons, and learns as `train` learns: same loss, optimiser, order and
+options. Its weights, divided by the scale of its activations, are those of the spiking network (neuron if, v_reset
+none) in every checkpoint of the run; the entry `ann` has the ANN's own. At the end the network is tested with Poisson
+spikes, and with the pixels' values as a constant current. See core/conversion.py.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from snn_mnist.cli.evaluate import spread
+from snn_mnist.cli.results import write_json
+from snn_mnist.cli.shared_options import data_directory, json_option
+from snn_mnist.runs.config import Config, Threads
+from snn_mnist.runs.fields import Kind, Options, integer, like, option, options_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from snn_mnist.data.datasets import Split
+    from snn_mnist.model.saved_network import SavedNetwork
+    from snn_mnist.model.scoring import Score
+
+NEURONS: dict[str, Any] = {"neuron": "if", "v_reset": None}  # of the network, with the defaults of the others
+POISSON, CONSTANT = "Poisson spikes", "constant current"
+
+
+def _read_mode(value: Any) -> str | float:
+    """'max', '99.9%' or 0.8; ValueError for another."""
+    text = str(value).strip()
+    if text.lower() == "max":
+        return "Max"
+    if text.endswith("%"):
+        if not 0 < float(text[:-1]) <= 100:
+            raise ValueError
+        return text
+    if not 0 < float(text) <= 1:
+        raise ValueError
+    return float(text)
+
+
+MODE = Kind("Max, a percentage such as 99.9%, or a number in (0, 1]", "MODE", (int, float), _read_mode, none=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertOptions(Threads, Options):
+    """Settings of `convert`: those of `train` that an ANN has, and `mode` and `repeats`."""
+
+    mode: str | float | None = option(
+        None,
+        MODE,
+        "Conversion",
+        "activation that becomes rate 1: the largest, a percentile, or a share of the largest",
+        shown="99.9%; of a resumed run its own",
+    )
+    T: int = like(Config, "T", group="Conversion", help="time steps of the spiking network")
+    repeats: int = option(10, integer(1, 100_000), "Conversion", "encodings of the test images as Poisson spikes")
+    epochs: int = like(Config, "epochs", default=lambda: 10)
+    b: int = like(Config, "b")
+    opt: str = like(Config, "opt")
+    lr: float = like(Config, "lr")
+    momentum: float = like(Config, "momentum")
+    schedule: str = like(Config, "schedule")
+    ema: float = like(Config, "ema")
+    amp: bool = like(Config, "amp")
+    seed: int = like(Config, "seed")
+    dataset: str = like(Config, "dataset")
+    data_dir: str = like(Config, "data_dir")
+    val: int = like(Config, "val")
+    limit_batches: int | None = like(Config, "limit_batches")
+    out_dir: str = like(Config, "out_dir")
+    name: str | None = like(Config, "name", help="name of the run directory")
+    figures: bool = like(Config, "figures", help="end with figures of the run; -no-figures leaves them out")
+    resume: str | None = like(Config, "resume")
+    force: bool = like(Config, "force")
+    config: str | None = like(Config, "config")
+    json: str | None = json_option()
+    device: str = like(Config, "device")
+    backend: str = like(Config, "backend", help="what computes the spiking network; PyTorch computes the ANN")
+    j: int | None = like(Config, "j")
+    eval_every: int = like(Config, "eval_every")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.training()  # checks what depends on several settings
+
+    @classmethod
+    def check_mapping(cls, mapping: Mapping[str, Any], source: str = "") -> dict[str, Any]:
+        """A file of `train` is read too; what it says of neurons has no meaning here."""
+        own = {each.name for each in options_of(cls)}
+        others = Config.check_mapping({name: mapping[name] for name in mapping if _name(name) not in own}, source)
+        return super().check_mapping({name: mapping[name] for name in mapping if _name(name) not in others}, source)
+
+    def training(self) -> Config:
+        """The settings of the run, as `train` has them."""
+        shared = {each.name for each in options_of(Config)} & {each.name for each in options_of(type(self))}
+        settings = {name: getattr(self, name) for name in shared}
+        return Config(**settings, **NEURONS, given=self.given & shared)
+
+    def notes(self) -> list[str]:
+        return self.training().notes()
+
+
+def _name(key: Any) -> Any:
+    return key.replace("-", "_") if isinstance(key, str) else key
+
+
+def run(options: ConvertOptions) -> int:
+    from snn_mnist.model.device import choose_runtime
+    from snn_mnist.training.conversion import Conversion
+    from snn_mnist.training.interruption import Interruption
+    from snn_mnist.training.loop import train_run
+
+    interruption = Interruption()
+    choose_runtime(options.device, options.backend, options.threads)  # a backend that can't be used is an error now
+    _, folder = train_run(options.training(), interruption, Conversion(options.mode))
+    if interruption.requested:
+        return interruption.exit_code
+    report(options, folder)
+    return 0
+
+
+def report(options: ConvertOptions, folder: Path) -> None:
+    """Tests ANN and network of the latest checkpoint; prints, draws and writes what was found."""
+    from snn_mnist.data.datasets import load_dataset
+    from snn_mnist.model.saved_network import load_network
+    from snn_mnist.runs import checkpoint
+    from snn_mnist.visualizing import run_figures
+
+    loaded, ann = load_network(str(folder)), checkpoint.load(folder)["ann"]
+    data = load_dataset(loaded.config.dataset, data_directory(options, loaded.config))
+    accuracy = ann_accuracy(ann["weight"], data.test)
+    poisson, constant = spiking_scores(options, loaded, data.test)
+    results = summarise(accuracy, poisson, constant) | {
+        "mode": ann["mode"], "scale": ann["scale"], "checkpoint": str(loaded.path), "epoch": loaded.epoch,
+        "dataset": data.name, "seed": loaded.config.seed,
+    }  # fmt: skip
+    if options.json != "-":
+        print(describe(results, folder), flush=True)
+    if options.json:
+        write_json(options.json, results)
+    if options.figures if "figures" in options.given else loaded.config.figures:
+        run_figures.write_run_figures(folder, loaded.net.weight, poisson[0], data.class_names)
+        against_T = {name: [100 * each["mean"] for each in results["accuracy_against_T"][name].values()]
+                     for name in (POISSON, CONSTANT)}  # fmt: skip
+        figure = run_figures.conversion(constant.readout_steps, against_T, 100 * accuracy)
+        run_figures.write(folder / run_figures.CONVERSION, figure)
+
+
+def ann_accuracy(weight: Tensor, split: Split) -> float:
+    """Share of images with the highest ReLU(W x) at their label; the lower class wins a tie."""
+    from snn_mnist.model.ann import values
+
+    activation = (values(split.images) @ weight.T).relu()
+    return (activation.argmax(1) == split.labels).double().mean().item()
+
+
+def spiking_scores(options: ConvertOptions, loaded: SavedNetwork, split: Split) -> tuple[list[Score], Score]:
+    """The network's scores for Poisson spikes, one for each encoding (those of `eval`), and for constant current."""
+    import torch
+
+    from snn_mnist.model.ann import constant_current_counts
+    from snn_mnist.model.device import choose_runtime
+    from snn_mnist.model.poisson import SpikeKey, Stream
+    from snn_mnist.model.scoring import Score, default_readout_steps, score_split
+
+    config, steps = loaded.config, default_readout_steps(loaded.config.T)
+    constant = constant_current_counts(loaded.net, split.images, steps)
+    runtime = choose_runtime(options.device, options.backend, options.threads)
+    keys = [SpikeKey(config.seed, Stream.EVAL, repeat) for repeat in range(options.repeats)]
+    poisson, _ = score_split(loaded.net, split, runtime, steps, keys)
+    return poisson, Score(steps, constant, torch.zeros(len(split), dtype=torch.int64), split.labels)
+
+
+# ---------------------------------------------------------------------------- what is printed and written
+
+
+def summarise(ann: float, poisson: list[Score], constant: Score) -> dict[str, Any]:
+    """Accuracies, shares of 1, as plain numbers."""
+    against_T = {
+        name: {
+            str(step): spread([each.accuracy(m) for each in scores]) for m, step in enumerate(constant.readout_steps)
+        }
+        for name, scores in ((POISSON, poisson), (CONSTANT, [constant]))
+    }
+    return {
+        "images": len(constant.labels), "encodings": len(poisson), "T": constant.readout_steps[-1],
+        "ann_accuracy": ann, "standard_error": math.sqrt(ann * (1 - ann) / len(constant.labels)),
+        "accuracy_against_T": against_T,
+    }  # fmt: skip
+
+
+def describe(results: dict[str, Any], folder: Path) -> str:
+    """The report for a person."""
+    against_T, ann, several = results["accuracy_against_T"], results["ann_accuracy"], results["encodings"] > 1
+    lines = [
+        "",
+        f"ANN: {ann:.2%} of {results['images']:,} test images right "
+        f"(± {100 * results['standard_error']:.2f} % standard error)",
+        f"SNN: its weights, divided by {results['scale']:.4g} (mode {results['mode']}); IF neurons, soft reset",
+        "",
+        f"{'T':>8}  {POISSON:>18}  {CONSTANT:>18}",
+    ]
+    for step, spikes in against_T[POISSON].items():
+        deviation = f" ± {100 * spikes['std']:.2f} %" if several else " %"
+        poisson = f"{100 * spikes['mean']:.2f}{deviation}"
+        lines.append(f"{step:>8}  {poisson:>18}  {100 * against_T[CONSTANT][step]['mean']:>16.2f} %")
+    last = [round(100 * (against_T[name][str(results["T"])]["mean"] - ann), 2) + 0.0 for name in (POISSON, CONSTANT)]
+    lines += [f"{'SNN-ANN':>8}  {last[0]:>+16.2f} %  {last[1]:>+16.2f} %", ""]
+    if several:
+        lines.append(f"± is the standard deviation over {results['encodings']} encodings of the images")
+    return "\n".join([*lines, f"test it again: python -m snn_mnist eval -resume {shlex.quote(str(folder))}"])
