@@ -288,6 +288,7 @@ def conversion(readout_steps: Sequence[int], networks: Mapping[str, Sequence[flo
     axes.axhline(ann, color=GREY, linestyle="--", linewidth=1.8, label=f"ANN: {ann:.2f} %")
     _log_steps(axes, readout_steps[-1])
     ends = ", ".join(f"{percent[-1]:.2f} % ({name})" for name, percent in networks.items())
+    axes.set_ylim(bottom=ann - 12)  # the first steps would make the rest a line
     drawing.style(axes, f"{_steps(readout_steps[-1])}: {ends}", "time steps T", "test accuracy in %")
     axes.grid(alpha=0.3)
     drawing.legend_below(figure, *axes.get_legend_handles_labels())
