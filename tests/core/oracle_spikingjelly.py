@@ -1,4 +1,4 @@
-"""Compares neurons, surrogates and encoders with SpikingJelly's, value by value and gradient by gradient.
+"""Compares neurons, surrogates, encoders, STDP and conversion with SpikingJelly's, value by value.
 
 SpikingJelly is an oracle of development only, never a dependency. Make a throw-away environment and run:
 
@@ -13,18 +13,21 @@ primitive is beta ln(x + 1 + 1e-5) + 1/2. The PROGRAMS are run twice, with the p
 `neuronal_charge` or `single_step_forward`, which ours does.)
 """
 
+import inspect
 import itertools
 import sys
+import types
 import warnings
 
 import torch
 from spikingjelly.activation_based import encoding as sj_encoding
 from spikingjelly.activation_based import functional as sj_functional
 from spikingjelly.activation_based import layer as sj_layer
+from spikingjelly.activation_based import learning as sj_learning
 from spikingjelly.activation_based import neuron as sj_neuron
 from spikingjelly.activation_based import surrogate as sj_surrogate
 
-from snn_mnist.core import encoding, functional, layer, neuron, surrogate
+from snn_mnist.core import conversion, encoding, functional, layer, learning, neuron, surrogate
 
 warnings.filterwarnings("ignore")
 rows: list[tuple[str, float, float]] = []  # (what, largest difference, bound)
@@ -252,6 +255,77 @@ def encoders() -> None:
         report(f"{name}{arguments}", max(gap(ours(scaled), theirs(scaled).double()) for _ in range(T)), 0.0)
 
 
+# ---- STDP and conversion ----
+
+
+def stdp() -> None:
+    """Weight changes and traces of a whole net over random spikes, both modes; linear f, and one with a bound."""
+    nets = {
+        "Linear": (lambda m: m.Linear(6, 4, bias=False), (3, 6)),
+        "Conv1d": (lambda m: m.Conv1d(2, 3, 3, stride=2, padding=1), (3, 2, 9)),
+        "Conv2d": (lambda m: m.Conv2d(2, 3, (3, 2), stride=(2, 1), padding=(1, 2)), (3, 2, 7, 6)),
+    }
+    for (name, (make, shape)), mode, on_grad in itertools.product(nets.items(), "sm", (True, False)):
+        x_seq = (data(25, *shape, seed=1) > 0.3).double()
+        results, state = [], None
+        for m, n, f, learners in (
+            (layer, neuron, functional, learning),
+            (sj_layer, sj_neuron, sj_functional, sj_learning),
+        ):
+            net = torch.nn.Sequential(make(m), n.IFNode()).double()
+            state = state or {key: 2 * value for key, value in net.state_dict().items()}
+            net.load_state_dict(state)
+            f.set_step_mode(net, mode)
+            learner = learners.STDPLearner(
+                step_mode=mode, synapse=net[0], sn=net[1], tau_pre=3.0, tau_post=1.7,
+                f_pre=lambda w: w.clamp(-0.3, 0.3), f_post=lambda w: 0.5 - w**2,
+            )  # fmt: skip
+            changes = []
+            with torch.no_grad():
+                for part in (x_seq[:10], x_seq[10:]):
+                    fired = [net(part)] if mode == "m" else [net(x) for x in part]
+                    changed = learner.step(on_grad=on_grad, scale=0.7)
+                    changes.append(-net[0].weight.grad if on_grad else changed)
+            assert sum(spikes.sum() for spikes in fired) > 0
+            results.append([*(c.detach().clone() for c in changes), learner.trace_pre, learner.trace_post])
+        report(f"STDPLearner of {name}, {mode}, on_grad={on_grad}", max(map(gap, *results)))
+
+
+def conv_net() -> torch.nn.Module:
+    torch.manual_seed(1)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 6, 3, padding=1), torch.nn.BatchNorm2d(6), torch.nn.ReLU(), torch.nn.AvgPool2d(2),
+        torch.nn.Conv2d(6, 8, 3), torch.nn.ReLU(), torch.nn.AvgPool2d(2), torch.nn.Flatten(),
+        torch.nn.Linear(32, 20), torch.nn.ReLU(), torch.nn.Linear(20, 10),
+    )  # fmt: skip
+    for _ in range(5):
+        net(torch.rand(16, 1, 12, 12))
+    return net.eval()
+
+
+def converters() -> None:
+    """Scales, and outputs of 50 steps; the percentile is rounded otherwise, which may move a spike by a step."""
+    sys.modules.setdefault("requests", types.ModuleType("requests"))  # only its downloads need it
+    from spikingjelly.activation_based import ann2snn
+
+    torch.manual_seed(0)
+    batches, x = [(torch.rand(16, 1, 12, 12), 0) for _ in range(4)], torch.rand(8, 1, 12, 12)
+    for mode in ("Max", "99.9%", 0.7):
+        if "recipe" in inspect.signature(ann2snn.Converter.__init__).parameters:  # since version 2
+            theirs = ann2snn.Converter(ann2snn.RateCodingRecipe(batches, mode=mode)).convert(conv_net())
+        else:
+            theirs = ann2snn.Converter(batches, mode=mode)(conv_net())
+        ours = conversion.Converter(batches, mode=mode)(conv_net())
+        scales = [torch.stack([b for n, b in net.named_buffers() if n.endswith("scale")]) for net in (ours, theirs)]
+        report(f"Converter mode={mode}: scales", gap(*scales), 1e-6)
+        with torch.no_grad():
+            outputs = [torch.stack([net(x) for _ in range(50)]) for net in (ours, theirs)]
+        if isinstance(mode, str) and mode.endswith("%"):
+            report(f"Converter mode={mode}: mean output", gap(*(y.mean(0) for y in outputs)), 0.01)
+        else:
+            report(f"Converter mode={mode}: outputs of each step", gap(*outputs), 1e-6)
+
+
 HEAD = """
 import torch, torch.nn as nn
 from PACKAGE import neuron, layer, surrogate, functional, monitor, encoding, base
@@ -417,7 +491,7 @@ def programs() -> None:
 
 def main() -> int:
     torch.set_num_threads(1)
-    for part in (surrogates, neurons, parametric, defaults, layers, nets, encoders, programs):
+    for part in (surrogates, neurons, parametric, defaults, layers, nets, encoders, stdp, converters, programs):
         part()
     wrong = 0
     for what, difference, bound in rows:

@@ -1,0 +1,274 @@
+"""The verb convert: what it trains, what it writes, that every other verb takes it, and that no kill harms it."""
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.functional import linear, mse_loss, one_hot
+from torture import Nursery, differences
+
+from snn_mnist.cli import convert
+from snn_mnist.cli.convert import ConvertOptions
+from snn_mnist.cli.main import main
+from snn_mnist.core import neuron
+from snn_mnist.data.datasets import load_dataset
+from snn_mnist.model.ann import WakingReLU, constant_current_counts, scale_of
+from snn_mnist.model.network import SNN
+from snn_mnist.model.scoring import Score
+from snn_mnist.runs import checkpoint
+from snn_mnist.runs.checkpoint import WEIGHT
+from tests.support.runs import newest, wait_until
+
+DIGITS = ["-dataset", "digits", "-lr", "5e-3", "-no-figures"]
+QUICK = [*DIGITS, "-T", "4", "-b", "16", "-limit-batches", "4", "-j", "1", "-backend", "torch", "-repeats", "1"]
+
+
+# ---------------------------------------------------------------------------- the ANN and its conversion
+
+
+def test_the_gradient_of_the_ann_is_that_of_a_convex_loss():
+    """With targets 0 and 1 and the mean squared error: of max(a, 0)² and (a - 1)²."""
+    torch.manual_seed(0)
+    a = torch.randn(50, 10, dtype=torch.double, requires_grad=True)
+    target = one_hot(torch.arange(50) % 10, 10).double()
+    (by_loss,) = torch.autograd.grad(mse_loss(WakingReLU.apply(a), target), a)
+    convex = torch.where(target == 1, a - 1, a.relu()).square().mean()
+    torch.testing.assert_close(by_loss, torch.autograd.grad(convex, a)[0])
+    torch.testing.assert_close(mse_loss(WakingReLU.apply(a), target), mse_loss(a.relu(), target))
+
+
+def test_counts_for_a_constant_current_are_those_of_the_neurons_on_a_sequence():
+    torch.manual_seed(0)
+    net = SNN(neuron_type="if", v_reset=None)
+    images = torch.randint(256, (7, 784), dtype=torch.uint8)
+    node = neuron.IFNode(v_reset=None, step_mode="m")
+    with torch.no_grad():
+        spikes = node(linear(images / 255, 3 * net.weight).expand(9, 7, 10))
+        net.weight.mul_(3)
+    counts = constant_current_counts(net, images, [1, 4, 9])
+    assert counts.sum() > 0
+    assert torch.equal(counts, torch.stack([spikes[:t].sum(0) for t in (1, 4, 9)], 1))
+
+
+def test_the_report_by_hand():
+    """Two of four right at T 5 and three at T 10 for constant current; 2 and 4 of 4, 1 and 2 of 4 for two encodings."""
+
+    def score(*right):
+        counts = torch.zeros(4, 2, 10)
+        for m, number in enumerate(right):
+            counts[:number, m, 3] = 1
+            counts[number:, m, 4] = 1
+        return Score([5, 10], counts, torch.zeros(4), torch.full((4,), 3))
+
+    results = convert.summarise(0.75, [score(2, 4), score(1, 2)], score(2, 3))
+    assert results["accuracy_against_T"] == {
+        "Poisson spikes": {"5": {"mean": 0.375, "std": pytest.approx(0.125 * 2**0.5)},
+                           "10": {"mean": 0.75, "std": pytest.approx(0.25 * 2**0.5)}},
+        "constant current": {"5": {"mean": 0.5, "std": 0.0}, "10": {"mean": 0.75, "std": 0.0}},
+    }  # fmt: skip
+    lines = convert.describe(results | {"scale": 1.5, "mode": "Max"}, Path("a run")).splitlines()
+    assert "ANN: 75.00% of 4 test images right (± 21.65 % standard error)" in lines
+    assert lines[-7].split() == ["5", "37.50", "±", "17.68", "%", "50.00", "%"]
+    assert lines[-6].split() == ["10", "75.00", "±", "35.36", "%", "75.00", "%"]
+    assert lines[-5].split() == ["SNN-ANN", "+0.00", "%", "+0.00", "%"]
+    assert lines[-1] == "test it again: python -m snn_mnist eval -resume 'a run'"
+    assert max(map(len, lines)) <= 80
+
+
+# ---------------------------------------------------------------------------- a run
+
+
+@pytest.fixture(scope="module")
+def run(nursery: Nursery, tmp_path_factory):
+    """(run directory, what was printed, the -json) of a conversion on the digits, with figures."""
+    out = tmp_path_factory.mktemp("converted")
+    flags = [*DIGITS[:-1], "-T", "200", "-epochs", "10", "-repeats", "2", "-json", str(out / "results.json")]
+    done = nursery.run("convert", *flags, "-out-dir", str(out / "logs"))
+    assert done.code == 0, done.err
+    return newest(out / "logs"), done.out, json.loads((out / "results.json").read_text())
+
+
+def test_the_network_comes_to_its_ann(run):
+    """Within 0.3 % at T 200: a single one of the 360 images may differ."""
+    _, _, results = run
+    final = {name: each["200"]["mean"] for name, each in results["accuracy_against_T"].items()}
+    assert results["ann_accuracy"] > 0.94
+    assert abs(final["constant current"] - results["ann_accuracy"]) < 0.003
+    assert abs(final["Poisson spikes"] - results["ann_accuracy"]) < 0.01
+    assert results["accuracy_against_T"]["constant current"]["1"]["mean"] < 0.5
+
+
+def test_real_mnist_comes_to_its_ann(real_mnist, tmp_path, capsys):
+    """Both inputs, after one epoch, within 0.3 % of 10,000 images."""
+    flags = ["-T", "200", "-epochs", "1", "-repeats", "1", "-no-figures", "-data-dir", str(real_mnist)]
+    assert main(["convert", *flags, "-out-dir", str(tmp_path), "-json", "-"]) == 0
+    out = capsys.readouterr().out
+    results = json.loads(out[out.index("\n{") :])
+    assert results["ann_accuracy"] > 0.9 and results["images"] == 10_000
+    for each in results["accuracy_against_T"].values():
+        assert abs(each["200"]["mean"] - results["ann_accuracy"]) < 0.003
+
+
+def test_the_checkpoint_is_the_ann_divided_by_its_scale(run):
+    folder, _, results = run
+    state, data = checkpoint.load(folder), load_dataset("digits")
+    ann = state["ann"]
+    assert torch.equal(state["net"][WEIGHT], ann["weight"] / ann["scale"])
+    assert ann["mode"] == results["mode"] == "99.9%" and ann["scale"] == results["scale"]
+    activation = (data.train.images / 255 @ ann["weight"].T).relu()
+    assert ann["scale"] == pytest.approx(torch.quantile(activation, 0.999).item(), rel=1e-4)
+    assert ann["scale"] == scale_of(ann["weight"], data.train.images, "99.9%")
+    settings = {name: state["config"][name] for name in ("neuron", "v_reset", "v_threshold", "T", "epochs")}
+    assert settings == {"neuron": "if", "v_reset": None, "v_threshold": 1.0, "T": 200, "epochs": 10}
+    right = (data.test.images / 255 @ ann["weight"].T).relu().argmax(1) == data.test.labels
+    assert results["ann_accuracy"] == right.double().mean().item()
+    assert f"ANN: {results['ann_accuracy']:.2%} of 360 test images right" in run[1]
+
+
+def test_its_files(run):
+    names = {file.name for file in run[0].iterdir() if "tfevents" not in file.name}
+    assert names == {
+        "config.yaml", "environment.json", "metrics.csv", "checkpoint_latest.pth", "checkpoint_max.pth", "curves.png",
+        "weights.png", "confusion.png", "accuracy_against_T.png", "conversion.png",
+    }  # fmt: skip
+    assert run[0].name == "converted_T200_b64_adam_lr0.005_digits"
+
+
+def test_the_other_verbs_take_it(run, nursery: Nursery, tmp_path):
+    """eval gives the accuracies that convert printed: the same encodings."""
+    folder, _, results = run
+    file, picture = tmp_path / "eval.json", Path(__file__).parents[2] / "docs" / "images" / "square.png"
+    commands = [
+        ["eval", "-resume", str(folder), "-repeats", "2", "-json", str(file)],
+        ["trace", "-resume", str(folder), "-out", str(tmp_path / "trace")],
+        ["plot", str(folder)],
+        ["predict", str(picture), "-resume", str(folder)],
+        ["export", "-resume", str(folder), "-format", "hardware", "-out", str(tmp_path / "hardware")],
+        ["export", "-resume", str(folder), "-format", "html", "-out", str(tmp_path / "page.html")],
+    ]
+    for command in commands:
+        done = nursery.run(*command)
+        assert done.code == 0, f"{command}: {done.err}"
+    evaluated = json.loads(file.read_text())
+    assert evaluated["accuracy_against_T"] == results["accuracy_against_T"]["Poisson spikes"]
+
+
+def test_its_config_repeats_it_and_recipes_are_read(run, nursery: Nursery, tmp_path):
+    folder = run[0]
+    assert "snn_mnist convert -config" in (folder / "config.yaml").read_text()
+    done = nursery.run("convert", "-config", str(folder / "config.yaml"), "-out-dir", str(tmp_path), "-repeats", "1")
+    assert done.code == 0, done.err
+    assert differences(folder, newest(tmp_path)) == []
+    options = ConvertOptions(**ConvertOptions.check_mapping({"tau": 1.3, "v-reset": "none", "lr": 0.1}, "a.yaml"))
+    assert (options.lr, options.training().neuron) == (0.1, "if")
+
+
+def test_training_goes_on_with_surrogate_gradients_in_a_new_directory(run, nursery: Nursery, tmp_path):
+    before = {file: file.read_bytes() for file in run[0].iterdir()}
+    flags = ["-epochs", "11", "-no-figures", "-T", "200", "-out-dir", str(tmp_path)]
+    done = nursery.run("train", "-resume", str(run[0]), *flags)
+    assert done.code == 0, done.err
+    assert "was converted from an ANN, and learns on as a spiking network" in done.out
+    assert {file: file.read_bytes() for file in run[0].iterdir()} == before
+    state = checkpoint.load(newest(tmp_path))
+    assert "ann" not in state and state["epoch"] == 10
+    assert float(done.out.partition("test accuracy ")[2].partition("%")[0]) > 90
+
+
+def test_a_finished_run_is_tested_again(run, nursery: Nursery):
+    done = nursery.run("convert", "-resume", str(run[0]), "-repeats", "2", "-no-figures")
+    assert done.code == 0, done.err
+    assert done.out.startswith("nothing to do: ")
+    assert done.out.partition("\nANN: ")[2] == run[1].partition("\nANN: ")[2]
+
+
+# ---------------------------------------------------------------------------- kills
+
+
+def rows(folder: Path) -> int:
+    file = folder / "metrics.csv"
+    return file.read_text().count("\n") if file.exists() else 0
+
+
+def start(nursery: Nursery, *arguments: str, out: Path, until: int):
+    child = nursery.start("convert", *arguments)
+    wait_until(lambda: child.poll() is not None or any(rows(folder) > until for folder in out.glob("*")))
+    assert child.poll() is None, child.err
+    return child
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_stopped_and_resumed_equals_undisturbed(nursery: Nursery, tmp_path, number, code):
+    """Every checkpoint on the way is a spiking network. With an average of the weights, and images held out."""
+    settings, out = [*QUICK, "-ema", "0.9", "-val", "100"], tmp_path / "stopped"
+    child = start(nursery, *settings, "-epochs", "100000", "-out-dir", str(out), out=out, until=3)
+    child.send(number)
+    assert child.wait() == code and child.err == ""
+    (folder,) = out.iterdir()
+    state = checkpoint.load(folder)
+    assert torch.equal(state["net"][WEIGHT], state["ann"]["weight"] / state["ann"]["scale"])
+    assert ("resume with: python -m snn_mnist convert -resume" in child.out) == (number != signal.SIGKILL)
+    epochs = ["-epochs", str(state["epoch"] + 3)]
+    resumed = nursery.run("convert", "-resume", str(folder), *epochs, "-repeats", "1")
+    assert resumed.code == 0 and "\nANN: " in resumed.out, resumed.err
+    whole = nursery.run("convert", *settings, *epochs, "-out-dir", str(tmp_path / "whole"))
+    assert whole.code == 0
+    assert differences(newest(tmp_path / "whole"), folder) == []
+    assert (
+        resumed.out.partition("\nANN: ")[2].split("test it")[0] == whole.out.partition("\nANN: ")[2].split("test it")[0]
+    )
+
+
+def test_killed_while_the_network_is_tested(nursery: Nursery, tmp_path):
+    """All is saved by then, and resuming tests again."""
+    long_test = [*QUICK, "-epochs", "1", "-repeats", "100000", "-out-dir", str(tmp_path)]
+    child = start(nursery, *long_test, out=tmp_path, until=1)
+    wait_until(lambda: "last epoch" in child.out)
+    time.sleep(0.05)
+    child.send(signal.SIGINT)
+    assert child.wait() == 130 and child.err == "snn_mnist convert: error: interrupted\n"
+    done = nursery.run("convert", "-resume", str(newest(tmp_path)), "-repeats", "1")
+    assert done.code == 0 and "\nANN: " in done.out, done.err
+
+
+# ---------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        (
+            ["-mode", "max%"],
+            2,
+            "-mode max% is not allowed; give Max, a percentage such as 99.9%, or a number in (0, 1]",
+        ),
+        (["-mode", "0"], 2, "-mode 0 is not allowed; give Max"),
+        (["-tau", "2"], 2, "unknown flag -tau"),
+        (["-neuron", "lif"], 2, "unknown flag -neuron"),
+        (["-b", "2000"], 2, "b 2000 is more than the 1437 training images of digits"),
+        (["-lr", "1e30"], 1, "the weights are not finite by step"),
+        (["-resume", "nowhere"], 1, "there is no checkpoint nowhere; name a checkpoint file or a run directory"),
+        (["-resume", "trained"], 2, "is not of a conversion; name one that `convert` wrote, or use train -resume"),
+        (["-resume", "RUN", "-mode", "Max"], 2, "mode 99.9% → Max changes the result; start a new run"),
+        (["-resume", "RUN", "-T", "7"], 2, "T 200 → 7 changes the result"),
+    ],
+)
+def test_bad_input_is_one_line(run, nursery: Nursery, tmp_path, flags, code, message):
+    if "trained" in flags:
+        checkpoint.save(tmp_path / "trained", {"net": {WEIGHT: torch.zeros(10, 784)}})
+    if "RUN" not in flags and "-resume" not in flags:
+        flags = [*QUICK, "-epochs", "1", *flags]
+    done = nursery.run("convert", *(str(run[0]) if flag == "RUN" else flag for flag in flags), cwd=str(tmp_path))
+    assert done.code == code
+    assert done.err.splitlines()[-1].startswith("snn_mnist convert: error: ") and message in done.err.splitlines()[-1]
+    assert "Traceback" not in done.err
+
+
+def test_an_ann_without_activity_is_named(tmp_path):
+    from snn_mnist.errors import SNNError
+
+    with pytest.raises(SNNError, match="the ANN can't be converted: mode='Max' gives the activations"):
+        scale_of(-torch.ones(10, 784), torch.full((3, 784), 255, dtype=torch.uint8), "Max")

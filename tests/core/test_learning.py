@@ -1,0 +1,186 @@
+"""STDP against the sum over all pairs of spikes, which knows no traces: a pre spike and a post spike d >= 0 steps later
+give f_post(w) (1 - 1/tau_pre)^d, a post spike and a pre spike d >= 0 steps later take f_pre(w) (1 - 1/tau_post)^d."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from snn_mnist.core import functional, layer, learning, neuron
+
+TAUS = {"tau_pre": 3.0, "tau_post": 1.7}
+T = 12
+
+
+def f_pre(w):
+    return w.clamp(-1, 1)
+
+
+def f_post(w):
+    return 0.5 - w**2
+
+
+def random_spikes(*shape, seed=0):
+    return (torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) < 0.4).double()
+
+
+def decay(tau):
+    """[T, T]: (1 - 1/tau)^(t - u) for the earlier step u, 0 for a later one"""
+    t = torch.arange(T)
+    distance = t[:, None] - t
+    return torch.where(distance >= 0, (1 - 1 / tau) ** distance.clamp(min=0).double(), 0.0)
+
+
+def pairs(weight, pre, post):
+    """weight [O, I], pre [T, N, I], post [T, N, O], N also over places -> delta_w [O, I]"""
+    after = torch.einsum("tu,uni,tno->oi", decay(TAUS["tau_pre"]), pre, post)
+    before = torch.einsum("tu,uno,tni->oi", decay(TAUS["tau_post"]), post, pre)
+    return f_post(weight) * after - f_pre(weight) * before
+
+
+def pairs_of_conv(conv, pre, post):
+    """The same for each weight of a convolution, over the places where it is used."""
+    (sh, sw), (dh, dw), (ph, pw) = conv.stride, conv.dilation, conv.padding
+    padded = nn.functional.pad(pre, (pw, pw, ph, ph))
+    height, width = post.shape[-2:]
+    change = torch.zeros_like(conv.weight)
+    outs, ins = conv.out_channels // conv.groups, conv.in_channels // conv.groups
+    for group in range(conv.groups):
+        o, i = slice(group * outs, (group + 1) * outs), slice(group * ins, (group + 1) * ins)
+        for h in range(conv.kernel_size[0]):
+            for w in range(conv.kernel_size[1]):
+                seen = padded[:, :, i, h * dh :: sh, w * dw :: sw][..., :height, :width]
+                flat = [x.movedim(2, -1).flatten(1, -2) for x in (seen, post[:, :, o])]  # [T, N places, C]
+                change[o, :, h, w] = pairs(conv.weight[o, :, h, w], *flat)
+    return change.detach()
+
+
+LINEAR = layer.Linear(5, 4, bias=False)
+CONVS = {
+    "plain": layer.Conv2d(2, 3, 3),
+    "stride, padding, oblong": layer.Conv2d(2, 3, (3, 2), stride=(2, 1), padding=(1, 2)),
+    "dilation, groups": layer.Conv2d(4, 6, 2, dilation=(1, 2), groups=2),
+}
+
+
+def shapes(synapse):
+    if isinstance(synapse, nn.Linear):
+        return (3, 5), (3, 4)
+    x = torch.zeros(3, synapse.in_channels, 7, 6, dtype=torch.double)
+    return x.shape, synapse.double()(x).shape
+
+
+@pytest.mark.parametrize("mode", ["s", "m"])
+@pytest.mark.parametrize("synapse", [LINEAR, *CONVS.values()], ids=["linear", *CONVS])
+def test_changes_are_those_of_all_pairs_of_spikes(mode, synapse):
+    """The output spikes are given: identity modules stand for the synapse's neurons."""
+    synapse = copy.deepcopy(synapse).double()
+    neurons = nn.Identity()
+    learner = learning.STDPLearner(mode, synapse, neurons, **TAUS, f_pre=f_pre, f_post=f_post)
+    functional.set_step_mode(synapse, mode)
+    pre_shape, post_shape = shapes(copy.deepcopy(synapse) if mode == "s" else single(synapse))
+    pre, post = random_spikes(T, *pre_shape), random_spikes(T, *post_shape, seed=1)
+    expected = pairs(synapse.weight, pre, post) if synapse.weight.dim() == 2 else pairs_of_conv(synapse, pre, post)
+    for inputs, outputs in zip(pre, post, strict=True) if mode == "s" else [(pre, post)]:
+        synapse(inputs)
+        neurons(outputs)
+    torch.testing.assert_close(learner.step(on_grad=False), expected.detach(), rtol=0, atol=1e-12)
+    powers = (1 - 1 / TAUS["tau_post"]) ** torch.arange(T - 1, -1, -1, dtype=torch.double)
+    torch.testing.assert_close(learner.trace_post, torch.einsum("t,t...->...", powers, post), rtol=0, atol=1e-12)
+    assert learner.step(on_grad=False) is None  # the records are used up
+
+
+def single(synapse):
+    other = copy.deepcopy(synapse)
+    functional.set_step_mode(other, "s")
+    return other
+
+
+def test_one_synapse_by_hand():
+    """tau 2: pre fires in steps 0 and 1, post in step 1. Traces 1 | 1.5, 0 | 1. w = 0.5, f = w:
+    step 1 gives 0.5 · 1.5 for pre before post, and takes 0.5 · 1 for post with pre."""
+    fc = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(fc.weight, 0.5)
+    one, none = torch.ones(1, 1), torch.zeros(1, 1)
+    pre, post, change = learning.stdp_linear_single_step(fc, one, none, None, None, 2.0, 2.0)
+    assert (pre.item(), post.item(), change.item()) == (1.0, 0.0, 0.0)
+    pre, post, change = learning.stdp_linear_single_step(fc, one, one, pre, post, 2.0, 2.0)
+    assert (pre.item(), post.item(), change.item()) == (1.5, 1.0, 0.25)
+
+
+def test_conv1d_is_a_conv2d_of_height_one():
+    long, flat = nn.Conv1d(2, 3, 3, stride=2, padding=1), nn.Conv2d(2, 3, (1, 3), stride=(1, 2), padding=(0, 1))
+    flat.weight.data = long.weight.data[:, :, None].clone()
+    x, y = random_spikes(2, 2, 9).float(), random_spikes(2, 3, 5, seed=1).float()
+    a = learning.stdp_conv1d_single_step(long, x, y, None, None, 2.0, 3.0)
+    b = learning.stdp_conv2d_single_step(flat, x[:, :, None], y[:, :, None], None, None, 2.0, 3.0)
+    for ours, theirs in zip(a, b, strict=True):
+        torch.testing.assert_close(ours, theirs.squeeze(2))
+
+
+def net_and_learner(**settings):
+    torch.manual_seed(0)
+    net = nn.Sequential(layer.Linear(6, 4), neuron.IFNode())
+    net[0].weight.data.abs_()
+    return net, learning.STDPLearner("s", net[0], net[1], 2.0, 2.0, **settings)
+
+
+def test_the_gradient_is_minus_the_change_and_is_added():
+    net, learner = net_and_learner()
+    twin, other = net_and_learner()
+    x = random_spikes(5, 2, 6).float()
+    for step in x:
+        net(step)
+        twin(step)
+    change = other.step(on_grad=False)
+    net[0].weight.grad = torch.ones(4, 6)
+    before = net[0].weight.clone()
+    assert learner.step(scale=0.5) is None
+    assert change.abs().sum() > 0 and not change.requires_grad
+    torch.testing.assert_close(net[0].weight.grad, 1 - 0.5 * change)
+    assert torch.equal(net[0].weight, before) and net[0].bias.grad is None
+    net[0].weight.grad = None
+    net(x[0])
+    learner.step()
+    assert net[0].weight.grad is not None
+
+
+def test_disabled_reset_and_without_spikes():
+    net, learner = net_and_learner()
+    assert learner.step() is None and net[0].weight.grad is None
+    learner.disable()
+    net(torch.ones(2, 6))
+    assert learner.step(on_grad=False) is None and learner.trace_pre is None
+    learner.enable()
+    net(torch.ones(2, 6))
+    learner.reset()
+    assert learner.step(on_grad=False) is None
+    net(torch.ones(2, 6))
+    learner.step()
+    assert learner.trace_pre.eq(1).all()
+    functional.reset_net(learner)
+    assert learner.trace_pre is None and learner.trace_post is None
+
+
+def test_errors_name_the_remedy():
+    net, learner = net_and_learner()
+    net(torch.ones(2, 6))
+    learner.step()
+    functional.reset_net(net)
+    net(torch.ones(3, 6))
+    with pytest.raises(RuntimeError, match=r"\[2, 6\] to \[3, 6\] while their trace is kept; call the learner's reset"):
+        learner.step()
+    learner.reset()
+    net[0](torch.ones(3, 6))
+    with pytest.raises(RuntimeError, match="1 inputs of the synapse and 0 outputs"):
+        learner.step()
+    with pytest.raises(
+        NotImplementedError, match="STDP of BatchNorm1d is not implemented; use Linear, Conv1d or Conv2d"
+    ):
+        learning.STDPLearner("s", nn.BatchNorm1d(3), net[1], 2.0, 2.0)
+    for tau in (0.5, float("nan"), "2"):
+        with pytest.raises(ValueError, match="tau_post="):
+            learning.STDPLearner("s", net[0], net[1], 2.0, tau)
+    with pytest.raises(ValueError, match="step_mode 'x'"):
+        learning.STDPLearner("x", net[0], net[1], 2.0, 2.0)
