@@ -54,9 +54,3 @@ def data_directory(options: Any, config: Config) -> str:
 
 def json_option() -> Any:
     return option(None, optional(path("FILE")), "Files", "write all results there; - is stdout")
-
-
-def data_directory(options: Any, config: Config) -> str:
-    """The user's, if given as a flag or variable, else that of the checkpoint's run."""
-    given = "data_dir" in options.given or os.environ.get("SNN_MNIST_DATA")
-    return options.data_dir if given else config.data_dir

@@ -118,6 +118,7 @@ def test_a_checkpoint_within_an_epoch_holds_what_was_done_of_it():
     learner = SimpleNamespace(
         config=config(b=2), tested_weight=torch.ones(10, 784), average=None, rates=torch.arange(80.0).view(8, 10),
         skipped=torch.tensor(3), optimizer=SimpleNamespace(state_dict=dict), scaler=SimpleNamespace(state_dict=dict),
+        conversion=None,
     )  # fmt: skip
     state = snapshot(learner, Position(epoch=5, step=3, seconds=1.5, max_test_acc=0.25))
     assert (state["epoch"], state["step"], state["max_test_acc"]) == (4, 3, 0.25)  # the last finished epoch
