@@ -79,7 +79,7 @@ def read_yaml(name: str | os.PathLike[str]) -> dict[Any, Any]:
 
 
 def yaml_text(settings: dict[str, Any], verb: str = "train") -> str:
-    """The file that `read_yaml` reads as these settings."""
+    """The file that `read_yaml` reads as these settings; its first line says how `verb` repeats the run."""
     head = f"# snn_mnist {__version__}; to repeat the run: python -m snn_mnist {verb} -config THIS_FILE\n"
     # YAML has three more line breaks than \n; inside quotes they read back as \n, unless they are escaped.
     breaks = {"\x85", "\u2028", "\u2029"} & {letter for value in settings.values() for letter in str(value)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,7 @@ class RunFiles:
             print(f"continuing in a new directory: {self.resumed.why_elsewhere}")
         if continued and config.name:
             print(f"-name {config.name} is not used: the run continues in its own directory")
-        name = config.name or ("converted_" if self.resumed.conversion else "") + run_name(config)
-        self.folder = continued or directory.new_run_directory(config.out_dir, name)
+        self.folder = continued or directory.new_run_directory(config.out_dir, config.name or self._name())
         opened.enter_context(exclusive_lock(self.folder))
         if continued and position_of(checkpoint.load(self.latest)) != position_of(self.resumed.state):
             raise SNNError(f"{self.folder} was trained further meanwhile by another process; resume it again")
@@ -59,10 +59,16 @@ class RunFiles:
         opened.callback(self.tensorboard.close)
         self.tensorboard.begin(config)
 
+    def _name(self) -> str:
+        """Of a conversion without its neurons, which are always the same."""
+        if self.resumed.conversion:
+            return "converted_" + run_name(replace(self.config, neuron="lif", v_reset=0.0))
+        return run_name(self.config)
+
     def _settings(self) -> str:
-        """config.yaml; of a conversion with its mode, for the verb convert."""
+        """config.yaml; that of a conversion names its verb and mode."""
         if conversion := self.resumed.conversion:
-            return yaml_text(self.config.to_mapping() | {"mode": conversion.mode}, "convert")
+            return yaml_text(self.config.to_mapping(), f"convert -mode {conversion.mode}")
         return self.config.to_yaml()
 
     @property

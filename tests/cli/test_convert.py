@@ -159,7 +159,7 @@ def test_the_other_verbs_take_it(run, nursery: Nursery, tmp_path):
 
 def test_its_config_repeats_it_and_recipes_are_read(run, nursery: Nursery, tmp_path):
     folder = run[0]
-    assert "snn_mnist convert -config" in (folder / "config.yaml").read_text()
+    assert "snn_mnist convert -mode 99.9% -config THIS_FILE\n" in (folder / "config.yaml").read_text()
     done = nursery.run("convert", "-config", str(folder / "config.yaml"), "-out-dir", str(tmp_path), "-repeats", "1")
     assert done.code == 0, done.err
     assert differences(folder, newest(tmp_path)) == []
