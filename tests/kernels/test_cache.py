@@ -64,19 +64,18 @@ def test_a_changed_helper_leaves_no_old_kernel(ask):
     assert ask(2.0) == "2.0 1.0 2.0 []"
 
 
-@pytest.mark.parametrize(("suffix", "damage"), [(".nbi", b"\x80\x04 not a pickle"), (".nbc", b"")])
-def test_a_damaged_file_counts_as_missing(ask, tmp_path: Path, suffix: str, damage: bytes):
+def test_a_damaged_file_counts_as_missing(ask, tmp_path: Path):
     assert ask(2.0) == f"2.0 1.0 2.0 {ALL}"
-    files = list((tmp_path / "cache").rglob(f"*{suffix}"))
-    assert len(files) == 3
-    for path in files:
-        path.write_bytes(damage)
-    assert ask(2.0) == f"2.0 1.0 2.0 {ALL}"
+    for suffix, damage in ((".nbi", b"\x80\x04 not a pickle"), (".nbc", b"")):
+        files = list((tmp_path / "cache").rglob(f"*{suffix}"))
+        assert len(files) == 3
+        for path in files:
+            path.write_bytes(damage)
+        assert ask(2.0) == f"2.0 1.0 2.0 {ALL}"
     assert ask(2.0) == "2.0 1.0 2.0 []"
 
 
 def test_a_cache_that_can_not_be_written_costs_time_only(ask, tmp_path: Path):
     (tmp_path / "a file").touch()
-    for _ in range(2):
-        assert ask(2.0, tmp_path / "a file") == f"2.0 1.0 2.0 {ALL}"
+    assert ask(2.0, tmp_path / "a file") == f"2.0 1.0 2.0 {ALL}"
     assert not list(tmp_path.rglob("*.nb?"))

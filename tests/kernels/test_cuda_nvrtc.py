@@ -1,4 +1,4 @@
-"""Every variant of the CUDA kernels goes through NVRTC, for sm_80 and sm_90; no GPU is needed for that.
+"""The variants of the CUDA kernels go through NVRTC, for sm_80 and sm_90; no GPU is needed for that.
 
 Variants of a file are compiled many in one program: each in a namespace of its own, its kernels renamed.
 """
@@ -51,16 +51,16 @@ def compiled(texts: list[str], architecture: str) -> list[str]:
 @pytest.mark.parametrize("architecture", ["compute_80", "compute_90"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 def test_every_neuron_kernel(dtype, architecture):
-    """float64, which only oracles use, with one kind of reset a surrogate."""
-    few = dtype is torch.float64
+    """Two resets of each surrogate, the two others on the other architecture; float64, which only oracles use, one."""
+    first, count = 2 * (architecture == "compute_90"), 1 if dtype is torch.float64 else 2
     specs = [
         spec_of(name, v_reset=v, detach=d)
         for i, name in enumerate(FORMULAS)
-        for v, d in (RESETS[i % 4 : i % 4 + 1] if few else RESETS)
+        for v, d in (RESETS * 2)[(i + first) % 4 :][:count]
     ]
     texts = [neuron_cuda.text(spec, dtype, True) for spec in specs]
     texts += [neuron_cuda.text(spec_of(v_reset=v), dtype, False) for v in (0.0, None)]
-    assert len(set(texts)) == len(texts) == (16 if few else 64) + 2
+    assert len(set(texts)) == len(texts) == 16 * count + 2
     entries = compiled(texts, architecture)
     assert len(entries) == len(texts) and sum(entry.startswith("forward") for entry in entries) == 2
 
@@ -87,16 +87,32 @@ def registers(texts: list[str], architecture: str) -> dict[str, int]:
     return {name: int(used) for name, _, used in kernels}
 
 
-@pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
+ARCHITECTURES, LIMITS = ("sm_80", "sm_90"), (10**6, 0)  # working memory in the block's own and in global memory
+
+
+def check_training_passes(texts, architecture):
+    """Two blocks of 512 threads find room in a multiprocessor."""
+    assert len(set(texts)) == len(texts)
+    used = registers(texts, architecture)
+    assert sorted(used) == sorted(f"{kernel}_{i}" for kernel in ("contract", "fused") for i in range(len(texts)))
+    assert max(used.values()) <= 65_536 // (512 * 2)
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_every_surrogate_and_reset_in_a_training_pass(name):
+    """Two resets on either architecture, one in each kind of memory; four surrogates have all 16 combinations."""
+    i = list(FORMULAS).index(name)
+    for k, architecture in enumerate(ARCHITECTURES):
+        resets = [2 * ((i + k) % 2), 2 * ((i + k) % 2) + 1]
+        texts = [fused_text(name, *RESETS[r], 100, LIMITS[(r + i // 2) % 2]) for r in resets]
+        check_training_passes(texts, architecture)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("name", FORMULAS)
 def test_every_training_pass(name, architecture):
-    """For each reset, with working memory in the block's own and in global memory; two blocks of 512 threads find room
-    in a multiprocessor."""
-    texts = [fused_text(name, v, d, 100, limit) for v, d in RESETS for limit in (10**6, 0)]
-    assert len(set(texts)) == 8
-    used = registers(texts, architecture)
-    assert sorted(used) == sorted(f"{kernel}_{i}" for kernel in ("contract", "fused") for i in range(8))
-    assert max(used.values()) <= 65_536 // (512 * 2)
+    check_training_passes([fused_text(name, v, d, 100, limit) for v, d in RESETS for limit in LIMITS], architecture)
 
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])

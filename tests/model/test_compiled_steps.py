@@ -101,7 +101,7 @@ def test_every_surrogate_with_every_neuron(name):
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "momentum"])
-def test_a_hundred_steps_in_float64(optimizer):
+def test_many_steps_in_float64(optimizer):
     """Autograd through the equations and torch.optim, both in float64, from the same spikes."""
     steps = made(optimizer)
     exact = steps.weight.detach().double().requires_grad_()
@@ -111,7 +111,7 @@ def test_a_hundred_steps_in_float64(optimizer):
     else:
         reference = torch.optim.SGD([exact], lr=group["lr"], momentum=group["momentum"])
     images, done = images_of(N, active=100), 0
-    while done < 100:
+    while done < 50:
         key, order, rates = SpikeKey(1, 0, done // STEPS), ORDERS[0].roll(done), [group["lr"]] * STEPS
         steps.begin(key, order, rates)
         steps.run(0, STEPS)
@@ -217,16 +217,16 @@ def digest():
 PROCESSORS = {  # name, features of LLVM
     "SSE2": ("x86-64", ""),
     "AVX2": ("haswell", "+avx2,+fma,+bmi,+bmi2,+lzcnt,+popcnt,-avx512f"),
-    "AVX-512": ("skylake-avx512", "+avx512f,+avx512bw,+avx512dq,+avx512vl,+avx512cd,+avx2,+fma"),
 }
 
 
 @pytest.mark.parametrize("processor", PROCESSORS)
 def test_bits_for_every_width_of_vectors(processor):
+    """Those narrower than this processor's own, in which `digest` is computed here."""
     name, features = PROCESSORS[processor]
     if numba.core.codegen.ll.get_process_triple().split("-")[0] != "x86_64":
         pytest.skip("names of x86 processors")
-    if processor == "AVX-512" and "avx512" not in str(numba.core.codegen.ll.get_host_cpu_features().flatten()):
+    if processor == "AVX2" and "+avx512f," not in str(numba.core.codegen.ll.get_host_cpu_features().flatten()):
         pytest.skip("needs a processor with AVX-512")
     environment = os.environ | {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features}
     code = "from tests.model.test_compiled_steps import digest; print(digest())"
