@@ -108,6 +108,15 @@ class Child:
     def send(self, number: int) -> None:
         os.kill(self.pid, number)
 
+    def stop(self) -> None:
+        """It does nothing until it goes on."""
+        if self.code is None:
+            self.code = self.nursery.ask({"stop": self.pid})
+
+    def go_on(self) -> None:
+        if self.code is None:
+            self.send(signal.SIGCONT)
+
     def kill(self) -> None:
         self.send(signal.SIGKILL)
         while self.poll() is None:
@@ -151,6 +160,12 @@ def _serve() -> None:
             pid, status = os.waitpid(request["poll"], os.WNOHANG)
             alive.discard(pid)
             answer(os.waitstatus_to_exitcode(status) if pid else None)
+        elif "stop" in request:
+            os.kill(request["stop"], signal.SIGSTOP)
+            pid, status = os.waitpid(request["stop"], os.WUNTRACED)
+            stopped = os.WIFSTOPPED(status)
+            alive -= set() if stopped else {pid}
+            answer(None if stopped else os.waitstatus_to_exitcode(status))
         elif pid := os.fork():
             alive.add(pid)
             answer(pid)
@@ -283,8 +298,9 @@ def kills(nursery: Nursery, out: Path, n: int, seed: int = 0, flags: list[str] =
             while child.poll() is None and time.monotonic() < end:
                 time.sleep(0.001)
         else:
-            _until_a_write(child, out / "killed", skip=chance.randrange(12))
+            _stop_at_a_write(child, out / "killed", skip=chance.randrange(12))
             if kind == "after a write":
+                child.go_on()
                 time.sleep(chance.uniform(0, 0.2))
         if (code := child.poll()) is not None:
             if code:
@@ -324,15 +340,22 @@ def kills(nursery: Nursery, out: Path, n: int, seed: int = 0, flags: list[str] =
     return found
 
 
-def _until_a_write(child: Child, parent: Path, skip: int) -> None:
-    """Returns while a checkpoint is being written, the one after `skip` others, or when the child has ended."""
+def _stop_at_a_write(child: Child, parent: Path, skip: int) -> None:
+    """Stops the child while it writes a checkpoint, the one after `skip` others; or returns when it has ended."""
+
+    def writes() -> bool:
+        return any(name.startswith(".checkpoint") for folder in parent.glob("*") for name in _names(folder))
+
     before = time.monotonic()
     seen = False
     while True:
-        now = any(name.startswith(".checkpoint") for folder in parent.glob("*") for name in _names(folder))
+        now = writes()
         if now and not seen:
-            if skip == 0:
-                return
+            if skip <= 0:
+                child.stop()
+                if writes() or child.code is not None:
+                    return
+                child.go_on()
             skip -= 1
         seen = now
         if time.monotonic() - before > 0.05:

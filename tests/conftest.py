@@ -122,7 +122,7 @@ def program(tmp_path: Path) -> Program:
     def run(*arguments: str, env: dict[str, str | None] | None = None, **extra: Any) -> Done:
         variables = os.environ | {"PYTHONPATH": str(ROOT)} | no_network() | (env or {})
         command = [sys.executable, "-m", "snn_mnist", *arguments]
-        settings = {"cwd": tmp_path, "capture_output": True, "encoding": "utf-8", "timeout": 120} | extra
+        settings = {"cwd": tmp_path, "capture_output": True, "encoding": "utf-8", "timeout": 280} | extra
         return subprocess.run(command, env={k: v for k, v in variables.items() if v is not None}, **settings)
 
     return run
@@ -135,7 +135,9 @@ def no_network() -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def nursery() -> Iterator[torture.Nursery]:
-    """Starts the program as real processes, a second each instead of five."""
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[torture.Nursery]:
+    """Starts the program as real processes, a second each instead of five, which have no kernel to compile."""
     with torture.Nursery() as nursery:
+        child = nursery.run("train", *torture.QUICK, "-epochs", "1", "-out-dir", str(tmp_path_factory.mktemp("first")))
+        assert child.code == 0, child.err
         yield nursery

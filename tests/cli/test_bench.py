@@ -10,18 +10,17 @@ import torch
 
 from snn_mnist.cli import bench, contestants, time_to_accuracy
 from snn_mnist.cli.bench import BenchOptions
+from snn_mnist.cli.main import main
 from snn_mnist.cli.measuring import Stopwatch
 from snn_mnist.cli.peers import LOOPS
 from snn_mnist.errors import SNNError
 from snn_mnist.runs.config import Config
 
 
-def test_two_backends_in_one_run(program, tmp_path):
-    done = program(
-        "bench", "-backend", "numba", "torch", "-dataset", "digits", "-T", "2", "3", "-repeats", "2", "-seconds",
-        "0.01", "-json", "out.json",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+def test_two_backends_in_one_run(tmp_path, capsys):
+    """Their processes are real ones."""
+    command = f"bench -backend numba torch -dataset digits -T 2 3 -repeats 2 -seconds 0.01 -json {tmp_path}/out.json"
+    assert main(command.split()) == 0
     results = json.loads((tmp_path / "out.json").read_text())["results"]
     assert [(r["backend"], r["T"], r["b"]) for r in results] == [
         ("numba", 2, 64), ("torch", 2, 64), ("numba", 3, 64), ("torch", 3, 64),
@@ -30,49 +29,47 @@ def test_two_backends_in_one_run(program, tmp_path):
         for speed in (row["train"], row["test"]):
             assert len(speed["values"]) == 2 and 0 < speed["low"] <= speed["median"] <= speed["high"]
         assert row["peak_bytes"] > 2**20 and row["ready_seconds"] > 0 and row["capture_seconds"] == 0
-    table = [line.split() for line in done.stdout.splitlines() if line.startswith(("numba ", "torch "))]
+    out = capsys.readouterr().out
+    table = [line.split() for line in out.splitlines() if line.startswith(("numba ", "torch "))]
     for words, row in zip(table, results, strict=True):
         assert words[:4] == [row["backend"], str(row["T"]), "64", f"{row['train']['median']:,.0f}"]
     for two in (table[:2], table[2:]):  # speed-ups are those over the slower
         assert "1.0x" in [words[-1] for words in two]
 
 
-def test_what_is_not_here_is_told(program):
+def test_what_is_not_here_is_told(capsys):
     for name, why in (
         ("spikingjelly", "its loop is measured on mnist"),
         ("spikingjelly-fused", "its fused neurons are"),
         ("snntorch", "its loop is measured on mnist"),
     ):
-        done = program("bench", "-backend", name, "-dataset", "digits", "-device", "cpu")
-        assert done.returncode == 1 and done.stderr.count("\n") == 1
-        assert f"{name} can't be measured: {why}" in done.stderr
-    done = program("bench", "-backend", "cupy", "-device", "cpu", "-dataset", "digits")
-    assert done.returncode == 1 and "cupy can't be measured: cupy's kernels run on a CUDA device" in done.stderr
+        assert main(["bench", "-backend", name, "-dataset", "digits", "-device", "cpu"]) == 1
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1 and f"{name} can't be measured: {why}" in err
+    assert main(["bench", "-backend", "cupy", "-device", "cpu", "-dataset", "digits"]) == 1
+    assert "cupy can't be measured: cupy's kernels run on a CUDA device" in capsys.readouterr().err
 
 
-def test_a_batch_that_is_too_large_is_wrong_usage(program):
-    done = program("bench", "-dataset", "digits", "-b", "64,100000", "-device", "cpu")
-    assert (done.returncode, done.stdout) == (2, "") and "b 100000 is more than the 1437 training images" in done.stderr
+def test_a_batch_that_is_too_large_is_wrong_usage(capsys):
+    assert main(["bench", "-dataset", "digits", "-b", "64,100000", "-device", "cpu"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and "b 100000 is more than the 1437 training images" in err
 
 
 @pytest.mark.skipif(bench._why_not("spikingjelly", torch.device("cpu"), BenchOptions()) is None, reason="it is here")
 def test_a_contestant_that_can_not_be_made_is_left_out_where_nobody_asked_for_it(capsys):
     options = BenchOptions(dataset="digits", repeats=1, seconds=0.01)
     names, device = ("torch", "spikingjelly-fused"), torch.device("cpu")
-    for optional in (names[1:], ()):
-        processes = {name: bench.Process(name) for name in names}
-        everyone = list(processes.values())
-        try:
-            if optional:
-                rows = bench._measure(processes, optional, options, device, 2, 64)
-                assert [row["backend"] for row in rows] == ["torch"]
-                assert "without spikingjelly-fused: " in capsys.readouterr().err
-            else:
-                with pytest.raises(bench.SNNError, match="spikingjelly-fused can't be measured"):
-                    bench._measure(processes, optional, options, device, 2, 64)
-        finally:
-            for process in everyone:
-                process.stop()
+    processes = {name: bench.Process(name) for name in names}
+    try:
+        rows = bench._measure(processes, names[1:], options, device, 2, 64)
+        assert [row["backend"] for row in rows] == ["torch"]
+        assert "without spikingjelly-fused: " in capsys.readouterr().err
+        with pytest.raises(bench.SNNError, match="spikingjelly-fused can't be measured"):
+            bench._measure(processes, (), options, device, 2, 64)
+    finally:
+        for process in processes.values():
+            process.stop()
 
 
 def test_lines_below_the_table():
@@ -112,18 +109,17 @@ def test_every_peer_has_a_loop():
     assert {name: loop.package for name, loop in LOOPS.items()} == bench.PEERS
 
 
-def test_seconds_to_an_accuracy_are_those_of_a_whole_process(program, tmp_path):
-    done = program(
-        "bench", "-backend", "numba", "-dataset", "digits", "-T", "4", "-accuracy", "0.5", "-repeats", "1", "-device",
-        "cpu", "-json", "out.json",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+def test_seconds_to_an_accuracy_are_those_of_a_whole_process(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    command = "bench -backend numba -dataset digits -T 4 -accuracy 0.5 -repeats 1 -device cpu -json out.json"
+    assert main(command.split()) == 0
+    out, err = capsys.readouterr()
     (row,) = json.loads((tmp_path / "out.json").read_text())["results"]
-    told = [line for line in done.stderr.splitlines() if line.startswith("numba, run 1 of 1: epoch ")]
+    told = [line for line in err.splitlines() if line.startswith("numba, run 1 of 1: epoch ")]
     accuracies = [float(line.partition("%")[0].split()[-1]) for line in told]
     assert len(told) == row["epochs"] and accuracies[-1] >= 50 > max(accuracies[:-1], default=0)
     assert row["seconds"]["median"] > 1  # importing PyTorch alone takes as long
-    assert done.stdout.splitlines()[-1].split() == [
+    assert out.splitlines()[-1].split() == [
         "numba", "4", "64", f"{row['seconds']['median']:,.1f}", str(row["epochs"]), "1.0x",
     ]  # fmt: skip
     assert [path.name for path in tmp_path.iterdir()] == ["out.json"]

@@ -11,7 +11,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import torch
 
 from snn_mnist.cli.main import main
 from tests.conftest import ROOT, no_network
+from tests.support.runs import wait_until
 
 pytestmark = pytest.mark.skipif(os.name != "posix" or not shutil.which("bash"), reason="needs bash")
 
@@ -241,14 +241,15 @@ def test_a_failed_addition_leaves_the_environment_as_it_was(checkout: Checkout):
 
 @pytest.mark.skipif(not shutil.which("flock"), reason="no flock here: nobody waits")
 def test_a_second_start_waits_and_says_so(checkout: Checkout, tmp_path: Path):
-    busy = tmp_path / "busy"
+    busy, flock = tmp_path / "busy", checkout.stubs / "flock"
+    flock.unlink()
+    flock.write_text(f'#!/bin/sh\necho "flock $*" >>"$CALLS"\nexec {shutil.which("flock")} "$@"\n')
+    flock.chmod(0o755)
     with ThreadPoolExecutor() as pool:
         first = pool.submit(checkout.run, "scripts/setup.sh", SLOW=str(busy))
-        while not busy.exists():
-            time.sleep(0.05)
+        wait_until(busy.exists)
         second = pool.submit(checkout.run, "scripts/setup.sh")
-        with pytest.raises(TimeoutError):
-            second.result(timeout=1)
+        wait_until(lambda: checkout.calls("flock 9"))
         busy.unlink()
         assert first.result().returncode == 0
     assert second.result().stdout == f"{checkout.python}\n"
@@ -402,8 +403,9 @@ def test_ci_checks_a_newer_python_too(checkout: Checkout):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here: run scripts/test_gpu.sh itself")
 def test_gpu_tests_say_that_nothing_was_tested():
     environment = os.environ | {"SNN_MNIST_GPU_PYTHON": sys.executable}
-    command = ["bash", str(ROOT / "scripts" / "test_gpu.sh"), "-k", "start_up", "-p", "no:cacheprovider"]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment, timeout=200)
+    chosen = ["tests/model/test_cuda_gpu.py", "-k", "start_up", "-p", "no:cacheprovider"]
+    command = ["bash", str(ROOT / "scripts" / "test_gpu.sh"), *chosen]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment, timeout=280)
     assert done.returncode == 1, done.stdout + done.stderr
     table = done.stdout.partition("\nno CUDA device\n")[2].splitlines()
     assert ["test_start_up_check", "0", "0", "1"] in [line.split()[:4] for line in table]
@@ -448,8 +450,10 @@ def test_report_of_a_gpu_is_written_for_any_device(tmp_path, monkeypatch):
         (["-device", "cuda:999"], "-device cuda:999: "),
     ],
 )
-def test_report_of_a_gpu_refuses_in_one_line(tmp_path, flags, message):
-    command = [sys.executable, str(ROOT / "scripts" / "gpu_marks.py"), str(tmp_path / "out"), *flags]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", env=os.environ | {"PYTHONPATH": str(ROOT)})
-    assert done.returncode == 1 and done.stdout == "" and not (tmp_path / "out").exists()
-    assert done.stderr.startswith("gpu_marks: error: ") and message in done.stderr and done.stderr.count("\n") == 1
+def test_report_of_a_gpu_refuses_in_one_line(tmp_path, monkeypatch, capsys, flags, message):
+    import gpu_marks
+
+    monkeypatch.setattr(sys, "argv", ["gpu_marks", str(tmp_path / "out"), *flags])
+    assert gpu_marks.main() == 1 and not (tmp_path / "out").exists()
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("gpu_marks: error: ") and message in err and err.count("\n") == 1

@@ -44,13 +44,13 @@ def state(file: Path) -> dict[str, Any]:
 
 def refused(path: Path) -> str:
     """The message of the refusal, which names the file and is one line; it comes soon."""
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(SNNError) as caught:
         checkpoint.load(path)
     message = str(caught.value)
     assert caught.value.exit_code == 1 and message.startswith(str(path))
     assert "\n" not in message and len(message) < len(str(path)) + 400 and "; " in message
-    assert time.monotonic() - began < 30
+    assert time.process_time() - began < 10
     return message
 
 

@@ -55,7 +55,7 @@ def assert_same(a: Any, b: Any) -> None:
         assert a == b
 
 
-def wait_until(condition: Callable[[], Any], timeout: float = 60) -> None:
+def wait_until(condition: Callable[[], Any], timeout: float = 200) -> None:
     end = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < end, "waited in vain"

@@ -154,11 +154,13 @@ def test_what_vanishes_while_it_trains(nursery: Nursery, tmp_path: Path, what: s
     child = nursery.start("train", *QUICK, *LONG, "-out-dir", str(out))
     folder = training_goes_on(child, out)
     kept = tmp_path / "elsewhere"
+    child.stop()  # so that the files copied fit together
     if what == "directory":
         folder.rename(kept)
     else:
         shutil.copytree(folder, kept, ignore=shutil.ignore_patterns(".*"))
         (folder / what).unlink()
+    child.go_on()
     child.wait()
     failed(child, folder, "No such file or directory")
     assert list(out.iterdir()) == ([] if what == "directory" else [folder])
