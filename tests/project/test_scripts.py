@@ -59,7 +59,7 @@ if [ -n "$SLOW" ]; then : >"$SLOW"; while [ -e "$SLOW" ]; do sleep 0.05; done; f
 exit ${INSTALL_FAILS:-0}
 """
 MAKE_VENV = """#!/bin/sh
-mkdir -p "$1/bin" && : >"$1/pyvenv.cfg" && cp "$STUBS/python3.11" "$1/bin/python"
+mkdir -p "$1/bin" "$1/lib/python3.11/site-packages" && : >"$1/pyvenv.cfg" && cp "$STUBS/python3.11" "$1/bin/python"
 """
 STAND_INS = {"python3.11": PYTHON, "uv": UV, "uv-stub": UV, "install": INSTALL, "make-venv": MAKE_VENV}
 TOOLS = ["bash", "sh", "env", "cat", "cksum", "cp", "dirname", "flock", "grep", "mkdir", "mktemp", "rm", "rmdir", "sed"]
@@ -376,20 +376,35 @@ def test_all_checks_run_whatever_one_says(checkout: Checkout):
 def test_ci_takes_the_shared_data_where_they_are(checkout: Checkout):
     checkout.ready("dev")
     alone = checkout.run(".ci/run").stdout
-    assert "data \n" in alone and "nothing was checked on one\nnot run here: the five tests marked slow" in alone
+    assert "data \n" in alone and "nothing was checked on one\nnot run here: test_every_training_pass of " in alone
     assert "not to be had from the system: chromium nodejs g++ gcc; " in alone
     shared = checkout.root.parent / "shared" / "data"
     shared.mkdir(parents=True)
     done = checkout.run(".ci/run", "-x")
     assert done.returncode == 0 and f"data {shared}\n" in done.stdout
-    assert checkout.calls("-m pytest") == ["python -m pytest -n 2 -x"]
+    usual, long = checkout.calls("-m pytest")
+    assert usual == "python -m pytest -n 2 -x"
+    assert long.startswith("python -m pytest -n 2 -m slow or oracle -k not every_training_pass ")
+
+
+def test_ci_makes_an_environment_for_the_comparisons_or_says_that_it_can_not(checkout: Checkout):
+    checkout.ready("dev")
+    done = checkout.run(".ci/run")
+    assert done.returncode == 0 and "compared" not in done.stdout
+    (install,) = checkout.calls("pip install")
+    assert " --no-deps " in install and " spikingjelly>=2,<3 " in install
+    (link,) = (checkout.root / ".venv-oracle").glob("lib/python3.11/site-packages/*.pth")
+    assert link.read_text() == f"{checkout.root}/.venv/lib/python3.11/site-packages\n"
+    done = checkout.run(".ci/run", INSTALL_FAILS="1")
+    assert done.returncode == 0 and done.stdout.count("SpikingJelly can not be installed here: ") == 1
+    assert checkout.calls("-m pytest")[1].startswith("python -m pytest -n 2 -m slow -k ")
 
 
 def test_ci_checks_a_newer_python_too(checkout: Checkout):
     shutil.copy(checkout.stubs / "python3.11", checkout.stubs / "python3.12")
     done = checkout.run(".ci/run", "-x", PYTEST="1")
     assert done.returncode == 1
-    whole, quick = checkout.calls("-m pytest")
+    whole, _, quick = checkout.calls("-m pytest")
     assert whole == "python -m pytest -n 2 -x" and quick.startswith("python -m pytest -n 2 tests/")
     assert checkout.calls("uv venv") == [
         f"uv venv -q --seed --python {python} {checkout.root}/{venv}"
