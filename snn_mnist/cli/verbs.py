@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from snn_mnist.cli import bench, convert, evaluate, export, import_nir, info, plot, predict, runs, trace, train
+from snn_mnist.cli import bench, convert, evaluate, export, import_nir, info, plot, predict, runs, sweep, trace, train
 from snn_mnist.runs.config import Config
 from snn_mnist.runs.fields import Options, options_of
 from snn_mnist.runs.resume_rules import RESUME_RULES
@@ -26,6 +26,7 @@ VERBS = {
     "train": Verb(Config, train.run, "train a network, test it after each epoch, save the run", RESUME_RULES),
     "eval": Verb(evaluate.EvalOptions, evaluate.run, "accuracy of a checkpoint: mean ± std, by class, by T"),
     "trace": Verb(trace.TraceOptions, trace.run, "follow single images through a checkpoint, in pictures"),
+    "sweep": Verb(sweep.SweepOptions, sweep.run, "search for good settings: many trainings as one study", sweep.EPILOG),
     "runs": Verb(runs.RunsOptions, runs.run, "list runs: what differs, results, state"),
     "plot": Verb(plot.PlotOptions, plot.run, "draw the curves and weights of runs"),
     "predict": Verb(predict.PredictOptions, predict.run, "classify your own pictures"),

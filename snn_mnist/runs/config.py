@@ -144,6 +144,9 @@ class Config(Threads, Options):
         "training images held out to choose the best checkpoint; with 0 the test images choose it",
         fixed=True,
     )
+    test: bool = option(
+        True, switch(), "Data", "test on the test images too; -no-test keeps them unseen, and needs -val"
+    )
     limit_batches: int | None = option(
         None, optional(integer(1)), "Data", "at most this many batches an epoch", shown="all", fixed=True
     )
@@ -213,6 +216,8 @@ class Config(Threads, Options):
             raise UsageError(
                 f"backend {self.backend} computes all T steps at once; use it with step_mode m, or take backend torch"
             )
+        if not self.test and not self.val:
+            raise UsageError("-no-test leaves no images to test on; hold some training images out with -val")
         if self.seed + self.seeds - 1 > MAX_SEED:
             raise UsageError(f"seed {self.seed} with seeds {self.seeds} goes beyond {MAX_SEED}; lower one of them")
 

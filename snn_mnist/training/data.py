@@ -24,8 +24,9 @@ class TrainingData:
     steps: int  # batches per epoch; the last incomplete one is dropped
 
     @classmethod
-    def load(cls, config: Config, device: torch.device) -> TrainingData:
-        dataset = load_dataset(config.dataset, config.data_dir)
+    def load(cls, config: Config, device: torch.device, dataset: Dataset | None = None) -> TrainingData:
+        """`dataset`: the one that config names, where it is loaded already."""
+        dataset = dataset or load_dataset(config.dataset, config.data_dir)
         config.check_sizes(len(dataset.train))
         shuffled = random_order(len(dataset.train), 0, 0, Stream.HOLDOUT)  # the same images for every seed
         held_out, learned = shuffled[: config.val].sort().values, shuffled[config.val :].sort().values

@@ -26,12 +26,14 @@ class Interruption:
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._depth = 0  # contexts within each other: the outermost one counts
         self._before: dict[int, Any] = {}
         self._wake = -1
 
     def __enter__(self) -> Interruption:
-        if threading.current_thread() is not threading.main_thread():
-            return self  # signals are somebody else's
+        self._depth += 1
+        if self._depth > 1 or threading.current_thread() is not threading.main_thread():
+            return self  # signals are noted already, or are somebody else's
         self._before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
         watched, self._wake = os.pipe()
         os.set_blocking(self._wake, False)
@@ -40,6 +42,9 @@ class Interruption:
         return self
 
     def __exit__(self, _kind: type | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
+        self._depth -= 1
+        if self._depth:
+            return
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}

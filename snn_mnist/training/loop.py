@@ -8,9 +8,11 @@ is a pure function of its settings: its checkpoint of weights, optimiser and pos
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from snn_mnist.data.datasets import Dataset
 from snn_mnist.errors import SNNError
 from snn_mnist.model.device import Runtime, choose_runtime, without_tiles
 from snn_mnist.runs import checkpoint
@@ -32,14 +34,26 @@ from snn_mnist.training.threads import ThreadTuner, thread_tuner
 CHECK_EVERY = 50  # steps between looks for weights that are not finite
 
 
-def train(config: Config, interruption: Interruption) -> dict[str, Any]:
-    """Trains to the last epoch or to an interruption; returns the last row of metrics, {} when there is none."""
-    return train_run(config, interruption)[0]
+class Diverged(SNNError):
+    """The weights are not finite any more."""
+
+
+def train(
+    config: Config, interruption: Interruption, watch: Callable[[Mapping[str, Any]], None] | None = None,
+    dataset: Dataset | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Trains to the last epoch or to an interruption; returns the last row of metrics, {} when there is none.
+
+    watch: gets the row of metrics of each epoch once it is saved, instead of a progress bar; may raise to end the run.
+    dataset: the one that config names, where it is loaded already.
+    """
+    return train_run(config, interruption, watch=watch, dataset=dataset)[0]
 
 
 def train_run(
-    config: Config, interruption: Interruption, conversion: Conversion | None = None
-) -> tuple[dict[str, Any], Path]:
+    config: Config, interruption: Interruption, conversion: Conversion | None = None,
+    watch: Callable[[Mapping[str, Any]], None] | None = None, dataset: Dataset | None = None,
+) -> tuple[dict[str, Any], Path]:  # fmt: skip
     """`train`, and the run directory. With a `conversion` an ANN is trained."""
     resumed = resume(config, conversion)
     config, conversion = resumed.config, resumed.conversion
@@ -54,12 +68,13 @@ def train_run(
     if config.amp and runtime.device.type == "cpu":
         without_tiles()
         print(messages.AMP_ON_THE_CPU)
-    data = TrainingData.load(config, runtime.device)
+    data = TrainingData.load(config, runtime.device, dataset)
     learner = Learner(config, runtime, data, conversion)
     evaluator = Evaluator(config, runtime, data, learner)
     position = restore(resumed, learner)
     row: dict[str, Any] = {}
-    with interruption, RunFiles(resumed, runtime, position.epoch) as files, Progress(config.epochs) as progress:
+    progress = Progress(config.epochs, interactive=False if watch else None)
+    with interruption, RunFiles(resumed, runtime, position.epoch) as files, progress:
         if not resumed.folder:
             files.save(LATEST, snapshot(learner, position))  # a death within the first epoch leaves this one
         print(messages.begins(config, runtime, data, files.folder, position if resumed.state else None), flush=True)
@@ -69,6 +84,8 @@ def train_run(
                 interruption.check()
                 row, skipped = finish_epoch(learner, evaluator, position, files, interruption)
                 progress.line(messages.epoch(row, config.epochs, skipped, tuner.announcement()))
+                if watch:
+                    watch(row)
         except Interrupted:
             files.save(LATEST, snapshot(learner, position))
             print(messages.interrupted(position, data.steps, files.folder, bool(conversion)), flush=True)
@@ -127,7 +144,8 @@ def finish_epoch(
         row |= evaluation.row()
         row["seconds"] += evaluation.seconds
         improved = position.take_test(row)
-    row["max_test_acc"] = position.max_test_acc
+    if config.test:
+        row["max_test_acc"] = position.max_test_acc
     files.record(row)
     if evaluation:
         files.draw(evaluation, row, last)
@@ -142,4 +160,4 @@ def finish_epoch(
 def require_finite(learner: Learner, position: Position, files: RunFiles, progress: Progress) -> None:
     if not learner.is_finite():
         progress.stop()
-        raise SNNError(messages.not_finite(position, learner.config.lr, files.latest))
+        raise Diverged(messages.not_finite(position, learner.config.lr, files.latest))

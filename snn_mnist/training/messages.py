@@ -71,11 +71,12 @@ def summary(
 ) -> str:  # fmt: skip
     """The lines after the last epoch."""
     best = position.best
-    lines = [f"last epoch: test accuracy {row['test_acc']:.2%}"]
+    last = f"test accuracy {row['test_acc']:.2%}" if config.test else f"held-out accuracy {row['val_acc']:.2%}"
+    lines = [f"last epoch: {last}"]
     if config.val:
         lines.append(
-            f"best epoch on {config.val} held-out training images: {best.epoch + 1} "
-            f"(held-out {best.score:.2%}), test accuracy {best.test_acc:.2%}"
+            f"best epoch on {config.val} held-out training images: {best.epoch + 1} (held-out {best.score:.2%})"
+            f"{f', test accuracy {best.test_acc:.2%}' if config.test else ''}"
         )
     else:
         lines.append(

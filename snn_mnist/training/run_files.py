@@ -91,13 +91,15 @@ class RunFiles:
         """
         config, epoch = self.config, row["epoch"]
         figures = config.figures and not self.resumed.conversion
-        pictured = evaluation.weight, evaluation.test, evaluation.class_names
-        if figures and run_figures.due(epoch, config.epochs):
+        if figures and evaluation.test and run_figures.due(epoch, config.epochs):
+            pictured = evaluation.weight, evaluation.test, evaluation.class_names
             self.tensorboard.add(lambda writer: run_figures.to_tensorboard(writer, epoch, *pictured))
         if last:
             self.tensorboard.end(config.epochs)
             if figures:
-                run_figures.write_run_figures(self.folder, *pictured)
+                run_figures.write_run_figures(
+                    self.folder, evaluation.weight, evaluation.test, evaluation.class_names
+                )
 
 
 def position_of(state: dict[str, Any]) -> tuple[int, int]:

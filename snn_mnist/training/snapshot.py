@@ -39,11 +39,12 @@ class Position:
 
     def take_test(self, row: Mapping[str, Any]) -> bool:
         """Notes the test in an epoch's row of metrics; whether the epoch is the best one so far."""
-        self.max_test_acc = max(self.max_test_acc, row["test_acc"])
-        score = row.get("val_acc", row["test_acc"])
+        test_acc = row.get("test_acc", 0.0)  # not there with -no-test
+        self.max_test_acc = max(self.max_test_acc, test_acc)
+        score = row.get("val_acc", test_acc)
         if score <= self.best.score:
             return False
-        self.best = Best(row["epoch"], score, row["test_acc"])
+        self.best = Best(row["epoch"], score, test_acc)
         return True
 
 

@@ -31,15 +31,13 @@ CURVES, WEIGHTS, CONFUSION, AGAINST_T = "curves.png", "weights.png", "confusion.
 # ---------------------------------------------------------------------------- for train and plot
 
 
-def write_run_figures(folder: Path, weight: Tensor, test: Score, class_names: Sequence[str]) -> list[Path]:
-    """The four figures of a finished run into its directory; returns their files.
+def write_run_figures(folder: Path, weight: Tensor, test: Score | None, class_names: Sequence[str]) -> list[Path]:
+    """The four figures of a finished run into its directory; returns their files. Without a test only the curves.
 
     weight [10, 784]; test: the test split at several readout steps up to T; the curves come from folder/metrics.csv.
     """
-    return [
-        write(folder / CURVES, learning_curves({folder.name: read_metrics(folder / "metrics.csv")})),
-        *write_network_figures(folder, weight, test, class_names),
-    ]
+    curves = write(folder / CURVES, learning_curves({folder.name: read_metrics(folder / "metrics.csv")}))
+    return [curves, *(write_network_figures(folder, weight, test, class_names) if test else ())]
 
 
 def write_network_figures(folder: Path, weight: Tensor, test: Score, class_names: Sequence[str]) -> list[Path]:
@@ -173,7 +171,7 @@ def _curves_title(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
         if tested:
             finals[name] = (tested[-1]["epoch"] + 1, 100 * tested[-1]["test_acc"])
     if not finals:
-        return "Not tested yet"
+        return "Not tested on the test images"
     best = max(finals, key=lambda name: finals[name][1])
     epochs, accuracy = finals[best]
     if len(runs) == 1:

@@ -1,0 +1,144 @@
+"""Verb `sweep`: many trainings with settings that vary, as one study of Optuna; on one machine or many.
+
+python -m snn_mnist sweep -tau 1.1,1.3,2 -lr 1e-3:1e-2:log -T 50,100,200 -trials 40 -epochs 10 -val 5000
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from snn_mnist.errors import SNNError, UsageError
+from snn_mnist.runs.config import Config, Threads
+from snn_mnist.runs.fields import Options, choice, integer, like, matching, option, optional, options_of, path, switch
+from snn_mnist.sweeping.space import SWEPT, Choices, Range, grid, sweepable
+
+if TYPE_CHECKING:
+    from snn_mnist.sweeping.plan import Plan
+
+TRIALS = 40
+NAMES = r"[\w][\w.\-]*"
+
+EPILOG = """\
+A setting of Network, Training and -limit-batches has one value, several, as in
+-tau 1.1,1.3,2, or a range, as in -T 50:200 and -lr 1e-3:1e-2:log; in a YAML
+file of -config too. The same command goes on with a study that was interrupted
+or killed. More machines join with the same -study and -storage: a journal file
+on a shared disk, or a database such as postgresql://user@host/database."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyOptions(Threads, Options):
+    """Settings of `sweep` that are not those of a training run."""
+
+    trials: int | None = option(
+        None, optional(integer(1, 1_000_000)), "Study", "trials of the study", shown=f"{TRIALS}; a grid's own number"
+    )
+    sampler: str = option("tpe", choice(("tpe", "random", "grid")), "Study", "how Optuna draws the settings of a trial")
+    seeds: int = option(1, integer(1, 1000), "Study", "runs of a trial, with seeds from -seed up; their mean counts")
+    prune: bool = option(True, switch(), "Study", "stop a trial that falls below the median of the others")
+    repeats: int = option(10, integer(1, 100_000), "Study", "encodings of the test images in the winner's test")
+    study: str = option("sweep", matching(NAMES, "letters, digits, _, - and ."), "Study", "its name and directory")
+    storage: str | None = option(
+        None, optional(path("PATH_OR_URL")), "Study", "a journal file, or a database for SQLAlchemy",
+        shown="OUT_DIR/STUDY/journal.log",
+    )  # fmt: skip
+    workers: int | None = option(
+        None, optional(integer(1, 10_000)), "Study", "processes here", shown="one a core; one on a GPU"
+    )
+    heartbeat: int = option(
+        20, integer(1, 86_400), "Study", "seconds between signs of life; after three without, a worker counts as dead"
+    )
+
+
+def _train_settings() -> list[tuple[str, Any, Any]]:
+    """The settings of `train` for a sweep: those of SWEPT may vary."""
+    own = {each.name for each in options_of(StudyOptions)} | {"resume", "force", "figures", "test", "name"}
+    changes: dict[str, dict[str, Any]] = {
+        each.name: {"kind": sweepable(each.kind)} for each in options_of(Config) if each.name in SWEPT
+    }
+    changes["out_dir"] = {"help": "the directory of the study is made in here"}
+    changes["j"] = {"help": "threads at most, of all workers together"}
+    changes["config"] = {"help": "YAML file of settings, lists and ranges; or sweep_best; flags win over it"}
+    changes["val"] = {"help": "training images held out; the accuracy on them decides", "shown": "required"}
+    return [
+        (each.name, Any, like(Config, each.name, **changes.get(each.name, {})))
+        for each in options_of(Config)
+        if each.name not in own
+    ]
+
+
+SweepOptions: Any = dataclasses.make_dataclass(
+    "SweepOptions", _train_settings(), bases=(StudyOptions,), frozen=True, kw_only=True
+)
+"""Settings of `sweep`."""
+
+
+def run(options: Any) -> int:
+    plan, workers = make_plan(options)
+    from snn_mnist.data.datasets import load_dataset
+    from snn_mnist.sweeping.report import write_report
+    from snn_mnist.sweeping.storage import open_study
+    from snn_mnist.sweeping.trials import finished
+    from snn_mnist.sweeping.worker import run_workers, work
+    from snn_mnist.training.interruption import Interruption
+
+    dataset = load_dataset(options.dataset, options.data_dir)
+    plan.config({}, b=1).check_sizes(len(dataset.train))
+    study = open_study(plan)
+    interruption = Interruption()
+    print(f"study {plan.study}: {finished(study, plan.trials)} of {plan.trials} trials finished, "
+          f"{workers} worker{'s' if workers > 1 else ''}, in {plan.folder}", flush=True)  # fmt: skip
+    if finished(study, plan.trials) < plan.trials:
+        if workers == 1:
+            work(plan, dataset, interruption)
+        else:
+            run_workers(plan, workers, interruption)
+    done = finished(study, plan.trials)
+    if done < plan.trials and not interruption.requested:
+        raise SNNError(f"{done} of {plan.trials} trials are finished and no worker is left; the same command goes on")
+    if done < plan.trials:
+        print(f"interrupted with {done} of {plan.trials} trials finished; the same command goes on")
+        return interruption.exit_code
+    print(write_report(study, plan, dataset, options.repeats, options.threads))
+    return 0
+
+
+def make_plan(options: Any) -> tuple[Plan, int]:
+    """The plan, and the number of workers here; UsageError where the settings make no study."""
+    from snn_mnist.sweeping.plan import Plan
+
+    if not options.val:
+        raise UsageError(
+            "-val is missing: without held-out training images the trials would be chosen on the test images, whose "
+            "accuracy is then no measure of new images any more; give e.g. -val 5000 (of MNIST's 60,000)"
+        )
+    settings = {each.name: getattr(options, each.name) for each in options_of(SweepOptions)}
+    settings = {each.name: settings[each.name] for each in options_of(Config) if each.saved and each.name in settings}
+    space = {name: value for name, value in settings.items() if isinstance(value, Choices | Range)}
+    if not space:
+        raise UsageError("no setting varies; give one several values (-tau 1.1,1.3,2) or a range (-lr 1e-3:1e-2:log)")
+    points = len(grid(space)) if options.sampler == "grid" else 0
+    if points and options.trials not in (None, points):
+        raise UsageError(f"trials {options.trials}: the grid has {points} points, one trial each; leave -trials out")
+    folder = Path(options.out_dir) / options.study
+    workers, threads = _workers(options)
+    fixed = {name: value for name, value in settings.items() if name not in space and name != "out_dir"}
+    plan = Plan(
+        study=options.study, folder=folder, storage=options.storage or str(folder / "journal.log"), space=space,
+        fixed=fixed | {"j": threads, "test": False, "figures": False}, trials=points or options.trials or TRIALS,
+        sampler=options.sampler, seeds=options.seeds, prune=options.prune, heartbeat=options.heartbeat,
+    )  # fmt: skip
+    plan.check()
+    return plan, min(workers, plan.trials)
+
+
+def _workers(options: Any) -> tuple[int, int]:
+    """Workers on this machine, and the threads of each."""
+    import torch
+
+    gpu = options.device.startswith("cuda") or (options.device == "auto" and torch.cuda.is_available())
+    workers = options.workers or (1 if gpu else options.threads)
+    return workers, max(1, options.threads // workers)
