@@ -45,7 +45,7 @@ def write_report(study: optuna.Study, plan: Plan, dataset: Dataset, repeats: int
     write_file(plan.folder / "best.yaml", best_yaml(best, plan, tested))
     from snn_mnist.sweeping.figures import write_figures
 
-    drawn = write_figures(study, plan)
+    drawn = write_figures(trials, plan)
     counts = {state: sum(trial.state == state for trial in trials) for state in (TrialState.PRUNED, TrialState.FAIL)}
     lines = [
         f"study {plan.study}: {len(trials)} trials, {counts[TrialState.PRUNED]} pruned, {counts[TrialState.FAIL]} "
