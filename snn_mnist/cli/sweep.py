@@ -125,7 +125,7 @@ def make_plan(options: Any) -> tuple[Plan, int]:
         raise UsageError(f"trials {options.trials}: the grid has {points} points, one trial each; leave -trials out")
     folder = Path(options.out_dir) / options.study
     workers, threads = _workers(options)
-    fixed = {name: value for name, value in settings.items() if name not in space and name != "out_dir"}
+    fixed = {name: value for name, value in settings.items() if name not in {*space, "out_dir", "seeds"}}
     plan = Plan(
         study=options.study, folder=folder, storage=options.storage or str(folder / "journal.log"), space=space,
         fixed=fixed | {"j": threads, "test": False, "figures": False}, trials=points or options.trials or TRIALS,

@@ -49,6 +49,8 @@ class FlatLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        if isinstance(node, yaml.ScalarNode) and ":" in node.value:
+            return node.value  # YAML 1.1 reads 10:50, a range of `sweep`, as 10 · 60 + 50
         try:
             return super().construct_object(node, deep)
         except ValueError:  # 10,000 digits, the 45th of May: as text, which the check of the setting names

@@ -48,8 +48,10 @@ def write_report(study: optuna.Study, plan: Plan, dataset: Dataset, repeats: int
     drawn = write_figures(trials, plan)
     counts = {state: sum(trial.state == state for trial in trials) for state in (TrialState.PRUNED, TrialState.FAIL)}
     lines = [
-        f"study {plan.study}: {len(trials)} trials, {counts[TrialState.PRUNED]} pruned, {counts[TrialState.FAIL]} "
-        f"failed; accuracy on {plan.fixed['val']} held-out images, best first",
+        messages.wrapped(
+            f"study {plan.study}: {len(trials)} trials, {counts[TrialState.PRUNED]} pruned, "
+            f"{counts[TrialState.FAIL]} failed; accuracy on {plan.fixed['val']} held-out images, best first:"
+        ),
         *(messages.row(trial) for trial in trials[:SHOWN]),
         *([f"… and {len(trials) - SHOWN} more in study.csv"] if len(trials) > SHOWN else ()),
         messages.winner(best, plan, tested),

@@ -49,7 +49,7 @@ Space = Mapping[str, Choices | Range]
 
 def sweepable(kind: Kind) -> Kind:
     """As `kind`, and also a list or a range of such values."""
-    wanted = f"{kind.wanted}; several as a,b,c" if kind.wanted != "one of" else "one of, or several as a,b,c of,"
+    wanted = f"{kind.wanted}; several as a,b,c" if kind.wanted != "one of" else "several as a,b,c or one of"
     if _is_number(kind):
         wanted += "; a range as low:high or low:high:log with low < high, above 0 for log"
     types = (*kind.types, type(None), Choices, Range)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import json
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import optuna
 import sqlalchemy.exc
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
@@ -27,6 +29,7 @@ from snn_mnist.sweeping.trials import return_to_queue
 DEAD_AFTER = 3  # heartbeats that did not come
 IDENTITY = "snn_mnist"  # user attribute of a study: the settings it was begun with
 BEAT = "snn_mnist:heartbeat"
+PACKAGES = {"psycopg": "'psycopg[binary]'", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
 
 
 class Journal(JournalStorage, BaseHeartbeat):
@@ -71,51 +74,60 @@ def open_study(plan: Plan) -> optuna.Study:
     """The study, made if it is not there; SNNError where its storage can't be used or it has other settings."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", message="The reported value is ignored")  # of an epoch before a resume
-    study = optuna.create_study(
-        study_name=plan.study, storage=_storage(plan), direction="maximize", load_if_exists=True,
-        sampler=new_sampler(plan),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2) if plan.prune
-        else optuna.pruners.NopPruner(),
-    )  # fmt: skip
-    ours, before = plan.identity(), study.user_attrs.get(IDENTITY)
-    if before is None and not study.get_trials(deepcopy=False):
-        study.set_user_attr(IDENTITY, ours)
-    elif before != ours:
-        raise UsageError(f"the study {plan.study} was begun with other settings{_changes(before or {}, ours)}; "
+    median = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2)
+    with _errors(plan.storage):
+        study = optuna.create_study(
+            study_name=plan.study, storage=_database(plan) if is_url(plan.storage) else _journal(plan),
+            direction="maximize", load_if_exists=True, sampler=new_sampler(plan),
+            pruner=median if plan.prune else optuna.pruners.NopPruner(),
+        )  # fmt: skip
+        before = study.user_attrs.get(IDENTITY, {})
+        new = not study.get_trials(deepcopy=False)
+    ours = plan.identity()
+    changed = [
+        f"{name} {value} → {ours.get(name, 'none')}" for name, value in before.items() if ours.get(name) != value
+    ]
+    if changed or not (before or new):
+        raise UsageError(f"the study {plan.study} was begun with other settings: {', '.join(changed) or 'unknown'}; "
                          "give it those, or this one another -study NAME")  # fmt: skip
+    if not before:
+        study.set_user_attr(IDENTITY, ours)
     return study
 
 
-def _changes(before: dict[str, str], ours: dict[str, str]) -> str:
-    names = [name for name in ours | before if before.get(name) != ours.get(name)]
-    changed = [f"{name} {before.get(name, '-')} → {ours.get(name, '-')}" for name in names]
-    return f": {', '.join(changed)}" if before else ""
-
-
-def _storage(plan: Plan) -> BaseStorage:
+@contextlib.contextmanager
+def _errors(storage: str) -> Iterator[None]:
+    """What can be wrong with a storage, as one line."""
+    where = f"-storage {_shown(storage)}"
     try:
-        return _database(plan) if is_url(plan.storage) else _journal(plan)
+        yield
     except ImportError as error:
-        package = {"psycopg2": "psycopg2-binary"}.get(error.name or "", error.name or "its driver")
-        raise SNNError(f"-storage {_shown(plan.storage)} needs {error.name}: pip install {package}") from error
+        driver = getattr(error.__cause__, "name", None) or error.name or "its driver"
+        package = {"psycopg2": "psycopg2-binary", "psycopg": "'psycopg[binary]'", "MySQLdb": "mysqlclient"}.get(
+            driver, driver
+        )
+        raise SNNError(f"{where} needs the package {driver}: pip install {package}") from error
     except sqlalchemy.exc.ArgumentError as error:
         remedy = "give a URL such as postgresql://user@host/database, or the path of a journal file"
-        raise UsageError(f"-storage {_shown(plan.storage)} is no URL of a database; {remedy}") from error
+        raise UsageError(f"{where} is no URL of a database; {remedy}") from error
     except (sqlalchemy.exc.SQLAlchemyError, OSError) as error:
-        cause = getattr(error, "orig", None) or error
-        raise SNNError(f"-storage {_shown(plan.storage)} is out of reach ({reason(cause)}); "
-                       "check the address and that it is running") from error  # fmt: skip
-    except ValueError as error:
-        raise SNNError(f"-storage {plan.storage} is not a journal of Optuna ({reason(error)}); name another") from error
+        cause = reason(getattr(error, "orig", None) or error)
+        raise SNNError(f"{where} is out of reach ({cause}); check the address and that it is running") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise SNNError(f"{where} is not a journal of Optuna ({reason(error)}); name another file") from error
 
 
-def _journal(plan: Plan) -> BaseStorage:
+def _journal(plan: Plan) -> Journal:
     path = Path(plan.storage)
     make_directory(path.parent, "-storage")
+    if path.exists():  # a journal has a JSON record in each line; nothing is added to another file
+        with open(path, encoding="utf-8") as file:
+            for line in itertools.islice(file, 1):
+                json.loads(line)["op_code"]
     return Journal(path, plan.heartbeat)
 
 
-def _database(plan: Plan, tries: int = 3) -> BaseStorage:
+def _database(plan: Plan, tries: int = 3) -> RDBStorage:
     waiting = {"connect_args": {"timeout": 60}} if plan.storage.startswith("sqlite") else {"pool_pre_ping": True}
     try:
         return RDBStorage(

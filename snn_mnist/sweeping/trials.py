@@ -21,8 +21,7 @@ return_to_queue = RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=T
 
 def number_of(trial: FrozenTrial) -> int:
     """The number of the trial when it was first begun."""
-    first = return_to_queue.retried_trial_number(trial)
-    return trial.number if first is None else first
+    return trial.system_attrs.get("failed_trial", trial.number)  # noted by return_to_queue
 
 
 def standing(study: Study) -> list[FrozenTrial]:
