@@ -14,5 +14,6 @@ def recipe_path(name: str) -> str:
 
 
 def recipe_names() -> list[str]:
-    """The bare names, for help and messages."""
-    return sorted({file.stem for folder in FOLDERS for file in folder.glob("*.yaml")})
+    """The bare names for help and messages of `train`, without the studies of `sweep`."""
+    names = {file.stem for folder in FOLDERS for file in folder.glob("*.yaml")}
+    return sorted(name for name in names if not name.startswith("sweep_"))

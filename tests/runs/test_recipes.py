@@ -11,7 +11,9 @@ from tests.conftest import ROOT
 def test_a_bare_name_is_a_recipe_from_any_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     assert recipes.recipe_path("best") == str(ROOT / "configs" / "best.yaml")
-    assert recipes.recipe_names() == sorted(file.stem for file in (ROOT / "configs").iterdir())
+    assert recipes.recipe_path("sweep_best") == str(ROOT / "configs" / "sweep_best.yaml")
+    files = {file.stem for file in (ROOT / "configs").iterdir()}
+    assert recipes.recipe_names() == sorted(files - {"sweep_best"}), "a study is nothing that `train` can run"
 
 
 def test_a_path_stays_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

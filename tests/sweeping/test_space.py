@@ -151,7 +151,7 @@ def test_a_grid_whose_trial_was_lost_gets_its_point_again():
     draws(flags, 1, study)
     study.tell(study.ask(), state=optuna.trial.TrialState.FAIL)  # killed between two words to the storage
     points = [(params.get("tau"), params.get("T")) for params in draws(flags, 3, study)]
-    assert points == [(1.1, 5), (None, None), (2.0, 5), (2.0, 6), (1.1, 6)]
+    assert points == [(1.1, 5), (None, None), (1.1, 6), (2.0, 6), (2.0, 5)]
 
 
 # ---------------------------------------------------------------------------- the command line
