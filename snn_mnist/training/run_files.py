@@ -97,9 +97,7 @@ class RunFiles:
         if last:
             self.tensorboard.end(config.epochs)
             if figures:
-                run_figures.write_run_figures(
-                    self.folder, evaluation.weight, evaluation.test, evaluation.class_names
-                )
+                run_figures.write_run_figures(self.folder, evaluation.weight, evaluation.test, evaluation.class_names)
 
 
 def position_of(state: dict[str, Any]) -> tuple[int, int]:

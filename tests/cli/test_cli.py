@@ -51,7 +51,8 @@ def test_every_flag_with_one_dash_and_with_two(name: str):
         for word in {each.flag, each.name}:
             for dashes in ("-", "--"):
                 if each.kind.metavar:
-                    value = next(text for text in ("7", "0.5", "cpu", "a=1", *each.kind.names()) if accepts(each, text))
+                    words = ("7", "0.5", "cpu", "a=1", "on", *each.kind.names())
+                    value = next(text for text in words if accepts(each, text))
                     expected = each.kind.read(value)
                     assert vars(parser.parse_args([f"{dashes}{word}", value])) == {each.name: expected}
                     assert vars(parser.parse_args([f"{dashes}{word}={value}"])) == {each.name: expected}
