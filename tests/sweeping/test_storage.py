@@ -1,5 +1,6 @@
 """Several processes on one study: a journal file, a real PostgreSQL server; workers that are killed."""
 
+import contextlib
 import os
 import signal
 from collections import Counter
@@ -18,7 +19,7 @@ from snn_mnist.sweeping.trials import number_of, return_to_queue, standing
 from tests.support import postgres
 from tests.support.runs import assert_same, metrics, wait_until
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and fork of POSIX")
+pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux's /proc")
 
 TRIALS, EPOCHS = 4, 30
 RUN = ["-dataset", "digits", "-val", "100", "-T", "20", "-b", "32"]
@@ -41,21 +42,33 @@ def opened(url: str, name: str = "sweep") -> optuna.Study:
     return optuna.load_study(study_name=name, storage=kept)
 
 
-def in_the_middle(child: Child, out: Path, pid: str = "*") -> Path:
-    """The run directory of a trial that has finished some of its epochs, but not all; of this process."""
+def stopped(child: Child, out: Path, workers: int = 1) -> tuple[int, Path]:
+    """A worker of the command, stopped (SIGSTOP) within a trial, and the directory of that run.
 
-    def found() -> Path | None:
+    The child itself is its only worker, or its processes are.
+    """
+    found: list[tuple[int, Path]] = []
+
+    def look() -> bool:
         assert child.poll() is None, child.out + child.err
-        for file in sorted(out.glob("sweep/trial-*/metrics.csv"), reverse=True):
-            own = any(file.parent.glob(f"events.*.{pid}"))
-            if own and 2 <= file.read_text().count("\n") - 1 < EPOCHS / 2:
-                return file.parent
-        return None
+        for pid in [child.pid] if workers == 1 else children(child.pid):
+            os.kill(pid, signal.SIGSTOP)
+            for file in out.glob("sweep/trial-*/metrics.csv"):
+                if 2 <= file.read_text().count("\n") - 1 < EPOCHS - 2 and opened_by(pid, file.parent):
+                    found.append((pid, file.parent))
+                    return True
+            os.kill(pid, signal.SIGCONT)
+        return False
 
-    wait_until(found)
-    folder = found()
-    assert folder
-    return folder
+    wait_until(look)
+    return found[0]
+
+
+def opened_by(pid: int, folder: Path) -> bool:
+    """A run holds a lock on its directory."""
+    with contextlib.suppress(FileNotFoundError):
+        return any(link.is_symlink() and os.readlink(link) == str(folder) for link in Path(f"/proc/{pid}/fd").iterdir())
+    return False
 
 
 def check(url: str, out: Path) -> None:
@@ -80,7 +93,7 @@ def test_two_machines_one_is_killed(nursery: Nursery, tmp_path: Path, request: p
     """They start at once on a storage that neither has made; the trial of the dead one is resumed by the other."""
     url = str(tmp_path / "shared.log") if kind == "journal" else request.getfixturevalue("database")
     dies, stays = start(nursery, tmp_path, url), start(nursery, tmp_path, url)
-    in_the_middle(dies, tmp_path, str(dies.pid))
+    stopped(dies, tmp_path)
     dies.kill()
     assert stays.wait() == 0, stays.out + stays.err
     check(url, tmp_path)
@@ -92,7 +105,7 @@ def test_two_machines_one_is_killed(nursery: Nursery, tmp_path: Path, request: p
 def test_the_whole_sweep_is_killed_and_goes_on(nursery: Nursery, tmp_path: Path):
     url = str(tmp_path / "sweep" / "journal.log")
     child = start(nursery, tmp_path, url)
-    folder = in_the_middle(child, tmp_path)
+    _, folder = stopped(child, tmp_path)
     child.kill()
     done = len(read_metrics(folder / "metrics.csv"))
     first = checkpoint.load(folder)["epoch"] + 1
@@ -114,10 +127,8 @@ def test_a_worker_process_is_killed_and_another_resumes_its_trial(nursery: Nurse
     """Two processes of one command; the command itself sees it and says so."""
     url = str(tmp_path / "sweep" / "journal.log")
     child = nursery.start(*STUDY, "-heartbeat", "1", "-workers", "2", "-out-dir", str(tmp_path))
-    in_the_middle(child, tmp_path)
-    workers = children(child.pid)
-    assert len(workers) == 2
-    os.kill(workers[0], signal.SIGKILL)
+    worker, _ = stopped(child, tmp_path, workers=2)
+    os.kill(worker, signal.SIGKILL)
     assert child.wait() == 0, child.out + child.err
     assert "a worker was killed by signal 9; its trial goes back to the queue 3 s" in child.out
     check(url, tmp_path)
@@ -138,8 +149,9 @@ def test_interrupted_and_going_on(nursery: Nursery, tmp_path: Path):
     """The trial goes back to the queue at once, without waiting for a heartbeat."""
     url = str(tmp_path / "sweep" / "journal.log")
     child = start(nursery, tmp_path, url, "-heartbeat", "1000")
-    folder = in_the_middle(child, tmp_path)
+    _, folder = stopped(child, tmp_path)
     child.send(signal.SIGINT)
+    child.send(signal.SIGCONT)
     assert child.wait() == 130 and child.err == ""
     assert child.out.splitlines()[-1].endswith("trials finished; the same command goes on")
     assert checkpoint.load(folder)["epoch"] < EPOCHS - 1
@@ -150,12 +162,16 @@ def test_interrupted_and_going_on(nursery: Nursery, tmp_path: Path):
 
 def test_two_worker_processes_stop_with_their_command(nursery: Nursery, tmp_path: Path):
     child = nursery.start(*STUDY, "-workers", "2", "-out-dir", str(tmp_path), "-heartbeat", "1000")
-    in_the_middle(child, tmp_path)
+    worker, folder = stopped(child, tmp_path, workers=2)
     workers = children(child.pid)
+    assert len(workers) == 2
     child.kill()
+    os.kill(worker, signal.SIGCONT)
     wait_until(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in workers))
-    states = Counter(each.state for each in standing(opened(str(tmp_path / "sweep" / "journal.log"))))
-    assert states[TrialState.RUNNING] == 0 and states[TrialState.WAITING] == 2
+    trials = standing(opened(str(tmp_path / "sweep" / "journal.log")))
+    assert TrialState.RUNNING not in [each.state for each in trials]
+    (mine,) = [each for each in trials if f"trial-{number_of(each):04}" == folder.name]
+    assert mine.state == TrialState.WAITING and checkpoint.load(folder)["epoch"] < EPOCHS - 1
 
 
 # ---------------------------------------------------------------------------- the journal's heartbeat
