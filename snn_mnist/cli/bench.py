@@ -18,11 +18,12 @@ from collections.abc import Container
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
-from snn_mnist.cli.results import write_json
+from snn_mnist.cli.results import spread, write_json
 from snn_mnist.cli.shared_options import json_option
-from snn_mnist.errors import SNNError
-from snn_mnist.runs.config import MAX_T, Config, Threads, backends
+from snn_mnist.errors import SNNError, UsageError
+from snn_mnist.runs.config import DIGITS_INCLUDED, MAX_T, Config, Threads, backends
 from snn_mnist.runs.fields import Options, choice, integer, like, number, option, optional, several
+from snn_mnist.runs.terminal import StatusLine, fit, fit_terminal, say
 
 if TYPE_CHECKING:
     import torch
@@ -60,6 +61,12 @@ class BenchOptions(Threads, Options):
     json: str | None = json_option()
     device: str = like(Config, "device")
     j: int | None = like(Config, "j")
+
+    def notes(self) -> list[str]:
+        reasons = {"seconds": "-accuracy measures whole runs"} if self.accuracy else {}
+        if self.dataset == "digits":
+            reasons["data_dir"] = DIGITS_INCLUDED
+        return super().notes() + self.without_effect(reasons)
 
 
 class Process:
@@ -107,7 +114,8 @@ def run(options: BenchOptions) -> int:
     for batch in options.b:
         Config(b=batch, dataset=options.dataset).check_sizes(images)
     out = sys.stderr if options.json == "-" else sys.stdout
-    print(f"{environment.describe(device)}, {environment.threads(options.threads)}, {options.dataset}, Adam", file=out)
+    about = f"{environment.describe(device)}, {environment.threads(options.threads)}, {options.dataset}, Adam"
+    print(fit(about), file=out)
     optional = names if "auto" in options.backend else []  # programs chosen by 'auto' are skipped if they fail
     work = _seconds_to_accuracy if options.accuracy else _images_per_second
     results = work(names, optional, options, device, out)
@@ -122,22 +130,24 @@ def _images_per_second(
     names: list[str], optional: Container[str], options: BenchOptions, device: torch.device, out: TextIO
 ) -> list[dict[str, Any]]:
     """Prints and returns a row for each T, batch size and contestant."""
-    several = f"median of {options.repeats} measurements of {options.seconds:g} s each [lowest, highest]"
-    print(f"{several if options.repeats > 1 else f'one measurement of {options.seconds:g} s each'}\n", file=out)
-    print(_HEAD, file=out, flush=True)
+    several = f"median of {options.repeats} measurements" if options.repeats > 1 else "one measurement"
+    print(f"{several} of {options.seconds:g} s each", file=out, flush=True)
+    say(f"starting {', '.join(names)}: importing PyTorch, compiling")
     processes = {name: Process(name) for name in names}
     results: list[dict[str, Any]] = []
     try:
         for steps, batch in itertools.product(options.T, options.b):
             rows = _measure(processes, optional, options, device, steps, batch)
             results += rows
+            slowest = {what: min(row[what]["median"] for row in rows) for what in ("train", "test")}
+            print(f"\n{f'T {steps}, batch {batch}':24}{_HEAD}", file=out)
             for row in rows:
-                print(_line(row, min(r["train"]["median"] for r in rows)), file=out, flush=True)
+                print(_lines(row, slowest), file=out, flush=True)
     finally:
         for process in processes.values():
             process.stop()
     for line in _told_apart(results):
-        print(line, file=out)
+        print(fit(line), file=out)
     return results
 
 
@@ -149,7 +159,8 @@ def _seconds_to_accuracy(
 
     assert options.accuracy
     runs = f"median of {options.repeats} runs [lowest, highest]" if options.repeats > 1 else "one run each"
-    print(f"from the prompt to {options.accuracy:.1%} on the test images, tested after each epoch; {runs}\n", file=out)
+    print(f"from the prompt to {options.accuracy:.1%} on the test images, tested after each epoch", file=out)
+    print(f"{runs}\n", file=out)
     print(f"{'':18}{'T':>5}{'batch':>6}{'seconds':>28}{'epochs':>8}{'speed-up':>10}", file=out, flush=True)
     ours = ["-dataset", options.dataset, "-j", str(options.threads)]
     results: list[dict[str, Any]] = []
@@ -159,7 +170,7 @@ def _seconds_to_accuracy(
         samples = time_to_accuracy.in_turns(commands, options.accuracy, options.repeats, optional)
         slowest = max((statistics.median(s for s, _ in each) for each in samples.values()), default=0.0)
         for name, each in samples.items():
-            seconds, epochs = _spread([s for s, _ in each]), statistics.median_high(e for _, e in each)
+            seconds, epochs = spread([s for s, _ in each]), statistics.median_high(e for _, e in each)
             results.append({"backend": name, "T": steps, "b": batch, "accuracy": options.accuracy,
                             "seconds": seconds, "epochs": epochs})  # fmt: skip
             print(f"{name:18}{steps:>5}{batch:>6}{_cell(seconds, 1):>28}{epochs:>8}"
@@ -175,7 +186,7 @@ def _names(options: BenchOptions, device: torch.device) -> list[str]:
         for name in options.backend:
             reason = _why_not(name, device, options)
             if reason:
-                raise SNNError(f"{name} can't be measured: {reason}")
+                raise UsageError(f"{name} can't be measured: {reason}")
         return list(options.backend)
     from snn_mnist.kernels.backends import BACKENDS
     from snn_mnist.model.device import choose_backend
@@ -188,7 +199,7 @@ def _names(options: BenchOptions, device: torch.device) -> list[str]:
     reasons = {name: _why_not(name, device, options) for name in names}
     for name, reason in reasons.items():
         if reason:
-            print(f"without {name}: {reason}", file=sys.stderr)
+            print(fit_terminal(f"without {name}: {reason}", sys.stderr), file=sys.stderr)
     return [name for name in names if not reasons[name]]
 
 
@@ -228,25 +239,29 @@ def _measure(
         except SNNError as error:
             if name not in optional:
                 raise
-            print(f"without {name}: {error}", file=sys.stderr)
+            print(fit_terminal(f"without {name}: {error}", sys.stderr), file=sys.stderr)
     if not made:
         raise SNNError(f"nothing can be measured at T {steps}, b {batch} (see above); choose with -backend")
     samples: dict[tuple[str, str], list[float]] = {}
     peaks: dict[str, int] = {}
     busy: dict[str, str] = {}
+    line = StatusLine()
     for repeat in range(options.repeats + 1):
         for name in made:
             for what in ("train", "test"):
+                turn = f"measurement {repeat} of {options.repeats}" if repeat else "warming up"
+                line.show(f"T {steps}, batch {batch}, {turn}: {name}, {what}")
                 seconds = options.seconds if repeat else min(0.3, options.seconds)  # the first is the warm-up
                 answer = processes[name].ask(what, seconds)
                 if repeat:
                     samples.setdefault((name, what), []).append(answer["images_per_s"])
                 if what == "train":
                     peaks[name], busy[name] = answer["peak_bytes"], answer["busy"] or busy.get(name, "")
+    line.clear()
     return [
         {
             "backend": name, "T": steps, "b": batch, "peak_bytes": peaks[name], "busy": busy[name], **made[name],
-            **{what: _spread(samples[name, what]) for what in ("train", "test")},
+            **{what: spread(samples[name, what]) for what in ("train", "test")},
         }
         for name in made
     ]  # fmt: skip
@@ -264,25 +279,22 @@ def _told_apart(results: list[dict[str, Any]]) -> list[str]:
     return ["", *filter(None, lines.values())] if any(lines.values()) else []
 
 
-def _spread(values: list[float]) -> dict[str, Any]:
-    return {"median": statistics.median(values), "low": min(values), "high": max(values), "values": values}
-
-
 def _cell(spread: dict[str, Any], digits: int = 0) -> str:
     """'median [low, high]'"""
     reach = f" [{spread['low']:,.{digits}f}, {spread['high']:,.{digits}f}]" if len(spread["values"]) > 1 else ""
     return f"{spread['median']:,.{digits}f}{reach}"
 
 
-_HEAD = (
-    f"{'':18}{'T':>5}{'batch':>6}{'training images/s':>36}{'us/image':>10}{'testing images/s':>36}"
-    f"{'peak memory':>13}{'speed-up':>10}"
-)
+_HEAD = f"{'images/s':>11}{'lowest':>11}{'highest':>11}{'memory':>11}{'speed-up':>10}"
 
 
-def _line(row: dict[str, Any], slowest: float) -> str:
-    train = row["train"]
-    return (
-        f"{row['backend']:18}{row['T']:>5}{row['b']:>6}{_cell(train):>36}{1e6 / train['median']:>10.1f}"
-        f"{_cell(row['test']):>36}{row['peak_bytes'] / 2**20:>10,.0f} MB{train['median'] / slowest:>9.1f}x"
-    )
+def _lines(row: dict[str, Any], slowest: dict[str, float]) -> str:
+    """The lines of a contestant: training and testing."""
+    lines = []
+    for what, name, memory in (("train", row["backend"], f"{row['peak_bytes'] / 2**20:,.0f} MB"), ("test", "", "")):
+        speed = row[what]
+        reach = (f"{speed[end]:,.0f}" if len(speed["values"]) > 1 else "" for end in ("low", "high"))
+        low, high = reach
+        faster = f"{speed['median'] / slowest[what]:.1f}x"
+        lines.append(f"{name:19}{what:5}{speed['median']:>11,.0f}{low:>11}{high:>11}{memory:>11}{faster:>10}")
+    return "\n".join(lines)

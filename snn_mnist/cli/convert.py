@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from snn_mnist.cli.evaluate import spread
-from snn_mnist.cli.results import write_json
+from snn_mnist.cli.results import spread, write_json
 from snn_mnist.cli.shared_options import data_directory, json_option
 from snn_mnist.runs.config import Config, Threads
 from snn_mnist.runs.fields import Kind, Options, integer, like, option, options_of

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from snn_mnist.cli.results import write_json
+from snn_mnist.cli.results import spread, write_json
 from snn_mnist.cli.shared_options import (
     checkpoint_option,
     json_option,
@@ -17,9 +17,11 @@ from snn_mnist.cli.shared_options import (
     saved_option,
     seed_option,
     tau_option,
+    tell_idle,
 )
 from snn_mnist.runs.config import Config, Threads
 from snn_mnist.runs.fields import Options, integer, like, option
+from snn_mnist.runs.terminal import WIDTH, Meter, fit
 
 if TYPE_CHECKING:
     from snn_mnist.data.datasets import Dataset
@@ -55,9 +57,12 @@ def run(options: EvalOptions) -> int:
     loaded = load_network(options.resume, T=options.T, tau=options.tau, seed=options.seed, dataset=options.dataset)
     config = loaded.config
     runtime = choose_runtime(options.device, options.backend, options.threads)
+    tell_idle(options, config, runtime.device.type)
     data = load_dataset(config.dataset, options.data_dir)
     keys = [SpikeKey(config.seed, Stream.EVAL, repeat) for repeat in range(options.repeats)]
-    scores, seconds = score_split(loaded.net, data.test, runtime, default_readout_steps(config.T), keys, options.b)
+    steps = default_readout_steps(config.T)
+    with Meter("testing", len(data.test) * len(keys)) as meter:
+        scores, seconds = score_split(loaded.net, data.test, runtime, steps, keys, options.b, meter.step)
     result = summarise(scores, data) | {
         "checkpoint": str(loaded.path), "epochs": loaded.epoch + 1, "dataset": data.name, "seed": config.seed,
         "trained_on": loaded.trained_on,
@@ -108,14 +113,6 @@ def summarise(scores: list[Score], data: Dataset) -> dict[str, Any]:
     }
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    """Mean and standard deviation (n - 1; 0 for a single value)."""
-    import torch
-
-    numbers = torch.tensor(values, dtype=torch.float64)
-    return {"mean": numbers.mean().item(), "std": numbers.std().item() if len(values) > 1 else 0.0}
-
-
 def _silence(result: dict[str, Any]) -> list[str]:
     """A line on images for which no neuron fires, and one if they are of another data set than that of training."""
     lines, silent, first = [], result["silent_images"], result["class_names"][0]
@@ -132,34 +129,49 @@ def describe(result: dict[str, Any], runtime: Any) -> str:
     """The report for a person."""
     accuracy, loss, steps = result["accuracy"], result["loss"], result["T"]
     several = result["encodings"] > 1  # a single one has no spread
-    spread = f" ± {100 * accuracy['std']:.2f} % (mean ± std of {result['encodings']} encodings)" if several else ""
-    loss_spread = f" ± {loss['std']:.5f}" if several else ""
-    width = max(len(name) for name in result["class_names"])
+    of_accuracy = f" ± {100 * accuracy['std']:.2f} % (mean ± std of {result['encodings']} encodings)" if several else ""
+    of_loss = f" ± {loss['std']:.5f}" if several else ""
+    against_T = [f"{T:>7}: {at['mean']:7.2%}" for T, at in result["accuracy_against_T"].items()]
     lines = [
         f"{result['checkpoint']} (epoch {result['epochs']}) on {result['images']:,} test images of "
         f"{result['dataset']}, T {steps}, {runtime}",
-    ]
-    if "assumed" in result:
-        lines.append(f"the checkpoint does not hold tau and T: using {result['assumed']}; -tau and -T change them")
-    lines += [
-        f"accuracy  {accuracy['mean']:.2%}{spread}; ± {100 * result['standard_error']:.2f} % standard error of a test "
-        "set of this size",
-        f"loss      {loss['mean']:.5f}{loss_spread}",
+        *(["the checkpoint does not hold tau and T: using {tau} and {T}; -tau and -T change them".format(**assumed)]
+          if (assumed := result.get("assumed")) else []),
+        f"accuracy  {accuracy['mean']:.2%}{of_accuracy}",
+        f"          ± {100 * result['standard_error']:.2f} % standard error of a test set of this size",
+        f"loss      {loss['mean']:.5f}{of_loss}",
         *_silence(result),
         "",
         f"spikes per neuron and image {result['spikes_per_neuron_and_image']:.2f} in {steps} steps",
         f"input spikes per image      {result['input_spikes_per_image']:,.0f}",
-        f"synaptic operations         {result['synaptic_operations_per_image']:,.0f} additions per image "
-        f"(a dense layer: {result['dense_multiply_accumulates_per_image']:,} multiply-accumulates)",
+        f"synaptic operations         {result['synaptic_operations_per_image']:,.0f} additions per image",
+        f"                            ({result['dense_multiply_accumulates_per_image']:,} multiply-accumulates in a "
+        "dense layer)",
         "",
-        "accuracy against T  " + "  ".join(
-            f"{mark}: {spread['mean']:.2%}" for mark, spread in result["accuracy_against_T"].items()
-        ),
+        "accuracy against T",
+        *("".join(against_T[first : first + 5]) for first in range(0, len(against_T), 5)),
         "",
-        f"{'class':>{width}}  accuracy   confusion matrix (row: label, column: prediction, summed over encodings)",
+        *confusion_table(result),
+        "",
+        f"{result['images_per_s']:,.0f} images/s",
     ]  # fmt: skip
-    largest = max(len(str(value)) for row in result["confusion"] for value in row)
-    for name, share, row in zip(result["class_names"], result["class_accuracy"], result["confusion"], strict=True):
-        lines.append(f"{name:>{width}}   {share:7.2%}   " + " ".join(f"{value:>{largest}}" for value in row))
-    lines += ["", f"{result['images_per_s']:,.0f} images/s"]
-    return "\n".join(lines)
+    return fit("\n".join(lines))
+
+
+def confusion_table(result: dict[str, Any]) -> list[str]:
+    """The accuracy of each class and the confusion matrix: summed over encodings, or their mean where sums are wide."""
+    encodings = f"{result['encodings']} encoding{'s' if result['encodings'] > 1 else ''}"
+    names, rows, sums = result["class_names"], result["confusion"], "summed over"
+    width = max(len(name) for name in names)
+    if width + 9 + 10 * (1 + len(str(max(map(max, rows))))) > WIDTH:
+        rows, sums = [[round(value / result["encodings"]) for value in row] for row in rows], "mean of"
+    largest = len(str(max(map(max, rows))))
+    table = [
+        f"{name:>{width}} {share:7.2%}  " + " ".join(f"{value:>{largest}}" for value in row)
+        for name, share, row in zip(names, result["class_accuracy"], rows, strict=True)
+    ]
+    return [
+        f"confusion matrix, {sums} {encodings} (row: label, column: prediction)",
+        f"{'class':>{width}} accuracy",
+        *table,
+    ]

@@ -11,10 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from snn_mnist.cli.shared_options import checkpoint_option, out_dir_option, saved_option, seed_option, tau_option
+from snn_mnist.cli.shared_options import (
+    checkpoint_option,
+    out_dir_option,
+    saved_option,
+    seed_option,
+    tau_option,
+    tell_idle,
+)
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.runs.config import Config
-from snn_mnist.runs.fields import Options, choice, integer, like, number, option, optional, path, switch
+from snn_mnist.runs.fields import Options, choice, integer, like, number, option, optional, options_of, path, switch
+from snn_mnist.runs.terminal import fit, say
 
 if TYPE_CHECKING:
     from snn_mnist.model.saved_network import SavedNetwork
@@ -75,24 +83,37 @@ class ExportOptions(Options):
     seed: int | None = seed_option("Data")
     data_dir: str = like(Config, "data_dir")
 
+    def notes(self) -> list[str]:
+        reasons = {
+            each.name: f"it is for -format {each.group.lower()}"
+            for each in options_of(ExportOptions)
+            if each.group in ("NIR", "Hardware") and each.group.lower() != self.format
+        }
+        if self.format == "nir" and not self.verify:
+            reasons |= dict.fromkeys(("verify_images", "seed", "data_dir"), "it is for -verify")
+        return super().notes() + self.without_effect(reasons)
+
 
 def run(options: ExportOptions) -> None:
     from snn_mnist.export import hardware, html
     from snn_mnist.model.saved_network import load_network
 
     saved = load_network(options.resume, T=options.T, tau=options.tau, seed=options.seed)
+    tell_idle(options, saved.config)
     if not saved.has_settings and (options.T is None or options.tau is None):
         print(
-            f"{saved.path} does not hold tau and T: using {saved.config.tau:g} and {saved.config.T}; "
-            "-tau and -T change them"
+            f"{saved.path} does not hold tau and T:\n"
+            f"using {saved.config.tau:g} and {saved.config.T}; -tau and -T change them"
         )
     out = Path(options.out) if options.out else saved.path.with_name(saved.path.stem + ENDINGS[options.format])
     if options.format == "hardware":
         if out.is_file():
             raise UsageError(f"-out {out} is a file; name a directory")
         settings = (options.bits, options.scale, options.fraction, options.report)
-        print(hardware.export_hardware(saved, out, options.data_dir, *settings).rstrip())
-        print(f"\nwritten to {out}; the C reference: cc -std=c99 -O2 -o snn_infer snn_infer.c")
+        if options.report:
+            say("measuring the accuracy of each weight width on all test images")
+        print(fit(hardware.export_hardware(saved, out, options.data_dir, *settings).rstrip(), indent=""))
+        print(f"\nwritten to {out}\nthe C reference: cc -std=c99 -O2 -o snn_infer snn_infer.c")
         return
     refuse_directory(out)
     if options.format == "nir":
@@ -108,12 +129,13 @@ def _export_nir(saved: SavedNetwork, out: Path, options: ExportOptions) -> None:
 
     dt, discretization = options.dt, options.discretization
     graph = nir.export_nir(saved, out, dt, discretization, options.threshold, options.allow_lossy)
-    print(f"{out}: {nir.describe(graph)}")
+    print(fit(f"{out}: {nir.describe(graph)}"))
     if not options.verify:
         return
     images = load_dataset(saved.config.dataset, options.data_dir).test.images[: options.verify_images]
+    say("comparing its spikes with those of the network, also in the simulators found here")
     found = verify.compare(out, saved, images, dt, discretization)
-    print(f"verified on {len(images):,} test images x {saved.config.T} steps:\n{found}")
+    print(f"verified on {len(images):,} test images x {saved.config.T} steps:\n{fit(str(found), indent='    ')}")
     if found.loop.different and not options.allow_lossy:
         raise SNNError(
             f"{out} does not give this network's spikes: {found.loop}; {found.first_difference}; please report this"

@@ -11,6 +11,7 @@ from pathlib import Path
 from snn_mnist.cli.export import DISCRETIZATIONS, refuse_directory
 from snn_mnist.runs.config import MAX_T
 from snn_mnist.runs.fields import Options, choice, integer, number, option, optional, path
+from snn_mnist.runs.terminal import fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +44,10 @@ def run(options: ImportOptions) -> None:
     refuse_directory(out)
     config, notes = nir.import_nir(source, out, options.dt, options.discretization, options.T)
     for note in notes:
-        print(note)
+        print(fit(note))
     print(
-        f"{out}: {config.neuron} neurons, tau {config.tau:g} steps, v_threshold {config.v_threshold:g}, "
-        f"v_reset {show(config.v_reset)}, T {config.T}"
+        fit(
+            f"{out}: {config.neuron} neurons, tau {config.tau:g} steps, v_threshold {config.v_threshold:g}, "
+            f"v_reset {show(config.v_reset)}, T {config.T}"
+        )
     )

@@ -24,6 +24,7 @@ from snn_mnist.kernels.cuda.packages import mismatch
 from snn_mnist.runs import environment
 from snn_mnist.runs.config import Config
 from snn_mnist.runs.fields import Options, like
+from snn_mnist.runs.terminal import fit
 
 REQUIRED = (
     "torch",
@@ -31,7 +32,6 @@ REQUIRED = (
     "numba",
     "numpy",
     "tensorboard",
-    "tqdm",
     "pyyaml",
     "matplotlib",
     "pillow",
@@ -182,12 +182,12 @@ def as_text(found: dict[str, Any]) -> str:
     lines = []
     for name, value in found.items():
         if not isinstance(value, dict):
-            lines.append(f"{name.replace('_', ' ')}: {value}")
+            lines.append(fit(f"{name.replace('_', ' ')}: {value}"))
             continue
         lines.append(f"{name}:")
         width = max(map(len, value))
         line = inner.get(name, str)
-        lines += [f"  {key:{width}}  {line(item)}" for key, item in value.items()]
+        lines += [fit(f"  {key:{width}}  {line(item)}", indent=" " * (width + 4)) for key, item in value.items()]
     return "\n".join(lines)
 
 

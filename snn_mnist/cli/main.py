@@ -5,11 +5,13 @@ import sys
 from collections.abc import Sequence
 
 from snn_mnist.cli.parser import read_command
-from snn_mnist.cli.shared_options import with_newest_run
+from snn_mnist.cli.shared_options import tell, with_newest_run
 from snn_mnist.cli.streams import make_printable
 from snn_mnist.cli.verbs import VERBS, usage
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.runs import directory as run_directory
+from snn_mnist.runs.fields import SWITCH_WORDS
+from snn_mnist.runs.terminal import fit_terminal, say, show_log
 
 
 def dispatch(tokens: Sequence[str]) -> int:
@@ -21,24 +23,33 @@ def dispatch(tokens: Sequence[str]) -> int:
     except UsageError:
         print(f"usage: {usage(tokens[0] if tokens else '')}", file=sys.stderr)
         raise
-    for note in options.notes():
-        print(f"snn_mnist: note: {note}", file=sys.stderr)
+    tell(options.notes())
     options = with_newest_run(options)
     if resumed := getattr(options, "resume", None):
         run_directory.find(resumed)  # a mistyped name is reported before seconds of imports
-    if sys.stderr.isatty() and name != "runs":
-        print("loading PyTorch ...", file=sys.stderr, flush=True)  # takes seconds
+    show_log()
+    if name != "runs":
+        say("loading PyTorch")  # takes seconds
     return VERBS[name].run(options) or 0
+
+
+def wants_traceback(tokens: Sequence[str]) -> bool:
+    """Whether -debug is among them, in any spelling: the parser itself may be what fails."""
+    wanted = False
+    for token in tokens:
+        flag, _, word = token.partition("=")
+        if flag.startswith("-") and flag.lstrip("-") in ("debug", "no-debug"):
+            wanted = SWITCH_WORDS.get(word.lower(), True) != flag.lstrip("-").startswith("no-")
+    return wanted
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; prints an error as one line. Returns the exit code: 0, 1, 2, 130 or 143."""
     tokens = list(sys.argv[1:] if argv is None else argv)
-    debug = any(token in ("-debug", "--debug") for token in tokens)
     verb = f" {tokens[0]}" if tokens and tokens[0] in VERBS else ""
 
     def failed(message: str, code: int) -> int:
-        print(f"snn_mnist{verb}: error: {' '.join(message.split())}", file=sys.stderr)
+        print(fit_terminal(f"snn_mnist{verb}: error: {' '.join(message.split())}", sys.stderr), file=sys.stderr)
         return code
 
     make_printable()
@@ -52,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
     except Exception as error:
-        if debug:
+        if wants_traceback(tokens):
             raise
         if isinstance(error, SNNError):
             return failed(str(error), error.exit_code)

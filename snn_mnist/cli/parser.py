@@ -168,8 +168,9 @@ def read_options(record: type[Record], tokens: Sequence[str]) -> Record:
 
 def _over_file(record: type[Record], given: dict[str, Any]) -> Record:
     """The record: its defaults, over them the -config file, over that the flags."""
+    flags = frozenset(given)
     if file := given.get("config"):
         from snn_mnist.runs.config_file import read_yaml
 
         given = record.check_mapping(read_yaml(file), str(file)) | given
-    return record(**given, given=frozenset(given))
+    return record(**given, given=frozenset(given), flags=flags)

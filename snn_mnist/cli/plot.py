@@ -25,6 +25,7 @@ from snn_mnist.runs.config import Config
 from snn_mnist.runs.directory import LATEST, run_directories
 from snn_mnist.runs.fields import Options, option, optional, path, several
 from snn_mnist.runs.naming import labels, short_names
+from snn_mnist.runs.terminal import say
 
 COMPARED = "curves_compared.png"  # of several runs; curves.png is of one
 MOST = 16  # runs in one figure; the colours of more can't be told apart
@@ -65,7 +66,7 @@ def run(options: PlotOptions) -> int:
     first = next(iter(runs))
     target = Path(options.out or (first / figures.CURVES if len(runs) == 1 else first / COMPARED))
     if target.suffix.lower() != ".png":
-        raise SNNError(f"-out {target} is not a PNG file; give a name that ends in .png")
+        raise UsageError(f"-out {target} is not a PNG file; give a name that ends in .png")
     make_directory(target.parent, "-out")
     print(figures.write(target, figures.learning_curves(curves, notes), "-out"))
     for folder in runs:
@@ -131,7 +132,7 @@ def _metrics(folder: Path) -> list[dict[str, Any]]:
     path = folder / "metrics.csv"
     if not path.is_file():
         what = "has no metrics.csv" if folder.is_dir() else "is not a directory"
-        raise SNNError(f"{folder} {what}; give run directories, such as logs/T100_b64_adam_lr0.001")
+        raise UsageError(f"{folder} {what}; give run directories, such as logs/T100_b64_adam_lr0.001")
     rows = read_metrics(path)
     if not rows:
         raise SNNError(f"{path} has no finished epoch yet; train on with -resume {folder}")
@@ -149,6 +150,7 @@ def plot_network(folder: Path) -> list[Path]:
     from snn_mnist.runs.environment import cores
     from snn_mnist.visualizing import run_figures as figures
 
+    say(f"testing and drawing {folder}")
     loaded = load_network(str(folder))
     config = loaded.config
     data = load_dataset(config.dataset, os.environ.get("SNN_MNIST_DATA") or config.data_dir)

@@ -27,8 +27,9 @@ from snn_mnist.cli.shared_options import (
     saved_option,
     seed_option,
     tau_option,
+    tell_idle,
 )
-from snn_mnist.errors import SNNError
+from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.runs.atomic_files import make_directory, reason, write_file
 from snn_mnist.runs.config import Config
 from snn_mnist.runs.fields import Options, like, option, optional, path, several, switch
@@ -147,16 +148,17 @@ def run(options: PredictOptions) -> int:
 
     loaded = load_network(options.resume, T=options.T, tau=options.tau, seed=options.seed)
     config = loaded.config
+    tell_idle(options, config)
     loaded.net.spiking.step_mode = "m"
     names = FASHION if config.dataset == "fashion" else DIGITS
     limits = measure_limits(loaded, data_directory(options, config))
-    results, failures = [], 0
+    results, code = [], 0
     for file in files(options.images):
         try:
             picture, prepared = read(file, config.dataset)
             saved = save(prepared, file, options.save) if options.save else None
         except SNNError as error:  # the other pictures still get an answer
-            failures += 1
+            code = max(code, error.exit_code)
             print(f"snn_mnist predict: error: {error}", file=sys.stderr)
             continue
         prediction = classify(loaded.net, prepared.pixels, config.T, config.seed)
@@ -176,7 +178,7 @@ def run(options: PredictOptions) -> int:
             "limits": limits and asdict(limits),
         }  # fmt: skip
         write_json(options.json, settings | {"pictures": results})
-    return 1 if failures else 0
+    return code
 
 
 def measure_limits(loaded: SavedNetwork, data_dir: str) -> Reliability | None:
@@ -212,7 +214,7 @@ def read(file: str, dataset: str) -> tuple[pictures.Picture, pictures.Prepared]:
     from snn_mnist.data import pictures
 
     if os.path.isdir(file):
-        raise SNNError(f"{file} is a directory without PNG, JPEG, GIF, WebP or BMP files; name another one")
+        raise UsageError(f"{file} is a directory without PNG, JPEG, GIF, WebP or BMP files; name another one")
     if file == STDIN:
         picture = pictures.read(io.BytesIO(sys.stdin.buffer.read()), "standard input")
     else:

@@ -1,9 +1,18 @@
-"""The option -json of a verb: all its results as one file, or on standard output."""
+"""Results of a verb: the spread of repeated measurements, and all results as one JSON file or on standard output."""
 
 import json
+import statistics
 from typing import Any
 
 from snn_mnist.runs.atomic_files import write_file
+
+
+def spread(values: list[float]) -> dict[str, Any]:
+    """Mean and standard deviation (n - 1; 0 for a single value), median and range of repeated measurements."""
+    return {
+        "mean": statistics.mean(values), "std": statistics.stdev(values) if len(values) > 1 else 0.0,
+        "median": statistics.median(values), "low": min(values), "high": max(values), "values": values,
+    }  # fmt: skip
 
 
 def write_json(where: str, results: dict[str, Any]) -> None:

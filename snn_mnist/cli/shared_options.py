@@ -1,11 +1,14 @@
 """Settings that several verbs share."""
 
 import os
+import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 from snn_mnist.runs.config import CHECKPOINT, Config
 from snn_mnist.runs.fields import Options, like, option, optional, options_of, path
+from snn_mnist.runs.terminal import fit_terminal
 
 SAVED = "the checkpoint's"
 LAST = "last"
@@ -54,3 +57,14 @@ def data_directory(options: Any, config: Config) -> str:
 
 def json_option() -> Any:
     return option(None, optional(path("FILE")), "Files", "write all results there; - is stdout")
+
+
+def tell(notes: Iterable[str]) -> None:
+    """Each note is a line on stderr."""
+    for note in notes:
+        print(fit_terminal(f"snn_mnist: note: {note}", sys.stderr), file=sys.stderr)
+
+
+def tell_idle(options: Options, config: Config, device: str = "") -> None:
+    """Names the flags that have no effect on a checkpoint with these settings, and on this type of device."""
+    tell(options.without_effect(config.idle(device)))

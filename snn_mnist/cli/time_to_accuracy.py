@@ -17,9 +17,10 @@ from collections.abc import Container
 from typing import IO
 
 from snn_mnist.errors import SNNError
+from snn_mnist.runs.terminal import fit_terminal
 
 LIMIT = 100  # epochs at most, those of the tutorial
-_OURS = re.compile(r"test loss \S+ acc ([\d.]+)%")
+_OURS = re.compile(r"^epoch .* test loss \S+ acc ([\d.]+)%")
 _SPIKINGJELLY = re.compile(r"\btest_acc =\s*([\d.]+)")
 
 
@@ -44,7 +45,7 @@ def in_turns(
         except SNNError as error:
             if name not in optional:
                 raise SNNError(f"{name} can't be measured: {error}") from error
-            print(f"without {name}: {error}", file=sys.stderr)
+            print(fit_terminal(f"without {name}: {error}", sys.stderr), file=sys.stderr)
             del samples[name]
     return samples
 

@@ -30,11 +30,13 @@ from snn_mnist.cli.shared_options import (
     saved_option,
     seed_option,
     tau_option,
+    tell_idle,
 )
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.runs.atomic_files import make_directory, write_file
 from snn_mnist.runs.config import Config
 from snn_mnist.runs.fields import Options, integer, like, option, optional, path, several
+from snn_mnist.runs.terminal import fit
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,8 +74,10 @@ def run(options: TraceOptions) -> int:
         raise UsageError("-index names images and -misclassified finds them; give one of the two")
     loaded = load_network(options.resume, T=options.T, tau=options.tau, seed=options.seed, dataset=options.dataset)
     config = loaded.config
+    tell_idle(options, config)
     data = load_dataset(config.dataset, data_directory(options, config))
-    print(f"{loaded.path} (epoch {loaded.epoch + 1}), {data.name} test images, T {config.T}, seed {config.seed}")
+    about = f"{loaded.path} (epoch {loaded.epoch + 1}), {data.name} test images, T {config.T}, seed {config.seed}"
+    print(fit(about))
     if not loaded.has_settings:
         print(f"the checkpoint does not hold T and tau: using {config.T} and {config.tau:g}")
     several = options.misclassified > 1 or len(options.index) > 1

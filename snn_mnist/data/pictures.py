@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from snn_mnist.errors import SNNError
+from snn_mnist.errors import SNNError, UsageError
 
 SIDE = 28
 BOXES = {"mnist": 20, "fashion": 28, "digits": 28}  # longer side of the object in each data set
@@ -52,8 +52,8 @@ def read(source: str | Path | BinaryIO, name: str = "") -> Picture:
     """A picture from a file; SNNError, which begins with its name, unless it is a PNG, JPEG, GIF, WebP or BMP."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    def refuse(what: str) -> SNNError:
-        return SNNError(f"{name or source} {what}; give a PNG, JPEG, GIF, WebP or BMP file")
+    def refuse(what: str, kind: type[SNNError] = SNNError) -> SNNError:
+        return kind(f"{name or source} {what}; give a PNG, JPEG, GIF, WebP or BMP file")
 
     try:
         with Image.open(source, formats=FORMATS) as image:
@@ -67,7 +67,7 @@ def read(source: str | Path | BinaryIO, name: str = "") -> Picture:
     except UnidentifiedImageError:
         raise refuse("is not a PNG, JPEG, GIF, WebP or BMP picture") from None
     except FileNotFoundError:
-        raise refuse("does not exist") from None
+        raise refuse("does not exist", UsageError) from None
     except (OSError, SyntaxError, ValueError, MemoryError, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         raise refuse(f"can't be read ({reason})") from error

@@ -281,7 +281,7 @@ def as_markdown(report: dict[str, Any]) -> str:
         f"Accuracy on the {report['images']:,} test images of {report['dataset']}, all on the same spikes "
         f"(seed {report['seed']}); the float network: {report['float_accuracy']:.2%}.",
         "",
-        "| bits | accuracy | prediction as float | accumulator bits (used) | input sum bits | weights, bytes |",
+        "| bits | accuracy | as float | accumulator (used) | input sum | weights, bytes |",
         "|---|---|---|---|---|---|",
     ]
     for row in report["accuracy_against_bits"]:

@@ -164,7 +164,7 @@ def read(path: Path) -> Any:
         return SNNError(f"{path} {what}; name a NIR file")
 
     if not path.is_file():
-        raise SNNError(f"there is no file {path}; name a NIR file")
+        raise UsageError(f"there is no file {path}; name a NIR file")
     if path.stat().st_size > MAX_BYTES:
         raise refuse(f"has {path.stat().st_size} bytes, too many for this network")
     try:

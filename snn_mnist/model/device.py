@@ -16,7 +16,7 @@ from snn_mnist.kernels.cuda import available as cuda
 from snn_mnist.model import start_check
 from snn_mnist.model.engine import Engine, make_engine
 from snn_mnist.model.network import SNN
-from snn_mnist.runs import environment
+from snn_mnist.runs import environment, terminal
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def choose_runtime(device_name: str, backend: str, threads: int, step_mode: str 
     if device.type == "cpu":  # the torch backend encodes by numba too
         from snn_mnist.kernels.cpu import jit
 
-        jit.announce_to_stderr()
+        terminal.show_log()
         threads = jit.set_threads(threads)
         if device_name == "auto" and environment.has_nvidia_driver() and (error := cuda.device_error()):
             reason = f"{reason}; no GPU is used: {error}"
@@ -101,6 +101,7 @@ def why_refused(name: str, device: str | torch.device) -> str | None:
     """`why_unavailable`, and for the CUDA kernels also what their start-up check on this device finds."""
     reason = why_unavailable(name, device)
     if reason is None and BACKENDS[name].start_check:
+        terminal.say("checking the CUDA kernels, which are compiled once")
         return start_check.find_error(BACKENDS[name].fused_pass(), torch.device(device))
     return reason
 

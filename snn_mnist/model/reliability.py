@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import torch
 
 from snn_mnist.data.datasets import Split
-from snn_mnist.kernels.cpu import jit
 from snn_mnist.model.device import choose_backend
 from snn_mnist.model.engine import make_engine
 from snn_mnist.model.network import SNN
 from snn_mnist.model.poisson import SpikeKey, Stream
 from snn_mnist.model.scoring import Score, score
+from snn_mnist.runs import terminal
 
 MARGIN_SHARE, RATE_SHARE = 0.10, 0.01  # of the images read right that lie below the limits, at most
 ROUNDING = 1e-6  # rates are multiples of 1 / T
@@ -45,7 +45,7 @@ class Reliability:
 
 def measure(net: SNN, test: Split, steps: int, seed: int) -> Reliability | None:
     """The limits of a network on the CPU, from one encoding of a test split; None if it reads no image right."""
-    jit.announce_to_stderr()  # the first time the kernels are compiled
+    terminal.show_log()  # the first time the kernels are compiled
     mode, net.spiking.step_mode = net.spiking.step_mode, "m"
     engine = make_engine(choose_backend("auto", torch.device("cpu"))[0], net, test.images)
     key = SpikeKey(seed, Stream.EVAL, 0)

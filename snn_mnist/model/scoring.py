@@ -62,15 +62,18 @@ def score(
     key: SpikeKey,
     batch: int = 10_000,
     before_each: Callable[[], None] = lambda: None,
+    after_each: Callable[[int], None] = lambda images: None,
 ) -> Score:
     """Runs the images `index` [N] with their labels [N] through the engine, `batch` at a time.
 
-    `before_each` is called before each batch, and may raise an exception to stop.
+    `before_each` is called before each batch, and may raise an exception to stop; `after_each` gets the size of each
+    batch that is done.
     """
     parts = []
     for part in index.split(batch):
         before_each()
         parts.append(engine.firing_counts(part, readout_steps, key))
+        after_each(len(part))
     counts, inputs = (torch.cat([part[i] for part in parts]).cpu() for i in (0, 1))
     return Score(readout_steps, counts, inputs, labels.cpu())
 
@@ -82,6 +85,7 @@ def score_split(
     readout_steps: list[int],
     keys: Iterable[SpikeKey],
     batch: int | None = None,
+    after_each: Callable[[int], None] = lambda images: None,
 ) -> tuple[list[Score], float]:
     """The scores of a network on a whole split, one for each key, and the seconds they took without compilation."""
     net.to(runtime.device).spiking.step_mode = "m"
@@ -89,5 +93,6 @@ def score_split(
     index = torch.arange(len(split))
     engine.firing_counts(index[:1], readout_steps, SpikeKey(0, 0, 0))  # compiles
     started = time.perf_counter()
-    scores = [score(engine, index, split.labels, readout_steps, key, batch or runtime.test_batch) for key in keys]
+    size = batch or runtime.test_batch
+    scores = [score(engine, index, split.labels, readout_steps, key, size, after_each=after_each) for key in keys]
     return scores, time.perf_counter() - started

@@ -23,6 +23,7 @@ from snn_mnist.runs.words import show
 
 DATASETS = ("mnist", "fashion", "digits")
 CHECKPOINT = "a checkpoint file or a run directory; last is the newest run of -out-dir"
+DIGITS_INCLUDED = "the digits are part of the program"
 MAX_SEED = 2**32 - 1
 MAX_T = 1_000_000
 
@@ -257,14 +258,23 @@ class Config(Threads, Options):
         return {name for name, idle in (("tau", self.neuron != "lif"), ("momentum", self.opt != "sgd")) if idle}
 
     def notes(self) -> list[str]:
-        if self.resume or self.config:  # the settings of a file are complete, and may have the other neuron
-            return super().notes()
-        unused = [("tau", self.neuron != "lif", "lif"), ("momentum", self.opt != "sgd", "sgd")]
-        return super().notes() + [
-            f"-{name} {getattr(self, name)} is not used: it belongs to {whose}"
-            for name, idle, whose in unused
-            if idle and name in self.given
-        ]
+        idle = {} if self.resume else self.idle()  # those of a resumed run are known once its checkpoint is read
+        if not self.resume:
+            idle["force"] = "it is for -resume"
+        return super().notes() + self.without_effect(idle)
+
+    def idle(self, device: str = "") -> dict[str, str]:
+        """Settings that change nothing beside the others, each with the reason; device: 'cuda' once one is chosen."""
+        return {
+            name: reason
+            for name, reason, applies in (
+                ("tau", "IF neurons have no leak", self.neuron == "if"),
+                ("momentum", "it is for -opt sgd", self.opt != "sgd"),
+                ("data_dir", DIGITS_INCLUDED, self.dataset == "digits"),
+                ("j", "a GPU computes", device == "cuda"),
+            )
+            if applies
+        }
 
     # ------------------------------------------------------------------------ files and resume
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from snn_mnist.errors import SNNError
+from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.runs.atomic_files import reason
 
 LATEST, BEST = "checkpoint_latest.pth", "checkpoint_max.pth"
@@ -40,14 +40,14 @@ def find(path: str | os.PathLike[str]) -> Path:
         if path.is_dir():
             path = path / LATEST
             if not path.exists():
-                raise SNNError(f"no {LATEST} in {path}; {remedy}")
+                raise UsageError(f"no {LATEST} in {path.parent}; {remedy}")
         if path.is_file():
             return path
         if path.exists():
-            raise SNNError(f"{path} is not a regular file; {remedy}")
+            raise UsageError(f"{path} is not a regular file; {remedy}")
     except OSError as error:
         raise SNNError(f"{path} can't be read ({reason(error)}); {remedy}") from error
-    raise SNNError(f"there is no checkpoint {path}; {remedy}")
+    raise UsageError(f"there is no checkpoint {path}; {remedy}")
 
 
 def run_directories(folder: Path, levels: int = 2) -> Iterator[Path]:

@@ -208,6 +208,8 @@ class Options:
     debug: bool = option(False, switch(), "Other", "show the traceback of an error", saved=False)
     given: frozenset[str] = dataclasses.field(default=frozenset(), compare=False, repr=False)
     """Names of the settings the user gave, by flag or file; the others have their defaults."""
+    flags: frozenset[str] = dataclasses.field(default=frozenset(), compare=False, repr=False)
+    """Those of them that were given as flags."""
 
     def __post_init__(self) -> None:
         for each in options_of(type(self)):
@@ -247,3 +249,12 @@ class Options:
     def notes(self) -> list[str]:
         """What the user should know of these settings, one line each."""
         return []
+
+    def without_effect(self, reasons: Mapping[str, str]) -> list[str]:
+        """'-tau 3.0 has no effect: …' for each of these settings that is given as a flag and has a reason."""
+        found = []
+        for each in options_of(type(self)):
+            if each.name in self.flags and (reason := reasons.get(each.name)):
+                value = f" {show(getattr(self, each.name))}" if each.kind.metavar else ""
+                found.append(f"-{each.flag}{value} has no effect: {reason}")
+        return found

@@ -82,13 +82,13 @@ def train_run(
             while position.epoch < config.epochs:
                 train_epoch(learner, position, files, progress, tuner, interruption)
                 interruption.check()
-                row, skipped = finish_epoch(learner, evaluator, position, files, interruption)
+                row, skipped = finish_epoch(learner, evaluator, position, files, progress, interruption)
                 progress.line(messages.epoch(row, config.epochs, skipped, tuner.announcement()))
                 if watch:
                     watch(row)
         except Interrupted:
             files.save(LATEST, snapshot(learner, position))
-            print(messages.interrupted(position, data.steps, files.folder, bool(conversion)), flush=True)
+            progress.line(messages.interrupted(position, data.steps, files.folder, bool(conversion)))
             return row, files.folder
     images, stopped = len(data.dataset.train), interruption.requested
     print(messages.summary(config, row, position, images, files.folder, stopped, bool(conversion)))
@@ -119,12 +119,12 @@ def train_epoch(
             break
     require_finite(learner, position, files, progress)  # reads from the device, which waits for its last step
     position.seconds = time.perf_counter() - started
-    progress.stop()
 
 
 def finish_epoch(
-    learner: Learner, evaluator: Evaluator, position: Position, files: RunFiles, interruption: Interruption
-) -> tuple[dict[str, Any], int]:
+    learner: Learner, evaluator: Evaluator, position: Position, files: RunFiles, progress: Progress,
+    interruption: Interruption,
+) -> tuple[dict[str, Any], int]:  # fmt: skip
     """Tests, records and saves, in the order that a death at any moment leaves consistent.
 
     Returns the epoch's row of metrics and its skipped steps.
@@ -140,6 +140,7 @@ def finish_epoch(
     }  # fmt: skip
     evaluation, improved = None, False
     if (epoch + 1) % config.eval_every == 0 or last:
+        progress.says("testing")
         evaluation = evaluator.test(learner, epoch, interruption.check)
         row |= evaluation.row()
         row["seconds"] += evaluation.seconds
@@ -148,6 +149,8 @@ def finish_epoch(
         row["max_test_acc"] = position.max_test_acc
     files.record(row)
     if evaluation:
+        if last and config.figures:
+            progress.says("drawing the figures")
         files.draw(evaluation, row, last)
     skipped = learner.take_skipped()
     position.epoch, position.step, position.seconds = epoch + 1, 0, 0.0
@@ -159,5 +162,5 @@ def finish_epoch(
 
 def require_finite(learner: Learner, position: Position, files: RunFiles, progress: Progress) -> None:
     if not learner.is_finite():
-        progress.stop()
+        progress.clear()
         raise Diverged(messages.not_finite(position, learner.config.lr, files.latest))

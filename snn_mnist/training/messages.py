@@ -8,6 +8,7 @@ from typing import Any
 
 from snn_mnist.model.device import Runtime
 from snn_mnist.runs.config import Config
+from snn_mnist.runs.terminal import WIDTH, fit
 from snn_mnist.training.data import TrainingData
 from snn_mnist.training.snapshot import Position
 
@@ -16,17 +17,19 @@ AMP_ON_THE_CPU = "amp on the CPU: bfloat16 without loss scaling, which its range
 
 def nothing_to_do(config: Config, epochs: int) -> str:
     return (
-        f"nothing to do: {config.resume} has finished its {epochs} epochs; "
+        f"nothing to do: {config.resume} has finished its {epochs} epochs;\n"
         f"to continue, give a larger -epochs, e.g. -epochs {2 * epochs}"
     )
 
 
 def begins(config: Config, runtime: Runtime, data: TrainingData, folder: Path, resumed: Position | None) -> str:
     """The lines before the first epoch; `resumed` is the position that a resumed run goes on from."""
-    lines = [
-        str(runtime),
-        f"{config.dataset}: {data.steps * config.b} images an epoch, run directory {folder}",
-    ]
+    images = f"{config.dataset}: {data.steps * config.b:,} images an epoch"
+    lines = [fit(str(runtime)), images, f"run directory {folder}"]
+    idle = config.idle(runtime.device.type)
+    if not config.resume:  # the others were named when the program started
+        idle = {"j": idle["j"]} if "j" in idle else {}
+    lines += [fit(f"note: {note}") for note in config.without_effect(idle)]
     if resumed:
         done = f" after {resumed.step} of {data.steps} steps" if resumed.step else ""
         lines.append(f"resuming in epoch {resumed.epoch + 1} of {config.epochs}{done}")
@@ -34,20 +37,23 @@ def begins(config: Config, runtime: Runtime, data: TrainingData, folder: Path, r
 
 
 def epoch(row: dict[str, Any], epochs: int, skipped: int, threads: str) -> str:
-    """The line of a finished epoch."""
+    """The line of a finished epoch, and below it what is remarkable. With -val the test loss has no room."""
+    test = f"test {row['test_acc']:.2%}" if "test_acc" in row else ""
+    if test and "val_acc" not in row:
+        test = f"test loss {row['test_loss']:.4f} acc {row['test_acc']:.2%}"
+    digits = 2 if row["seconds"] < 10 else 1 if row["seconds"] < 100 else 0
     parts = [
         f"epoch {row['epoch'] + 1}/{epochs}",
         f"train loss {row['train_loss']:.4f} acc {row['train_acc']:.2%}",
-        f"test loss {row['test_loss']:.4f} acc {row['test_acc']:.2%} max {row['max_test_acc']:.2%}"
-        if "test_acc" in row
-        else "",
-        f"held-out acc {row['val_acc']:.2%}" if "val_acc" in row else "",
-        f"{row['train_images_per_s']:,.0f} images/s",
-        f"{row['seconds']:.2f} s",
-        f"steps skipped for gradients that are not finite: {skipped}" if skipped else "",
-        threads,
+        f"val {row['val_acc']:.2%}" if "val_acc" in row else "",
+        test,
+        f"{row['seconds']:.{digits}f} s",
     ]
-    return "  ".join(part for part in parts if part)
+    line = "  ".join(part for part in parts if part)
+    if len(line) > WIDTH:
+        line = line.rpartition("  ")[0]
+    remarks = [f"steps skipped for gradients that are not finite: {skipped}" if skipped else "", threads]
+    return "\n  ".join([line, *filter(None, remarks)])
 
 
 def not_finite(position: Position, lr: float, latest: Path) -> str:
@@ -60,7 +66,7 @@ def not_finite(position: Position, lr: float, latest: Path) -> str:
 
 def interrupted(position: Position, steps: int, folder: Path, converts: bool = False) -> str:
     return (
-        f"interrupted in epoch {position.epoch + 1} after {position.step} of {steps} steps, saved; "
+        f"interrupted in epoch {position.epoch + 1} after {position.step} of {steps} steps, saved\n"
         f"resume with: python -m snn_mnist {'convert' if converts else 'train'} -resume {shlex.quote(str(folder))}"
     )
 
@@ -72,17 +78,15 @@ def summary(
     """The lines after the last epoch."""
     best = position.best
     last = f"test accuracy {row['test_acc']:.2%}" if config.test else f"held-out accuracy {row['val_acc']:.2%}"
-    lines = [f"last epoch: {last}"]
+    lines = [f"last epoch: {last}, trained at {row['train_images_per_s']:,.0f} images/s"]
     if config.val:
-        lines.append(
-            f"best epoch on {config.val} held-out training images: {best.epoch + 1} (held-out {best.score:.2%})"
-            f"{f', test accuracy {best.test_acc:.2%}' if config.test else ''}"
-        )
-    else:
-        lines.append(
-            f"highest: {position.max_test_acc:.2%}, but that maximum was chosen on the test images themselves; "
-            f"report the last epoch, or choose on held-out training images with -val {training_images // 12}"
-        )
+        test = f", test accuracy {best.test_acc:.2%}" if config.test else ""
+        lines.append(f"best epoch on {config.val} held-out images: {best.epoch + 1} (held-out {best.score:.2%}{test})")
+    elif position.max_test_acc > row["test_acc"]:
+        lines += [
+            f"highest of all tests: {position.max_test_acc:.2%}, which is optimistic: the test images chose it;",
+            f"report the last epoch, or let held-out training images choose: -val {training_images // 12}",
+        ]
     if not converts:
         lines.append(f"test it again: python -m snn_mnist eval -resume {shlex.quote(str(folder))}")
     if interrupted:

@@ -2,56 +2,55 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
-from typing import Any
+
+from snn_mnist.runs.terminal import StatusLine, duration, fit_terminal, speed
 
 
-class Progress:
-    """A tqdm bar on a terminal; elsewhere one line an epoch. Speed and remaining time come from the bar."""
+class Progress(StatusLine):
+    """On a terminal a bar for the epoch, with loss, accuracy, images/s and the time that the run still takes; elsewhere
+    one line an epoch."""
 
     def __init__(self, epochs: int, interactive: bool | None = None) -> None:
-        from tqdm import tqdm
-
-        self.epochs, self.tqdm = epochs, tqdm
-        self.bar: Any = None
-        self.interactive = sys.stderr.isatty() if interactive is None else interactive
+        super().__init__(interactive)
+        self.epochs = epochs
+        self.trained = 0  # images in this process
+        self.began = time.perf_counter()
 
     def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
+        self.clear()
 
     def start(self, epoch: int, images: int, done: int) -> None:
-        size = shutil.get_terminal_size((100, 24))  # also for terminals that say 0 x 0
-        self.bar = self.tqdm(
-            total=images, initial=done, unit=" images", unit_scale=True, leave=False, disable=not self.interactive,
-            desc=f"epoch {epoch + 1}/{self.epochs}", ncols=min(size.columns, 120), nrows=size.lines,
-            ascii=not _unicode(),
-        )  # fmt: skip
-        self._shown = time.perf_counter()
-
-    def due(self) -> bool:
-        """Whether the figures behind the bar are old enough to compute them anew."""
-        return self.interactive and time.perf_counter() - self._shown > 0.25
-
-    def figures(self, loss: float, accuracy: float) -> None:
-        self._shown = time.perf_counter()
-        self.bar.set_postfix_str(f"loss {loss:.4f} acc {accuracy:.2%}", refresh=False)
+        """An epoch of so many images begins, `done` of them by an earlier process."""
+        self.title = f"epoch {epoch + 1}/{self.epochs}"
+        self.epoch, self.images, self.done, self.before = epoch, images, done, done
+        self.epoch_began = time.perf_counter()
+        if not self.trained:
+            self.began = self.epoch_began
 
     def step(self, images: int) -> None:
-        self.bar.update(images)
+        self.done += images
+        self.trained += images
 
-    def stop(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-            self.bar = None
+    def figures(self, loss: float, accuracy: float) -> None:
+        """Draws the bar."""
+        now = time.perf_counter()
+        still = (self.epochs - self.epoch) * self.images - self.done  # images, in this epoch and all later ones
+        parts = (
+            f"loss {loss:.4f}", f"acc {accuracy:.2%}",
+            speed((self.done - self.before) / (now - self.epoch_began)),
+            f"{duration((now - self.began) / self.trained * still)} left",
+        )  # fmt: skip
+        self.meter(self.title, self.done / self.images, parts, losing=(0, 2, 1, 3))
+
+    def says(self, what: str) -> None:
+        """What is done between the epochs."""
+        self.show(f"{self.title}  {what} ...")
 
     def line(self, text: str) -> None:
-        print(text, flush=True)
-
-
-def _unicode() -> bool:
-    return (getattr(sys.stderr, "encoding", "") or "").lower().replace("-", "").startswith("utf")
+        self.clear()
+        print(fit_terminal(text, sys.stdout), flush=True)

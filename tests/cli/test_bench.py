@@ -13,6 +13,7 @@ from snn_mnist.cli.bench import BenchOptions
 from snn_mnist.cli.main import main
 from snn_mnist.cli.measuring import Stopwatch
 from snn_mnist.cli.peers import LOOPS
+from snn_mnist.cli.results import spread
 from snn_mnist.errors import SNNError
 from snn_mnist.runs.config import Config
 
@@ -29,12 +30,14 @@ def test_two_backends_in_one_run(tmp_path, capsys):
         for speed in (row["train"], row["test"]):
             assert len(speed["values"]) == 2 and 0 < speed["low"] <= speed["median"] <= speed["high"]
         assert row["peak_bytes"] > 2**20 and row["ready_seconds"] > 0 and row["capture_seconds"] == 0
-    out = capsys.readouterr().out
-    table = [line.split() for line in out.splitlines() if line.startswith(("numba ", "torch "))]
+    lines = [line.split() for line in (out := capsys.readouterr().out).splitlines()]
+    table = [words for words in lines if words[:1] in (["numba"], ["torch"]) and words[1:2] == ["train"]]
     for words, row in zip(table, results, strict=True):
-        assert words[:4] == [row["backend"], str(row["T"]), "64", f"{row['train']['median']:,.0f}"]
+        assert words[:3] == [row["backend"], "train", f"{row['train']['median']:,.0f}"]
     for two in (table[:2], table[2:]):  # speed-ups are those over the slower
         assert "1.0x" in [words[-1] for words in two]
+    assert [words[:4] for words in lines if words[:1] == ["T"]] == [["T", n, "batch", "64"] for n in ("2,", "3,")]
+    assert max(map(len, out.splitlines())) <= 80
 
 
 def test_what_is_not_here_is_told(capsys):
@@ -43,10 +46,10 @@ def test_what_is_not_here_is_told(capsys):
         ("spikingjelly-fused", "its fused neurons are"),
         ("snntorch", "its loop is measured on mnist"),
     ):
-        assert main(["bench", "-backend", name, "-dataset", "digits", "-device", "cpu"]) == 1
+        assert main(["bench", "-backend", name, "-dataset", "digits", "-device", "cpu"]) == 2
         err = capsys.readouterr().err
         assert err.count("\n") == 1 and f"{name} can't be measured: {why}" in err
-    assert main(["bench", "-backend", "cupy", "-device", "cpu", "-dataset", "digits"]) == 1
+    assert main(["bench", "-backend", "cupy", "-device", "cpu", "-dataset", "digits"]) == 2
     assert "cupy can't be measured: cupy's kernels run on a CUDA device" in capsys.readouterr().err
 
 
@@ -126,7 +129,7 @@ def test_seconds_to_an_accuracy_are_those_of_a_whole_process(tmp_path, monkeypat
 
 
 def test_lines_of_both_programs_are_read():
-    ours = "epoch 3/100  train loss 0.0171 acc 91.20%  test loss 0.0160 acc 92.51% max 92.60%  9,000 images/s  6.10 s"
+    ours = "epoch 3/100  train loss 0.0171 acc 91.20%  test loss 0.0160 acc 92.51%  6.10 s"
     theirs = "epoch =2, train_acc = 0.9120, test_loss = 0.0160, test_acc = 0.9251, max_test_acc = 0.9260"
     assert time_to_accuracy.accuracy_in(ours) == time_to_accuracy.accuracy_in(theirs) == 0.9251
     assert time_to_accuracy.accuracy_in("train speed = 900.0 images/s, test speed = 1900.0 images/s") is None
@@ -150,22 +153,29 @@ def test_a_peer_without_a_program_has_no_seconds_to_an_accuracy():
     assert "has no program for this task" in str(bench._why_not("norse", torch.device("cpu"), options))
 
 
-def test_a_line_of_the_table_by_hand():
-    """50,000 images/s are 20 us per image, and 2.5 times the 20,000 of the slowest; 300 MB."""
+def test_the_lines_of_the_table_by_hand():
+    """Training is 2.5 times the 20,000 of the slowest, testing 1.5 times 80,000; 300 MB."""
     row = {
-        "backend": "numba", "T": 100, "b": 64, "peak_bytes": 300 * 2**20,
-        "train": bench._spread([50_000, 40_000, 70_000, 60_000, 45_000]), "test": bench._spread([123_456.7]),
+        "backend": "spikingjelly-fused", "T": 100, "b": 64, "peak_bytes": 300 * 2**20,
+        "train": spread([50_000, 40_000, 70_000, 60_000, 45_000]), "test": spread([119_999.7]),
     }  # fmt: skip
-    line = bench._line(row, 20_000.0)
-    assert line.split() == [
-        "numba", "100", "64", "50,000", "[40,000,", "70,000]", "20.0", "123,457", "300", "MB", "2.5x",
-    ]  # fmt: skip
-    head = bench._HEAD
-    ends = [(head.index(what) + len(what), line.index(cell) + len(cell)) for what, cell in (
-        ("training images/s", "70,000]"), ("us/image", "20.0"), ("testing images/s", "123,457"), ("memory", "MB"),
-        ("speed-up", "2.5x"),
-    )]  # fmt: skip
-    assert all(a == b for a, b in ends)  # each number ends under its name
+    train, test = bench._lines(row, {"train": 20_000.0, "test": 80_000.0}).split("\n")
+    assert train.split() == ["spikingjelly-fused", "train", "50,000", "40,000", "70,000", "300", "MB", "2.5x"]
+    assert test.split() == ["test", "120,000", "1.5x"]
+    head = f"{'':24}{bench._HEAD}"
+    assert len(head) == len(train) == len(test) <= 80
+    cells = {"images/s": "50,000", "lowest": "40,000", "highest": "70,000", "memory": "MB", "speed-up": "2.5x"}
+    for what, cell in cells.items():
+        assert head.index(what) + len(what) == train.index(cell) + len(cell)  # each number ends under its name
+
+
+def test_the_spread_of_repeated_measurements():
+    """By hand: the mean of 1, 2, 6 is 3, its deviation with n - 1 is sqrt((4 + 1 + 9) / 2), the median 2."""
+    found = spread([2.0, 6.0, 1.0])
+    assert found == {
+        "mean": 3.0, "std": pytest.approx(7**0.5), "median": 2.0, "low": 1.0, "high": 6.0, "values": [2.0, 6.0, 1.0],
+    }  # fmt: skip
+    assert spread([5.0])["std"] == 0.0
 
 
 class Ticks:

@@ -16,7 +16,7 @@ from snn_mnist import __version__
 from snn_mnist.cli.bench import BenchOptions
 from snn_mnist.cli.evaluate import EvalOptions
 from snn_mnist.cli.import_nir import ImportOptions
-from snn_mnist.cli.main import main
+from snn_mnist.cli.main import main, wants_traceback
 from snn_mnist.cli.parser import VerbParser, command_line, read_command, read_options
 from snn_mnist.cli.plot import PlotOptions
 from snn_mnist.cli.predict import PredictOptions
@@ -28,6 +28,8 @@ from snn_mnist.runs.environment import cores
 from snn_mnist.runs.fields import Options, integer, option, options_of
 from snn_mnist.runs.recipes import recipe_names
 from tests.conftest import ROOT, Program
+from tests.support.export_net import saved
+from tests.support.runs import train_run
 
 
 def parse(record: type[Options], tokens: list[str]) -> dict[str, Any]:
@@ -181,7 +183,7 @@ def test_flags_win_over_the_file(tmp_path: Path):
     with pytest.raises(UsageError, match=r"c\.yaml: T 0 is not allowed"):
         read_options(Config, ["-config", str(file)])
     assert read_options(Config, ["-config", "best"]).tau == 1.3
-    with pytest.raises(UsageError, match=r"bets: no such file or directory; name a .* or a recipe: best, digits"):
+    with pytest.raises(UsageError, match=r"bets: no such file or directory; did you mean best\? name a .*: best,"):
         read_options(Config, ["-config", "bets"])
     file.write_text("batch_size: 3\n")
     with pytest.raises(UsageError, match=r"c\.yaml: unknown setting batch_size; did you mean b\?"):
@@ -456,3 +458,85 @@ def test_help_takes_no_value(capsys):
 )
 def test_the_right_neighbour_of_a_loose_word_is_named(capsys, tokens, word):
     assert main(["train", *tokens]) == 2 and word in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("tokens", "wanted"),
+    [
+        (["-debug"], True),
+        (["--debug=on"], True),
+        (["-debug=True", "-T", "5"], True),
+        (["-no-debug=off"], True),
+        (["-debug=off"], False),
+        (["-debug", "-no-debug"], False),
+        (["-T", "debug"], False),
+    ],
+)
+def test_debug_in_every_spelling(fake: type[Handler], tokens: list[str], wanted: bool):
+    assert wants_traceback(tokens) == wanted
+    fake.outcome = ZeroDivisionError("x")
+    if "-T" not in tokens and wanted:
+        with pytest.raises(ZeroDivisionError):
+            main(["fake", *tokens])
+
+
+@pytest.mark.parametrize(
+    ("tokens", "notes"),
+    [
+        (["train", "-neuron", "if", "-tau", "3"], ["-tau 3.0 has no effect: IF neurons have no leak"]),
+        (["train", "-tau", "3"], []),
+        (["train", "-momentum", "0.5"], ["-momentum 0.5 has no effect: it is for -opt sgd"]),
+        (["train", "-momentum", "0.5", "-opt", "sgd"], []),
+        (["train", "-force"], ["-force has no effect: it is for -resume"]),
+        (["train", "-dataset", "digits", "-data-dir", "x"], ["-data-dir x has no effect: the digits are part of the"]),
+        (["train", "-config", "best", "-neuron", "if"], []),  # tau is the file's, not a flag
+        (["train", "-config", "best", "-neuron", "if", "-tau", "3"], ["-tau 3.0 has no effect: IF"]),
+        (["bench", "-accuracy", "0.9", "-seconds", "3"], ["-seconds 3.0 has no effect: -accuracy measures whole runs"]),
+        (["bench", "-seconds", "3"], []),
+        (["bench", "-dataset", "digits", "-data-dir", "x"], ["-data-dir x has no effect: the digits are part of the"]),
+        (["export", "-resume", "r", "-bits", "4"], ["-bits 4 has no effect: it is for -format hardware"]),
+        (["export", "-resume", "r", "-bits", "4", "-format", "hardware"], []),
+        (["export", "-resume", "r", "-no-report"], ["-report has no effect: it is for -format hardware"]),
+        (["export", "-resume", "r", "-dt", "1", "-format", "html"], ["-dt 1.0 has no effect: it is for -format nir"]),
+        (["export", "-resume", "r", "-verify-images", "4"], ["-verify-images 4 has no effect: it is for -verify"]),
+        (["export", "-resume", "r", "-verify-images", "4", "-verify"], []),
+        (["export", "-resume", "r", "-seed", "4", "-format", "html"], []),
+    ],
+)
+def test_flags_without_effect_are_named(tokens: list[str], notes: list[str]):
+    found = read_command(tokens)[1].notes()
+    assert len(found) == len(notes) and all(map(str.startswith, found, notes))
+
+
+def test_flags_without_effect_on_a_checkpoint_are_named(tmp_path: Path, capsys: pytest.CaptureFixture):
+    resume = str(saved(tmp_path, neuron="if", T=2).path)
+    note = "snn_mnist: note: -tau 3.0 has no effect: IF neurons have no leak\n"
+    for verb, more in (("eval", ["-repeats", "1"]), ("trace", []), ("export", ["-format", "html"])):
+        assert main([verb, "-resume", resume, "-tau", "3", *more]) == 0
+        assert [line for line in capsys.readouterr().err.splitlines(True) if "compiling" not in line] == [note]
+    folder = train_run(tmp_path / "runs", epochs=1, T=2, limit_batches=1, neuron="if")
+    tokens = ["train", "-resume", str(folder), "-epochs", "2", "-tau", "3", "-momentum", "0.5"]
+    assert main(tokens) == 0
+    out, err = capsys.readouterr()
+    assert "\nnote: -tau 3.0 has no effect: IF neurons have no leak\n" in out and "note: -momentum 0.5" in out
+    assert "has no effect" not in err
+
+
+def test_what_is_named_but_not_there_is_wrong_usage_in_every_verb(tmp_path: Path, capsys: pytest.CaptureFixture):
+    """2: what the command line names is not there. 1: it is there, and damaged."""
+    damaged = tmp_path / "damaged.pth"
+    damaged.write_bytes(b"PK")
+    run = tmp_path / "run"
+    run.mkdir()
+    checkpoint = str(saved(tmp_path, T=2).path)
+    for verb in ("train", "eval", "trace", "export"):
+        for missing in (tmp_path / "none", run):
+            assert main([verb, "-resume", str(missing)]) == 2
+        assert main([verb, "-resume", str(damaged)]) == 1
+    assert main(["predict", "none.png", "-resume", checkpoint]) == 2
+    assert main(["predict", str(damaged), "-resume", checkpoint]) == 1
+    assert main(["plot", str(tmp_path / "none")]) == main(["plot", str(run)]) == main(["import", "none.nir"]) == 2
+    assert main(["import", str(damaged)]) == 1
+    assert main(["train", "-config", "none.yaml"]) == 2
+    assert main(["bench", "-backend", "norse", "-dataset", "digits"]) == 2
+    capsys.readouterr()

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from snn_mnist.cli.evaluate import EvalOptions, describe, run, summarise
-from snn_mnist.data.datasets import DIGITS, Dataset, Split
+from snn_mnist.cli.results import spread
+from snn_mnist.data.datasets import DIGITS, FASHION, Dataset, Split
 from snn_mnist.model import scoring
 from snn_mnist.model.scoring import Score
 from tests.support.export_net import saved
@@ -36,7 +37,8 @@ def result():
 
 def test_accuracy_is_the_mean_and_the_sample_deviation(result):
     """1, 3/4, 1/2: mean 3/4, deviation with n - 1: sqrt((1/16 + 0 + 1/16) / 2) = 1/4."""
-    assert result["accuracy"] == {"mean": pytest.approx(0.75), "std": pytest.approx(0.25)}
+    assert (result["accuracy"]["mean"], result["accuracy"]["std"]) == (pytest.approx(0.75), pytest.approx(0.25))
+    assert result["accuracy"]["values"] == [1.0, 0.75, 0.5]
 
 
 def test_standard_error_of_a_finite_test_set(result):
@@ -47,7 +49,8 @@ def test_standard_error_of_a_finite_test_set(result):
 def test_loss(result):
     """Right: 0.6² + 0.2² = 0.40; wrong: 1² + 0.4² + 0.2² = 1.20; over 10 classes and 4 images."""
     losses = torch.tensor([4 * 0.40, 3 * 0.40 + 1.20, 2 * 0.40 + 2 * 1.20], dtype=torch.float64) / 40
-    assert result["loss"] == {"mean": pytest.approx(losses.mean().item()), "std": pytest.approx(losses.std().item())}
+    assert result["loss"]["mean"] == pytest.approx(losses.mean().item())
+    assert result["loss"]["std"] == pytest.approx(losses.std().item())
 
 
 def test_confusion_and_class_accuracy_go_by_the_label(result):
@@ -60,7 +63,7 @@ def test_confusion_and_class_accuracy_go_by_the_label(result):
 
 def test_accuracy_against_T(result):
     """At step 5 nothing has fired, so class 0 is predicted, which is right for one image of four."""
-    assert result["accuracy_against_T"]["5"] == {"mean": 0.25, "std": 0.0}
+    assert result["accuracy_against_T"]["5"] == spread([0.25] * 3)
     assert result["accuracy_against_T"]["10"] == result["accuracy"]
 
 
@@ -73,13 +76,13 @@ def test_spikes_and_operations(result):
 
 def test_the_report_shows_percent_where_it_says_percent(result):
     text = describe(result, "backend numba")
-    assert "accuracy  75.00% ± 25.00 % (mean ± std of 3 encodings); ± 21.65 % standard error" in text
+    assert "accuracy  75.00% ± 25.00 % (mean ± std of 3 encodings)\n          ± 21.65 % standard error" in text
     assert "(epoch 5)" in text and "on 4 test images" in text
 
 
 def test_one_encoding_has_no_deviation():
     data = Dataset("digits", Split(torch.zeros(1, 784), torch.zeros(1)), Split(torch.zeros(4, 784), LABELS), DIGITS)
-    assert summarise([encoding(3, 3, 7, 0)], data)["accuracy"] == {"mean": 1.0, "std": 0.0}
+    assert summarise([encoding(3, 3, 7, 0)], data)["accuracy"] == spread([1.0])
 
 
 def test_the_table_of_classes_has_labels_in_rows(result):
@@ -95,7 +98,7 @@ def test_the_table_of_classes_has_labels_in_rows(result):
 def test_the_numbers_of_work_are_printed(result):
     text = " ".join(describe(result, "").split())
     assert "spikes per neuron and image 0.60 in 10 steps input spikes per image 25 " in text
-    assert "synaptic operations 250 additions per image (a dense layer: 7,840 multiply-accumulates)" in text
+    assert "synaptic operations 250 additions per image (7,840 multiply-accumulates in a dense layer)" in text
     assert "accuracy against T 5: 25.00% 10: 75.00%" in text
 
 
@@ -138,3 +141,19 @@ def test_speed_counts_every_encoding(tmp_path, monkeypatch, capsys):
     assert run(options) == 0
     assert json.loads(file.read_text())["images_per_s"] == 540
     assert re.search(r"^540 images/s$", capsys.readouterr().out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("repeats", [1, 10, 1000])
+def test_the_report_fits_a_terminal_at_its_widest(result, repeats):
+    """Fashion-MNIST has the longest names. With 1,000 encodings of 1,000 images a class, sums have seven digits."""
+    confusion = [[1000 * repeats if label == guess else 0 for guess in range(10)] for label in range(10)]
+    widest = result | {
+        "class_names": list(FASHION), "confusion": confusion, "class_accuracy": [1.0] * 10, "encodings": repeats,
+        "dense_multiply_accumulates_per_image": 7_840_000_000, "synaptic_operations_per_image": 7e9,
+        "accuracy_against_T": {str(n): spread([1.0]) for n in scoring.default_readout_steps(1_000_000)},
+    }  # fmt: skip
+    lines = describe(widest, "backend numba on the CPU, 128 threads (the fused CPU backend)").splitlines()
+    assert max(map(len, lines)) <= 80
+    rows = [line.split()[-10:] for line in lines if line.startswith((*FASHION, *(f"{name:>11}" for name in FASHION)))]
+    shown = str(1000 * repeats if repeats < 1000 else 1000)
+    assert [row[n] for n, row in enumerate(rows)] == [shown] * 10

@@ -103,20 +103,20 @@ def test_last_is_the_newest_run(run_directory, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "words", "code"),
     [
-        (["none"], "none is not a directory; give run directories"),
-        (["nothing"], "has no metrics.csv"),
-        (["run", "-out", "a.gif"], "ends in .png"),
-        (["empty"], "no finished epoch"),
-        (["run", "-out", "file/a.png"], "choose another -out"),
+        (["none"], "none is not a directory; give run directories", 2),
+        (["nothing"], "has no metrics.csv", 2),
+        (["run", "-out", "a.gif"], "ends in .png", 2),
+        (["empty"], "no finished epoch", 1),
+        (["run", "-out", "file/a.png"], "choose another -out", 1),
     ],
 )
-def test_errors_name_the_remedy(tmp_path, monkeypatch, capsys, arguments, words):
+def test_errors_name_the_remedy(tmp_path, monkeypatch, capsys, arguments, words, code):
     monkeypatch.chdir(tmp_path)
     make_run(tmp_path / "run", list(rows_of(1)))
     (make_run(tmp_path / "empty", []) / "metrics.csv").write_text("epoch,train_acc\n")
     (tmp_path / "file").write_text("")
     (tmp_path / "nothing").mkdir()
-    assert main(["plot", *arguments]) == 1
+    assert main(["plot", *arguments]) == code
     assert words in capsys.readouterr().err

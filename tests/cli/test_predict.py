@@ -58,7 +58,9 @@ def test_a_bad_file_is_one_line_and_the_others_are_answered(tmp_path, capsys, ki
         bad.mkdir()
     elif kind != "missing":
         bad.write_bytes(BAD[kind])
-    assert main(["predict", str(bad), str(good), "-resume", str(loaded.path), "-no-show"]) == 1
+    assert main(["predict", str(bad), str(good), "-resume", str(loaded.path), "-no-show"]) == (
+        2 if kind in ("missing", "directory") else 1
+    )
     shown = capsys.readouterr()
     errors = [line for line in shown.err.splitlines() if not line.startswith("snn_mnist: compil")]  # once, if at all
     assert len(errors) == 1 and errors[0].startswith(f"snn_mnist predict: error: {bad} ")
@@ -252,7 +254,7 @@ def test_a_directory_gives_its_pictures_in_order(tmp_path, capsys):
     (folder / "inner.png").mkdir(parents=True)
     for name in ("b.PNG", "a.jpg", "c.webp", "notes.txt"):
         (folder / name).write_bytes(KINDS["grey"]())
-    assert main(["predict", str(folder), "-resume", str(loaded.path), "-no-show"]) == 1
+    assert main(["predict", str(folder), "-resume", str(loaded.path), "-no-show"]) == 2
     shown = capsys.readouterr()
     assert [line.split(":")[0] for line in shown.out.splitlines()] == [
         str(folder / name) for name in ("a.jpg", "b.PNG", "c.webp")

@@ -1,13 +1,19 @@
 """Snippets run, command lines parse, pictures, links and files exist, and the README's table of flags is the code's."""
 
 import contextlib
-import importlib.util
 import io
+import itertools
+import json
 import re
 import shlex
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import jupytext
+import make_notebook  # scripts/ is on the path, see conftest.py
 import pytest
+import tutorial_figures
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -21,33 +27,58 @@ README = ROOT / "README.md"
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 
-spec = importlib.util.spec_from_file_location("tutorial_figures", ROOT / "scripts" / "tutorial_figures.py")
-tutorial_figures = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(tutorial_figures)
-
 
 def code_blocks(page, *languages):
     text = page.read_text(encoding="utf-8")
     return re.findall(rf"^```(?:{'|'.join(languages)})\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
-@pytest.mark.parametrize("page", [README, TUTORIAL], ids=lambda page: page.name)
-def test_snippets_run_and_print_what_they_say(page, tmp_path, monkeypatch):
-    """In order, in one namespace, in an empty directory; with real MNIST where SNN_MNIST_DATA names it."""
+def printed_by(code, name, namespace):
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(code, name, "exec"), namespace)
+    return printed.getvalue()
+
+
+def test_the_snippets_of_the_readme_run():
+    namespace = {"__name__": "snippet"}
+    for snippet in tutorial_figures.snippets(README):
+        printed_by("\n" * (snippet.line - 1) + snippet.code, str(README), namespace)
+
+
+def test_the_notebook_is_the_tutorial():
+    page = TUTORIAL.read_text(encoding="utf-8")
+    committed = make_notebook.NOTEBOOK.read_text(encoding="utf-8")
+    assert committed == make_notebook.notebook(page), "run: python scripts/make_notebook.py"
+    jupytext.reads(committed, fmt="ipynb")  # valid
+    cells = [cell for cell in json.loads(committed)["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells)
+    codes = [re.sub(r"(?m)^display\(.*\n?", "", "".join(cell["source"])).rstrip("\n") for cell in cells]
+    assert codes[1:] == [snippet.code.rstrip("\n") for snippet in tutorial_figures.snippets(TUTORIAL)]
+
+
+def test_the_cells_of_the_notebook_run_and_print_what_they_say(tmp_path, monkeypatch):
+    """In order, in one namespace, in an empty directory; with real MNIST where SNN_MNIST_DATA names it. They make and
+    show every picture of the page."""
     monkeypatch.chdir(tmp_path)
     save = Figure.savefig
     monkeypatch.setattr(Figure, "savefig", lambda figure, file: save(figure, file, dpi=40))  # takes a third of the time
-    namespace = {"__name__": "snippet"}
-    for snippet in tutorial_figures.snippets(page):
-        printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
-            exec(compile("\n" * (snippet.line - 1) + snippet.code, str(page), "exec"), namespace)
-        if snippet.output is not None:
-            assert printed.getvalue() == snippet.output, f"{page.name}, line {snippet.line}"
-    if page == TUTORIAL:
-        made = {file.name for file in tmp_path.glob("*.png")}
-        shown = {Path(name).name for name in pictures(page)}
-        assert made == {name for name in shown if not name.startswith("trace_")}
+    displayed = []
+    jupyter = SimpleNamespace(Image=lambda name: Path(name).stat() and name, display=displayed.append)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(display=jupyter, version_info=(9,)))
+    monkeypatch.setitem(sys.modules, "IPython.display", jupyter)
+    namespace = {"__name__": "notebook"}
+    cells = json.loads(make_notebook.NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    for number, (cell, following) in enumerate(itertools.pairwise([*cells, {"source": []}])):
+        if cell["cell_type"] == "code":
+            printed = printed_by("".join(cell["source"]), f"tutorial.ipynb, cell {number}", namespace)
+            text = "".join(following["source"])
+            if text.startswith("```text\n"):
+                assert printed == text.removeprefix("```text\n").partition("```")[0], f"cell {number}"
+    made = {file.name for file in tmp_path.glob("*.png")}
+    shown = {Path(name).name for name in pictures(TUTORIAL)}
+    assert made == {name for name in shown if not name.startswith("trace_")}
+    assert sorted(displayed) == sorted(made)
 
 
 def pictures(page):

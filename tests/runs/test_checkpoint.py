@@ -93,7 +93,7 @@ def test_what_is_no_file(tmp_path: Path, make, words: str):
     with pytest.raises(SNNError, match=words) as caught:
         checkpoint.load(path)
     assert str(path) in str(caught.value)
-    assert caught.value.exit_code == 1
+    assert caught.value.exit_code == (1 if "can't be read" in str(caught.value) else 2)
 
 
 def test_names_that_no_file_can_have():
@@ -144,7 +144,7 @@ def test_a_finished_run_says_how_to_extend_it(folders: dict[str, Path], capsys: 
     before = {path: path.read_bytes() for path in folders["adam"].iterdir()}
     assert training.run(resumed(folders["adam"])) == 0
     assert capsys.readouterr().out == (
-        f"nothing to do: {folders['adam']} has finished its 1 epochs; "
+        f"nothing to do: {folders['adam']} has finished its 1 epochs;\n"
         "to continue, give a larger -epochs, e.g. -epochs 2\n"
     )
     assert {path: path.read_bytes() for path in folders["adam"].iterdir()} == before

@@ -437,8 +437,8 @@ def test_settings_that_nothing_uses_are_named():
     def notes(*tokens: str) -> list[str]:
         return cli.read_options(Config, list(tokens)).notes()
 
-    assert notes("-neuron", "if", "-tau", "3") == ["-tau 3.0 is not used: it belongs to lif"]
-    assert notes("-momentum", "0.5") == ["-momentum 0.5 is not used: it belongs to sgd"]
+    assert notes("-neuron", "if", "-tau", "3") == ["-tau 3.0 has no effect: IF neurons have no leak"]
+    assert notes("-momentum", "0.5") == ["-momentum 0.5 has no effect: it is for -opt sgd"]
     assert notes("-opt", "sgd", "-momentum", "0.5", "-tau", "3") == [] == notes("-neuron", "if")
     assert notes("-resume", "x", "-momentum", "0.5") == []  # the run's own optimiser may be sgd
 

@@ -45,8 +45,8 @@ def test_an_interrupted_run_says_how_to_go_on_and_goes_on_exactly(nursery: Nurse
     child.send(number)
     assert child.wait() == code and child.err == ""
     state = checkpoint.load(folder)
-    last = child.out.splitlines()[-1]
-    assert last.startswith(f"interrupted in epoch {state['epoch'] + 2} after {state['step']} of 9 steps, saved; ")
+    said, last = child.out.splitlines()[-2:]
+    assert said == f"interrupted in epoch {state['epoch'] + 2} after {state['step']} of 9 steps, saved"
     program, _, module, *arguments = shlex.split(last.partition("resume with: ")[2])
     assert (program, module, arguments) == ("python", "snn_mnist", ["train", "-resume", str(folder)])
     assert state["step"] and not list(folder.glob(".*"))

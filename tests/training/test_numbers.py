@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import tqdm
 
 from snn_mnist.runs import checkpoint, directory
 from snn_mnist.runs.config import Config
@@ -16,6 +15,7 @@ from snn_mnist.training.data import TrainingData
 from snn_mnist.training.interruption import Interruption
 from snn_mnist.training.learner import Learner, new_optimizer
 from snn_mnist.training.loop import train
+from snn_mnist.training.progress import Progress
 from snn_mnist.training.snapshot import Best, Position, snapshot
 from snn_mnist.visualizing import run_figures
 from tests.support.runs import config, newest, train_run
@@ -56,17 +56,18 @@ class After(Interruption):
 def bars(monkeypatch):
     """(start, images done by steps, total) of each progress bar."""
     made = []
+    start, step = Progress.start, Progress.step
 
-    class Bar(tqdm.tqdm):
-        def __init__(self, **settings):
-            made.append([settings["initial"], 0, settings["total"]])
-            super().__init__(**settings | {"disable": True})
+    def noted_start(progress, epoch, images, done):
+        made.append([done, 0, images])
+        start(progress, epoch, images, done)
 
-        def update(self, n=1):
-            made[-1][1] += n
-            return super().update(n)
+    def noted_step(progress, images):
+        made[-1][1] += images
+        step(progress, images)
 
-    monkeypatch.setattr(tqdm, "tqdm", Bar)
+    monkeypatch.setattr(Progress, "start", noted_start)
+    monkeypatch.setattr(Progress, "step", noted_step)
     return made
 
 
@@ -150,18 +151,35 @@ ROW = {
 
 def test_the_line_of_an_epoch():
     assert messages.epoch(ROW, 20, 0, "") == (
-        "epoch 2/20  train loss 0.0123 acc 90.00%  test loss 0.0568 acc 80.00% max 85.00%  12,346 images/s  4.57 s"
+        "epoch 2/20  train loss 0.0123 acc 90.00%  test loss 0.0568 acc 80.00%  4.57 s"
     )
-    line = messages.epoch(ROW | {"val_acc": 0.7}, 20, 3, "on 1 thread")
-    assert "  held-out acc 70.00%  " in line and line.endswith("not finite: 3  on 1 thread")
+    assert messages.epoch(ROW | {"val_acc": 0.7}, 20, 3, "on 1 thread").splitlines() == [
+        "epoch 2/20  train loss 0.0123 acc 90.00%  val 70.00%  test 80.00%  4.57 s",
+        "  steps skipped for gradients that are not finite: 3",
+        "  on 1 thread",
+    ]
     untested = {name: value for name, value in ROW.items() if not name.startswith("test_")}
     assert "test" not in messages.epoch(untested, 20, 0, "")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0.456, "0.46 s"), (9.994, "9.99 s"), (45.67, "45.7 s"), (456.7, "457 s"), (45678.9, "45679 s")],
+)
+@pytest.mark.parametrize("more", [{}, {"val_acc": 1.0}])
+def test_the_line_of_an_epoch_fits_a_terminal(seconds, shown, more):
+    """At its longest: 100 of 100 epochs, all images right. Where there is no room, the seconds are left out."""
+    row = ROW | {"train_acc": 1.0, "test_acc": 1.0, "seconds": seconds} | more
+    for epochs in (10, 100, 1000, 100_000):
+        line = messages.epoch(row | {"epoch": epochs - 1}, epochs, 0, "")
+        assert len(line) <= 80 and "100.00%" in line.partition("test ")[2]
+        assert line.endswith(f"  {shown}") or (epochs >= (10 if seconds > 999 else 100) and line.endswith("100.00%"))
 
 
 def test_the_lines_of_an_interruption_and_of_weights_that_are_not_finite(tmp_path):
     position = Position(epoch=2, step=30)
     assert messages.interrupted(position, 937, Path("run")) == (
-        "interrupted in epoch 3 after 30 of 937 steps, saved; resume with: python -m snn_mnist train -resume run"
+        "interrupted in epoch 3 after 30 of 937 steps, saved\nresume with: python -m snn_mnist train -resume run"
     )
     said = messages.not_finite(position, 0.5, tmp_path / "none.pth")
     assert said.startswith("the weights are not finite by step 30 of epoch 3: a learning rate of 0.5 ")
@@ -169,12 +187,24 @@ def test_the_lines_of_an_interruption_and_of_weights_that_are_not_finite(tmp_pat
 
 def test_the_summary():
     position = Position(max_test_acc=0.93, best=Best(6, 0.95, 0.91))
-    row = {"test_acc": 0.92}
+    row = {"test_acc": 0.92, "train_images_per_s": 12345.6}
     lines = messages.summary(config(), row, position, 60_000, Path("run"), False).split("\n")
-    assert lines[0] == "last epoch: test accuracy 92.00%"
-    assert lines[1].startswith("highest: 93.00%, ") and "choose on held-out training images with -val 5000" in lines[1]
+    assert lines == [
+        "last epoch: test accuracy 92.00%, trained at 12,346 images/s",
+        "highest of all tests: 93.00%, which is optimistic: the test images chose it;",
+        "report the last epoch, or let held-out training images choose: -val 5000",
+        "test it again: python -m snn_mnist eval -resume run",
+    ]
     lines = messages.summary(config(val=500), row, position, 60_000, Path("run"), False).split("\n")
-    assert lines[1] == "best epoch on 500 held-out training images: 7 (held-out 95.00%), test accuracy 91.00%"
+    assert lines[1] == "best epoch on 500 held-out images: 7 (held-out 95.00%, test accuracy 91.00%)"
+    assert len(lines[1]) <= 80 and "optimistic" not in "".join(lines)
+
+
+def test_a_last_epoch_that_is_the_highest_needs_no_warning():
+    position = Position(max_test_acc=0.92, best=Best(6, 0.92, 0.92))
+    row = {"test_acc": 0.92, "train_images_per_s": 12345.6}
+    lines = messages.summary(config(), row, position, 60_000, Path("run"), False).split("\n")
+    assert len(lines) == 2 and "highest" not in "".join(lines)
 
 
 # ---------------------------------------------------------------------------- an epoch

@@ -226,7 +226,7 @@ def sample_currents(pixels, values, image, key, steps, keep_masks, rows, room): 
     return spikes
 
 
-@kernel(parallel=True)
+@kernel(parallel=True, what="the network", seconds=10)
 def _fused(offsets, all_pixels, all_values, index, weight, steps, epoch, seed, stream, neuron, gradient, readout_steps,
            workers, counts, input_spikes, table, places):  # type: ignore[no-untyped-def]  # fmt: skip
     """counts [B, M, C]; input_spikes [B]: how many each sample had. gradient: address of g over an array, or 0 for

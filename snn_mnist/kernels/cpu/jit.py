@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -23,15 +22,15 @@ from numba.core.ccallback import CFunc
 
 from snn_mnist.kernels.cache import cache_directory, compile_seconds
 
-log = logging.getLogger("snn_mnist")
+log = logging.getLogger("snn_mnist")  # shown by the program, see runs/terminal.py
 
 
 class _GuardedCache(NullCache):
-    """The cache of one compiled function, which replaces numba's: announces and times each compilation."""
+    """The cache of one compiled function, which replaces numba's: times each compilation, and announces a long one."""
 
-    def __init__(self, compiled: Any, name: str) -> None:
-        """compiled: a dispatcher of numba or a CFunc"""
-        self.name, self.disk = name, NullCache()
+    def __init__(self, compiled: Any, name: str, what: str = "", seconds: int = 0) -> None:
+        """compiled: a dispatcher of numba or a CFunc; what it computes, in words, and about how long it compiles"""
+        self.name, self.what, self.seconds, self.disk = name, what, seconds, NullCache()
         if folder := cache_directory():
             users_folder, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(folder)
             try:
@@ -46,32 +45,35 @@ class _GuardedCache(NullCache):
         try:
             overload = self.disk.load_overload(sig, target_context)
         except Exception as error:  # a damaged file can fail anywhere in unpickling
-            log.info("the compiled %s in %s can't be read (%s)", self.name, cache_directory(), error)
+            log.info("a compiled kernel in %s can't be read (%s)", cache_directory(), error)
             with contextlib.suppress(OSError):
                 self.disk.flush()  # a damaged index would be read again by save_overload
         if overload is None:
             self.started = time.perf_counter()
-            folder = cache_directory()
-            kept = f"kept in {folder}" if folder else "for this run only: no cache folder can be written"
-            log.info("compiling %s (%s) ...", self.name, kept)
+            if self.what:
+                often = "once" if cache_directory() else "in every run (no cache can be written)"
+                log.info("compiling the kernel of %s: %s, about %d s ...", self.what, often, self.seconds)
         return overload
 
     def save_overload(self, sig: Any, data: Any) -> None:
         seconds = time.perf_counter() - self.started
         compile_seconds[self.name] = compile_seconds.get(self.name, 0.0) + seconds
-        log.info("compiled %s in %.1f s", self.name, seconds)
+        log.debug("compiled %s in %.1f s", self.name, seconds)
         try:
             self.disk.save_overload(sig, data)
         except Exception as error:
-            log.info("the compiled %s can't be kept (%s)", self.name, error)
+            log.info("a compiled kernel can't be kept (%s)", error)
 
 
-def kernel(parallel: bool = False) -> Callable[[Callable], Any]:
-    """Decorator: compile an entry point with the disk cache. Helpers that it calls are inlined by LLVM."""
+def kernel(parallel: bool = False, *, what: str = "", seconds: int = 0) -> Callable[[Callable], Any]:
+    """Decorator: compile an entry point with the disk cache. Helpers that it calls are inlined by LLVM.
+
+    what: what it computes, for a person who waits for the compiler about so many seconds; '' for short ones
+    """
 
     def decorate(function: Callable) -> Any:
         dispatcher = numba.njit(parallel=parallel, nogil=True, error_model="numpy")(function)
-        _GuardedCache(dispatcher, function.__name__)
+        _GuardedCache(dispatcher, function.__name__, what, seconds)
         return dispatcher
 
     return decorate
@@ -116,15 +118,3 @@ def set_threads(threads: int) -> int:
     used = max(1, min(threads, numba.config.NUMBA_NUM_THREADS))
     numba.set_num_threads(used)
     return used
-
-
-class _Stderr(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        print(f"snn_mnist: {record.getMessage()}", file=sys.stderr)
-
-
-def announce_to_stderr() -> None:
-    """Show compilation messages on stderr, one line each."""
-    if not log.handlers:
-        log.addHandler(_Stderr())
-        log.setLevel(logging.INFO)

@@ -172,7 +172,7 @@ def spike_masks(pixels, values, image, epoch, seed, stream, start, steps, masks,
     _resolve_ties(tied, work, image, epoch, seed, stream, values, start, masks, nibbles)
 
 
-@kernel(parallel=True)
+@kernel(parallel=True, what="the spikes", seconds=5)
 def _encode(images, index, start, epoch, seed, stream, out):  # type: ignore[no-untyped-def]
     steps, batch = out.shape[:2]
     for i in numba.prange(batch):

@@ -149,7 +149,7 @@ def _learn_sample(pixels, values, image, key, steps, neuron, gradient, readout_s
         simd.store(sums, at, simd.fma(eligibility_row(masks, j, blocks, tables), delta, simd.load(sums, at)))
 
 
-@kernel(parallel=True)
+@kernel(parallel=True, what="the training steps", seconds=10)
 def train_steps(offsets, all_pixels, all_values, order, targets, first, last, batch, steps, epoch, seed, stream, neuron,
                 gradient, rates, weights, used, moment, square, average, kind, settings, done, learning_rates, fresh,
                 groups, sums, room, workers):  # type: ignore[no-untyped-def]  # fmt: skip

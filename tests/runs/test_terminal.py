@@ -1,0 +1,96 @@
+"""Text that fits a terminal, and the line that is drawn anew."""
+
+import io
+from types import SimpleNamespace
+
+import pytest
+
+from snn_mnist.runs import terminal
+from snn_mnist.runs.terminal import Meter, StatusLine, duration, fit, meter, speed
+
+PARTS = ("loss 0.0171", "acc 91.20%", "181k images/s", "0:12 left")
+LOSING = (0, 2, 1, 3)  # the loss goes first, the time last
+
+
+@pytest.mark.parametrize(
+    ("width", "line"),
+    [
+        (79, "epoch 12/100  50%|█████     | loss 0.0171  acc 91.20%  181k images/s  0:12 left"),
+        (64, "epoch 12/100  50%|████    | acc 91.20%  181k images/s  0:12 left"),
+        (63, "epoch 12/100  50%|███████████           | acc 91.20%  0:12 left"),
+        (59, "epoch 12/100  50%|█████████         | acc 91.20%  0:12 left"),
+        (40, "epoch 12/100  50%|█████▌     | 0:12 left"),
+        (20, "epoch 12/100  50%|| "),
+    ],
+)
+def test_a_bar_loses_parts_where_the_terminal_is_narrow(width, line):
+    assert meter("epoch 12/100", 0.5, PARTS, LOSING, width, blocks=True) == line.ljust(width)
+
+
+def test_cells_of_a_bar_are_eighths_or_whole_ones():
+    def bar(share, blocks):
+        return meter("x", share, (), (), 19, blocks).split("|")[1]
+
+    assert [bar(share, True) for share in (0, 1 / 80, 0.5, 1)] == [" " * 10, "▏" + " " * 9, "█████     ", "█" * 10]
+    assert [bar(share, False) for share in (0, 0.5, 1)] == [" " * 10, "#####     ", "#" * 10]
+
+
+def test_durations_and_speeds():
+    assert [duration(s) for s in (0.4, 59.6, 754, 3723)] == ["0:00", "1:00", "12:34", "1:02:03"]
+    assert [speed(x).split()[0] for x in (7.2, 999.4, 1_040, 18_140, 181_448)] == ["7", "999", "1.0k", "18.1k", "181k"]
+
+
+def test_lines_break_between_words_and_never_within_a_flag_or_path():
+    path = "/a" * 50
+    text = f"short\n{'word ' * 20}--no-figures {path}"
+    lines = fit(text).split("\n")
+    assert lines[0] == "short" and " ".join(line.strip() for line in lines[1:]) == text.split("\n")[1]
+    assert all(len(line) <= 80 for line in lines if path not in line) and any(line.strip() == path for line in lines)
+
+
+class Screen(io.StringIO):
+    encoding = "utf-8"
+
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def screen(monkeypatch):
+    """A terminal of 60 columns as stderr."""
+    found = Screen()
+    monkeypatch.setattr(terminal, "sys", SimpleNamespace(stderr=found))
+    monkeypatch.setattr(terminal, "columns", lambda stream: 60)
+    return found
+
+
+def test_a_shorter_text_covers_a_longer_one(screen):
+    line = StatusLine()
+    line.show("a long text")
+    line.show("short")
+    assert screen.getvalue() == "\ra long text\rshort      "
+    line.clear()
+    line.clear()
+    assert screen.getvalue().endswith("\rshort      \r     \r")
+
+
+def test_nothing_is_drawn_into_a_file(capsys):
+    with Meter("testing", 100) as found:
+        found.shown = float("-inf")
+        found.step(50)
+    terminal.say("this takes seconds")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_meter_counts_images(screen, monkeypatch):
+    """A quarter of 400 images in 2 s: 50 images/s, 6 s for the others. The last column stays free."""
+    clock = iter([10.0, 12.0, 12.0, 12.0])
+    monkeypatch.setattr(terminal.time, "perf_counter", lambda: next(clock))
+    Meter("testing", 400).step(100)
+    assert screen.getvalue() == "\r" + "testing  25%|█████▌                | 50 images/s  0:06 left"
+
+
+def test_an_error_is_one_line_in_a_file_and_fits_a_terminal(screen):
+    text = "snn_mnist train: error: " + "word " * 20
+    assert terminal.fit_terminal(text, io.StringIO()) == text
+    assert max(map(len, terminal.fit_terminal(text, screen).splitlines())) <= 60
