@@ -30,7 +30,8 @@ def test_two_backends_in_one_run(tmp_path, capsys):
         for speed in (row["train"], row["test"]):
             assert len(speed["values"]) == 2 and 0 < speed["low"] <= speed["median"] <= speed["high"]
         assert row["peak_bytes"] > 2**20 and row["ready_seconds"] > 0 and row["capture_seconds"] == 0
-    lines = [line.split() for line in (out := capsys.readouterr().out).splitlines()]
+    out = capsys.readouterr().out
+    lines = [line.split() for line in out.splitlines()]
     table = [words for words in lines if words[:1] in (["numba"], ["torch"]) and words[1:2] == ["train"]]
     for words, row in zip(table, results, strict=True):
         assert words[:3] == [row["backend"], "train", f"{row['train']['median']:,.0f}"]
