@@ -32,6 +32,7 @@ REQUIRED = (
     "numba",
     "numpy",
     "tensorboard",
+    "tqdm",
     "pyyaml",
     "matplotlib",
     "pillow",

@@ -8,7 +8,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Sequence
-from typing import TextIO
+from typing import Any, TextIO
 
 WIDTH = 80  # columns: what the program prints fits into them, except paths and commands to be copied
 REDRAW = 0.25  # seconds between two states of a line
@@ -69,54 +69,57 @@ def speed(images_per_s: float) -> str:
     return f"{number} images/s"
 
 
-def meter(title: str, share: float, parts: Sequence[str], losing: Sequence[int], width: int, blocks: bool) -> str:
-    """'epoch 3/100  45%|█████▌      | loss 0.0171  acc 91.20%  181k images/s  0:12 left' in exactly `width` columns.
-
-    Where the parts leave no eight cells for the bar, those at the positions `losing` are left out, the first one first;
-    then the bar itself is.
-    """
-    kept = {i: part for i, part in enumerate(parts) if part}
-    for i in (*losing, None):
-        head, tail = f"{title} {share:4.0%}|", f"| {'  '.join(kept.values())}"
-        room = width - len(head) - len(tail)
-        if room >= 8 or i is None:
+def fitting(parts: Sequence[str], losing: Sequence[int], room: int) -> str:
+    """The parts side by side in `room` columns; those at the positions `losing` are left out, the first one first."""
+    kept = dict(enumerate(parts))
+    for i in losing:
+        if len("  ".join(kept.values())) <= room:
             break
-        kept.pop(i, None)
-    eighths = round(max(room, 0) * 8 * min(share, 1.0))
-    bar = "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip() if blocks else "#" * (eighths // 8)
-    return f"{head}{bar:{max(room, 0)}}{tail}"[:width].ljust(width)
+        del kept[i]
+    return "  ".join(kept.values())
 
 
 class StatusLine:
-    """The lowest line of a terminal, written over until it is cleared. Where stderr is no terminal: nothing."""
+    """The lowest line of a terminal, written over by tqdm until it is cleared. Where stderr is no terminal: nothing."""
 
     def __init__(self, interactive: bool | None = None) -> None:
         self.interactive = sys.stderr.isatty() if interactive is None else interactive
         self.shown = float("-inf")  # when
-        self.length = 0
+        self.bar: Any = None
 
     def due(self) -> bool:
         """Whether what is shown is old enough to be drawn anew."""
         return self.interactive and time.perf_counter() - self.shown > REDRAW
 
     def show(self, text: str) -> None:
-        if self.interactive:
-            text = text[: columns(sys.stderr) - 1]  # the last column would move the cursor to the next line
-            sys.stderr.write(f"\r{text:{self.length}}")
-            sys.stderr.flush()
-            self.shown, self.length = time.perf_counter(), len(text)
-
-    def clear(self) -> None:
-        if self.length:
-            sys.stderr.write(f"\r{'':{self.length}}\r")
-            sys.stderr.flush()
-            self.length = 0
+        self._draw("{desc}", text, 0.0)
 
     def meter(self, title: str, share: float, parts: Sequence[str], losing: Sequence[int]) -> None:
-        """Shows a bar with these parts, see `meter`."""
-        encoding = (getattr(sys.stderr, "encoding", "") or "").lower().replace("-", "")
-        width = min(columns(sys.stderr), 100) - 1
-        self.show(meter(title, share, parts, losing, width, blocks=encoding.startswith("utf")))
+        """'epoch 3/100  45%|█████▌      | loss 0.0171  acc 91.20%  181k images/s  0:12 left', see `fitting`."""
+        room = self.width - len(f"{title} 100%|| ") - 8  # eight cells for the bar
+        self._draw(f"{title} {{percentage:3.0f}}%|{{bar}}| {{desc}}", fitting(parts, losing, room), share)
+
+    @property
+    def width(self) -> int:
+        return min(columns(sys.stderr), 100) - 1  # the last column would move the cursor to the next line
+
+    def _draw(self, layout: str, text: str, share: float) -> None:
+        if not self.interactive:
+            return
+        if self.bar is None:
+            from tqdm import tqdm
+
+            unicode = (getattr(sys.stderr, "encoding", "") or "").lower().replace("-", "").startswith("utf")
+            self.bar = tqdm(total=1.0, leave=False, file=sys.stderr, ascii=not unicode, nrows=24, delay=1e-9)
+        self.bar.bar_format, self.bar.ncols, self.bar.n = layout, self.width, min(share, 1.0)
+        self.bar.set_description_str(text, refresh=False)
+        self.bar.refresh()
+        self.shown = time.perf_counter()
+
+    def clear(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
 
 
 class Meter(StatusLine):
