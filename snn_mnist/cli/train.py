@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from snn_mnist.errors import UsageError
+from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.runs.config import Config
 from snn_mnist.runs.naming import run_name
 
@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 
 def run(config: Config) -> int:
     """Verb `train`: one run, or `-seeds` of them."""
+    if finished := finished_epochs(config):
+        from snn_mnist.training import messages
+
+        print(messages.nothing_to_do(config, finished))
+        return 0
     from snn_mnist.training.interruption import Interruption
     from snn_mnist.training.loop import train
 
@@ -27,6 +32,24 @@ def run(config: Config) -> int:
     else:
         repeat(config, interruption)
     return interruption.exit_code if interruption.requested else 0
+
+
+def finished_epochs(config: Config) -> int:
+    """The epochs of the finished run that -resume names; 0 where something is left to do, or to find out by PyTorch."""
+    from snn_mnist.runs.directory import LATEST, find
+    from snn_mnist.runs.survey import position_of
+
+    if config.resume is None or config.given - {"resume", "epochs"}:
+        return 0
+    file = find(config.resume)
+    if file.name != LATEST or not (saved := file.with_name("config.yaml")).is_file():
+        return 0
+    try:
+        done, _ = position_of(file)
+        wanted = config.epochs if "epochs" in config.given else Config.from_yaml(saved).epochs
+    except SNNError:  # damaged: PyTorch's reader says more
+        return 0
+    return done if done >= wanted else 0
 
 
 def repeat(config: Config, interruption: Interruption) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from snn_mnist.model.device import Runtime
 from snn_mnist.runs.config import Config
 from snn_mnist.runs.terminal import WIDTH, fit
-from snn_mnist.training.data import TrainingData
-from snn_mnist.training.snapshot import Position
+
+if TYPE_CHECKING:  # what is said before PyTorch is loaded is here too
+    from snn_mnist.model.device import Runtime
+    from snn_mnist.training.data import TrainingData
+    from snn_mnist.training.snapshot import Position
 
 AMP_ON_THE_CPU = "amp on the CPU: bfloat16 without loss scaling, which its range does not need"
 

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -80,6 +82,12 @@ def test_a_finished_run_has_nothing_to_do(tmp_path, capsys):
     folder = train(tmp_path, epochs=1)
     assert training.run(Config(resume=str(folder), given=frozenset({"resume"}))) == 0
     assert "nothing to do" in capsys.readouterr().out
+    code = "import sys; sys.modules['torch'] = None; from snn_mnist.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "train", "-resume", str(folder)]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0 and "has finished its 1 epochs" in done.stdout, done.stderr  # said without PyTorch
+    done = subprocess.run([*command, "-epochs", "2"], capture_output=True, encoding="utf-8")
+    assert done.returncode == 1 and "torch" in done.stderr
 
 
 def test_changed_mathematics_is_refused_by_name(tmp_path):
