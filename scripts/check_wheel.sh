@@ -28,15 +28,17 @@ run() { # run WORDS…: a verb of the installed program, quietly when all is wel
     printf 'snn_mnist %s\n' "$*"
     "$folder/env/bin/snn_mnist" "$@" >output.txt 2>&1 || { cat output.txt; exit 1; }
 }
-network=logs/T100_b64_adam_lr0.005_digits_cosine
+network=logs/digits
 run --help
 run info
-run train -config digits -epochs 2
+run train -config digits -epochs 2 -name digits
 run train -config best -dataset digits -epochs 1 -limit-batches 2
 run train -resume "$network" -epochs 3
 run eval -resume "$network" -repeats 2 -json eval.json
 run trace -resume "$network" -index 0
 run plot "$network"
+run convert -dataset digits -epochs 2 -lr 5e-3 -name converted
+run runs
 "$folder/env/bin/python" -c 'import json; print("accuracy", json.load(open("eval.json"))["accuracy"])'
 "$folder/env/bin/python" - <<'PYTHON'
 from PIL import Image, ImageDraw
@@ -50,5 +52,7 @@ for format in hardware html; do run export -resume "$network" -format "$format" 
 run export -resume "$network" -format nir -out digits.nir -verify
 run import digits.nir -out back.pth
 run eval -resume back.pth -dataset digits -repeats 1
+"$folder/env/bin/pip" install --quiet "optuna>=4.9" "scipy>=1.11"
+run sweep -dataset digits -tau 1.1,2 -trials 2 -epochs 2 -val 200
 run bench -dataset digits -seconds 0.2 -repeats 2
 printf 'the wheel works: every verb ran\n'
