@@ -199,7 +199,8 @@ def test_errors_name_the_remedy(logs, capsys, arguments, words, code):
 # ---------------------------------------------------------------------------- files
 
 
-def test_csv_has_all_settings_and_results(logs, capsys, tmp_path):
+def test_csv_has_all_settings_and_results(logs, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("COLUMNS", "200")
     assert main(["runs", "-csv", "all.csv"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 7  # the table too
     with open("all.csv", newline="") as file:
