@@ -113,6 +113,8 @@ def run(options: RunsOptions) -> int:
         write_json(options.json, {"runs": [record(run) for run in runs], "seeds": listed, "skipped": problems})
     if options.links:
         _link(Path(options.links), runs)
+        told = sys.stderr if "-" in (options.csv, options.json) else sys.stdout
+        print(f"{len(runs)} links: tensorboard --logdir {options.links}", file=told)
     return 0
 
 
@@ -140,7 +142,7 @@ def group_text(folder: Path, summary: dict[str, Any]) -> str:
 
 
 def _percent(share: float | None) -> float | None:
-    return None if share is None else 100 * share
+    return None if share is None else round(100 * share, 10)  # 90.04, not 90.03999999999999
 
 
 def _date(seconds: float) -> str:
@@ -322,4 +324,3 @@ def _link(folder: Path, runs: Sequence[Run]) -> None:
             link.symlink_to(names[name].folder.resolve(), target_is_directory=True)
     except OSError as error:
         raise SNNError(f"{folder} can't be written ({reason(error)}); choose another -links") from error
-    print(f"{len(runs)} links: tensorboard --logdir {folder}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from snn_mnist.errors import SNNError, UsageError
@@ -50,14 +50,29 @@ def find(path: str | os.PathLike[str]) -> Path:
     raise UsageError(f"there is no checkpoint {path}; {remedy}")
 
 
-def run_directories(folder: Path, levels: int = 2) -> Iterator[Path]:
-    """The folder if it is a run's, else those of the runs in it and in the directories in it, by name. OSError."""
+LEVELS = 2  # that runs lie below -out-dir at most, as those of -seeds do
+
+
+def run_directories(folder: Path, unreadable: Callable[[Path, OSError], None] = lambda *_: None) -> list[Path]:
+    """The folder if it is a run's, else those of the runs in it and in the directories in it, by name; each once, as a
+    link only if that is all there is. OSError for the folder itself; of others that can't be read unreadable is told.
+    """
+    once: dict[Path, Path] = {}
+    for run in sorted(_runs_in(folder, LEVELS, unreadable), key=Path.is_symlink):
+        once.setdefault(run.resolve(), run)
+    return list(once.values())
+
+
+def _runs_in(folder: Path, levels: int, unreadable: Callable[[Path, OSError], None]) -> Iterator[Path]:
     if (folder / "metrics.csv").is_file() or (folder / LATEST).is_file():
         yield folder
     elif levels:
         for child in sorted(folder.iterdir()):
-            if child.is_dir():
-                yield from run_directories(child, levels - 1)
+            try:
+                if child.is_dir():
+                    yield from _runs_in(child, levels - 1, unreadable)
+            except OSError as error:
+                unreadable(child, error)
 
 
 def newest_run(out_dir: str) -> Path:

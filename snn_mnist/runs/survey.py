@@ -6,7 +6,7 @@ import pickle
 import statistics
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -62,22 +62,27 @@ def survey(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
     """The runs in these directories, each once, and a line for each directory of a run that can't be read."""
     found: dict[Path, Run] = {}
     problems: dict[str, None] = {}
+
+    def note(path: Path, error: OSError) -> None:
+        problems[f"{path} can't be read ({reason(error)})"] = None
+
     for folder in folders:
-        for each in _directories(folder, problems):
+        for each in _directories(folder, note):
             try:
                 found.setdefault(each.resolve(), read_run(each))
             except SNNError as error:
                 problems[str(error)] = None
             except OSError as error:
-                problems[f"{each} can't be read ({reason(error)})"] = None
+                note(each, error)
     return list(found.values()), list(problems)
 
 
-def _directories(folder: Path, problems: dict[str, None]) -> Iterator[Path]:
+def _directories(folder: Path, note: Callable[[Path, OSError], None]) -> list[Path]:
     try:
-        yield from run_directories(folder)
+        return run_directories(folder, note)
     except OSError as error:
-        problems[f"{folder} can't be read ({reason(error)})"] = None
+        note(folder, error)
+        return []
 
 
 def read_run(folder: Path) -> Run:

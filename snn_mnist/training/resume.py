@@ -10,8 +10,7 @@ from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.runs import checkpoint
 from snn_mnist.runs.config import Config
 from snn_mnist.runs.config_file import read_yaml
-from snn_mnist.runs.directory import LATEST
-from snn_mnist.runs.seeds import SEEDS
+from snn_mnist.runs.directory import LATEST, LEVELS
 from snn_mnist.runs.words import show
 from snn_mnist.training.conversion import DEFAULT_MODE, Conversion
 
@@ -93,14 +92,14 @@ def _directory_to_continue(config: Config, path: Path, state: dict[str, Any]) ->
 
 
 def _elsewhere(config: Config, folder: Path) -> bool:
-    """Whether -out-dir, given on the command line and not by -config alone, is another place than the run's."""
+    """Whether -out-dir, given on the command line and not by -config alone, is a place where `last` would not find the
+    run."""
     if "out_dir" not in config.given:
         return False
     if config.config and read_yaml(config.config).get("out_dir") == config.out_dir:
         return False
-    above = (folder.resolve().parent, folder.parent.resolve())
-    groups = [group.parent for group in above if (group / SEEDS).is_file()]  # of -seeds, within its -out-dir
-    return Path(config.out_dir).resolve() not in (*above, *groups)
+    runs = folder.resolve(), folder.parent.resolve() / folder.name  # the second where the run is a link
+    return Path(config.out_dir).resolve() not in [place for run in runs for place in (run, *run.parents[:LEVELS])]
 
 
 def restore_optimizer(optimizer: Any, state: dict[str, Any], config: Config) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -174,6 +175,13 @@ def test_runs_are_sorted_and_filtered(logs, capsys, arguments, expected):
     assert names(capsys, *arguments) == expected
 
 
+@pytest.mark.parametrize("condition", ["last=90.04", "last>=90.04", "last<=90.17", "best=90.17"])
+def test_a_condition_takes_the_number_that_the_table_shows(tmp_path, capsys, condition):
+    """100 * 0.9004 is 90.03999999999999, and 100 * 0.9017 is above 90.17."""
+    make(tmp_path / "run", [0.9017, 0.9004] if "best" in condition or "90.04" in condition else [0.9017])
+    assert names(capsys, str(tmp_path), "-where", condition) == ["run"]
+
+
 def test_every_column_sorts(logs, capsys):
     for column in (*COLUMNS, *SETTINGS):
         assert set(names(capsys, "-sort", column)) == {"soft", "plain", "slow", "held"}
@@ -228,6 +236,15 @@ def test_links_are_named_by_what_differs(logs, capsys, tmp_path):
     assert main(["runs", "-links", "some", "-where", "tau>1.5", "neuron=lif"]) == 0  # other runs, other differences
     links = {link.name: link.resolve().name for link in (tmp_path / "some").iterdir()}
     assert links == {"tau2_val0": "plain", "tau3_val500": "held"}
+
+
+def test_links_are_no_runs_of_their_own_and_leave_json_readable(logs, capsys):
+    assert main(["runs", "-links", "logs/a/links", "-json", "-"]) == 0
+    out, err = capsys.readouterr()
+    assert len(json.loads(out)["runs"]) == 4 and err == "4 links: tensorboard --logdir logs/a/links\n"
+    assert [run["run"] for run in records(capsys)] == ["logs/soft", "logs/plain", "logs/slow", "logs/held"]
+    assert newest_run("logs").name == "held"
+    assert set(names(capsys, "logs/a/links")) == {"tau2", "tau1.1_epochs7", "tau3_val500", "if_v-resetnone"}
 
 
 # ---------------------------------------------------------------------------- damage
@@ -285,6 +302,23 @@ def test_what_is_no_run_is_passed_over(logs, capsys):
     (logs / "plain" / "trace_0").mkdir()
     (logs / "up").symlink_to("..", target_is_directory=True)
     assert set(names(capsys)) == {"soft", "plain", "slow", "held"} and not capsys.readouterr().err
+
+
+def test_a_directory_that_may_not_be_read_hides_no_other(logs, capsys, monkeypatch):
+    """As lost+found, where the runs have a disk of their own."""
+    (logs / "lost+found").mkdir()
+    (logs / "zero").symlink_to("plain")
+    iterdir = Path.iterdir
+
+    def refusing(folder):
+        if folder.name == "lost+found":
+            raise PermissionError(13, "Permission denied")
+        return iterdir(folder)
+
+    monkeypatch.setattr(Path, "iterdir", refusing)
+    assert main(["runs"]) == 0
+    assert capsys.readouterr().err == "skipped: logs/lost+found can't be read (Permission denied)\n"
+    assert newest_run("logs").name == "held"
 
 
 def test_the_position_is_that_which_the_checkpoint_has(tmp_path):
@@ -354,6 +388,18 @@ def test_last_is_the_run_that_was_trained_last(logs, tmp_path):
     assert newest_run("logs") == logs.relative_to(tmp_path) / "group" / "seed7"
     os.utime(logs / "plain" / checkpoint.LATEST, (NOON + 900, NOON + 900))  # resumed
     assert newest_run("logs").name == "plain"
+
+
+def test_last_goes_on_where_it_was_found(tmp_path):
+    """Below -out-dir, as newest_run looks; in -out-dir itself; through a link."""
+    folder = train_run(tmp_path / "study", epochs=1, limit_batches=1, T=5)
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "one").symlink_to(folder)
+    for epochs, place in enumerate([tmp_path, folder, tmp_path / "links"], 2):
+        assert main(["train", "-resume", "last", "-out-dir", str(place), "-epochs", str(epochs)]) == 0
+        assert len(metrics(folder)) == epochs
+    assert main(["train", "-resume", str(folder), "-out-dir", str(tmp_path / "other"), "-epochs", "9"]) == 0
+    assert len(metrics(folder)) == 4 and len([*tmp_path.rglob("config.yaml")]) == 2
 
 
 def test_without_a_run_last_says_what_to_do(tmp_path, monkeypatch, capsys):
