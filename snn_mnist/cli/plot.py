@@ -56,7 +56,7 @@ class PlotOptions(Options):
 def run(options: PlotOptions) -> int:
     from snn_mnist.visualizing import run_figures as figures
 
-    found = rows_of(dict.fromkeys(each for name in options.runs for each in _directories(Path(name))))
+    found = rows_of({each.resolve(): each for name in options.runs for each in _directories(Path(name))}.values())
     runs = dict(itertools.islice(found.items(), MOST))
     configs = {folder: _config(folder) for folder in runs}
     notes = [*left_out(len(found)), *different_data(configs.values())]
@@ -69,19 +69,32 @@ def run(options: PlotOptions) -> int:
         raise UsageError(f"-out {target} is not a PNG file; give a name that ends in .png")
     make_directory(target.parent, "-out")
     print(figures.write(target, figures.learning_curves(curves, notes), "-out"))
-    for folder in runs:
-        if (folder / LATEST).is_file():
+    draw_networks(runs)
+    return 0
+
+
+def draw_networks(folders: Iterable[Path]) -> None:
+    """Prints the names of the figures of each. A run that can't be drawn is an error after the others."""
+    problems = []
+    for folder in folders:
+        if not (folder / LATEST).is_file():
+            print(f"{folder} has no {LATEST}: learning curves only")
+            continue
+        try:
             for file in plot_network(folder):
                 print(file, flush=True)
-        else:
-            print(f"{folder} has no {LATEST}: learning curves only")
-    return 0
+        except SNNError as error:
+            problems.append(error)
+    if problems:
+        for problem in problems[:-1]:
+            print(f"left out: {problem}")
+        raise problems[-1]
 
 
 def _directories(folder: Path) -> list[Path]:
     """The runs in a directory of runs; else the directory itself."""
     try:
-        return list(run_directories(folder)) or [folder]
+        return run_directories(folder) or [folder]
     except OSError:
         return [folder]
 

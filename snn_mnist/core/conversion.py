@@ -215,7 +215,7 @@ def _set_submodule(net: nn.Module, target: str, module: nn.Module) -> None:
 def _replace_by_if_node(net: fx.GraphModule, relu: fx.Node, number: int, scale: float) -> None:
     """x -> s IF(x / s)"""
     chain = (VoltageScaler(1 / scale), neuron.IFNode(v_threshold=1.0, v_reset=None), VoltageScaler(scale))
-    last, before = relu, relu.args[0]
+    last, before = relu, relu.all_input_nodes[0]
     for place, module in enumerate(chain):
         target = f"snn tailor.{number}.{place}"  # SpikingJelly's name
         net.add_submodule(target, module)

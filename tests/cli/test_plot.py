@@ -10,6 +10,7 @@ from snn_mnist.cli import plot
 from snn_mnist.cli.main import main
 from snn_mnist.data.datasets import DIGITS
 from snn_mnist.runs.config import Config
+from snn_mnist.runs.directory import LATEST
 from snn_mnist.visualizing import run_figures as figures
 from tests.support.export_net import weights
 from tests.support.run_directories import make_run, rows_of
@@ -94,6 +95,17 @@ def test_the_number_of_runs_has_a_limit_that_is_said(tmp_path, capsys, monkeypat
     assert list(drawn["runs"]) == [f"r{number:02}" for number in range(16)]
     assert drawn["notes"] == ["The first 16 of 20 runs are drawn; name those to compare"]
     assert drawn["notes"][0] in capsys.readouterr().out
+
+
+def test_a_damaged_checkpoint_is_an_error_after_the_other_figures(run_directory, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(figures, "write_network_figures", lambda folder, *_: [folder / "network"])
+    for name in ("a", "b"):
+        (make_run(tmp_path / name, list(rows_of(1))) / LATEST).write_bytes(b"nonsense")
+    (tmp_path / "a link").symlink_to(run_directory)
+    assert main(["plot", *(str(tmp_path / name) for name in ("a", "b")), str(run_directory), str(tmp_path)]) == 1
+    out, err = capsys.readouterr()
+    assert "left out: " in out and "a/checkpoint_latest.pth is damaged" in out and "network" in out
+    assert "b/checkpoint_latest.pth is damaged" in err and "link" not in out
 
 
 def test_last_is_the_newest_run(run_directory, tmp_path, monkeypatch):

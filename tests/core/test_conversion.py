@@ -113,7 +113,7 @@ class Shared(nn.Module):
 
     def forward(self, x):
         a = self.relu(self.norm(self.conv(x)))
-        b = F.relu(self.conv(a)) + torch.relu(a - 0.5)
+        b = F.relu(input=self.conv(a)) + torch.relu(a - 0.5)
         return self.out(self.relu(b - 0.1).relu().mean([2, 3]))
 
 
