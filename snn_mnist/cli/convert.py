@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import math
 import shlex
+import sys
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,7 +123,8 @@ def run(options: ConvertOptions) -> int:
 
     interruption = Interruption()
     choose_runtime(options.device, options.backend, options.threads)  # a backend that can't be used is an error now
-    _, folder = train_run(options.training(), interruption, Conversion(options.mode))
+    with redirect_stdout(sys.stderr if options.json == "-" else sys.stdout):  # which is for the JSON alone
+        _, folder = train_run(options.training(), interruption, Conversion(options.mode))
     if interruption.requested:
         return interruption.exit_code
     report(options, folder)

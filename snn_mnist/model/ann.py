@@ -88,7 +88,10 @@ def scale_of(weight: Tensor, images: Tensor, mode: str | float) -> float:
     try:
         snn = Converter([values(images)], mode=mode)(ann)
     except ValueError as error:
-        raise SNNError(f"the ANN can't be converted: {error}") from error
+        raise SNNError(
+            f"-mode {mode} takes the scale from activations that are 0 or not finite; start again with -mode 99.9%, "
+            "or a smaller -lr"
+        ) from error
     return snn.get_buffer("snn tailor.0.2.scale").item()
 
 

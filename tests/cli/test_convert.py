@@ -111,7 +111,7 @@ def test_real_mnist_comes_to_its_ann(real_mnist, tmp_path, capsys):
     flags = ["-T", "200", "-epochs", "1", "-repeats", "1", "-no-figures", "-data-dir", str(real_mnist)]
     assert main(["convert", *flags, "-out-dir", str(tmp_path), "-json", "-"]) == 0
     out = capsys.readouterr().out
-    results = json.loads(out[out.index("\n{") :])
+    results = json.loads(out)
     assert results["ann_accuracy"] > 0.9 and results["images"] == 10_000
     for each in results["accuracy_against_T"].values():
         assert abs(each["200"]["mean"] - results["ann_accuracy"]) < 0.003
@@ -188,6 +188,8 @@ def test_a_finished_run_is_tested_again(run, nursery: Nursery):
     assert done.code == 0, done.err
     assert done.out.startswith("nothing to do: ")
     assert done.out.partition("\nANN: ")[2] == run[1].partition("\nANN: ")[2]
+    done = nursery.run("convert", "-resume", str(run[0]), "-repeats", "2", "-no-figures", "-json", "-")
+    assert json.loads(done.out) == run[2] and done.err.startswith("nothing to do: ")
 
 
 # ---------------------------------------------------------------------------- kills
@@ -275,5 +277,5 @@ def test_bad_input_is_one_line(run, nursery: Nursery, tmp_path, flags, code, mes
 def test_an_ann_without_activity_is_named(tmp_path):
     from snn_mnist.errors import SNNError
 
-    with pytest.raises(SNNError, match="the ANN can't be converted: mode='Max' gives the activations"):
+    with pytest.raises(SNNError, match="-mode Max takes the scale from activations that are 0"):
         scale_of(-torch.ones(10, 784), torch.full((3, 784), 255, dtype=torch.uint8), "Max")
