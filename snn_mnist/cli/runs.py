@@ -98,7 +98,7 @@ def run(options: RunsOptions) -> int:
     for problem in problems:
         print(f"skipped: {problem}", file=sys.stderr)
     if not found:
-        raise SNNError(f"no run was found in {', '.join(folders)}; name directories of runs, such as logs")
+        raise UsageError(f"no run was found in {', '.join(folders)}; name directories of runs, such as logs")
     runs = [run for run in found if all(condition(run) for condition in conditions)]
     runs.sort(key=lambda run: _sort_key(run, options.sort), reverse=options.reverse)
     groups = _groups(runs)
@@ -130,7 +130,7 @@ def group_text(folder: Path, summary: dict[str, Any]) -> str:
     from snn_mnist.runs.seeds import spread_text
 
     lines = [
-        f"{folder}: {summary['finished']} of {summary['runs']} seeds finished",
+        f"{folder}: {summary['finished']} of {summary['seeds']} seeds finished",
         f"  last epoch {spread_text(summary['last_epoch'])} (mean ± std)",
     ]
     if summary["chosen_by_val"]:

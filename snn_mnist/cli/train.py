@@ -64,7 +64,7 @@ def repeat(config: Config, interruption: Interruption) -> None:
     name = config.name or f"{run_name(replace(config, seed=0))}_seeds{numbers[0]}-{numbers[-1]}"
     group = new_run_directory(config.out_dir, name)
     try:
-        seeds.write_summary(group)
+        seeds.write_summary(group, config.seeds)
         for done, seed in enumerate(numbers):
             print(f"seed {seed}: {done + 1} of {config.seeds} runs", flush=True)
             one = replace(config, seed=seed, seeds=1, out_dir=str(group), name=f"seed{seed}")

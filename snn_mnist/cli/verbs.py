@@ -44,4 +44,5 @@ def usage(name: str = "") -> str:
         return f"{PROGRAM} VERB [flags]"
     positional = [each for each in options_of(VERBS[name].record) if each.positional]
     words = [f"{each.kind.metavar}{' ...' if each.kind.many else ''}" for each in positional]
+    words = [word if each.required else f"[{word}]" for word, each in zip(words, positional, strict=True)]
     return " ".join([PROGRAM, name, *words, "[flags]"])

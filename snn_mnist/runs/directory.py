@@ -76,15 +76,16 @@ def _runs_in(folder: Path, levels: int, unreadable: Callable[[Path, OSError], No
 
 
 def newest_run(out_dir: str) -> Path:
-    """The run in a directory whose latest checkpoint was written last; SNNError where there is none."""
+    """The run in a directory whose latest checkpoint was written last; UsageError where there is none."""
     try:
         times = {
             run: (run / LATEST).stat().st_mtime_ns for run in run_directories(Path(out_dir)) if (run / LATEST).is_file()
         }
     except OSError as error:
-        raise SNNError(f"no run can be found in {out_dir} ({reason(error)}); give the -out-dir of the runs") from error
+        kind = UsageError if isinstance(error, FileNotFoundError | NotADirectoryError) else SNNError
+        raise kind(f"no run can be found in {out_dir} ({reason(error)}); give the -out-dir of the runs") from error
     if not times:
-        raise SNNError(f"there is no run in {out_dir} yet; train one, or give the -out-dir of the runs")
+        raise UsageError(f"there is no run in {out_dir} yet; train one, or give the -out-dir of the runs")
     return max(times, key=lambda run: (times[run], run))
 
 

@@ -39,7 +39,12 @@ def summary(group: Path) -> dict[str, Any]:
             last[config.seed] = rows[-1]["test_acc"]
             if config.val and (row := chosen(config, rows)):
                 best[config.seed] = row["test_acc"]
-    return {"runs": runs, "finished": len(last), "last_epoch": _spread(last), "chosen_by_val": _spread(best)}
+    return {
+        "seeds": max(_asked_for(group), runs),
+        "finished": len(last),
+        "last_epoch": _spread(last),
+        "chosen_by_val": _spread(best),
+    }
 
 
 def _spread(values: dict[int, float]) -> dict[str, Any] | None:
@@ -54,8 +59,18 @@ def _spread(values: dict[int, float]) -> dict[str, Any] | None:
     }
 
 
-def write_summary(group: Path) -> None:
-    write_file(group / SEEDS, json.dumps(summary(group), indent=2) + "\n")
+def write_summary(group: Path, seeds: int = 0) -> None:
+    """Writes seeds.json; seeds: how many were asked for, where it does not say so yet."""
+    found = summary(group)
+    write_file(group / SEEDS, json.dumps(found | {"seeds": max(found["seeds"], seeds)}, indent=2) + "\n")
+
+
+def _asked_for(group: Path) -> int:
+    """The seeds that seeds.json names; 0 where it is missing or damaged."""
+    try:
+        return int(json.loads((group / SEEDS).read_text(encoding="utf-8"))["seeds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
 
 
 def spread_text(spread: Mapping[str, Any] | None) -> str:

@@ -15,7 +15,7 @@ import torch
 
 from snn_mnist.cli.main import main
 from snn_mnist.cli.runs import COLUMNS, SETTINGS
-from snn_mnist.errors import SNNError
+from snn_mnist.errors import UsageError
 from snn_mnist.runs import atomic_files, checkpoint
 from snn_mnist.runs.atomic_files import exclusive_lock, is_locked
 from snn_mnist.runs.config import Config
@@ -182,6 +182,12 @@ def test_a_condition_takes_the_number_that_the_table_shows(tmp_path, capsys, con
     assert names(capsys, str(tmp_path), "-where", condition) == ["run"]
 
 
+def test_the_usage_says_what_may_be_left_out(capsys):
+    assert main(["runs", "-sort"]) == main(["plot", "-out"]) == 2
+    err = capsys.readouterr().err
+    assert "snn_mnist runs [DIR ...] [flags]\n" in err and "snn_mnist plot DIR ... [flags]\n" in err
+
+
 def test_every_column_sorts(logs, capsys):
     for column in (*COLUMNS, *SETTINGS):
         assert set(names(capsys, "-sort", column)) == {"soft", "plain", "slow", "held"}
@@ -195,7 +201,7 @@ def test_every_column_sorts(logs, capsys):
         (["-where", "last>high"], "last is a number", 2),
         (["-where", "last"], "give one or several, each a condition such as tau=1.1", 2),
         (["-sort", "lr2"], "-sort lr2 is not allowed", 2),
-        (["nowhere"], "no run was found in nowhere", 1),
+        (["nowhere"], "no run was found in nowhere", 2),
         (["-links", "logs"], "which is no link; name a new directory", 2),
     ],
 )
@@ -351,7 +357,7 @@ def test_seeds_are_summed_up(tmp_path, capsys, monkeypatch):
     make(group / "seed3", [(0.9, 0.5)], seed=3, val=9)
     write_summary(group)
     kept = json.loads((group / SEEDS).read_text())
-    assert (kept["runs"], kept["finished"]) == (4, 3)
+    assert (kept["seeds"], kept["finished"]) == (4, 3)
     assert kept["last_epoch"]["mean"] == pytest.approx(0.92) and kept["last_epoch"]["std"] == pytest.approx(0.02)
     assert kept["last_epoch"]["of_seed"] == {"0": 0.9, "1": 0.92, "2": 0.94}
     out = shown(capsys)
@@ -363,6 +369,15 @@ def test_seeds_are_summed_up(tmp_path, capsys, monkeypatch):
     assert main(["runs", "-json", "-"]) == 0
     (summary,) = json.loads(capsys.readouterr().out)["seeds"]
     assert summary == {"folder": "logs/group"} | kept
+
+
+def test_seeds_that_a_kill_prevented_are_counted(tmp_path, capsys):
+    make(tmp_path / "group" / "seed0", [0.5, 0.6, 0.9])
+    for _ in range(2):  # seed0 ends; a resumed run ends
+        write_summary(tmp_path / "group", seeds=5 if not (tmp_path / "group" / SEEDS).exists() else 0)
+        assert f"{tmp_path}/group: 1 of 5 seeds finished" in "\n".join(shown(capsys, str(tmp_path)))
+    (tmp_path / "group" / SEEDS).write_text("[")
+    assert "1 of 1 seeds finished" in "\n".join(shown(capsys, str(tmp_path)))
 
 
 def test_a_seed_that_is_resumed_is_summed_up_anew(tmp_path):
@@ -404,13 +419,13 @@ def test_last_goes_on_where_it_was_found(tmp_path):
 
 def test_without_a_run_last_says_what_to_do(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(["eval", "-resume", "last"]) == 1
+    assert main(["eval", "-resume", "last"]) == 2
     assert "no run can be found in ./logs" in capsys.readouterr().err
     (tmp_path / "logs").mkdir()
     for arguments in (["plot", "last"], ["train", "-resume", "last"], ["predict", "x.png", "-resume", "last"]):
-        assert main(arguments) == 1
+        assert main(arguments) == 2
         assert "there is no run in ./logs yet; train one, or give the -out-dir" in capsys.readouterr().err
-    with pytest.raises(SNNError):
+    with pytest.raises(UsageError):
         newest_run("logs")
 
 
