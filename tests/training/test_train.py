@@ -165,7 +165,7 @@ def test_seeds_are_repeated_and_summarised(tmp_path, capsys):
         f"kept in {group / 'seeds.json'}",
     ]
     kept = json.loads((group / "seeds.json").read_text())
-    assert (kept["runs"], kept["finished"]) == (3, 3)
+    assert (kept["seeds"], kept["finished"]) == (3, 3)
     assert kept["last_epoch"]["mean"] == pytest.approx(mean / 100) and kept["last_epoch"]["of_seed"].keys() == set(
         "456"
     )
