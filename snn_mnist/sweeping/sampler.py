@@ -52,7 +52,7 @@ class InOrder(BaseSampler):
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         new = [each for each in study.get_trials(deepcopy=False) if number_of(each) == each.number]
-        place = sum(each.number < trial.number for each in new)
+        place = sum(each.number < number_of(trial) for each in new)
         if place >= len(self.points):  # in the place of a trial that was lost
             done = [each.params for each in standing(study)]
             place = next((i for i, point in enumerate(self.points) if point not in done), 0)
