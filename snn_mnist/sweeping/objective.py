@@ -17,9 +17,12 @@ from optuna.exceptions import UpdateFinishedTrialError
 
 from snn_mnist.data.datasets import Dataset
 from snn_mnist.errors import SNNError, UsageError
+from snn_mnist.runs import checkpoint
 from snn_mnist.runs.config import Config
 from snn_mnist.runs.directory import LATEST
 from snn_mnist.runs.metrics import read_metrics
+from snn_mnist.runs.resume_rules import DECIDING
+from snn_mnist.runs.words import show
 from snn_mnist.sweeping.plan import Plan
 from snn_mnist.sweeping.space import Choices
 from snn_mnist.sweeping.trials import REASON, RUNS, number_of, standing
@@ -84,6 +87,7 @@ class Objective:
                     raise optuna.TrialPruned
 
         if (folder / LATEST).is_file():
+            require_same_settings(folder, config)
             for row in read_metrics(folder / "metrics.csv") if reports else ():
                 if "val_acc" in row:
                     trial.report(row["val_acc"], row["epoch"])
@@ -97,6 +101,19 @@ class Objective:
         if not rows or rows[-1]["epoch"] + 1 < config.epochs:
             raise Returned  # interrupted
         return rows[-1]["val_acc"]
+
+
+def require_same_settings(folder: Path, config: Config) -> None:
+    """SNNError where the run in `folder` is of another study, whose result would be taken for this trial's."""
+    before = checkpoint.load(folder)["config"]
+    changed = [
+        f"{name} {show(before.get(name))} instead of {show(getattr(config, name))}"
+        for name in DECIDING
+        if before.get(name) != getattr(config, name)
+    ]
+    if changed:
+        raise SNNError(f"{folder} is a run of another study, with {', '.join(changed)}; "
+                       "choose another -study or -out-dir")  # fmt: skip
 
 
 def suggest(trial: optuna.Trial, name: str, plan: Plan) -> Any:
