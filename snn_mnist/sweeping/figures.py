@@ -14,7 +14,8 @@ import optuna
 from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState
 
-from snn_mnist.sweeping.messages import short
+from snn_mnist.runs.words import show
+from snn_mnist.sweeping.messages import counted, short
 from snn_mnist.sweeping.plan import Plan
 from snn_mnist.sweeping.trials import number_of
 from snn_mnist.visualizing import drawing
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 ACCURACY = "held-out accuracy in %"
 SMALL = 8  # points
-FEWEST = 4  # complete trials below which no importance is computed
+FEWEST = 4  # complete trials below which no importance is computed; nor where all are equally accurate
 
 
 def write_figures(trials: Sequence[FrozenTrial], plan: Plan) -> list[Path]:
@@ -34,17 +35,16 @@ def write_figures(trials: Sequence[FrozenTrial], plan: Plan) -> list[Path]:
 
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     near, far = without_outliers(complete)
-    note = f" ({len(far)} trials below {100 * (near[-1].value or 0):.2f} % not shown)" if far else ""
+    note = f" ({counted(len(far), 'trial')} below {100 * (near[-1].value or 0):.2f} % not shown)" if far else ""
     names = [name for name in plan.space if len({trial.params[name] for trial in near}) > 1]
     figures = {}
     with matplotlib.rc_context({"figure.dpi": drawing.DPI}):
         figures["history.png"] = history(as_study(trials), near, note)
         if names:
             figures["settings.png"] = settings(as_study(near), names, note)
-        if names and len(complete) >= FEWEST:
+        if len(names) > 1 and len(complete) >= FEWEST and len({trial.value for trial in complete}) > 1:
             figures["importance.png"], ordered = importance(as_study(complete), names)
-            if len(names) > 1:
-                figures["contour.png"] = contour(as_study(near), ordered[:2], note)
+            figures["contour.png"] = contour(as_study(near), ordered[:2], note)
     return [write(plan.folder / name, figure) for name, figure in figures.items()]
 
 
@@ -182,10 +182,10 @@ def plain(axes: Any) -> None:
 def plain_ticks(axis: Any) -> None:
     """A few ticks as the settings are typed: 'atan' without the quotes, None as none, 0.001 instead of 10^-3."""
     from matplotlib.category import StrCategoryFormatter
-    from matplotlib.ticker import FixedFormatter, FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
 
     formatter = axis.get_major_formatter()
-    if isinstance(formatter, StrCategoryFormatter | FixedFormatter):
+    if isinstance(formatter, StrCategoryFormatter) or isinstance(axis.get_major_locator(), FixedLocator):
         ticks = range(round(sum(map(abs, axis.get_view_interval()))) + 1)
         texts = [typed(formatter(tick, tick)) for tick in ticks]
         while texts and not texts[-1]:
@@ -204,8 +204,8 @@ def plain_ticks(axis: Any) -> None:
 def typed(text: str) -> str:
     """A value of Optuna's label, as repr or str made it."""
     text = text.strip("'")
-    if text == "None":
-        return "none"
+    if text in ("None", "True", "False"):
+        return show({"None": None, "True": True, "False": False}[text])
     try:
         return short(float(text)).removesuffix(".0")
     except ValueError:

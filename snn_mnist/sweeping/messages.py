@@ -22,6 +22,15 @@ def short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else show(value)
 
 
+def begins(plan: Plan, done: int, workers: int) -> str:
+    workers_here = counted(workers, "worker")
+    return wrapped(f"study {plan.study}: {done} of {plan.trials} trials finished, {workers_here}, in {plan.folder}")
+
+
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def settings(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {short(value)}" for name, value in values.items())
 
@@ -66,7 +75,7 @@ def test_result(tested: Sequence[Sequence[float]]) -> str:
     """'test images: 92.95 ± 0.03 % (5 seeds, each the mean of 10 encodings)'; tested: [seeds][encodings]"""
     percent = [[100 * accuracy for accuracy in run] for run in tested]
     means = [statistics.mean(run) for run in percent]
-    encodings = f"{len(percent[0])} encoding{'s' if len(percent[0]) > 1 else ''}"
+    encodings = counted(len(percent[0]), "encoding")
     if len(means) > 1:
         spread, what = statistics.stdev(means), f"mean ± std over {len(means)} seeds, each the mean of {encodings}"
     else:
@@ -85,4 +94,4 @@ def winner(best: FrozenTrial, plan: Plan, tested: Sequence[Sequence[float]] | No
 def files(plan: Plan, drawn: Sequence[Path]) -> str:
     command = f"python -m snn_mnist train -config {shlex.quote(str(plan.folder / 'best.yaml'))}"
     names = ["study.csv", *(path.name for path in drawn)]
-    return wrapped(f"in {plan.folder}: {', '.join(names)}") + f"\ntrain the winner on all images: {command}"
+    return wrapped(f"in {plan.folder}: {', '.join(names)}") + f"\ntrain the winner on all images:\n  {command}"

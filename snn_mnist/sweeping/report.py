@@ -49,7 +49,7 @@ def write_report(study: optuna.Study, plan: Plan, dataset: Dataset, repeats: int
     counts = {state: sum(trial.state == state for trial in trials) for state in (TrialState.PRUNED, TrialState.FAIL)}
     lines = [
         messages.wrapped(
-            f"study {plan.study}: {len(trials)} trials, {counts[TrialState.PRUNED]} pruned, "
+            f"study {plan.study}: {messages.counted(len(trials), 'trial')}, {counts[TrialState.PRUNED]} pruned, "
             f"{counts[TrialState.FAIL]} failed; accuracy on {plan.fixed['val']} held-out images, best first:"
         ),
         *(messages.row(trial) for trial in trials[:SHOWN]),
