@@ -16,6 +16,9 @@ from snn_mnist.runs.fields import Options, choice, integer, like, matching, opti
 from snn_mnist.sweeping.space import SWEPT, Choices, Range, grid, sweepable
 
 if TYPE_CHECKING:
+    from optuna import Study
+
+    from snn_mnist.data.datasets import Dataset
     from snn_mnist.sweeping.plan import Plan
 
 TRIALS = 40
@@ -79,18 +82,26 @@ SweepOptions: Any = dataclasses.make_dataclass(
 def run(options: Any) -> int:
     plan, workers = make_plan(options)
     from snn_mnist.data.datasets import load_dataset
+    from snn_mnist.model.device import choose_runtime
+    from snn_mnist.sweeping.storage import in_use, open_study
+
+    choose_runtime(options.device, options.backend, plan.fixed["j"], options.step_mode)  # or else each trial would fail
+    dataset = load_dataset(options.dataset, options.data_dir)
+    plan.check().check_sizes(len(dataset.train))
+    study = open_study(plan)
+    with in_use(plan.storage):
+        return _go_on(study, plan, workers, dataset, options)
+
+
+def _go_on(study: Study, plan: Plan, workers: int, dataset: Dataset, options: Any) -> int:
+    from snn_mnist.sweeping import messages
     from snn_mnist.sweeping.report import write_report
-    from snn_mnist.sweeping.storage import open_study
     from snn_mnist.sweeping.trials import finished
     from snn_mnist.sweeping.worker import run_workers, work
     from snn_mnist.training.interruption import Interruption
 
-    dataset = load_dataset(options.dataset, options.data_dir)
-    plan.config({}, b=1).check_sizes(len(dataset.train))
-    study = open_study(plan)
     interruption = Interruption()
-    print(f"study {plan.study}: {finished(study, plan.trials)} of {plan.trials} trials finished, "
-          f"{workers} worker{'s' if workers > 1 else ''}, in {plan.folder}", flush=True)  # fmt: skip
+    print(messages.begins(plan, finished(study, plan.trials), workers), flush=True)
     if finished(study, plan.trials) < plan.trials:
         if workers == 1:
             work(plan, dataset, interruption)
@@ -124,21 +135,22 @@ def make_plan(options: Any) -> tuple[Plan, int]:
     if points and options.trials not in (None, points):
         raise UsageError(f"trials {options.trials}: the grid has {points} points, one trial each; leave -trials out")
     folder = Path(options.out_dir) / options.study
-    workers, threads = _workers(options)
+    trials = points or options.trials or TRIALS
+    workers, threads = _workers(options, trials)
     fixed = {name: value for name, value in settings.items() if name not in {*space, "out_dir", "seeds"}}
     plan = Plan(
         study=options.study, folder=folder, storage=options.storage or str(folder / "journal.log"), space=space,
-        fixed=fixed | {"j": threads, "test": False, "figures": False}, trials=points or options.trials or TRIALS,
+        fixed=fixed | {"j": threads, "test": False, "figures": False}, trials=trials,
         sampler=options.sampler, seeds=options.seeds, prune=options.prune, heartbeat=options.heartbeat,
     )  # fmt: skip
     plan.check()
-    return plan, min(workers, plan.trials)
+    return plan, workers
 
 
-def _workers(options: Any) -> tuple[int, int]:
+def _workers(options: Any, trials: int) -> tuple[int, int]:
     """Workers on this machine, and the threads of each."""
     import torch
 
     gpu = options.device.startswith("cuda") or (options.device == "auto" and torch.cuda.is_available())
-    workers = options.workers or (1 if gpu else options.threads)
+    workers = min(options.workers or (1 if gpu else options.threads), trials)
     return workers, max(1, options.threads // workers)

@@ -45,13 +45,14 @@ class Plan:
         settings = decisive | dict(self.space) | {"seeds": self.seeds, "sampler": self.sampler}
         return {name: str(value) if name in self.space else show(value) for name, value in settings.items()}
 
-    def check(self) -> None:
-        """UsageError where no combination of the settings can be trained."""
+    def check(self) -> Config:
+        """The first combination of the settings that can be trained, with their smallest b; UsageError for none."""
+        batches = {"b": self.space["b"]} if "b" in self.space else {}
+        smallest = min((point["b"] for point in corners(batches) if point), default=self.fixed.get("b"))
         error: UsageError | None = None
         for values in itertools.islice(corners(self.space), 4096):
             try:
-                self.config(values)
-                return
+                return self.config(values | {"b": smallest})
             except UsageError as found:
                 error = error or found
         assert error

@@ -14,7 +14,7 @@ from typing import Any
 
 import optuna
 import sqlalchemy.exc
-from optuna.exceptions import UpdateFinishedTrialError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
@@ -66,6 +66,12 @@ class Journal(JournalStorage, BaseHeartbeat):
         return return_to_queue
 
 
+class Database(RDBStorage):
+    def record_heartbeat(self, trial_id: int) -> None:
+        with contextlib.suppress(StorageInternalError, sqlalchemy.exc.SQLAlchemyError):  # the next one may arrive
+            super().record_heartbeat(trial_id)
+
+
 def is_url(storage: str) -> bool:
     return "://" in storage
 
@@ -103,23 +109,40 @@ def _errors(storage: str) -> Iterator[None]:
         yield
     except ImportError as error:
         driver = getattr(error.__cause__, "name", None) or error.name or "its driver"
-        package = {"psycopg2": "psycopg2-binary", "psycopg": "'psycopg[binary]'", "MySQLdb": "mysqlclient"}.get(
-            driver, driver
-        )
-        raise SNNError(f"{where} needs the package {driver}: pip install {package}") from error
+        raise SNNError(f"{where} needs the package {driver}: pip install {PACKAGES.get(driver, driver)}") from error
     except sqlalchemy.exc.ArgumentError as error:
         remedy = "give a URL such as postgresql://user@host/database, or the path of a journal file"
         raise UsageError(f"{where} is no URL of a database; {remedy}") from error
-    except (sqlalchemy.exc.SQLAlchemyError, OSError) as error:
-        cause = reason(getattr(error, "orig", None) or error)
-        raise SNNError(f"{where} is out of reach ({cause}); check the address and that it is running") from error
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        raise _out_of_reach(storage, error) from error
+    except OSError as error:
+        raise SNNError(f"{where} can't be read and written ({reason(error)}); name another file") from error
     except (ValueError, KeyError, TypeError) as error:
         raise SNNError(f"{where} is not a journal of Optuna ({reason(error)}); name another file") from error
 
 
+@contextlib.contextmanager
+def in_use(storage: str) -> Iterator[None]:
+    """SNNError where a database is out of reach meanwhile, whatever Optuna raises on top of that."""
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause and not isinstance(cause, sqlalchemy.exc.SQLAlchemyError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        raise _out_of_reach(storage, cause) from error
+
+
+def _out_of_reach(storage: str, error: BaseException) -> SNNError:
+    cause = reason(getattr(error, "orig", None) or error)
+    return SNNError(f"-storage {_shown(storage)} is out of reach ({cause}); check the address and that it is running")
+
+
 def _journal(plan: Plan) -> Journal:
     path = Path(plan.storage)
-    make_directory(path.parent, "-storage")
+    make_directory(path.parent, "-out-dir" if path.parent == plan.folder else "-storage")
     if path.exists():  # a journal has a JSON record in each line; nothing is added to another file
         with open(path, encoding="utf-8") as file:
             for line in itertools.islice(file, 1):
@@ -127,10 +150,10 @@ def _journal(plan: Plan) -> Journal:
     return Journal(path, plan.heartbeat)
 
 
-def _database(plan: Plan, tries: int = 3) -> RDBStorage:
+def _database(plan: Plan, tries: int = 3) -> Database:
     waiting = {"connect_args": {"timeout": 60}} if plan.storage.startswith("sqlite") else {"pool_pre_ping": True}
     try:
-        return RDBStorage(
+        return Database(
             plan.storage, engine_kwargs=waiting, heartbeat_interval=plan.heartbeat,
             grace_period=DEAD_AFTER * plan.heartbeat, heartbeat_stale_trial_callback=return_to_queue,
         )  # fmt: skip

@@ -19,7 +19,7 @@ from snn_mnist.runs.atomic_files import reason
 from snn_mnist.sweeping import messages
 from snn_mnist.sweeping.objective import Failed, Objective, Returned
 from snn_mnist.sweeping.plan import Plan
-from snn_mnist.sweeping.storage import open_study
+from snn_mnist.sweeping.storage import in_use, open_study
 from snn_mnist.sweeping.trials import REASON, finished, return_to_queue, standing
 from snn_mnist.training.interruption import Interruption
 
@@ -38,7 +38,7 @@ def work(plan: Plan, dataset: Dataset, interruption: Interruption) -> None:
             return
         print(messages.trial(trial, finished(study, plan.trials), plan.trials), flush=True)
 
-    with interruption:
+    with interruption, in_use(plan.storage):
         while not interruption.requested and objective.error is None:
             fail_stale_trials(study)
             states = [each.state for each in standing(study)[: plan.trials]]

@@ -17,6 +17,7 @@ from snn_mnist.sweeping.objective import suggest
 from snn_mnist.sweeping.plan import Plan
 from snn_mnist.sweeping.sampler import new_sampler
 from snn_mnist.sweeping.space import SWEPT, Choices, Range, corners, grid
+from snn_mnist.sweeping.trials import return_to_queue
 
 
 def plan_of(*flags: str) -> Plan:
@@ -104,7 +105,20 @@ def test_combinations_that_can_not_be_trained_are_allowed_beside_others():
     plan = plan_of("-v-threshold", "0.5:2", "-v-reset", "0,1")
     with pytest.raises(UsageError, match="every neuron would fire for ever"):
         plan.config({"v_threshold": 0.5, "v_reset": 1.0})
+    assert plan_of("-v-threshold", "3:4", "-v-reset", "2").check().v_threshold == 3, "the default 1 is below"
     assert plan.config({"v_threshold": 1.5, "v_reset": 1.0}, run=2, name="x").seed == 2
+
+
+def test_no_more_workers_than_trials():
+    """The threads are shared among those that there are."""
+    plan, workers = sweep.make_plan(
+        read_options(sweep.SweepOptions, ["-val", "1", "-tau", "1.1,2", "-trials", "2", "-j", "2", "-workers", "9"])
+    )
+    assert (workers, plan.fixed["j"]) == (2, 1)
+    plan, workers = sweep.make_plan(
+        read_options(sweep.SweepOptions, ["-val", "1", "-tau", "1.1,2", "-trials", "1", "-j", "2", "-device", "cpu"])
+    )
+    assert (workers, plan.fixed["j"]) == (1, 2)
 
 
 def test_run_directories_are_named_by_trial_and_seed():
@@ -145,6 +159,21 @@ def test_tpe_learns():
     assert sum(taus[20:]) / 20 < sum(taus[:10]) / 10 / 3
 
 
+def test_a_trial_of_a_grid_that_was_killed_while_it_was_drawn_gets_its_point_again():
+    """It returns to the queue with those of its settings that the storage had, under another number."""
+    flags = ["-tau", "1.1,2,3", "-T", "5,6", "-sampler", "grid"]
+    study = optuna.create_study(direction="maximize")
+    draws(flags, 1, study)
+    killed = study.ask()
+    suggest(killed, "tau", plan_of(*flags))
+    draws(flags, 2, study)
+    study.tell(killed, state=optuna.trial.TrialState.FAIL)
+    return_to_queue(study, study.get_trials()[1])
+    draws(flags, 3, study)
+    points = [(each.params["tau"], each.params["T"]) for each in study.get_trials() if each.value is not None]
+    assert sorted(points) == [(1.1, 5), (1.1, 6), (2.0, 5), (2.0, 6), (3.0, 5), (3.0, 6)]
+
+
 def test_a_grid_whose_trial_was_lost_gets_its_point_again():
     flags = ["-tau", "1.1,2", "-T", "5,6", "-sampler", "grid"]
     study = optuna.create_study(direction="maximize")
@@ -163,6 +192,10 @@ def test_a_grid_whose_trial_was_lost_gets_its_point_again():
         (["-tau", "1.1,2"], 2, "-val is missing: without held-out training images the trials would be chosen on the"),
         (["-val", "9", "-tau"], 2, "-tau needs a value; give a number above 1; several as a,b,c; a range as low:high"),
         (["-val", "9", "-taw", "1,2"], 2, "unknown flag -taw; did you mean -tau?"),
+        (["-val", "9", "-tau", "1.1,2", "-backend", "cupy", "-device", "cpu"], 2, "backend 'cupy' can't be used"),
+        (["-val", "9", "-tau", "1.1,2", "-b", "1429,2000"], 2, "b 1429 is more than the 1428 training images"),
+        (["-val", "9", "-tau", "1.1,2", "-storage", "."], 1, "-storage . can't be read and written (Is a directory)"),
+        (["-val", "9", "-tau", "1.1,2", "-out-dir", "/dev/null/x"], 1, "/dev/null/x/sweep can't be made (Not a dir"),
         (["-val", "1437", "-tau", "1.1,2"], 2, "val 1437 holds out all 1437 training images of digits"),
         (["-val", "9", "-tau", "1.1,2", "-storage", "postgresql+psycopg2://u:secret@127.0.0.1:1/x"], 1,
          "-storage postgresql+psycopg2://u:***@127.0.0.1:1/x is out of reach (connection to server at"),

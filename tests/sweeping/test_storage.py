@@ -174,6 +174,20 @@ def test_two_worker_processes_stop_with_their_command(nursery: Nursery, tmp_path
     assert mine.state == TrialState.WAITING and checkpoint.load(folder)["epoch"] < EPOCHS - 1
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_database_that_goes_away_is_one_line(nursery: Nursery, tmp_path: Path, workers: int):
+    """Nothing is lost: runs stand at their last checkpoint."""
+    with postgres.server() as url:
+        child = start(nursery, tmp_path, url, "-workers", str(workers))
+        folder = in_the_middle(child, tmp_path)
+    assert child.wait() == 1
+    lines = child.err.splitlines()
+    assert len(lines) == (1 if workers == 1 else 3), "the command, and each of its two processes"
+    assert all(" is out of reach (" in line and line.startswith("snn_mnist sweep: error: -storage")
+               for line in lines)  # fmt: skip
+    assert checkpoint.load(folder)["epoch"] < EPOCHS
+
+
 # ---------------------------------------------------------------------------- the journal's heartbeat
 
 

@@ -4,6 +4,7 @@ import csv
 import json
 from pathlib import Path
 
+import optuna
 import pytest
 import yaml
 from PIL import Image
@@ -11,6 +12,10 @@ from torture import Nursery
 
 from snn_mnist.runs.config import Config
 from snn_mnist.runs.metrics import read_metrics
+from snn_mnist.sweeping.figures import typed, write_figures
+from snn_mnist.sweeping.objective import suggest
+from snn_mnist.sweeping.plan import Plan
+from snn_mnist.sweeping.space import Choices, Range, Space, corners
 from tests.support.runs import metrics
 
 RUN = ["-dataset", "digits", "-val", "200", "-T", "5", "-b", "50", "-epochs", "3"]
@@ -52,7 +57,8 @@ def test_the_table(study: tuple[Path, str, list[str]]):
     best = rows[0]
     percent, std = 100 * float(best["val_acc"]), 100 * float(best["val_std"])
     assert f"    {best['trial']}  {percent:.2f} ± {std:.2f} %  tau " in out
-    assert max(map(len, out.replace(str(folder), "").splitlines())) <= 80
+    lines = out.replace(str(folder), "logs/sweep").splitlines()
+    assert max(map(len, lines)) <= 80 and lines[-1] == "  python -m snn_mnist train -config logs/sweep/best.yaml"
 
 
 def test_the_test_images_are_looked_at_for_the_winner_only(study: tuple[Path, str, list[str]], nursery: Nursery):
@@ -127,3 +133,61 @@ def test_nothing_that_can_be_trained_is_an_error(nursery: Nursery, tmp_path: Pat
     child = nursery.run("sweep", *RUN, *flags)
     assert child.code == 1 and child.out.count("failed: the weights are not finite") == 2
     assert child.err.startswith("snn_mnist sweep: error: no trial of sweep came to its end; the first: failed: ")
+
+
+def test_runs_of_another_study_are_not_taken_for_its_own(nursery: Nursery, tmp_path: Path):
+    """The journal was removed, or the study is in another storage: its directory has runs with other settings. They
+    stay as they are, and no trial gets their accuracy; those with the same settings are its own."""
+    command = ["sweep", *RUN, "-sampler", "grid", "-out-dir", str(tmp_path), "-workers", "1", "-repeats", "1"]
+    assert nursery.run(*command, "-tau", "1.1,2").code == 0
+    rows, journal = rows_of(tmp_path / "sweep"), tmp_path / "sweep" / "journal.log"
+    journal.unlink()
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.glob("sweep/trial-*/*")}
+    child = nursery.run(*command, "-tau", "1.2,2", "-lr", "0.01")
+    assert (
+        child.code == 1 and "trial-0000 is a run of another study, with tau 1.1 instead of 1.2, lr 0.001" in child.err
+    )
+    assert "  trial " not in child.out
+    journal.unlink()
+    assert nursery.run(*command, "-tau", "1.1,2").code == 0
+    assert [row["val_acc"] for row in rows_of(tmp_path / "sweep")] == [row["val_acc"] for row in rows]
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.glob("sweep/trial-*/*")} == before
+
+
+def plan_of_figures(folder: Path, space: Space) -> Plan:
+    return Plan(study="s", folder=folder, storage="", space=space, fixed={"seed": 0}, trials=1, sampler="tpe", seeds=1,
+                prune=True, heartbeat=1)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("space", "accuracies", "drawn"),
+    [
+        ({"tau": Range(1.1, 2.0)}, [0.5], ["history.png"]),
+        ({"tau": Range(1.1, 2.0)}, [0.5, 0.6, 0.7, 0.8], ["history.png", "settings.png"]),
+        ({"v_reset": Choices((None, 0.0)), "amp": Choices((True, False))}, [0.5, 0.6, 0.7, 0.8], None),
+        ({"tau": Range(1.1, 2.0), "T": Range(2, 9)}, [0.5] * 5, ["history.png", "settings.png"]),
+        ({"tau": Range(1.1, 2.0), "lr": Range(1e-4, 1.0, log=True)}, [0.5, 0.6, 0.7, 0.8, 0.9], None),
+    ],
+    ids=["one trial", "one setting", "choices only", "equally accurate", "ranges"],
+)
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_figures_of_small_studies(tmp_path: Path, space: Space, accuracies: list[float], drawn: list[str] | None):
+    """As many as say something; nothing else fails or warns."""
+    sampler = optuna.samplers.RandomSampler(seed=0)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    plan = plan_of_figures(tmp_path, space)
+    points = list(corners(space))
+    for i, accuracy in enumerate(accuracies):
+        study.enqueue_trial(points[i % len(points)])
+        trial = study.ask()
+        for name in space:
+            suggest(trial, name, plan)
+        study.tell(trial, accuracy)
+    files = write_figures(study.get_trials(), plan)
+    assert sorted(file.name for file in files) == (drawn or FIGURES) == sorted(file.name for file in tmp_path.iterdir())
+
+
+def test_ticks_are_values_as_they_are_typed():
+    assert [typed(text) for text in ("'atan'", "None", "True", "False", "0.0", "1e-05", "50")] == [
+        "atan", "none", "on", "off", "0", "1e-05", "50"
+    ]  # fmt: skip
