@@ -230,5 +230,5 @@ def test_another_file_is_not_written_to(tmp_path: Path):
     for text in ("hello\n", "[]\n", "{}\n"):
         file.write_text(text)
         with pytest.raises(storage.SNNError, match="is not a journal of Optuna"), storage._errors(str(file)):
-            storage._journal(type("plan", (), {"storage": str(file), "heartbeat": 1})())  # type: ignore[arg-type]
+            storage._journal(type("plan", (), {"storage": str(file), "folder": tmp_path, "heartbeat": 1})())  # type: ignore[arg-type]
         assert file.read_text() == text
