@@ -7,6 +7,7 @@ import pytest
 
 from snn_mnist.runs import terminal
 from snn_mnist.runs.terminal import Meter, StatusLine, duration, fit, speed
+from snn_mnist.training.progress import Progress
 
 PARTS = ("loss 0.0171", "acc 91.20%", "181k images/s", "0:12 left")
 LOSING = (0, 2, 1, 3)  # the loss goes first, the time last
@@ -84,6 +85,29 @@ def test_a_meter_counts_images(screen, monkeypatch):
     monkeypatch.setattr(terminal.time, "perf_counter", lambda: next(clock))
     Meter("testing", 400).step(100)
     assert screen.lines() == ["testing  25%|█████▌                | 50 images/s  0:06 left"]
+
+
+def test_the_bar_of_a_resumed_epoch_and_of_the_next(screen, monkeypatch):
+    """Of 1,000 images 250 were learned before and 250 in these 5 s: 50 images/s, and at 0.02 s each 1,500 are left.
+    Then 500 more in 10 s, 5 s of a test, and 250 of the next epoch in 10 s: 25 images/s, 750 left at 0.03 s."""
+    now = [100.0]
+    monkeypatch.setattr(terminal.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(terminal, "columns", lambda stream: 80)
+    progress = Progress(3)
+    now[0] = 200.0  # compiling
+    progress.start(1, 1000, 250)
+    progress.step(250)
+    now[0] = 205.0
+    progress.figures(0.0171, 0.912)
+    progress.step(500)
+    now[0] = 220.0
+    progress.start(2, 1000, 0)
+    progress.step(250)
+    now[0] = 230.0
+    progress.figures(0.0169, 0.915)
+    (first, second) = screen.lines()
+    assert first.startswith("epoch 2/3  50%|") and first.endswith("| loss 0.0171  acc 91.20%  50 images/s  0:30 left")
+    assert second.startswith("epoch 3/3  25%|") and second.endswith("| loss 0.0169  acc 91.50%  25 images/s  0:22 left")
 
 
 def test_an_error_is_one_line_in_a_file_and_fits_a_terminal(screen):

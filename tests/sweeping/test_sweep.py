@@ -105,14 +105,16 @@ def test_a_finished_study_is_reported_again(study: tuple[Path, str, list[str]], 
 
 def test_other_settings_are_another_study(study: tuple[Path, str, list[str]], nursery: Nursery):
     _, _, command = study
-    child = nursery.run(*command, "-tau", "1.1,3", "-epochs", "4")
+    child = nursery.run(*command, "-tau", "1.1,3", "-epochs", "4", "-seeds", "3")
     assert child.code == 2
-    assert "the study s was begun with other settings: epochs 3 → 4, tau 1.1,2.0 → 1.1,3.0; give it those" in child.err
+    changed = "epochs 3 → 4, tau 1.1,2.0 → 1.1,3.0, seeds 2 → 3"
+    assert f"the study s was begun with other settings: {changed}; give it those" in child.err
 
 
 def test_a_bad_trial_is_pruned_and_a_wrong_one_named(nursery: Nursery, tmp_path: Path):
     """After five whole trials the median counts: learning rate 1e-9 ends in its third epoch. A neuron whose reset is
     not below its threshold can't be trained: that trial fails with the reason, and the others go on."""
+    (tmp_path / "sweep" / "trial-0000").mkdir(parents=True)  # of a worker that was killed before its first checkpoint
     flags = ["-lr", "0.05,0.04,0.03,0.02,0.01,1e-9", "-v-reset", "0,1", "-epochs", "5", "-sampler", "grid"]
     child = nursery.run("sweep", *RUN, *flags, "-out-dir", str(tmp_path), "-workers", "1", "-repeats", "1")
     assert child.code == 0, child.err
