@@ -179,7 +179,8 @@ def test_a_database_that_goes_away_is_one_line(nursery: Nursery, tmp_path: Path,
     """Nothing is lost: runs stand at their last checkpoint."""
     with postgres.server() as url:
         child = start(nursery, tmp_path, url, "-workers", str(workers))
-        folder = in_the_middle(child, tmp_path)
+        worker, folder = stopped(child, tmp_path, workers)
+    os.kill(worker, signal.SIGCONT)
     assert child.wait() == 1
     lines = child.err.splitlines()
     assert len(lines) == (1 if workers == 1 else 3), "the command, and each of its two processes"
