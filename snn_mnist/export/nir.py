@@ -43,7 +43,8 @@ def package() -> Any:
     try:
         import nir
     except ImportError as error:
-        raise SNNError(f"the package nir can't be imported ({error}); pip install nir") from error
+        remedy = "SNN_MNIST_EXTRAS=nir bash scripts/setup.sh, or pip install nir"
+        raise SNNError(f"the package nir can't be imported ({error}); install it: {remedy}") from error
     return nir
 
 

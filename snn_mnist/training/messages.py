@@ -19,7 +19,7 @@ AMP_ON_THE_CPU = "amp on the CPU: bfloat16 without loss scaling, which its range
 
 def nothing_to_do(config: Config, epochs: int) -> str:
     return (
-        f"nothing to do: {config.resume} has finished its {epochs} epochs;\n"
+        f"nothing to do: {config.resume} has been trained for {epochs} epochs;\n"
         f"to continue, give a larger -epochs, e.g. -epochs {2 * epochs}"
     )
 

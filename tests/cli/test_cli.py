@@ -437,15 +437,23 @@ def test_results_that_cannot_be_written(capsys: pytest.CaptureFixture, tmp_path:
     assert err.endswith("choose another -json\n")
 
 
-def test_a_python_without_the_packages_is_told_where_they_are(tmp_path: Path):
-    """The commands that a run suggests, typed before the environment is activated."""
-    code = "import sys; sys.modules['torch'] = None; from snn_mnist.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", code, "train", "-dataset", "digits"]
+@pytest.mark.parametrize(
+    ("verb", "package", "remedy"),
+    [
+        (["train"], "torch", "activate the environment that scripts/train.sh makes: source .venv/bin/activate"),
+        (["sweep", "-tau", "1.1,2", "-val", "100"], "optuna",
+         "sweep needs it: SNN_MNIST_EXTRAS=sweep bash scripts/setup.sh, or pip install optuna scipy"),
+    ],
+)  # fmt: skip
+def test_a_python_without_the_packages_is_told_where_they_are(tmp_path: Path, verb: list[str], package, remedy):
+    """The commands that a run suggests, typed before the environment is activated; and a verb of an extra."""
+    missing = f"sys.modules[{package!r}] = None"
+    code = f"import sys; {missing}; from snn_mnist.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, *verb, "-dataset", "digits"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(f"snn_mnist train: error: {sys.executable} has no torch; activate the environment ")
-    assert done.stderr.endswith("source .venv/bin/activate\n")
+    assert done.stderr == f"snn_mnist {verb[0]}: error: {sys.executable} has no {package}; {remedy}\n"
 
 
 def test_help_takes_no_value(capsys):

@@ -144,7 +144,7 @@ def test_a_finished_run_says_how_to_extend_it(folders: dict[str, Path], capsys: 
     before = {path: path.read_bytes() for path in folders["adam"].iterdir()}
     assert training.run(resumed(folders["adam"])) == 0
     assert capsys.readouterr().out == (
-        f"nothing to do: {folders['adam']} has finished its 1 epochs;\n"
+        f"nothing to do: {folders['adam']} has been trained for 1 epochs;\n"
         "to continue, give a larger -epochs, e.g. -epochs 2\n"
     )
     assert {path: path.read_bytes() for path in folders["adam"].iterdir()} == before

@@ -85,7 +85,7 @@ def test_a_finished_run_has_nothing_to_do(tmp_path, capsys):
     code = "import sys; sys.modules['torch'] = None; from snn_mnist.cli.main import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "train", "-resume", str(folder)]
     done = subprocess.run(command, capture_output=True, encoding="utf-8")
-    assert done.returncode == 0 and "has finished its 1 epochs" in done.stdout, done.stderr  # said without PyTorch
+    assert done.returncode == 0 and "has been trained for 1 epochs" in done.stdout, done.stderr  # said without PyTorch
     done = subprocess.run([*command, "-epochs", "2"], capture_output=True, encoding="utf-8")
     assert done.returncode == 1 and "torch" in done.stderr
 
