@@ -226,6 +226,9 @@ def test_limits_are_measured_on_the_checkpoints_own_test_images(tmp_path, capsys
         counts = net(spikes).sum(0)
     expected = reliability.limits(Score([40], counts[:, None], torch.zeros(360), test.labels))
     assert told["limits"] == pytest.approx(vars(expected), abs=0.01)
+    loaded.net.spiking.step_mode = "s"
+    assert vars(reliability.measure(loaded.net, test, 40, 3)) == pytest.approx(told["limits"])
+    assert loaded.net.spiking.step_mode == "s"
     assert 0.05 < told["limits"]["right"] <= 0.11 < 0.3 < told["limits"]["wrong"]
     for each in told["pictures"]:
         low = each["margin"] < told["limits"]["margin"] - 1e-6

@@ -129,6 +129,28 @@ def test_a_graph_with_branches_functions_and_shared_modules():
         torch.testing.assert_close(mean_output(snn, x, 300), ann.eval()(x), rtol=0, atol=0.03)
 
 
+class Branch(nn.Module):
+    """What is normalised is used as it is too: nothing to fuse."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.norm = nn.Linear(3, 4), nn.BatchNorm1d(4)
+
+    def forward(self, x):
+        y = self.linear(x)
+        return self.norm(y).relu() + y.relu()
+
+
+def test_batch_normalisation_stays_where_its_input_is_used_otherwise():
+    torch.manual_seed(0)
+    ann, x = Branch(), torch.rand(64, 3) * 3 - 1
+    for _ in range(10):
+        ann(x)
+    snn = conversion.Converter([x])(ann)
+    with torch.no_grad():
+        torch.testing.assert_close(mean_output(snn, x, 300), ann.eval()(x), rtol=0, atol=0.03)
+
+
 def test_the_ann_stays_as_it_is():
     ann = conv_net()
     before, kinds = copy.deepcopy(ann.state_dict()), [type(module) for module in ann.modules()]
