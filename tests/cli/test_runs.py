@@ -245,12 +245,12 @@ def test_links_are_named_by_what_differs(logs, capsys, tmp_path):
 
 
 def test_links_are_no_runs_of_their_own_and_leave_json_readable(logs, capsys):
-    assert main(["runs", "-links", "logs/a/links", "-json", "-"]) == 0
+    assert main(["runs", "-links", "logs/a", "-json", "-"]) == 0
     out, err = capsys.readouterr()
-    assert len(json.loads(out)["runs"]) == 4 and err == "4 links: tensorboard --logdir logs/a/links\n"
+    assert len(json.loads(out)["runs"]) == 4 and err == "4 links: tensorboard --logdir logs/a\n"
     assert [run["run"] for run in records(capsys)] == ["logs/soft", "logs/plain", "logs/slow", "logs/held"]
     assert newest_run("logs").name == "held"
-    assert set(names(capsys, "logs/a/links")) == {"tau2", "tau1.1_epochs7", "tau3_val500", "if_v-resetnone"}
+    assert set(names(capsys, "logs/a")) == {"tau2", "tau1.1_epochs7", "tau3_val500", "if_v-resetnone"}
 
 
 # ---------------------------------------------------------------------------- damage
