@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 STDIN = "-"
 WIDTH = 80  # characters of a line
-BAR = 40  # characters of a firing rate of 1
+BAR = 28  # characters of a firing rate of 1; with the longest class name a line has WIDTH
 BLOCKS = ((" ", "▄"), ("▀", "█"))  # [upper pixel is lit][lower pixel is lit]
 
 

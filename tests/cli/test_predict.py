@@ -311,14 +311,14 @@ def text(screen):
 def test_a_plain_terminal_gets_ascii():
     shown = text(ASCII)
     assert shown.isascii()
-    assert " 7 0.88 " + "#" * 35 + " <" in shown
+    assert " 7 0.88 " + "#" * 24 + " <" in shown
     assert "@@@@" in shown
 
 
 def test_a_utf8_terminal_gets_half_blocks_and_fine_bars():
     shown = text(BLOCKS)
     assert "█████" in shown and "▀" in shown
-    assert " 7 0.88 " + "█" * 35 + " ◀" in shown and " 8 0.30 " + "█" * 12 in shown
+    assert " 7 0.88 " + "█" * 24 + "▌ ◀" in shown and " 8 0.30 " + "█" * 8 + "▍" in shown
     rows = predict.thumbnail(pictures.prepare(stroke()).pixels, BLOCKS)
     assert len(rows) == 14 and {len(row) for row in rows} == {28}
     field = pixels(stroke()) > 100
@@ -330,15 +330,17 @@ def test_a_utf8_terminal_gets_half_blocks_and_fine_bars():
 
 
 def test_bars_end_at_the_nearest_eighth_or_character():
-    """40 characters for a rate of 1: 0.2656 is 10.6, ten blocks and five eighths; 0.3 is 12; a tie marks the lower."""
-    prediction = Prediction([0.2656, 0.3, 0.0, 0.0125, 1.0, 1.0, *[0.0] * 4])
+    """28 characters for a rate of 1: 0.2656 is 7.4, seven blocks and three eighths; 0.25: 7; a tie marks the lower."""
+    prediction = Prediction([0.2656, 0.25, 0.0, 0.0125, 1.0, 1.0, *[0.0] * 4])
     fine, plain = (predict.bars(prediction, DIGITS, screen) for screen in (BLOCKS, ASCII))
     assert fine[:6] == [
-        "0 0.27 " + "█" * 10 + "▋", "1 0.30 " + "█" * 12, "2 0.00", "3 0.01 ▌", "4 1.00 " + "█" * 40 + " ◀",
-        "5 1.00 " + "█" * 40,
+        "0 0.27 " + "█" * 7 + "▍", "1 0.25 " + "█" * 7, "2 0.00", "3 0.01 ▍", "4 1.00 " + "█" * 28 + " ◀",
+        "5 1.00 " + "█" * 28,
     ]  # fmt: skip
-    assert plain[:2] == ["0 0.27 " + "#" * 11, "1 0.30 " + "#" * 12] and plain[4] == "4 1.00 " + "#" * 40 + " <"
+    assert plain[:2] == ["0 0.27 " + "#" * 7, "1 0.25 " + "#" * 7] and plain[4] == "4 1.00 " + "#" * 28 + " <"
     assert not any("◀" in row for row in predict.bars(Prediction([0.0] * 10), DIGITS, BLOCKS))
+    shown = predict.lines("", pictures.prepare(stroke()), Prediction([1.0] * 10), FASHION, [], BLOCKS)
+    assert max(map(len, shown)) == 80
 
 
 def test_a_colour_terminal_gets_greys():
