@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from optuna import Study
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial
 
@@ -33,12 +33,21 @@ class ByNumber(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        return self.sampler.sample_relative(study, trial, search_space)
+        drawn = self.sampler.sample_relative(study, trial, search_space)
+        return {name: rounded(value, search_space[name]) for name, value in drawn.items()}
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        return self.sampler.sample_independent(study, trial, param_name, param_distribution)
+        drawn = self.sampler.sample_independent(study, trial, param_name, param_distribution)
+        return rounded(drawn, param_distribution)
+
+
+def rounded(value: Any, distribution: BaseDistribution) -> Any:
+    """A drawn float to four digits, as a person types it, within the limits of its range."""
+    if not isinstance(distribution, FloatDistribution):
+        return value
+    return min(max(float(f"{value:.4g}"), distribution.low), distribution.high)
 
 
 class InOrder(BaseSampler):

@@ -150,7 +150,13 @@ def test_a_study_that_goes_on_draws_as_if_it_had_not_stopped(sampler: str):
     assert draws(flags, 7, study) == whole
     assert len({params["tau"] for params in whole}) == 16
     assert draws([*flags, "-seed", "1"], 1) != whole[:1]
+    assert all(float(f"{p[name]:.4g}") == p[name] for p in whole for name in ("tau", "lr"))
     assert all(1.1 <= p["tau"] <= 4 and 1e-4 <= p["lr"] <= 1e-2 and type(p["T"]) is int for p in whole)
+
+
+def test_a_rounded_draw_stays_in_its_range():
+    narrow = draws(["-tau", "1.23456:1.23462"], 20)
+    assert all(1.23456 <= params["tau"] <= 1.23462 for params in narrow)
 
 
 def test_tpe_learns():
