@@ -7,6 +7,7 @@ docs/interop.md explains the formats.
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -113,7 +114,8 @@ def run(options: ExportOptions) -> None:
         if options.report:
             say("measuring the accuracy of each weight width on all test images")
         print(fit(hardware.export_hardware(saved, out, options.data_dir, *settings).rstrip(), indent=""))
-        print(f"\nwritten to {out}\nthe C reference: cc -std=c99 -O2 -o snn_infer snn_infer.c")
+        print(f"\nwritten to {out}\nthe C reference: cd {shlex.quote(str(out))} && "
+              "cc -std=c99 -O2 -o snn_infer snn_infer.c")  # fmt: skip
         return
     refuse_directory(out)
     if options.format == "nir":

@@ -387,7 +387,8 @@ def test_soft_reset_and_no_report(tmp_path, capsys):
     loaded = saved(tmp_path, v_reset=None)
     assert main(["export", "-resume", str(loaded.path), "-format", "hardware", "-no-report"]) == 0
     out = tmp_path / "checkpoint_hardware"
-    assert "soft reset" in " ".join(capsys.readouterr().out.split())
+    said = capsys.readouterr().out
+    assert "soft reset" in " ".join(said.split()) and f": cd {out} && cc -std=c99" in said
     assert len(list(out.iterdir())) == 10
     assert "accuracy" not in (out / "report.md").read_text()
 
