@@ -37,14 +37,14 @@ REQUIRED = (
     "matplotlib",
     "pillow",
 )
-OPTIONAL = ("cupy-cuda13x", "cupy-cuda12x", "nir")
+OPTIONAL = ("cupy-cuda13x", "cupy-cuda12x", "nir", "optuna", "scipy")
 
 
 @dataclass(frozen=True, kw_only=True)
 class InfoOptions(Options):
     """Settings of `info`."""
 
-    data_dir: str = like(Config, "data_dir")
+    data_dir: str = like(Config, "data_dir", help="where to look for the data, as MNIST/raw/… and FashionMNIST/raw/…")
     json: str | None = json_option()
 
 
@@ -201,5 +201,8 @@ def _data_line(states: dict[str, str]) -> str:
     """One line for the four files when they are in the same state, else the missing and damaged ones."""
     if len(set(states.values())) == 1:
         path, state = next(iter(states.items()))
-        return f"{state} ({len(states)} files in {Path(path).parent})"
+        folder = Path(path).parent
+        if state == "missing":
+            return f"missing: {len(states)} files expected in {folder}"
+        return f"{state} ({len(states)} files in {folder})"
     return "; ".join(f"{path}: {state}" for path, state in states.items() if not state.startswith("ok"))
