@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from snn_mnist import __version__
 from snn_mnist.cli.verbs import PROGRAM, VERBS, usage
 from snn_mnist.errors import UsageError
-from snn_mnist.runs.fields import SWITCH_WORDS, Option, Options, sorted_by_group
+from snn_mnist.runs.fields import SWITCH_WORDS, Option, Options, options_of, sorted_by_group
 from snn_mnist.runs.words import brief, closest
 
 ABOUT = "A spiking neural network learns MNIST: one layer of LIF neurons,\ntrained by surrogate gradients."
@@ -172,5 +172,8 @@ def _over_file(record: type[Record], given: dict[str, Any]) -> Record:
     if file := given.get("config"):
         from snn_mnist.runs.config_file import read_yaml
 
-        given = record.check_mapping(read_yaml(file), str(file)) | given
+        settings = read_yaml(file)
+        if "study" in settings and "study" not in {each.name for each in options_of(record)}:
+            raise UsageError(f"{file} is a study: use sweep -config {file}")
+        given = record.check_mapping(settings, str(file)) | given
     return record(**given, given=frozenset(given), flags=flags)

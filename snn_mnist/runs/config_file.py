@@ -9,10 +9,10 @@ import yaml
 
 from snn_mnist import __version__
 from snn_mnist.errors import UsageError
-from snn_mnist.runs.recipes import recipe_names, recipe_path
+from snn_mnist.runs.recipes import recipe_names, recipe_path, study_names
 from snn_mnist.runs.words import brief, closest
 
-REMEDY = f"name a YAML file of settings, or a recipe: {', '.join(recipe_names())}"
+REMEDY = f"name a YAML file of settings, or a recipe: {', '.join(recipe_names())}; for sweep {', '.join(study_names())}"
 MAX_BYTES = 1 << 20  # a settings file has a few hundred bytes
 
 
@@ -69,7 +69,7 @@ def read_yaml(name: str | os.PathLike[str]) -> dict[Any, Any]:
     except UnicodeDecodeError as error:
         raise UsageError(f"{file}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     except OSError as error:
-        guess = closest(Path(file).stem, recipe_names())
+        guess = closest(Path(file).stem, [*recipe_names(), *study_names()])
         remedy = f"did you mean {guess}? {REMEDY}" if guess else REMEDY
         raise UsageError(f"{file}: {(error.strerror or str(error)).lower()}; {remedy}") from None
     except yaml.YAMLError as error:

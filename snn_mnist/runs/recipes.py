@@ -15,5 +15,13 @@ def recipe_path(name: str) -> str:
 
 def recipe_names() -> list[str]:
     """The bare names for help and messages of `train`, without the studies of `sweep`."""
-    names = {file.stem for folder in FOLDERS for file in folder.glob("*.yaml")}
-    return sorted(name for name in names if not name.startswith("sweep_"))
+    return sorted(name for name in _names() if not name.startswith("sweep_"))
+
+
+def study_names() -> list[str]:
+    """The bare names of the studies of `sweep`."""
+    return sorted(name for name in _names() if name.startswith("sweep_"))
+
+
+def _names() -> set[str]:
+    return {file.stem for folder in FOLDERS for file in folder.glob("*.yaml")}

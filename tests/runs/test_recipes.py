@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from snn_mnist.cli.main import main
 from snn_mnist.runs import recipes
 from tests.conftest import ROOT
 
@@ -14,6 +15,13 @@ def test_a_bare_name_is_a_recipe_from_any_directory(tmp_path: Path, monkeypatch:
     assert recipes.recipe_path("sweep_best") == str(ROOT / "configs" / "sweep_best.yaml")
     files = {file.stem for file in (ROOT / "configs").iterdir()}
     assert recipes.recipe_names() == sorted(files - {"sweep_best"}), "a study is nothing that `train` can run"
+
+
+def test_a_wrong_name_gets_all_the_right_ones(capsys: pytest.CaptureFixture):
+    assert main(["sweep", "-config", "nope", "-val", "9"]) == 2
+    assert "a recipe: best, digits, quick, tutorial; for sweep sweep_best" in capsys.readouterr().err
+    assert main(["train", "-config", "sweep_best"]) == 2
+    assert capsys.readouterr().err.endswith("sweep_best is a study: use sweep -config sweep_best\n")
 
 
 def test_a_path_stays_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
