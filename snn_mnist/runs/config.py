@@ -243,13 +243,13 @@ class Config(Threads, Options):
         left = n_train - self.val
         if left < 1:
             raise UsageError(
-                f"val {self.val} holds out all {n_train} training images of {self.dataset}; "
+                f"-val {self.val} holds out all {n_train} training images of {self.dataset}; "
                 f"give a number below {n_train}"
             )
         if self.b > left:
             raise UsageError(
-                f"b {self.b} is more than the {left} training images of {self.dataset}"
-                f"{' that val leaves' if self.val else ''}; give a number from 1 to {left}"
+                f"-b {self.b} is more than the {left} training images of {self.dataset}"
+                f"{' that -val leaves' if self.val else ''}; give a number from 1 to {left}"
             )
 
     @property

@@ -226,8 +226,8 @@ def test_eval_of_the_last_epoch_is_within_noise_of_training(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "error"),
     [
-        ({"b": 2000}, "b 2000 is more than the 1437 training images"),
-        ({"val": 1437}, "val 1437 holds out all"),
+        ({"b": 2000}, "-b 2000 is more than the 1437 training images"),
+        ({"val": 1437}, "-val 1437 holds out all"),
         ({"device": "cuda:0"}, "-device cuda:0"),
         ({"backend": "cupy", "device": "cpu"}, "cupy"),
     ],
