@@ -13,6 +13,7 @@ from snn_mnist.cli.main import main
 from snn_mnist.data.datasets import load_dataset
 from snn_mnist.data.idx import DataMissing
 from snn_mnist.errors import SNNError
+from snn_mnist.runs.terminal import fit
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -31,8 +32,8 @@ def recipe(flags: Sequence[str]) -> Path | None:
         try:
             load_dataset("mnist", given.data_dir)
         except DataMissing as error:
-            print(f"\n{error}\n\nTraining on the bundled digits instead: real handwriting, but 1,437 small images, ",
-                  "not MNIST.\n", sep="", file=sys.stderr)  # fmt: skip
+            instead = "Training on the bundled digits instead: real handwriting, but 1,437 small images, not MNIST."
+            print(fit(f"\n{error}\n\n{instead}\n", indent=""), file=sys.stderr)
             return CONFIGS / "digits.yaml"
         except SNNError:
             pass  # train says what is wrong

@@ -325,6 +325,7 @@ def test_train_takes_digits_where_mnist_can_not_be_had(no_mnist: Path, flags: li
     assert recipe(*flags) == "digits.yaml"
     said = capsys.readouterr().err
     assert "MNIST is not in" in said and "Training on the bundled digits instead" in said
+    assert all(len(line) <= 80 for line in said.splitlines() if str(no_mnist) not in line)
 
 
 def test_train_takes_mnist_where_it_is(no_mnist: Path, mnist_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys):
