@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+from snn_mnist.errors import UsageError
 from snn_mnist.runs.config import CHECKPOINT, Config
 from snn_mnist.runs.fields import Options, like, option, optional, options_of, path
 from snn_mnist.runs.terminal import fit_terminal
@@ -23,7 +24,10 @@ def out_dir_option() -> Any:
 
 
 def with_newest_run(options: Options) -> Options:
-    """The same settings, with the newest run of -out-dir in the place of the word last."""
+    """The same settings, with the newest run of -out-dir in the place of the word last.
+
+    UsageError for a path that is none, while -out-dir holds a run of that name.
+    """
     from snn_mnist.runs.directory import newest_run
 
     changes: dict[str, Any] = {}
@@ -32,6 +36,11 @@ def with_newest_run(options: Options) -> Options:
         if value == LAST or (isinstance(value, tuple) and LAST in value):
             newest = str(newest_run(getattr(options, "out_dir")))  # noqa: B009
             changes[name] = newest if value == LAST else tuple(newest if each == LAST else each for each in value)
+        elif name in options.given:
+            for path in (value,) if isinstance(value, str) else value or ():
+                inside = os.path.normpath(os.path.join(getattr(options, "out_dir", ""), path))
+                if not os.path.exists(path) and os.path.isdir(inside):
+                    raise UsageError(f"there is no {path} here; did you mean {inside}?")
     return replace(options, **changes) if changes else options
 
 

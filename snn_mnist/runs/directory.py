@@ -40,7 +40,10 @@ def find(path: str | os.PathLike[str]) -> Path:
         if path.is_dir():
             path = path / LATEST
             if not path.exists():
-                raise UsageError(f"no {LATEST} in {path.parent}; {remedy}")
+                folder = path.parent
+                if any(run != folder for run in run_directories(folder)):
+                    remedy = f"name a run in it, or last (with -out-dir {folder})"
+                raise UsageError(f"no {LATEST} in {folder}; {remedy}")
         if path.is_file():
             return path
         if path.exists():
