@@ -3,7 +3,8 @@
     python -m snn_mnist runs
     python -m snn_mnist runs logs other/logs -where dataset=mnist 'last>92' -sort last
 
-`last` and `best` are test accuracies in percent: after the last epoch, and of checkpoint_max.pth.
+`last` and `best` are test accuracies in percent: after the last epoch, and of checkpoint_max.pth; of runs without a
+test, such as the trials of a sweep, those of the held-out images. `speed` is the median of the epochs.
 """
 
 from __future__ import annotations
@@ -23,11 +24,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from snn_mnist.cli.results import write_json
-from snn_mnist.cli.shared_options import out_dir_option
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.runs.atomic_files import make_directory, reason, write_file
 from snn_mnist.runs.config import Config
-from snn_mnist.runs.fields import Options, choice, matching, option, optional, options_of, path, several, switch
+from snn_mnist.runs.fields import Options, choice, like, matching, option, optional, options_of, path, several, switch
 from snn_mnist.runs.naming import differences, differing, labels, short_names
 from snn_mnist.runs.words import closest, show
 
@@ -38,8 +38,8 @@ SETTINGS = {each.name: each for each in options_of(Config) if each.saved and eac
 COLUMNS: dict[str, Callable[[Run], Any]] = {
     "run": lambda run: str(run.folder),
     "epochs": lambda run: run.epochs_done,
-    "last": lambda run: _percent(run.last),
-    "best": lambda run: _percent(run.best),
+    "last": lambda run: _percent(run.last_known),
+    "best": lambda run: _percent(run.best_known),
     "speed": lambda run: run.images_per_s,
     "date": lambda run: _date(run.trained),
     "state": lambda run: run.state,
@@ -64,7 +64,9 @@ class RunsOptions(Options):
         shown="-out-dir",
         positional=True,
     )
-    out_dir: str = out_dir_option()
+    out_dir: str = like(
+        Config, "out_dir", help="where the runs are if no DIR is given, and where last finds the newest"
+    )
     where: tuple[str, ...] | None = option(
         None,
         optional(several(replace(matching(CONDITION.pattern, WANTED), metavar="CONDITION"))),
@@ -72,7 +74,12 @@ class RunsOptions(Options):
         "only runs with all of these: a column or setting, one of = != < > <= >=, a value; * is any text",
         shown="all",
     )
-    sort: str = option("date", choice((*COLUMNS, *SETTINGS)), "Runs", "column or setting to sort by, the largest last")
+    sort: str = option(
+        "date",
+        choice((*COLUMNS, *SETTINGS)),
+        "Runs",
+        "column or setting to sort by, the largest last (speed: images/s, the median of the epochs)",
+    )
     reverse: bool = option(False, switch(), "Runs", "sort the largest first")
     csv: str | None = option(
         None,
@@ -228,19 +235,34 @@ def table(runs: Sequence[Run], width: int) -> list[str]:
         ]
     else:
         found = narrow_table(runs, width)
-    if any(not run.config.val and run.best is not None for run in runs):
-        found += ["", *textwrap.wrap("* the highest of all tests, chosen on the test images: too high", width)]
+    if notes := footnotes(runs):
+        found += ["", *(line for note in notes for line in textwrap.wrap(note, width, subsequent_indent="  "))]
     return [line.rstrip() for line in found]
 
 
-RESULTS = ("epochs", "last %", "best % ", "images/s")
+def footnotes(runs: Sequence[Run]) -> list[str]:
+    marks = {
+        "* the highest of all tests, chosen on the test images: too high":
+            any(not run.config.val and run.best is not None for run in runs),
+        "v of the held-out images, for lack of a test, as of the trials of a sweep":
+            any(run.untested for run in runs),
+        "a of the ANN, as is its best %; eval tests the spiking network":
+            any(run.converted for run in runs),
+    }  # fmt: skip
+    return [note for note, applies in marks.items() if applies]
+
+
+RESULTS = ("epochs", "last % ", "best % ", "images/s")
 
 
 def results(run: Run) -> list[str]:
     best = "" if run.best is None else f"{100 * run.best:.2f}{' ' if run.config.val else '*'}"
+    if run.untested:
+        best = f"{100 * (run.best_known or 0):.2f}v"
+    mark = "v" if run.untested else "a" if run.converted else " "
     return [
         f"{run.epochs_done}/{run.config.epochs}",
-        "" if run.last is None else f"{100 * run.last:.2f}",
+        "" if run.last_known is None else f"{100 * run.last_known:.2f}{mark}",
         best,
         "" if run.images_per_s is None else f"{run.images_per_s:,.0f}",
     ]
@@ -291,6 +313,7 @@ def record(run: Run) -> dict[str, Any]:
         "epochs_done": run.epochs_done,
         "last_test_acc": run.last,
         "best_test_acc": run.best,
+        "last_val_acc": run.last_val,
         "best_chosen_on": "held-out images" if run.config.val else "test images",
         "train_images_per_s": run.images_per_s,
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(run.trained)),

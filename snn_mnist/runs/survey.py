@@ -32,6 +32,7 @@ class Run:
     trained: float  # when its last checkpoint was written, seconds since 1970
     state: str  # 'running', 'finished' or 'interrupted'
     step: int  # of the epoch in which it was interrupted; 0: between two epochs
+    converted: bool = False  # of the verb convert: the accuracies are those of the ANN
 
     @property
     def epochs_done(self) -> int:
@@ -46,6 +47,29 @@ class Run:
         """The test accuracy of checkpoint_max.pth."""
         row = chosen(self.config, self.rows)
         return row["test_acc"] if row else None
+
+    @cached_property
+    def held_out(self) -> list[float]:
+        """The accuracies on the held-out images."""
+        return [row["val_acc"] for row in self.rows if "val_acc" in row]
+
+    @property
+    def last_val(self) -> float | None:
+        return self.held_out[-1] if self.held_out else None
+
+    @property
+    def untested(self) -> bool:
+        """Whether the held-out accuracy is the only one, as of the trials of a sweep."""
+        return self.last is None and self.last_val is not None
+
+    @property
+    def last_known(self) -> float | None:
+        """The test accuracy, of a run without a test the held-out one; so is `best_known`."""
+        return self.last_val if self.untested else self.last
+
+    @property
+    def best_known(self) -> float | None:
+        return max(self.held_out) if self.untested else self.best
 
     @cached_property
     def images_per_s(self) -> float | None:
@@ -94,10 +118,10 @@ def read_run(folder: Path) -> Run:
     file = folder / LATEST
     if not file.is_file():  # for a moment while a run begins
         return Run(folder, config, rows, (folder / "metrics.csv").stat().st_mtime, _state(folder, finished=False), 0)
-    epochs, step = position_of(file)
+    epochs, step, converted = _look_into(file)
     state = _state(folder, finished=epochs >= config.epochs)
     rows = [row for row in rows if row["epoch"] < epochs]  # a resumed run writes later ones again
-    return Run(folder, config, rows, file.stat().st_mtime, state, step if state == "interrupted" else 0)
+    return Run(folder, config, rows, file.stat().st_mtime, state, step if state == "interrupted" else 0, converted)
 
 
 def _state(folder: Path, finished: bool) -> str:
@@ -123,6 +147,12 @@ def _nothing(*_: Any) -> None:
 
 def position_of(file: Path) -> tuple[int, int]:
     """The finished epochs of a checkpoint and the steps done of the next; SNNError where the file is damaged."""
+    epochs, step, _ = _look_into(file)
+    return epochs, step
+
+
+def _look_into(file: Path) -> tuple[int, int, bool]:
+    """`position_of`, and whether the network was converted from an ANN."""
     try:
         with zipfile.ZipFile(file) as archive:
             (entry,) = (each for each in archive.infolist() if each.filename.endswith("/data.pkl"))
@@ -130,7 +160,7 @@ def position_of(file: Path) -> tuple[int, int]:
                 raise ValueError(f"{entry.file_size:,} bytes of plain values")
             with archive.open(entry) as stream:
                 state = PlainValues(stream).load()
-        return int(state.get("epoch", -1)) + 1, int(state.get("step", 0))
+        return int(state.get("epoch", -1)) + 1, int(state.get("step", 0)), "ann" in state
     except OSError:
         raise
     except Exception as error:  # meaningless bytes can fail anywhere in the unpickler

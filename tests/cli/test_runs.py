@@ -85,11 +85,44 @@ def test_the_table_has_a_line_for_each_run(logs, capsys, monkeypatch):
     assert word.startswith("* the highest of all tests")
 
 
+def test_an_accuracy_that_is_no_test_of_the_network_is_marked(logs, capsys, monkeypatch):
+    """A trial of a sweep has none on the test images; that of a converted run is the ANN's."""
+    monkeypatch.setenv("COLUMNS", "200")
+    make(logs / "trial", [(0.7, ""), (0.95, ""), (0.9086, "")], val=500, test=False, at=NOON + 300)
+    converted = make(logs / "converted", [0.75], neuron="if", v_reset=None, at=NOON + 400)
+    state = checkpoint.load(converted / checkpoint.LATEST)
+    checkpoint.save(converted / checkpoint.LATEST, state | {"ann": {"weight": torch.zeros(10, 784), "scale": 1.0}})
+    cells = {line.split()[0]: line.split() for line in shown(capsys) if line}
+    assert {"90.86v", "95.00v"} < {*cells["logs/trial"]} and {"75.00a", "75.00*"} < {*cells["logs/converted"]}
+    assert cells["v"][1:4] == ["of", "the", "held-out"] and cells["a"][1:4] == ["of", "the", "ANN,"]
+    found = {record["run"]: (record["last_test_acc"], record["last_val_acc"]) for record in records(capsys)}
+    assert found["logs/trial"] == (None, 0.9086) and found["logs/held"] == (0.95, 0.9)
+    assert found["logs/plain"] == (0.8, None)
+    assert names(capsys, "-where", "last=90.86", "best=95") == ["trial"]
+    notes = shown(capsys, "logs/plain")[-1], shown(capsys, "logs/held")[-1]
+    assert notes[0].startswith("*") and "logs/held" in notes[1]
+
+
+def test_a_run_that_is_named_wrongly(logs, capsys):
+    """With the directory it lies in, or without one."""
+    for verb in (["eval", "-resume"], ["train", "-resume"], ["runs"]):
+        assert main([*verb, "plain"]) == 2
+        assert "there is no plain here; did you mean logs/plain?" in capsys.readouterr().err
+    os.rename("logs", "other")
+    assert main(["eval", "-resume", "plain", "-out-dir", "other"]) == 2
+    assert "did you mean other/plain?" in capsys.readouterr().err
+    assert main(["eval", "-resume", "other"]) == 2
+    assert "in other; name a run in it, or last (with -out-dir other)" in capsys.readouterr().err
+    (Path("other") / "plain" / checkpoint.LATEST).unlink()
+    assert main(["eval", "-resume", "other/plain"]) == 2
+    assert "in other/plain; name a checkpoint file or a run directory" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("width", "below"),
     [
-        (80, ["  tau 3, val 500", "3/3   95.00   70.00        200  2026-03-04"]),
-        (60, ["", "3/3   95.00   70.00        200  2026-03-04"]),
+        (80, ["  tau 3, val 500", "3/3   95.00    70.00        200  2026-03-04"]),
+        (60, ["", "3/3   95.00    70.00        200  2026-03-04"]),
     ],
 )
 def test_on_a_narrow_terminal_a_run_has_several_lines(logs, capsys, monkeypatch, width, below):
