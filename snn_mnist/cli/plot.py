@@ -3,9 +3,9 @@
     python -m snn_mnist plot last
     python -m snn_mnist plot logs
 
-The learning curves of all runs in one figure, each named by what differs between them; and into each run's directory
-the receptive fields, confusion matrix and accuracy against T of its latest checkpoint, tested with the spikes of that
-epoch's test.
+The learning curves of several runs in one figure, each named by what differs between them. Of a single run its curves,
+and the receptive fields, confusion matrix and accuracy against T of its latest checkpoint, tested with the spikes of
+that epoch's test.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from snn_mnist.runs.config import Config
 from snn_mnist.runs.directory import LATEST, run_directories
 from snn_mnist.runs.fields import Options, option, optional, path, several
 from snn_mnist.runs.naming import labels, short_names
-from snn_mnist.runs.terminal import say
+from snn_mnist.runs.terminal import fit, say
 
 COMPARED = "curves_compared.png"  # of several runs; curves.png is of one
 MOST = 16  # runs in one figure; the colours of more can't be told apart
@@ -39,7 +39,8 @@ class PlotOptions(Options):
         (),
         several(path("DIR")),
         "Files",
-        "run directories, or directories of runs; last is the newest run of -out-dir",
+        "run directories, or directories of runs; of several only the curves, in one figure; "
+        "last is the newest run of -out-dir",
         required=True,
         positional=True,
     )
@@ -63,32 +64,22 @@ def run(options: PlotOptions) -> int:
     for note in notes:
         print(note)
     curves = dict(zip(names(configs), runs.values(), strict=True))
+    if missing := figures.without_curve(curves):
+        print(fit(f"not drawn: {', '.join(missing)}; no test accuracy"))
+        curves = {name: rows for name, rows in curves.items() if name not in missing}
     first = next(iter(runs))
     target = Path(options.out or (first / figures.CURVES if len(runs) == 1 else first / COMPARED))
     if target.suffix.lower() != ".png":
         raise UsageError(f"-out {target} is not a PNG file; give a name that ends in .png")
     make_directory(target.parent, "-out")
     print(figures.write(target, figures.learning_curves(curves, notes), "-out"))
-    draw_networks(runs)
+    if len(runs) > 1:
+        return 0
+    if (first / LATEST).is_file():
+        print("\n".join(map(str, plot_network(first))))
+    else:
+        print(f"{first} has no {LATEST}: learning curves only")
     return 0
-
-
-def draw_networks(folders: Iterable[Path]) -> None:
-    """Prints the names of the figures of each. A run that can't be drawn is an error after the others."""
-    problems = []
-    for folder in folders:
-        if not (folder / LATEST).is_file():
-            print(f"{folder} has no {LATEST}: learning curves only")
-            continue
-        try:
-            for file in plot_network(folder):
-                print(file, flush=True)
-        except SNNError as error:
-            problems.append(error)
-    if problems:
-        for problem in problems[:-1]:
-            print(f"left out: {problem}")
-        raise problems[-1]
 
 
 def _directories(folder: Path) -> list[Path]:

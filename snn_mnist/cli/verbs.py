@@ -28,7 +28,7 @@ VERBS = {
     "trace": Verb(trace.TraceOptions, trace.run, "follow single images through a checkpoint, in pictures"),
     "sweep": Verb(sweep.SweepOptions, sweep.run, "search for good settings: many trainings as one study", sweep.EPILOG),
     "runs": Verb(runs.RunsOptions, runs.run, "list runs: what differs, results, state"),
-    "plot": Verb(plot.PlotOptions, plot.run, "draw the curves and weights of runs"),
+    "plot": Verb(plot.PlotOptions, plot.run, "draw the curves and weights of a run; compare the curves of several"),
     "predict": Verb(predict.PredictOptions, predict.run, "classify your own pictures"),
     "export": Verb(export.ExportOptions, export.run, "write a checkpoint for other simulators and hardware"),
     "import": Verb(import_nir.ImportOptions, import_nir.run, "make a checkpoint of a NIR file"),

@@ -103,11 +103,7 @@ def learning_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], notes: Sequ
     notes: lines below the title.
     """
     several = len(runs) > 1
-    shown = [part for part in PARTS if any(f"{part}_acc" in row for rows in runs.values() for row in rows)]
-    if several:
-        shown = [part for part in shown if part != "val"]  # more than two lines per run could not be distinguished
-    if len(runs) > len(drawing.COLOURS) and "test" in shown:
-        shown = ["test"]
+    shown = _parts(runs)
     names = [_clipped(name) for name in runs] if several else []
     keys = [PARTS[part][2] for part in shown] if len(shown) > 1 or not several else []
     legend = drawing.legend_height([*names, *keys], CURVES_SIZE, LEGEND)
@@ -142,6 +138,22 @@ def learning_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], notes: Sequ
     drawing.legend_below(figure, handles, [*names, *keys], scale=LEGEND)
     drawing.heading(figure, "\n".join([_curves_title(runs), *notes]))
     return figure
+
+
+def _parts(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """What is drawn of these runs: 'train', 'val', 'test'."""
+    shown = [part for part in PARTS if any(f"{part}_acc" in row for rows in runs.values() for row in rows)]
+    if len(runs) > 1:
+        shown = [part for part in shown if part != "val"]  # more than two lines per run could not be distinguished
+    if len(runs) > len(drawing.COLOURS) and "test" in shown:
+        shown = ["test"]
+    return shown
+
+
+def without_curve(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """The runs of which there is nothing to draw beside the others: of many runs only the tests are drawn."""
+    columns = {f"{part}_acc" for part in _parts(runs)}
+    return [name for name, rows in runs.items() if columns and not any(columns & row.keys() for row in rows)]
 
 
 def _clipped(name: str) -> str:

@@ -412,7 +412,9 @@ def test_info_tells_what_is_there(capsys: pytest.CaptureFixture, tmp_path: Path)
     assert found["devices"]["cpu"] == f"{cores()} cores"
     assert found["backends"]["torch"]["cpu"] == "available"
     assert set(found["data"]["mnist"].values()) == {"missing"}
-    assert all(part in text for part in ("torch", "numba", "mnist", "missing (4 files in", "kernel cache:"))
+    assert all(
+        part in text for part in ("torch", "numba", "mnist", "missing: 4 files expected in", "optuna", "kernel cache:")
+    )
     assert main(["info", "-data-dir", str(tmp_path), "-json", "-"]) == 0
     assert json.loads(capsys.readouterr().out) == found
 

@@ -47,15 +47,13 @@ def test_confusion_is_that_of_the_checkpoint(run_directory, monkeypatch):
     assert tested.accuracy() > 0.5  # far above chance: the right images met their labels
 
 
-def test_verb_draws_several_runs_into_one_figure(run_directory, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(plot, "plot_network", lambda folder: [folder / "network"])
+def test_verb_draws_several_runs_into_one_figure(run_directory, tmp_path, capsys):
     other = make_run(tmp_path / "more" / "T20_b64", list(rows_of(2, gain=0.1)))
     assert main(["plot", str(run_directory), str(other)]) == 0
-    out = capsys.readouterr().out
-    assert str(run_directory / "network") in out
-    assert (run_directory / "curves_compared.png").is_file()
-    assert not (run_directory / "curves.png").exists()
-    assert f"{other} has no checkpoint_latest.pth: learning curves only" in out
+    assert capsys.readouterr().out == f"{run_directory / 'curves_compared.png'}\n"
+    assert [file.name for file in tmp_path.rglob("*.png")] == ["curves_compared.png"]
+    assert main(["plot", str(other)]) == 0
+    assert f"{other} has no checkpoint_latest.pth: learning curves only" in capsys.readouterr().out
     target = tmp_path / "new" / "all.png"
     assert main(["plot", str(run_directory), str(other), "-out", str(target)]) == 0
     assert target.read_bytes().startswith(PNG)
@@ -97,15 +95,26 @@ def test_the_number_of_runs_has_a_limit_that_is_said(tmp_path, capsys, monkeypat
     assert drawn["notes"][0] in capsys.readouterr().out
 
 
-def test_a_damaged_checkpoint_is_an_error_after_the_other_figures(run_directory, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(figures, "write_network_figures", lambda folder, *_: [folder / "network"])
-    for name in ("a", "b"):
-        (make_run(tmp_path / name, list(rows_of(1))) / LATEST).write_bytes(b"nonsense")
-    (tmp_path / "a link").symlink_to(run_directory)
-    assert main(["plot", *(str(tmp_path / name) for name in ("a", "b")), str(run_directory), str(tmp_path)]) == 1
+def test_runs_without_a_curve_are_named(tmp_path, capsys, monkeypatch):
+    """Of more than eight runs only the tests are drawn, and the trials of a sweep have none."""
+    drawn = {}
+    monkeypatch.setattr(figures, "learning_curves", lambda runs, notes: drawn.update(runs=runs))
+    monkeypatch.setattr(figures, "write", lambda path, *_: path)
+    for number in range(9):
+        make_run(tmp_path / f"r{number}", list(rows_of(1, every=1 if number > 1 else 2)))
+    assert main(["plot", str(tmp_path)]) == 0
+    assert "not drawn: r0, r1; no test accuracy\n" in capsys.readouterr().out
+    assert list(drawn["runs"]) == [f"r{number}" for number in range(2, 9)]
+    assert main(["plot", *(str(tmp_path / f"r{number}") for number in range(3))]) == 0
+    assert "not drawn" not in capsys.readouterr().out and len(drawn["runs"]) == 3
+
+
+def test_a_damaged_checkpoint_is_an_error_after_the_curves(tmp_path, capsys):
+    (make_run(tmp_path / "a", list(rows_of(1))) / LATEST).write_bytes(b"nonsense")
+    (tmp_path / "a link").symlink_to(tmp_path / "a")
+    assert main(["plot", str(tmp_path)]) == 1
     out, err = capsys.readouterr()
-    assert "left out: " in out and "a/checkpoint_latest.pth is damaged" in out and "network" in out
-    assert "b/checkpoint_latest.pth is damaged" in err and "link" not in out
+    assert out == f"{tmp_path / 'a' / 'curves.png'}\n" and "a/checkpoint_latest.pth is damaged" in err
 
 
 def test_last_is_the_newest_run(run_directory, tmp_path, monkeypatch):
@@ -118,6 +127,7 @@ def test_last_is_the_newest_run(run_directory, tmp_path, monkeypatch):
     ("arguments", "words", "code"),
     [
         (["none"], "none is not a directory; give run directories", 2),
+        (["inner", "run"], "there is no inner here; did you mean logs/inner?", 2),
         (["nothing"], "has no metrics.csv", 2),
         (["run", "-out", "a.gif"], "ends in .png", 2),
         (["empty"], "no finished epoch", 1),
@@ -130,5 +140,6 @@ def test_errors_name_the_remedy(tmp_path, monkeypatch, capsys, arguments, words,
     (make_run(tmp_path / "empty", []) / "metrics.csv").write_text("epoch,train_acc\n")
     (tmp_path / "file").write_text("")
     (tmp_path / "nothing").mkdir()
+    (tmp_path / "logs" / "inner").mkdir(parents=True)
     assert main(["plot", *arguments]) == code
     assert words in capsys.readouterr().err
