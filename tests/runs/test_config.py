@@ -162,7 +162,7 @@ def test_sizes_against_the_data():
     for bad, words in ((Config(b=60_001), "from 1 to 60000"), (Config(val=60_000), "below 60000")):
         with pytest.raises(UsageError, match=words):
             bad.check_sizes(60_000)
-    with pytest.raises(UsageError, match="that val leaves"):
+    with pytest.raises(UsageError, match="that -val leaves"):
         Config(b=51, val=50).check_sizes(100)
 
 
