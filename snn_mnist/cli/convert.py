@@ -151,7 +151,7 @@ def report(options: ConvertOptions, folder: Path) -> None:
     if options.json:
         write_json(options.json, results)
     if options.figures if "figures" in options.given else loaded.config.figures:
-        run_figures.write_run_figures(folder, loaded.net.weight, poisson[0], data.class_names)
+        run_figures.write_run_figures(folder, loaded.net.weight, poisson[0], data.class_names, [run_figures.OF_THE_ANN])
         against_T = {name: [100 * each["mean"] for each in results["accuracy_against_T"][name].values()]
                      for name in (POISSON, CONSTANT)}  # fmt: skip
         figure = run_figures.conversion(constant.readout_steps, against_T, 100 * accuracy)

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from snn_mnist.cli.parser import read_command
-from snn_mnist.cli.shared_options import tell, with_newest_run
+from snn_mnist.cli.shared_options import resolve_runs, tell
 from snn_mnist.cli.streams import make_printable
 from snn_mnist.cli.verbs import VERBS, usage
 from snn_mnist.errors import SNNError, UsageError
@@ -24,7 +24,7 @@ def dispatch(tokens: Sequence[str]) -> int:
         print(f"usage: {usage(tokens[0] if tokens else '')}", file=sys.stderr)
         raise
     tell(options.notes())
-    options = with_newest_run(options)
+    options = resolve_runs(options)
     if resumed := getattr(options, "resume", None):
         run_directory.find(resumed)  # a mistyped name is reported before seconds of imports
     show_log()

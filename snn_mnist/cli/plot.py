@@ -25,6 +25,7 @@ from snn_mnist.runs.config import Config
 from snn_mnist.runs.directory import LATEST, run_directories
 from snn_mnist.runs.fields import Options, option, optional, path, several
 from snn_mnist.runs.naming import labels, short_names
+from snn_mnist.runs.survey import is_converted
 from snn_mnist.runs.terminal import fit, say
 
 COMPARED = "curves_compared.png"  # of several runs; curves.png is of one
@@ -58,21 +59,24 @@ def run(options: PlotOptions) -> int:
     from snn_mnist.visualizing import run_figures as figures
 
     found = rows_of({each.resolve(): each for name in options.runs for each in _directories(Path(name))}.values())
-    runs = dict(itertools.islice(found.items(), MOST))
+    if missing := figures.without_curve({str(folder): rows for folder, rows in found.items()}):
+        print(fit(f"not drawn, for lack of a test: {', '.join(missing)}"))
+    drawn = {folder: rows for folder, rows in found.items() if str(folder) not in missing}
+    runs = dict(itertools.islice(drawn.items(), MOST))
     configs = {folder: _config(folder) for folder in runs}
-    notes = [*left_out(len(found)), *different_data(configs.values())]
+    different = different_data(configs.values())
+    notes = [*left_out(len(drawn)), *different]
     for note in notes:
         print(note)
     curves = dict(zip(names(configs), runs.values(), strict=True))
-    if missing := figures.without_curve(curves):
-        print(fit(f"not drawn: {', '.join(missing)}; no test accuracy"))
-        curves = {name: rows for name, rows in curves.items() if name not in missing}
     first = next(iter(runs))
     target = Path(options.out or (first / figures.CURVES if len(runs) == 1 else first / COMPARED))
     if target.suffix.lower() != ".png":
         raise UsageError(f"-out {target} is not a PNG file; give a name that ends in .png")
     make_directory(target.parent, "-out")
-    print(figures.write(target, figures.learning_curves(curves, notes), "-out"))
+    if len(runs) == 1 and is_converted(first):
+        notes.append(figures.OF_THE_ANN)
+    print(figures.write(target, figures.learning_curves(curves, notes, comparable=not different), "-out"))
     if len(runs) > 1:
         return 0
     if (first / LATEST).is_file():
@@ -117,10 +121,12 @@ def different_data(configs: Iterable[Config | None]) -> list[str]:
 
 
 def names(configs: Mapping[Path, Config | None]) -> list[str]:
-    """What differs between the runs; for one without config.yaml, or a single one, the name of its directory."""
+    """What differs between the runs; for one without config.yaml, or a single one, the name of its directory. The
+    curves of a conversion are those of its ANN."""
     short = dict(zip(configs, short_names(list(configs)), strict=True))
     known = labels({short[folder]: config for folder, config in configs.items() if config})
-    return [known.get(name, name) for name in short.values()]
+    anns = {short[folder]: "ANN, " for folder in configs if len(configs) > 1 and is_converted(folder)}
+    return [anns.get(name, "") + known.get(name, name) for name in short.values()]
 
 
 def _config(folder: Path) -> Config | None:

@@ -183,13 +183,11 @@ def run(options: PredictOptions) -> int:
 
 def measure_limits(loaded: SavedNetwork, data_dir: str) -> Reliability | None:
     """From the test images of the checkpoint's data set, if they are on this machine."""
-    from snn_mnist.data.datasets import load_dataset
+    from snn_mnist.data.datasets import load_test_images
     from snn_mnist.model import reliability
 
     config = loaded.config
-    try:
-        test = load_dataset(config.dataset, data_dir, download=False).test
-    except SNNError:
+    if (test := load_test_images(config.dataset, data_dir)) is None:
         note = f"no test images of {config.dataset} in {data_dir}, so low margins are not marked (-data-dir)"
         print(f"snn_mnist: note: {note}", file=sys.stderr)
         return None

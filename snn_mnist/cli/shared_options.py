@@ -23,8 +23,8 @@ def out_dir_option() -> Any:
     return like(Config, "out_dir", help="where last finds the newest run")
 
 
-def with_newest_run(options: Options) -> Options:
-    """The same settings, with the newest run of -out-dir in the place of the word last.
+def resolve_runs(options: Options) -> Options:
+    """The same settings, with the path of the newest run of -out-dir in place of the word `last`.
 
     UsageError for a path that is none, while -out-dir holds a run of that name.
     """

@@ -37,7 +37,7 @@ def run(config: Config) -> int:
 def finished_epochs(config: Config) -> int:
     """The epochs of the finished run that -resume names; 0 where something is left to do, or to find out by PyTorch."""
     from snn_mnist.runs.directory import LATEST, find
-    from snn_mnist.runs.survey import position_of
+    from snn_mnist.runs.survey import read_position
 
     if config.resume is None or config.given - {"resume", "epochs"}:
         return 0
@@ -45,7 +45,7 @@ def finished_epochs(config: Config) -> int:
     if file.name != LATEST or not (saved := file.with_name("config.yaml")).is_file():
         return 0
     try:
-        done, _ = position_of(file)
+        done, _ = read_position(file)
         wanted = config.epochs if "epochs" in config.given else Config.from_yaml(saved).epochs
     except SNNError:  # damaged: PyTorch's reader says more
         return 0

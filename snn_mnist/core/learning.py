@@ -65,41 +65,24 @@ def stdp_linear_single_step(
     return trace_pre, trace_post, f_post(fc.weight) * after - f_pre(fc.weight) * before
 
 
-def _conv_single_step(
-    correlate: Callable[..., Tensor], conv: Any, in_spike: Tensor, out_spike: Tensor, trace_pre: Trace,
-    trace_post: Trace, tau_pre: float, tau_post: float, f_pre: Weighting, f_post: Weighting,
+@torch.no_grad()
+def stdp_conv1d_single_step(
+    conv: nn.Conv1d | nn.Conv2d, in_spike: Tensor, out_spike: Tensor, trace_pre: Trace, trace_post: Trace,
+    tau_pre: float, tau_post: float, f_pre: Weighting = _identity, f_post: Weighting = _identity,
 ) -> Change:  # fmt: skip
-    """correlate: conv*_weight of torch.nn.grad, which sums input times output over the batch and all places."""
+    """in_spike  # [N, C_in, *], out_spike  # [N, C_out, *]; trace_pre is as large as the padded input"""
     mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
     in_spike = pad(in_spike.to(conv.weight), conv._reversed_padding_repeated_twice, mode)
     out_spike = out_spike.to(conv.weight)
     trace_pre, trace_post = trace_step(trace_pre, in_spike, tau_pre), trace_step(trace_post, out_spike, tau_post)
-    geometry = {"stride": conv.stride, "dilation": conv.dilation, "groups": conv.groups}
+    geometry: dict[str, Any] = {"stride": conv.stride, "dilation": conv.dilation, "groups": conv.groups}
+    correlate: Any = conv1d_weight if conv.weight.dim() == 3 else conv2d_weight  # summed over the batch and all places
     after = correlate(trace_pre, conv.weight.shape, out_spike, **geometry)
     before = correlate(in_spike, conv.weight.shape, trace_post, **geometry)
     return trace_pre, trace_post, f_post(conv.weight) * after - f_pre(conv.weight) * before
 
 
-@torch.no_grad()
-def stdp_conv1d_single_step(
-    conv: nn.Conv1d, in_spike: Tensor, out_spike: Tensor, trace_pre: Trace, trace_post: Trace, tau_pre: float,
-    tau_post: float, f_pre: Weighting = _identity, f_post: Weighting = _identity,
-) -> Change:  # fmt: skip
-    """in_spike  # [N, C_in, L], out_spike  # [N, C_out, L_out]; trace_pre is as large as the padded input"""
-    return _conv_single_step(
-        conv1d_weight, conv, in_spike, out_spike, trace_pre, trace_post, tau_pre, tau_post, f_pre, f_post
-    )
-
-
-@torch.no_grad()
-def stdp_conv2d_single_step(
-    conv: nn.Conv2d, in_spike: Tensor, out_spike: Tensor, trace_pre: Trace, trace_post: Trace, tau_pre: float,
-    tau_post: float, f_pre: Weighting = _identity, f_post: Weighting = _identity,
-) -> Change:  # fmt: skip
-    """in_spike  # [N, C_in, H, W], out_spike  # [N, C_out, H_out, W_out]; trace_pre is as large as the padded input"""
-    return _conv_single_step(
-        conv2d_weight, conv, in_spike, out_spike, trace_pre, trace_post, tau_pre, tau_post, f_pre, f_post
-    )
+stdp_conv2d_single_step = stdp_conv1d_single_step  # SpikingJelly has both names
 
 
 SINGLE_STEPS: dict[type[nn.Module], Callable[..., Change]] = {

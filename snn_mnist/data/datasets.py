@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from snn_mnist.data import idx
+from snn_mnist.errors import SNNError
 
 FASHION = (
     "T-shirt/top",
@@ -100,3 +101,11 @@ def _bilinear_weights(n: int, m: int) -> np.ndarray:
     np.add.at(weights, (rows, low.clip(0, m - 1)), 2 * n - part)
     np.add.at(weights, (rows, (low + 1).clip(0, m - 1)), part)
     return weights
+
+
+def load_test_images(name: str, data_dir: str) -> Split | None:
+    """The test images of a data set without a download; None where they are not on this machine."""
+    try:
+        return load_dataset(name, data_dir, download=False).test
+    except SNNError:
+        return None

@@ -16,8 +16,7 @@ import numpy as np
 
 from snn_mnist import __version__
 from snn_mnist.data import pictures as picture
-from snn_mnist.data.datasets import DIGITS, FASHION, load_dataset
-from snn_mnist.errors import SNNError
+from snn_mnist.data.datasets import DIGITS, FASHION, Split, load_test_images
 from snn_mnist.model import reliability
 from snn_mnist.model.network import CLASSES
 from snn_mnist.model.poisson import Stream
@@ -46,45 +45,33 @@ def content(saved: SavedNetwork, data_dir: str) -> dict[str, Any]:
     """The content of the element `data`."""
     config = saved.config
     weight = saved.net.weight.detach().cpu().numpy()
+    test = load_test_images(config.dataset, data_dir)
     epochs = f" after {saved.epoch + 1} epoch{'s' if saved.epoch else ''}" if saved.epoch >= 0 else ""
-    return (
-        {
-            "about": f"Trained on {config.dataset}{epochs}, exported by snn_mnist {__version__}",
-            "T": min(config.T, MAX_STEPS),
-            "neuron": config.neuron,
-            "tau": config.tau,
-            "v_threshold": config.v_threshold,
-            "v_reset": config.v_reset,
-            "seed": config.seed,
-            "stream": int(Stream.PLAY),
-            "box": picture.BOXES[config.dataset],
-            "names": list(FASHION if config.dataset == "fashion" else DIGITS),
-            "weight": _base64(weight.astype("<f4")),
-        }
-        | examples(config.dataset, data_dir)
-        | limits(saved, data_dir)
-    )
+    return {
+        "about": f"Trained on {config.dataset}{epochs}, exported by snn_mnist {__version__}",
+        "T": min(config.T, MAX_STEPS),
+        "neuron": config.neuron,
+        "tau": config.tau,
+        "v_threshold": config.v_threshold,
+        "v_reset": config.v_reset,
+        "seed": config.seed,
+        "stream": int(Stream.PLAY),
+        "box": picture.BOXES[config.dataset],
+        "names": list(FASHION if config.dataset == "fashion" else DIGITS),
+        "weight": _base64(weight.astype("<f4")),
+    } | (examples(test) | limits(saved, test) if test else {})
 
 
-def examples(dataset: str, data_dir: str) -> dict[str, Any]:
-    """The first test image of each class, if the data set is there."""
-    try:
-        test = load_dataset(dataset, data_dir, download=False).test
-    except SNNError:
-        return {}
+def examples(test: Split) -> dict[str, Any]:
+    """The first test image of each class."""
     labels = test.labels.numpy()
     index = [int((labels == c).argmax()) for c in range(CLASSES)]
     return {"examples": _base64(test.images[index].numpy()), "example_labels": labels[index].tolist()}
 
 
-def limits(saved: SavedNetwork, data_dir: str) -> dict[str, Any]:
-    """The margin and rate below which a prediction is doubtful, if the test images are there to measure them."""
-    config = saved.config
-    try:
-        test = load_dataset(config.dataset, data_dir, download=False).test
-    except SNNError:
-        return {}
-    found = reliability.measure(saved.net, test, min(config.T, MAX_STEPS), config.seed)
+def limits(saved: SavedNetwork, test: Split) -> dict[str, Any]:
+    """The margin and rate below which a prediction is doubtful."""
+    found = reliability.measure(saved.net, test, min(saved.config.T, MAX_STEPS), saved.config.seed)
     return {"limits": asdict(found)} if found else {}
 
 

@@ -6,7 +6,8 @@ images that the network reads right, or the winner's rate below that of 99 % of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -16,7 +17,6 @@ from snn_mnist.model.engine import make_engine
 from snn_mnist.model.network import SNN
 from snn_mnist.model.poisson import SpikeKey, Stream
 from snn_mnist.model.scoring import Score, score
-from snn_mnist.runs import terminal
 
 MARGIN_SHARE, RATE_SHARE = 0.10, 0.01  # of the images read right that lie below the limits, at most
 ROUNDING = 1e-6  # rates are multiples of 1 / T
@@ -31,10 +31,11 @@ class Reliability:
     right: float  # share of the images read right that are doubtful
     wrong: float | None  # share of those read wrong; None when there are none
 
-    def weak(self, rate: float) -> bool:
+    def weak(self, rate: Any) -> Any:
+        """Whether a rate, or each of a tensor of rates, is below the limit."""
         return rate < self.rate - ROUNDING
 
-    def close(self, margin: float) -> bool:
+    def close(self, margin: Any) -> Any:
         return margin < self.margin - ROUNDING
 
     def words(self) -> str:
@@ -45,7 +46,6 @@ class Reliability:
 
 def measure(net: SNN, test: Split, steps: int, seed: int) -> Reliability | None:
     """The limits of a network on the CPU, from one encoding of a test split; None if it reads no image right."""
-    terminal.show_log()  # the first time the kernels are compiled
     mode, net.spiking.step_mode = net.spiking.step_mode, "m"
     engine = make_engine(choose_backend("auto", torch.device("cpu"))[0], net, test.images)
     key = SpikeKey(seed, Stream.EVAL, 0)
@@ -63,9 +63,9 @@ def limits(found: Score) -> Reliability | None:
     if not right.any():
         return None
     cut = Reliability(_quantile(margin[right], MARGIN_SHARE), _quantile(rate[right], RATE_SHARE), 0.0, None)
-    doubtful = (margin < cut.margin - ROUNDING) | (rate < cut.rate - ROUNDING)
+    doubtful = cut.close(margin) | cut.weak(rate)
     wrong = None if right.all() else doubtful[~right].double().mean().item()
-    return Reliability(cut.margin, cut.rate, doubtful[right].double().mean().item(), wrong)
+    return replace(cut, right=doubtful[right].double().mean().item(), wrong=wrong)
 
 
 def _quantile(values: torch.Tensor, share: float) -> float:

@@ -254,8 +254,8 @@ class Config(Threads, Options):
 
     @property
     def unused(self) -> set[str]:
-        """The settings without effect: tau belongs to lif, momentum to sgd."""
-        return {name for name, idle in (("tau", self.neuron != "lif"), ("momentum", self.opt != "sgd")) if idle}
+        """The settings without effect, see `idle`."""
+        return set(self.idle())
 
     def notes(self) -> list[str]:
         idle = {} if self.resume else self.idle()  # those of a resumed run are known once its checkpoint is read

@@ -124,6 +124,14 @@ def read_run(folder: Path) -> Run:
     return Run(folder, config, rows, file.stat().st_mtime, state, step if state == "interrupted" else 0, converted)
 
 
+def is_converted(folder: Path) -> bool:
+    """Whether the run is one of `convert`, whose metrics are those of the ANN."""
+    try:
+        return _look_into(folder / LATEST)[2]
+    except (SNNError, OSError):
+        return False
+
+
 def _state(folder: Path, finished: bool) -> str:
     return "running" if is_locked(folder) else "finished" if finished else "interrupted"
 
@@ -145,14 +153,14 @@ def _nothing(*_: Any) -> None:
     return None
 
 
-def position_of(file: Path) -> tuple[int, int]:
+def read_position(file: Path) -> tuple[int, int]:
     """The finished epochs of a checkpoint and the steps done of the next; SNNError where the file is damaged."""
     epochs, step, _ = _look_into(file)
     return epochs, step
 
 
 def _look_into(file: Path) -> tuple[int, int, bool]:
-    """`position_of`, and whether the network was converted from an ANN."""
+    """`read_position`, and whether the network was converted from an ANN."""
     try:
         with zipfile.ZipFile(file) as archive:
             (entry,) = (each for each in archive.infolist() if each.filename.endswith("/data.pkl"))

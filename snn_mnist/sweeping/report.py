@@ -18,9 +18,11 @@ from snn_mnist.model.poisson import SpikeKey, Stream
 from snn_mnist.model.saved_network import load_network
 from snn_mnist.model.scoring import score_split
 from snn_mnist.runs.atomic_files import write_file
+from snn_mnist.runs.config import Config
 from snn_mnist.runs.directory import LATEST
+from snn_mnist.runs.resume_rules import DECIDING
 from snn_mnist.sweeping import messages
-from snn_mnist.sweeping.plan import FREE, Plan
+from snn_mnist.sweeping.plan import Plan
 from snn_mnist.sweeping.trials import REASON, RUNS, number_of, standing
 
 TESTED = "test"  # user attribute of a study: the test of its winner
@@ -112,15 +114,11 @@ def best_yaml(best: FrozenTrial, plan: Plan, tested: list[list[float]] | None) -
 
     val is not among them, so that all images are learned.
     """
-    config = plan.config(best.params)
-    usual = type(config)(**{name: getattr(config, name) for name in ("dataset",)})
-    skipped = {*FREE, "val", "out_dir", "seed", "eval_every"}
+    settings, defaults = plan.config(best.params).to_mapping(), Config().to_mapping()
     chosen = {
-        name: value for name, value in config.to_mapping().items()
-        if name not in skipped and (name in plan.space or value != getattr(usual, name))
+        name: settings[name] for name in DECIDING
+        if name not in ("seed", "val") and (name in plan.space or settings[name] != defaults[name])
     }  # fmt: skip
-    if config.dataset != "mnist":
-        chosen = {"dataset": config.dataset, **chosen}
     lines = [
         f"# The winner of the study {plan.study}, trial {number_of(best)} of {plan.trials}:",
         f"# {messages.result(best)} of {plan.fixed['val']} held-out training images.",

@@ -25,18 +25,21 @@ if TYPE_CHECKING:
     from snn_mnist.model.scoring import Score
 
 CONVERSION = "conversion.png"  # of the verb convert
+OF_THE_ANN = "Curves of the ANN, which was trained and then converted"
 CURVES, WEIGHTS, CONFUSION, AGAINST_T = "curves.png", "weights.png", "confusion.png", "accuracy_against_T.png"
 
 
 # ---------------------------------------------------------------------------- for train and plot
 
 
-def write_run_figures(folder: Path, weight: Tensor, test: Score | None, class_names: Sequence[str]) -> list[Path]:
+def write_run_figures(
+    folder: Path, weight: Tensor, test: Score | None, class_names: Sequence[str], notes: Sequence[str] = ()
+) -> list[Path]:
     """The four figures of a finished run into its directory; returns their files. Without a test only the curves.
 
     weight [10, 784]; test: the test split at several readout steps up to T; the curves come from folder/metrics.csv.
     """
-    curves = write(folder / CURVES, learning_curves({folder.name: read_metrics(folder / "metrics.csv")}))
+    curves = write(folder / CURVES, learning_curves({folder.name: read_metrics(folder / "metrics.csv")}, notes))
     return [curves, *(write_network_figures(folder, weight, test, class_names) if test else ())]
 
 
@@ -97,10 +100,12 @@ def pixels(figure: Figure) -> np.ndarray:
 # ---------------------------------------------------------------------------- the figures
 
 
-def learning_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], notes: Sequence[str] = ()) -> Figure:
+def learning_curves(
+    runs: Mapping[str, Sequence[Mapping[str, Any]]], notes: Sequence[str] = (), comparable: bool = True
+) -> Figure:
     """Accuracy and loss against epochs; runs: name → rows of metrics.csv. Each of several runs has its colour.
 
-    notes: lines below the title.
+    notes: lines below the title. comparable: whether the title may say which run is the best.
     """
     several = len(runs) > 1
     shown = _parts(runs)
@@ -136,7 +141,7 @@ def learning_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], notes: Sequ
     for axes in (left, right):
         axes.grid(alpha=0.3)
     drawing.legend_below(figure, handles, [*names, *keys], scale=LEGEND)
-    drawing.heading(figure, "\n".join([_curves_title(runs), *notes]))
+    drawing.heading(figure, "\n".join([*([_curves_title(runs)] if comparable else []), *notes]))
     return figure
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 from snn_mnist.cli import plot
 from snn_mnist.cli.main import main
 from snn_mnist.data.datasets import DIGITS
+from snn_mnist.runs import checkpoint
 from snn_mnist.runs.config import Config
 from snn_mnist.runs.directory import LATEST
 from snn_mnist.visualizing import run_figures as figures
@@ -59,15 +60,24 @@ def test_verb_draws_several_runs_into_one_figure(run_directory, tmp_path, capsys
     assert target.read_bytes().startswith(PNG)
 
 
+@pytest.fixture
+def drawn(monkeypatch):
+    """The arguments of the figure of curves, which is not drawn."""
+    seen = {}
+    monkeypatch.setattr(
+        figures, "learning_curves",
+        lambda runs, notes, comparable: seen.update(runs=runs, notes=notes, comparable=comparable),
+    )  # fmt: skip
+    monkeypatch.setattr(figures, "write", lambda path, *_: path)
+    return seen
+
+
 def with_settings(folder, **settings):
     (folder / "config.yaml").write_text(Config(**settings).to_yaml())
     return folder
 
 
-def test_a_directory_of_runs_stands_for_them_and_what_differs_names_them(tmp_path, capsys, monkeypatch):
-    drawn = {}
-    monkeypatch.setattr(figures, "learning_curves", lambda runs, notes: drawn.update(runs=runs, notes=notes))
-    monkeypatch.setattr(figures, "write", lambda path, *_: path)
+def test_a_directory_of_runs_stands_for_them_and_what_differs_names_them(tmp_path, capsys, drawn):
     logs = tmp_path / "logs"
     for number in range(3):
         with_settings(make_run(logs / f"r{number}", list(rows_of(2))), tau=1.5 + number, seed=number // 2)
@@ -80,13 +90,11 @@ def test_a_directory_of_runs_stands_for_them_and_what_differs_names_them(tmp_pat
     out = capsys.readouterr().out
     assert "left out: " in out and "empty" in out
     assert drawn["notes"] == ["Different data sets (digits 1, mnist 3): their accuracies can't be compared"]
+    assert not drawn["comparable"]
     assert drawn["notes"][0] in out
 
 
-def test_the_number_of_runs_has_a_limit_that_is_said(tmp_path, capsys, monkeypatch):
-    drawn = {}
-    monkeypatch.setattr(figures, "learning_curves", lambda runs, notes: drawn.update(runs=runs, notes=notes))
-    monkeypatch.setattr(figures, "write", lambda path, *_: path)
+def test_the_number_of_runs_has_a_limit_that_is_said(tmp_path, capsys, drawn):
     for number in range(20):
         make_run(tmp_path / f"r{number:02}", list(rows_of(1)))
     assert main(["plot", str(tmp_path)]) == 0
@@ -95,18 +103,39 @@ def test_the_number_of_runs_has_a_limit_that_is_said(tmp_path, capsys, monkeypat
     assert drawn["notes"][0] in capsys.readouterr().out
 
 
-def test_runs_without_a_curve_are_named(tmp_path, capsys, monkeypatch):
+def test_runs_without_a_curve_are_named(tmp_path, capsys, drawn):
     """Of more than eight runs only the tests are drawn, and the trials of a sweep have none."""
-    drawn = {}
-    monkeypatch.setattr(figures, "learning_curves", lambda runs, notes: drawn.update(runs=runs))
-    monkeypatch.setattr(figures, "write", lambda path, *_: path)
     for number in range(9):
         make_run(tmp_path / f"r{number}", list(rows_of(1, every=1 if number > 1 else 2)))
     assert main(["plot", str(tmp_path)]) == 0
-    assert "not drawn: r0, r1; no test accuracy\n" in capsys.readouterr().out
+    out = " ".join(capsys.readouterr().out.split())
+    assert f"not drawn, for lack of a test: {tmp_path / 'r0'}, {tmp_path / 'r1'}" in out
     assert list(drawn["runs"]) == [f"r{number}" for number in range(2, 9)]
     assert main(["plot", *(str(tmp_path / f"r{number}") for number in range(3))]) == 0
     assert "not drawn" not in capsys.readouterr().out and len(drawn["runs"]) == 3
+
+
+def test_the_limit_counts_the_runs_that_are_drawn(tmp_path, capsys, drawn):
+    for number in range(20):
+        make_run(tmp_path / f"r{number:02}", list(rows_of(1, every=1 if number > 4 else 2)))
+    assert main(["plot", str(tmp_path)]) == 0
+    assert list(drawn["runs"]) == [f"r{number:02}" for number in range(5, 20)]
+    assert "runs are drawn" not in capsys.readouterr().out
+
+
+def test_curves_of_a_conversion_are_said_to_be_the_anns(tmp_path, monkeypatch, drawn):
+    monkeypatch.setattr(plot, "plot_network", lambda folder: [])
+    one, other = (
+        with_settings(make_run(tmp_path / name, list(rows_of(1)), torch.from_numpy(weights())), tau=tau)
+        for name, tau in (("ann", 2.0), ("snn", 3.0))
+    )
+    checkpoint.save(one / LATEST, checkpoint.load(one / LATEST) | {"ann": {"scale": 1.0}})
+    assert main(["plot", str(one), str(other)]) == 0
+    assert list(drawn["runs"]) == ["ANN, tau 2", "tau 3"] and not drawn["notes"]
+    assert main(["plot", str(one)]) == 0
+    assert drawn["notes"] == ["Curves of the ANN, which was trained and then converted"]
+    assert main(["plot", str(other)]) == 0
+    assert not drawn["notes"]
 
 
 def test_a_damaged_checkpoint_is_an_error_after_the_curves(tmp_path, capsys):

@@ -21,7 +21,7 @@ from snn_mnist.runs.atomic_files import exclusive_lock, is_locked
 from snn_mnist.runs.config import Config
 from snn_mnist.runs.directory import newest_run
 from snn_mnist.runs.seeds import SEEDS, write_summary
-from snn_mnist.runs.survey import position_of, survey
+from snn_mnist.runs.survey import read_position, survey
 from tests.conftest import ROOT
 from tests.support.runs import config, metrics, train_run
 
@@ -363,10 +363,10 @@ def test_a_directory_that_may_not_be_read_hides_no_other(logs, capsys, monkeypat
 def test_the_position_is_that_which_the_checkpoint_has(tmp_path):
     """Of a checkpoint that training wrote, read with PyTorch and without."""
     folder = train_run(tmp_path, epochs=2, limit_batches=2)
-    assert position_of(folder / checkpoint.LATEST) == (2, 0)
+    assert read_position(folder / checkpoint.LATEST) == (2, 0)
     state = checkpoint.load(folder) | {"epoch": 6, "step": 345}
     torch.save(state, tmp_path / "c.pth")
-    assert position_of(tmp_path / "c.pth") == (7, 345)
+    assert read_position(tmp_path / "c.pth") == (7, 345)
 
 
 def test_a_row_that_is_ahead_of_the_checkpoint_does_not_count(logs):

@@ -25,6 +25,7 @@ from PIL import Image, ImageDraw
 from snn_mnist.cli.main import main
 from snn_mnist.cli.predict import Prediction, doubts
 from snn_mnist.data import pictures as picture
+from snn_mnist.data.datasets import load_dataset
 from snn_mnist.export import html
 from snn_mnist.kernels.philox import philox
 from snn_mnist.model import reliability
@@ -521,7 +522,7 @@ def test_the_sliders_change_the_network(page, exported):
     loaded = exported[1]
     page.evaluate("document.querySelector('#examples button:nth-child(4)').click()")
     page.wait(FINISHED)
-    example = html.examples(loaded.config.dataset, os.environ.get("SNN_MNIST_DATA", "data"))
+    example = html.examples(load_dataset(loaded.config.dataset, os.environ.get("SNN_MNIST_DATA", "data")).test)
     third = base64.b64decode(example["examples"])[3 * 784 : 4 * 784]
     for control, value, settings in (
         ("tau", 3.5, {"tau": 3.5}),
@@ -672,7 +673,9 @@ def test_examples_have_labels_and_a_word_where_the_network_is_wrong(browser, tmp
     loaded.net.load_state_dict(state["net"])
     buttons = "[...document.querySelectorAll('#examples button')]"
     words = browser.evaluate(f"{buttons}.map(b => b.textContent)")
-    held = np.frombuffer(base64.b64decode(html.examples("digits", "")["examples"]), np.uint8).reshape(10, 784)
+    held = np.frombuffer(
+        base64.b64decode(html.examples(load_dataset("digits", "").test)["examples"]), np.uint8
+    ).reshape(10, 784)
     settings = {"steps": 60, "seed": 0}
     counts = [expected(loaded, settings | {"pixels": image.tolist()})[1].sum(0) for image in held]
     wrong = [f"read as {count.argmax()}" if count.argmax() != c else "" for c, count in enumerate(counts)]

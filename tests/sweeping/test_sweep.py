@@ -12,6 +12,7 @@ from torture import Nursery
 
 from snn_mnist.runs.config import Config
 from snn_mnist.runs.metrics import read_metrics
+from snn_mnist.sweeping import messages
 from snn_mnist.sweeping.figures import typed, write_figures
 from snn_mnist.sweeping.objective import suggest
 from snn_mnist.sweeping.plan import Plan
@@ -72,6 +73,21 @@ def test_the_test_images_are_looked_at_for_the_winner_only(study: tuple[Path, st
     mean, std = sum(means) / 2, abs(means[0] - means[1]) / 2**0.5
     line = f"on the test images: {mean:.2f} ± {std:.2f} % (mean ± std over 2 seeds, each the mean of 3 encodings)"
     assert line in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
+    ("tested", "line"),
+    [
+        ([[0.925]], "test images: 92.50 % (1 encoding)"),
+        ([[0.92, 0.93, 0.94]], "test images: 93.00 ± 1.00 % (mean ± std over 3 encodings)"),
+        (
+            [[0.91, 0.93], [0.93, 0.97]],
+            "test images: 93.50 ± 2.12 % (mean ± std over 2 seeds, each the mean of 2 encodings)",
+        ),
+    ],
+)
+def test_the_winner_s_test_in_words(tested: list[list[float]], line: str):
+    assert messages.test_result(tested) == line
 
 
 def test_the_winner_as_settings(study: tuple[Path, str, list[str]], nursery: Nursery, tmp_path: Path):

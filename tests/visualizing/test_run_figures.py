@@ -143,6 +143,8 @@ def test_titles_quote_the_last_test_of_the_highest_run():
     other = [{"epoch": 0, "test_acc": 0.8}, {"epoch": 1, "test_acc": 0.65}]
     title = flat(figures.learning_curves({"other": other, "run": rows}).get_suptitle())
     assert title == "Highest at the end: run, 70.00 % of the test images"
+    figure = figures.learning_curves({"other": other, "run": rows}, ["Different data"], comparable=False)
+    assert figure.get_suptitle() == "Different data"
     assert flat(figures.learning_curves({"run": rows[:1]}).get_suptitle()).endswith("right after 1 epoch")
 
 
