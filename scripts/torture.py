@@ -16,6 +16,7 @@ import atexit
 import contextlib
 import ctypes
 import gc
+import importlib
 import json
 import os
 import random
@@ -34,6 +35,13 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 TIMES = {"train_images_per_s", "test_images_per_s", "seconds"}  # differ between any two runs
+SLOW_IMPORTS = (  # what takes long of all that the children import
+    "optuna.importance._fanova",
+    "optuna.visualization.matplotlib",
+    "tensorboard.backend.event_processing.event_accumulator",
+    "torch._dynamo",
+    "torch.utils.tensorboard",
+)
 QUICK = shlex.split("-dataset digits -T 4 -b 16 -limit-batches 4 -no-figures -j 1 -backend torch")
 
 
@@ -137,7 +145,9 @@ class Child:
 
 def _serve() -> None:
     """The nursery's own process: requests on stdin, answers on stdout, one line of JSON each."""
-    import torch._dynamo  # noqa: F401 torch.optim imports it when the first optimiser is made
+    for module in SLOW_IMPORTS:
+        with contextlib.suppress(ModuleNotFoundError):  # optional packages
+            importlib.import_module(module)
     from numba.core.registry import cpu_target
 
     from snn_mnist.cli import main as cli
