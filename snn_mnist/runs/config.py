@@ -126,7 +126,10 @@ class Config(Threads, Options):
         fixed=True,
     )
     seeds: int = option(
-        1, integer(1, 10_000), "Training", "repeat the run with this many seeds from -seed up; report mean ± std"
+        1,
+        integer(1, 10_000),
+        "Training",
+        "repeat the run with this many seeds from -seed up; report mean ± std; -resume their directory to go on",
     )
 
     # Data

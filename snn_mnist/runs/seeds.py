@@ -11,9 +11,16 @@ from typing import Any
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.runs.atomic_files import write_file
 from snn_mnist.runs.config import Config
+from snn_mnist.runs.directory import LATEST
 from snn_mnist.runs.metrics import read_metrics
 
 SEEDS = "seeds.json"
+
+
+def begun(group: Path) -> dict[int, Path]:
+    """The run directory of each seed that has a checkpoint."""
+    runs = [file.parent for file in sorted(group.glob(f"*/{LATEST}"))]
+    return {Config.from_yaml(run / "config.yaml").seed: run for run in runs}
 
 
 def chosen(config: Config, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
@@ -40,7 +47,7 @@ def summary(group: Path) -> dict[str, Any]:
             if config.val and (row := chosen(config, rows)):
                 best[config.seed] = row["test_acc"]
     return {
-        "seeds": max(_asked_for(group), runs),
+        "seeds": max(asked_for(group), runs),
         "finished": len(last),
         "last_epoch": _spread(last),
         "chosen_by_val": _spread(best),
@@ -65,7 +72,7 @@ def write_summary(group: Path, seeds: int = 0) -> None:
     write_file(group / SEEDS, json.dumps(found | {"seeds": max(found["seeds"], seeds)}, indent=2) + "\n")
 
 
-def _asked_for(group: Path) -> int:
+def asked_for(group: Path) -> int:
     """The seeds that seeds.json names; 0 where it is missing or damaged."""
     try:
         return int(json.loads((group / SEEDS).read_text(encoding="utf-8"))["seeds"])

@@ -140,7 +140,7 @@ def test_between_the_seeds_of_a_repeated_run(nursery: Nursery, tmp_path: Path):
     child.go_on()
     assert child.wait() == 130
     assert len(list(tmp_path.iterdir())) == 1 and len(list(tmp_path.glob("*/seed*/"))) <= begun + 1
-    assert "of 50 seeds were done before" in child.out or "interrupted" in child.err
+    assert "of 50 seeds are done; go on" in child.out or "interrupted" in child.err
 
 
 # ---------------------------------------------------------------------------- one directory, two processes
