@@ -11,6 +11,7 @@ from snn_mnist.cli.verbs import VERBS, usage
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.runs import directory as run_directory
 from snn_mnist.runs.fields import SWITCH_WORDS
+from snn_mnist.runs.seeds import is_group
 from snn_mnist.runs.terminal import fit_terminal, say, show_log
 
 
@@ -25,7 +26,8 @@ def dispatch(tokens: Sequence[str]) -> int:
         raise
     tell(options.notes())
     options = resolve_runs(options)
-    if resumed := getattr(options, "resume", None):
+    resumed = getattr(options, "resume", None)
+    if resumed and not (name == "train" and is_group(resumed)):
         run_directory.find(resumed)  # a mistyped name is reported before seconds of imports
     show_log()
     if name != "runs":

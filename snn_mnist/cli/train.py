@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.runs.config import Config
 from snn_mnist.runs.naming import run_name
-from snn_mnist.runs.seeds import SEEDS
+from snn_mnist.runs.seeds import SEEDS, is_group
 
 if TYPE_CHECKING:
     from snn_mnist.training.interruption import Interruption
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def run(config: Config) -> int:
     """Verb `train`: one run, or `-seeds` of them."""
-    group = config.resume is not None and (Path(config.resume) / SEEDS).is_file()
+    group = is_group(config.resume)
     if not group and (finished := finished_epochs(config)):
         from snn_mnist.training import messages
 

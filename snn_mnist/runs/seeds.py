@@ -17,6 +17,11 @@ from snn_mnist.runs.metrics import read_metrics
 SEEDS = "seeds.json"
 
 
+def is_group(path: str | None) -> bool:
+    """Whether this is a directory of -seeds, made by `train`."""
+    return path is not None and (Path(path) / SEEDS).is_file()
+
+
 def begun(group: Path) -> dict[int, Path]:
     """The run directory of each seed that has a checkpoint."""
     runs = [file.parent for file in sorted(group.glob(f"*/{LATEST}"))]

@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import torch
 from snn_mnist.cli import evaluate
 from snn_mnist.cli import train as training
 from snn_mnist.cli.evaluate import EvalOptions
+from snn_mnist.cli.main import main
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.runs import checkpoint, seeds
 from snn_mnist.runs.config import Config
@@ -195,40 +195,38 @@ def test_seeds_go_on_with_one_command(tmp_path, monkeypatch, capsys):
         "1 of 3 seeds are done; go on with all of them:",
         f"python -m snn_mnist train -resume {group}",
     ]
-    resumed = Config(resume=str(group), given=frozenset({"resume"}))
-    assert training.run(resumed) == 0
+    assert main(["train", "-resume", str(group)]) == 0
     out = capsys.readouterr().out
     assert [line for line in out.splitlines() if line.startswith("seed ")] == [
         "seed 5: 2 of 3 runs",
         "seed 6: 3 of 3 runs",
     ]
     assert "resuming in epoch 2 of 2 after 6 of 14 steps" in out and "\n3 seeds: test accuracy" in out
-    assert training.run(Config(resume=str(group), seeds=4, given=frozenset({"resume", "seeds"}))) == 0
+    assert main(["train", "-resume", f"{group}/", "-seeds", "4"]) == 0
     assert "\nseed 7: 4 of 4 runs\n" in "\n" + capsys.readouterr().out
     assert seeds.summary(group) == seeds.summary(whole) == json.loads((group / "seeds.json").read_text())
     for seed in range(4, 8):
         assert metrics(group / f"seed{seed}") == metrics(whole / f"seed{seed}")
         nets = [checkpoint.load(folder / f"seed{seed}")["net"] for folder in (group, whole)]
         assert_same(*nets)
-    assert training.run(resumed) == 0  # nothing is left to do
+    assert main(["train", "-resume", str(group)]) == 0  # nothing is left to do
     assert capsys.readouterr().out.splitlines()[0].startswith("4 seeds: test accuracy of the last epoch ")
 
 
-def test_seeds_that_can_not_go_on_say_why(tmp_path):
+def test_seeds_that_can_not_go_on_say_why(tmp_path, capsys):
     group = train(tmp_path, seeds=2, epochs=1, T=5)
-    for given, words in (
-        ({"tau": 3.0}, "tau 2.0 → 3.0 changes the results; start new runs"),
-        ({"seed": 1}, "seed 0 → 1 changes the results"),
-        ({"seeds": 1}, f"-seeds 1: {group} has 2 seeds; give that number or a larger one"),
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "seeds.json").write_text('{"seeds": 3}')
+    for path, flags, words in (
+        (group, "-tau 3", "tau 2.0 → 3.0 changes the results; start new runs"),
+        (group, "-seed 1", "seed 0 → 1 changes the results"),
+        (group, "-seeds 1", "has 2 seeds; give that number or a larger one"),
+        (group / "seed0", "-seeds 2", "-seeds is for new runs"),
+        (empty, "", "has a checkpoint; start its runs anew"),
     ):
-        with pytest.raises(UsageError, match=re.escape(words)):
-            training.run(Config(resume=str(group), **given, given=frozenset({"resume", *given})))
-    with pytest.raises(UsageError, match="-seeds is for new runs"):
-        training.run(Config(resume=str(group / "seed0"), seeds=2, given=frozenset({"resume", "seeds"})))
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "empty" / "seeds.json").write_text('{"seeds": 3}')
-    with pytest.raises(UsageError, match=r"no run of .*empty has a checkpoint"):
-        training.run(Config(resume=str(tmp_path / "empty"), given=frozenset({"resume"})))
+        assert main(["train", "-resume", str(path), *flags.split()]) == 2
+        assert words in capsys.readouterr().err
 
 
 def test_seeds_that_are_refused_leave_no_directory(tmp_path):
