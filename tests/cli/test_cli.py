@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -383,19 +382,18 @@ def test_any_character_can_be_printed_anywhere(program: Program, tmp_path: Path,
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 def test_ctrl_c_before_anything_is_to_save(tmp_path: Path):
     code = (
-        "import sys, time\nfrom snn_mnist.cli import info, main as cli, verbs\n"
-        "def run(options):\n    print('ready', flush=True)\n    time.sleep(60)\n"
+        "import signal, sys, time\nfrom snn_mnist.cli import info, main as cli, verbs\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests were started with `&`\n"
+        "def run(options):\n    print('ready', flush=True)\n    time.sleep(600)\n"
         "verbs.VERBS['slow'] = verbs.Verb(info.InfoOptions, run, 'sleeps')\n"
         "sys.exit(cli.main(['slow']))"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     child = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=-1, stderr=-1, text=True)
     assert child.stdout and child.stdout.readline() == "ready\n"
-    started = time.monotonic()
     child.send_signal(signal.SIGINT)
-    _, err = child.communicate(timeout=30)
+    _, err = child.communicate(timeout=280)
     assert (child.returncode, err) == (130, "snn_mnist slow: error: interrupted\n")
-    assert time.monotonic() - started < 20
 
 
 # ---------------------------------------------------------------------------- info
