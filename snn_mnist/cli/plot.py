@@ -56,9 +56,9 @@ class PlotOptions(Options):
 
 
 def run(options: PlotOptions) -> int:
-    from snn_mnist.visualizing import run_figures as figures
-
     found = rows_of({each.resolve(): each for name in options.runs for each in _directories(Path(name))}.values())
+    from snn_mnist.visualizing import run_figures as figures  # takes seconds
+
     if missing := figures.without_curve({str(folder): rows for folder, rows in found.items()}):
         print(fit(f"not drawn, for lack of a test: {', '.join(missing)}"))
     drawn = {folder: rows for folder, rows in found.items() if str(folder) not in missing}
