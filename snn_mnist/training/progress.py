@@ -16,7 +16,7 @@ class Progress(StatusLine):
         super().__init__(interactive)
         self.epochs = epochs
         self.trained = 0  # images in this process
-        self.began = time.perf_counter()
+        self.since = (time.perf_counter(), 0)  # when the seconds of an image are counted from, and the images by then
 
     def __enter__(self) -> Progress:
         return self
@@ -30,7 +30,7 @@ class Progress(StatusLine):
         self.epoch, self.images, self.done, self.before = epoch, images, done, done
         self.epoch_began = time.perf_counter()
         if not self.trained:
-            self.began = self.epoch_began
+            self.since = (self.epoch_began, 0)
 
     def step(self, images: int) -> None:
         self.done += images
@@ -39,11 +39,15 @@ class Progress(StatusLine):
     def figures(self, loss: float, accuracy: float) -> None:
         """Draws the bar."""
         now = time.perf_counter()
+        began, trained = self.since
+        pace = (now - began) / (self.trained - trained)  # seconds an image, tests and checkpoints included
+        if not trained:
+            self.since = (now, self.trained)  # later bars are without what the first steps compile
         still = (self.epochs - self.epoch) * self.images - self.done  # images, in this epoch and all later ones
         parts = (
             f"loss {loss:.4f}", f"acc {accuracy:.2%}",
             speed((self.done - self.before) / (now - self.epoch_began)),
-            f"{duration((now - self.began) / self.trained * still)} left",
+            f"{duration(pace * still)} left",
         )  # fmt: skip
         self.meter(self.title, self.done / self.images, parts, losing=(0, 2, 1, 3))
 
