@@ -136,10 +136,9 @@ def _groups(runs: Sequence[Run]) -> dict[Path, dict[str, Any]]:
 def group_text(folder: Path, summary: dict[str, Any]) -> str:
     from snn_mnist.runs.seeds import spread_text
 
-    lines = [
-        f"{folder}: {summary['finished']} of {summary['seeds']} seeds finished",
-        f"  last epoch {spread_text(summary['last_epoch'])} (mean ± std)",
-    ]
+    lines = [f"{folder}: {summary['finished']} of {summary['seeds']} seeds finished"]
+    if summary["last_epoch"]:
+        lines.append(f"  last epoch {spread_text(summary['last_epoch'])} (mean ± std)")
     if summary["chosen_by_val"]:
         lines.append(f"  epochs chosen on held-out images {spread_text(summary['chosen_by_val'])}")
     return "\n".join(lines)

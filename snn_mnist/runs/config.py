@@ -129,7 +129,7 @@ class Config(Threads, Options):
         1,
         integer(1, 10_000),
         "Training",
-        "repeat the run with this many seeds from -seed up; report mean ± std; -resume their directory to go on",
+        "repeat the run with this many seeds from -seed up; report mean ± std; -resume their directory to continue",
     )
 
     # Data

@@ -28,7 +28,7 @@ def _paragraph(text: str, indent: int = 2) -> str:
 
 
 RESUME_RULES = "\n".join([
-    "Resuming (-resume FILE_OR_RUN_DIRECTORY):",
+    "Resuming (-resume FILE_OR_DIRECTORY):",
     _paragraph("The run continues in its own directory with its own settings, exactly as if it had never stopped. "
                f"A flag given now replaces the saved setting: {_flags(CHANGEABLE_ON_RESUME)} and the settings of the "
                "machine may change. These may not, because the result would belong neither to the old run nor to a "
@@ -37,4 +37,6 @@ RESUME_RULES = "\n".join([
     _paragraph("With -force and such a change, with another -out-dir, or from a file other than a run's "
                "checkpoint_latest.pth, it continues in a new directory, with a metrics.csv and a "
                "checkpoint_max.pth of its own. A finished run has nothing to do; extend it with a larger -epochs."),
+    _paragraph("Of a directory that -seeds made all runs continue, the unfinished ones one after another; a larger "
+               "-seeds adds runs, with the settings that the others have now."),
 ])  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,21 +12,14 @@ from typing import Any
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.runs.atomic_files import write_file
 from snn_mnist.runs.config import Config
-from snn_mnist.runs.directory import LATEST
 from snn_mnist.runs.metrics import read_metrics
 
-SEEDS = "seeds.json"
+SEEDS, RUNS = "seeds.json", "seed[0-9]*"  # the file, and the pattern of the runs' names
 
 
 def is_group(path: str | None) -> bool:
-    """Whether this is a directory of -seeds, made by `train`."""
-    return path is not None and (Path(path) / SEEDS).is_file()
-
-
-def begun(group: Path) -> dict[int, Path]:
-    """The run directory of each seed that has a checkpoint."""
-    runs = [file.parent for file in sorted(group.glob(f"*/{LATEST}"))]
-    return {Config.from_yaml(run / "config.yaml").seed: run for run in runs}
+    """Whether this is a directory of -seeds."""
+    return path is not None and os.path.isfile(os.path.join(path, SEEDS))
 
 
 def chosen(config: Config, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
@@ -40,20 +34,25 @@ def summary(group: Path) -> dict[str, Any]:
     and with -val of the checkpoint that the held-out images chose. Accuracies are shares of 1."""
     last: dict[int, float] = {}
     best: dict[int, float] = {}
-    runs = 0
-    for file in sorted(group.glob("*/metrics.csv")):
+    runs, finished = set(), set()
+    for file in sorted(group.glob(f"{RUNS}/metrics.csv")):
         try:
             config, rows = Config.from_yaml(file.parent / "config.yaml"), read_metrics(file)
         except (SNNError, UsageError):
             continue
-        runs += 1
-        if rows and rows[-1]["epoch"] + 1 >= config.epochs and "test_acc" in rows[-1]:
-            last[config.seed] = rows[-1]["test_acc"]
+        seed = config.seed
+        runs.add(seed)
+        if seed not in finished and rows and rows[-1]["epoch"] + 1 >= config.epochs:
+            finished.add(seed)
+            if "test_acc" in rows[-1]:
+                last[seed] = rows[-1]["test_acc"]
             if config.val and (row := chosen(config, rows)):
-                best[config.seed] = row["test_acc"]
+                best[seed] = row["test_acc"]
+    first, count = kept(group)
     return {
-        "seeds": max(asked_for(group), runs),
-        "finished": len(last),
+        "first_seed": min(runs, default=0) if first is None else first,
+        "seeds": max(count, len(runs)),
+        "finished": len(finished),
         "last_epoch": _spread(last),
         "chosen_by_val": _spread(best),
     }
@@ -71,18 +70,21 @@ def _spread(values: dict[int, float]) -> dict[str, Any] | None:
     }
 
 
-def write_summary(group: Path, seeds: int = 0) -> None:
-    """Writes seeds.json; seeds: how many were asked for, where it does not say so yet."""
+def write_summary(group: Path, seeds: range | None = None) -> None:
+    """Writes seeds.json; seeds: all that are wanted, where it shall not name the same as before."""
     found = summary(group)
-    write_file(group / SEEDS, json.dumps(found | {"seeds": max(found["seeds"], seeds)}, indent=2) + "\n")
+    if seeds is not None:
+        found |= {"first_seed": seeds.start, "seeds": len(seeds)}
+    write_file(group / SEEDS, json.dumps(found, indent=2) + "\n")
 
 
-def asked_for(group: Path) -> int:
-    """The seeds that seeds.json names; 0 where it is missing or damaged."""
+def kept(group: Path) -> tuple[int | None, int]:
+    """The first seed and the number of seeds that seeds.json names; (None, 0) where it is missing or damaged."""
     try:
-        return int(json.loads((group / SEEDS).read_text(encoding="utf-8"))["seeds"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0
+        found = json.loads((group / SEEDS).read_text(encoding="utf-8"))
+        return int(found["first_seed"]), int(found["seeds"])
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+        return None, 0
 
 
 def spread_text(spread: Mapping[str, Any] | None) -> str:

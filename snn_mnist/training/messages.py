@@ -6,11 +6,13 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from snn_mnist.runs import seeds
 from snn_mnist.runs.config import Config
 from snn_mnist.runs.terminal import WIDTH, fit
 
 if TYPE_CHECKING:  # what is said before PyTorch is loaded is here too
     from snn_mnist.model.device import Runtime
+    from snn_mnist.runs.seed_group import SeedGroup
     from snn_mnist.training.data import TrainingData
     from snn_mnist.training.snapshot import Position
 
@@ -22,6 +24,32 @@ def nothing_to_do(config: Config, epochs: int) -> str:
         f"nothing to do: {config.resume} has been trained for {epochs} epochs;\n"
         f"to continue, give a larger -epochs, e.g. -epochs {2 * epochs}"
     )
+
+
+def all_finished(group: SeedGroup) -> str:
+    return (
+        f"nothing to do: all {len(group.seeds)} runs in {group.folder} have been trained for "
+        f"{group.settings.epochs} epochs;\nto continue, give a larger -epochs or -seeds\n{seeds_summary(group.folder)}"
+    )
+
+
+def interrupted_seeds(group: SeedGroup) -> str:
+    return (
+        f"{len(group.seeds) - len(group.unfinished())} of {len(group.seeds)} seeds finished\n"
+        f"resume all with: python -m snn_mnist train -resume {shlex.quote(str(group.folder))}"
+    )
+
+
+def seeds_summary(folder: Path) -> str:
+    """Of finished runs."""
+    found = seeds.summary(folder)
+    lines = [f"{found['finished']} seeds, not tested (-no-test)"]
+    if found["last_epoch"]:
+        lines = [f"{found['finished']} seeds: test accuracy of the last epoch "
+                 f"{seeds.spread_text(found['last_epoch'])} (mean ± std)"]  # fmt: skip
+    if found["chosen_by_val"]:
+        lines.append(f"of the epochs chosen on held-out images: {seeds.spread_text(found['chosen_by_val'])}")
+    return "\n".join([*lines, f"kept in {folder / seeds.SEEDS}"])
 
 
 def begins(config: Config, runtime: Runtime, data: TrainingData, folder: Path, resumed: Position | None) -> str:

@@ -16,7 +16,7 @@ class Progress(StatusLine):
         super().__init__(interactive)
         self.epochs = epochs
         self.trained = 0  # images in this process
-        self.since = (time.perf_counter(), 0)  # when the seconds of an image are counted from, and the images by then
+        self.since = (time.perf_counter(), 0)  # where the measurement of speed began: time, images
 
     def __enter__(self) -> Progress:
         return self

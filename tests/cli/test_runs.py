@@ -407,7 +407,7 @@ def test_seeds_are_summed_up(tmp_path, capsys, monkeypatch):
 def test_seeds_that_a_kill_prevented_are_counted(tmp_path, capsys):
     make(tmp_path / "group" / "seed0", [0.5, 0.6, 0.9])
     for _ in range(2):  # seed0 ends; a resumed run ends
-        write_summary(tmp_path / "group", seeds=5 if not (tmp_path / "group" / SEEDS).exists() else 0)
+        write_summary(tmp_path / "group", range(5) if not (tmp_path / "group" / SEEDS).exists() else None)
         assert f"{tmp_path}/group: 1 of 5 seeds finished" in "\n".join(shown(capsys, str(tmp_path)))
     (tmp_path / "group" / SEEDS).write_text("[")
     assert "1 of 1 seeds finished" in "\n".join(shown(capsys, str(tmp_path)))

@@ -140,7 +140,8 @@ def test_between_the_seeds_of_a_repeated_run(nursery: Nursery, tmp_path: Path):
     child.go_on()
     assert child.wait() == 130
     assert len(list(tmp_path.iterdir())) == 1 and len(list(tmp_path.glob("*/seed*/"))) <= begun + 1
-    assert "of 50 seeds are done; go on" in child.out or "interrupted" in child.err
+    (group,) = tmp_path.iterdir()
+    assert child.out.endswith(f" of 50 seeds finished\nresume all with: python -m snn_mnist train -resume {group}\n")
 
 
 # ---------------------------------------------------------------------------- one directory, two processes

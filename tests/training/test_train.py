@@ -2,8 +2,6 @@
 
 import csv
 import json
-import os
-import signal
 import subprocess
 import sys
 
@@ -13,9 +11,8 @@ import torch
 from snn_mnist.cli import evaluate
 from snn_mnist.cli import train as training
 from snn_mnist.cli.evaluate import EvalOptions
-from snn_mnist.cli.main import main
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.runs import checkpoint, seeds
+from snn_mnist.runs import checkpoint
 from snn_mnist.runs.config import Config
 from snn_mnist.runs.metrics import METRICS, read_metrics
 from snn_mnist.training import loop
@@ -172,61 +169,6 @@ def test_seeds_are_repeated_and_summarised(tmp_path, capsys):
     assert kept["last_epoch"]["mean"] == pytest.approx(mean / 100) and kept["last_epoch"]["of_seed"].keys() == set(
         "456"
     )
-
-
-def test_seeds_go_on_with_one_command(tmp_path, monkeypatch, capsys):
-    """Interrupted within the second of three; then one more seed; the runs are those that nobody interrupted."""
-    settings = {"epochs": 2, "seed": 4, "T": 5}
-    whole = train(tmp_path / "whole", seeds=4, **settings)
-    steps = [0]
-
-    def step(self, images):
-        steps[0] += 1
-        if steps[0] == 2 * 14 + 20:  # 14 steps an epoch
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with monkeypatch.context() as patch:
-        patch.setattr("snn_mnist.training.progress.Progress.step", step)
-        patch.setattr("snn_mnist.model.compiled_steps.CHUNK_WORK", 1)  # a step a chunk
-        assert training.run(config(out_dir=str(tmp_path / "parts"), seeds=3, **settings)) == 130
-    (group,) = (tmp_path / "parts").iterdir()
-    assert sorted(path.name for path in group.iterdir()) == ["seed4", "seed5", "seeds.json"]
-    assert capsys.readouterr().out.splitlines()[-2:] == [
-        "1 of 3 seeds are done; go on with all of them:",
-        f"python -m snn_mnist train -resume {group}",
-    ]
-    assert main(["train", "-resume", str(group)]) == 0
-    out = capsys.readouterr().out
-    assert [line for line in out.splitlines() if line.startswith("seed ")] == [
-        "seed 5: 2 of 3 runs",
-        "seed 6: 3 of 3 runs",
-    ]
-    assert "resuming in epoch 2 of 2 after 6 of 14 steps" in out and "\n3 seeds: test accuracy" in out
-    assert main(["train", "-resume", f"{group}/", "-seeds", "4"]) == 0
-    assert "\nseed 7: 4 of 4 runs\n" in "\n" + capsys.readouterr().out
-    assert seeds.summary(group) == seeds.summary(whole) == json.loads((group / "seeds.json").read_text())
-    for seed in range(4, 8):
-        assert metrics(group / f"seed{seed}") == metrics(whole / f"seed{seed}")
-        nets = [checkpoint.load(folder / f"seed{seed}")["net"] for folder in (group, whole)]
-        assert_same(*nets)
-    assert main(["train", "-resume", str(group)]) == 0  # nothing is left to do
-    assert capsys.readouterr().out.splitlines()[0].startswith("4 seeds: test accuracy of the last epoch ")
-
-
-def test_seeds_that_can_not_go_on_say_why(tmp_path, capsys):
-    group = train(tmp_path, seeds=2, epochs=1, T=5)
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    (empty / "seeds.json").write_text('{"seeds": 3}')
-    for path, flags, words in (
-        (group, "-tau 3", "tau 2.0 → 3.0 changes the results; start new runs"),
-        (group, "-seed 1", "seed 0 → 1 changes the results"),
-        (group, "-seeds 1", "has 2 seeds; give that number or a larger one"),
-        (group / "seed0", "-seeds 2", "-seeds is for new runs"),
-        (empty, "", "has a checkpoint; start its runs anew"),
-    ):
-        assert main(["train", "-resume", str(path), *flags.split()]) == 2
-        assert words in capsys.readouterr().err
 
 
 def test_seeds_that_are_refused_leave_no_directory(tmp_path):
