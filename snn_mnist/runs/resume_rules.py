@@ -37,6 +37,6 @@ RESUME_RULES = "\n".join([
     _paragraph("With -force and such a change, with another -out-dir, or from a file other than a run's "
                "checkpoint_latest.pth, it continues in a new directory, with a metrics.csv and a "
                "checkpoint_max.pth of its own. A finished run has nothing to do; extend it with a larger -epochs."),
-    _paragraph("Of a directory that -seeds made all runs continue, the unfinished ones one after another; a larger "
-               "-seeds adds runs, with the settings that the others have now."),
+    _paragraph("Of a directory made by -seeds all unfinished runs continue, one after another; a larger -seeds adds "
+               "runs, with the settings that the others have now."),
 ])  # fmt: skip

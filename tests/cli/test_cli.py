@@ -384,15 +384,15 @@ def test_ctrl_c_before_anything_is_to_save(tmp_path: Path):
     code = (
         "import signal, sys, time\nfrom snn_mnist.cli import info, main as cli, verbs\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests were started with `&`\n"
-        "def run(options):\n    print('ready', flush=True)\n    time.sleep(600)\n"
+        "def run(options):\n    print('ready', flush=True)\n    time.sleep(280)\n"
         "verbs.VERBS['slow'] = verbs.Verb(info.InfoOptions, run, 'sleeps')\n"
         "sys.exit(cli.main(['slow']))"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    child = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=-1, stderr=-1, text=True)
-    assert child.stdout and child.stdout.readline() == "ready\n"
-    child.send_signal(signal.SIGINT)
-    _, err = child.communicate(timeout=280)
+    with subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=-1, stderr=-1, text=True) as child:
+        assert child.stdout and child.stdout.readline() == "ready\n"
+        child.send_signal(signal.SIGINT)
+        _, err = child.communicate()  # at most the 300 s of a test
     assert (child.returncode, err) == (130, "snn_mnist slow: error: interrupted\n")
 
 
