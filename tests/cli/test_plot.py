@@ -36,12 +36,12 @@ def test_verb_draws_one_run(run_directory, capsys):
     assert {file: digest(file) for file in before} == before
 
 
-def test_a_mistyped_directory_is_told_before_anything_is_loaded(tmp_path):
+def test_a_mistyped_directory_is_told_before_anything_is_loaded():
     code = (
         "import sys; sys.modules['torch'] = sys.modules['matplotlib'] = None\n"
         "from snn_mnist.cli.main import main; sys.exit(main(['plot', 'nowhere']))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2 and "nowhere is not a directory" in done.stderr
 
 
