@@ -30,14 +30,14 @@ def run(config: Config) -> int:
         tell(config.without_effect({"out_dir": where, "name": where, "force": "it is for a single run"}))
         if not group.unfinished():
             if "seeds" in config.flags:  # a smaller number takes a larger one back
-                seeds.write_summary(group.folder, group.seeds)
+                seeds.write_summary(group.folder, group.wanted)
             print(messages.all_finished(group))
             return 0
     elif finished := finished_epochs(config):
         print(messages.nothing_to_do(config, finished))
         return 0
     elif config.resume and config.seeds > 1:
-        others = find(config.resume).parents[1]
+        others = find(config.resume).absolute().parents[1]
         remedy = f"resume {others}" if seeds.is_group(str(others)) else "leave it out"
         raise UsageError(f"-seeds is for new runs or for a directory of them; {remedy}")
     from snn_mnist.training.interruption import Interruption
@@ -72,7 +72,9 @@ def repeat(group: SeedGroup, interruption: Interruption) -> None:
 
     try:
         with exclusive_lock(group.folder):
-            seeds.write_summary(group.folder, group.seeds)
+            if group.begun:
+                group = seed_group.resumed(group.settings)  # as another process may have left it meanwhile
+            seeds.write_summary(group.folder, group.wanted)
             for seed in group.unfinished():
                 print(f"seed {seed}: {seed - group.seeds.start + 1} of {len(group.seeds)} runs", flush=True)
                 _, group.begun[seed] = train_run(group.run(seed), interruption)

@@ -24,7 +24,7 @@ from snn_mnist.runs.words import show
 DATASETS = ("mnist", "fashion", "digits")
 CHECKPOINT = "a checkpoint file or a run directory; last is the newest run of -out-dir"
 DIGITS_INCLUDED = "the digits are part of the program"
-MAX_SEED = 2**32 - 1
+MAX_SEED, MAX_SEEDS = 2**32 - 1, 10_000
 MAX_T = 1_000_000
 
 
@@ -127,7 +127,7 @@ class Config(Threads, Options):
     )
     seeds: int = option(
         1,
-        integer(1, 10_000),
+        integer(1, MAX_SEEDS),
         "Training",
         "repeat the run with this many seeds from -seed up; report mean ± std; -resume their directory to continue",
     )

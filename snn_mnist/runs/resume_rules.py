@@ -38,5 +38,5 @@ RESUME_RULES = "\n".join([
                "checkpoint_latest.pth, it continues in a new directory, with a metrics.csv and a "
                "checkpoint_max.pth of its own. A finished run has nothing to do; extend it with a larger -epochs."),
     _paragraph("Of a directory made by -seeds all unfinished runs continue, one after another; a larger -seeds adds "
-               "runs, with the settings that the others have now."),
+               "runs. -lr and -schedule, and with a cosine -epochs, may not change there."),
 ])  # fmt: skip

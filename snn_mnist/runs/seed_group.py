@@ -9,9 +9,9 @@ from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.runs.config import Config
 from snn_mnist.runs.directory import LATEST, new_run_directory
 from snn_mnist.runs.naming import run_name
-from snn_mnist.runs.resume_rules import CHANGEABLE_ON_RESUME
-from snn_mnist.runs.seeds import RUNS, kept
+from snn_mnist.runs.seeds import RUNS, SEEDS, Wanted, wanted
 from snn_mnist.runs.survey import read_position
+from snn_mnist.runs.words import show
 
 
 @dataclass(frozen=True)
@@ -25,20 +25,21 @@ class SeedGroup:
         return range(self.settings.seed, self.settings.seed + self.settings.seeds)
 
     def unfinished(self) -> list[int]:
-        return [seed for seed in self.seeds if not self._is_finished(seed)]
+        def is_finished(seed: int) -> bool:
+            return seed in self.begun and _epochs_done(self.begun[seed]) >= self.settings.epochs
 
-    def _is_finished(self, seed: int) -> bool:
-        try:
-            return seed in self.begun and read_position(self.begun[seed] / LATEST)[0] >= self.settings.epochs
-        except SNNError as error:
-            raise SNNError(f"{error}; remove {self.begun[seed]} to train its seed anew") from error
+        return [seed for seed in self.seeds if not is_finished(seed)]
+
+    @property
+    def wanted(self) -> Wanted:
+        return Wanted(self.settings.seed, self.settings.seeds, self.settings.epochs)
 
     def run(self, seed: int) -> Config:
         """The settings of one run: a new one, or one that goes on from its checkpoint."""
         if seed not in self.begun:
             one = replace(self.settings, out_dir=str(self.folder), name=f"seed{seed}", resume=None)
         else:
-            given = self.settings.given - {"seed", "out_dir"} | set(CHANGEABLE_ON_RESUME)
+            given = self.settings.given - {"seed", "out_dir"} | {"epochs"}
             one = replace(self.settings, name=None, resume=str(self.begun[seed]), given=given)
         return replace(one, seed=seed, seeds=1, force=False)
 
@@ -53,38 +54,60 @@ def new(config: Config) -> SeedGroup:
 def resumed(config: Config) -> SeedGroup:
     """The runs of the directory that -resume names, with what the user gave now; UsageError where they can't have it.
 
-    Of their own settings those of the first run count, and the largest number of epochs.
+    They stay repetitions of one another: none may have another learning rate or, on a cosine, another length.
     """
     folder = Path(config.resume or "")
-    configs = _begun(folder)
-    if not configs:
+    configs, begun = _begun(folder)
+    if not begun:
         raise UsageError(f"no run in {folder} has a checkpoint; remove it and give its first command again")
-    found = {each.seed: run for run, each in reversed(configs.items())}
-    first, count = kept(folder)
-    first = min(found) if first is None else min(first, *found)
-    saved = replace(configs[found[min(found)]], seed=first).to_mapping()
-    settings = config.on_top_of(saved)
-    if changed := settings.changes_of_fixed_settings(saved):
-        raise UsageError(f"can't resume {folder}: {', '.join(changed)} changes the result; "
-                         "remove that flag, or start new runs")  # fmt: skip
-    longest = max(each.epochs for each in configs.values())
-    if "epochs" not in config.given:
-        settings = replace(settings, epochs=longest)
-    elif config.epochs < longest:
-        raise UsageError(f"-epochs {config.epochs}: {folder} has runs of {longest}; give that number or a larger one")
-    least = max(found) - first + 1
-    if "seeds" in config.flags:
-        if config.seeds < least:
-            raise UsageError(f"-seeds {config.seeds}: {folder} has {least}; give that number or a larger one")
-        count = config.seeds
-    return SeedGroup(folder, replace(settings, seeds=max(count, least)), found)
+    want = wanted(folder)
+    if want is None:
+        if "seeds" not in config.flags:
+            raise UsageError(f"{folder / SEEDS} is damaged; say with -seeds how many seeds there are")
+        want = Wanted(min(begun), config.seeds, max(each.epochs for each in configs.values()))
+    first = min(want.first, *begun)
+    saved = replace(configs[min(begun)], seed=first)
+    for seed, each in configs.items():
+        if changed := _changes(replace(each, seed=first), saved):
+            raise UsageError(f"{begun[seed]} is no repetition of {begun[min(begun)]} ({', '.join(changed)}); "
+                             "move it elsewhere, or resume the runs one by one")  # fmt: skip
+    settings = config.on_top_of(saved.to_mapping())
+    if changed := _changes(settings, saved):
+        raise UsageError(f"can't resume {folder}: {', '.join(changed)} makes its runs differ; "
+                         "leave that setting as it is, or start new runs")  # fmt: skip
+    trained = max(map(_epochs_done, begun.values()))
+    epochs = settings.epochs if "epochs" in config.given else max(want.epochs, trained)
+    if epochs < trained:
+        raise UsageError(f"-epochs {epochs}: a run in {folder} has {trained}; give that number or a larger one")
+    least = max(begun) - first + 1
+    seeds = config.seeds if "seeds" in config.flags else max(want.seeds, least)
+    if seeds < least:
+        raise UsageError(f"-seeds {seeds}: {folder} has {least}; give that number or a larger one")
+    return SeedGroup(folder, replace(settings, epochs=epochs, seeds=seeds), begun)
 
 
-def _begun(folder: Path) -> dict[Path, Config]:
-    """The runs that have a checkpoint, by name."""
-    found = {}
+def _begun(folder: Path) -> tuple[dict[int, Config], dict[int, Path]]:
+    """The settings and the directory of each seed whose run has a checkpoint."""
+    configs, begun = {}, {}
     for run in sorted(file.parent for file in folder.glob(f"{RUNS}/{LATEST}")):
         if not (run / "config.yaml").is_file():
             raise SNNError(f"{run} has no config.yaml; put it back, or remove the directory to train its seed anew")
-        found[run] = Config.from_yaml(run / "config.yaml")
-    return found
+        config = Config.from_yaml(run / "config.yaml")
+        if config.seed not in begun:
+            configs[config.seed], begun[config.seed] = config, run
+    return configs, begun
+
+
+def _epochs_done(run: Path) -> int:
+    try:
+        return read_position(run / LATEST)[0]
+    except SNNError as error:
+        raise SNNError(f"{error}; remove {run} to train its seed anew") from error
+
+
+def _changes(new: Config, old: Config) -> list[str]:
+    """What makes runs differ in more than their seed."""
+    others = ("lr", "schedule", "epochs") if old.schedule == "cosine" else ("lr", "schedule")
+    changed = [f"{name} {show(getattr(old, name))} → {show(getattr(new, name))}" for name in others
+               if getattr(old, name) != getattr(new, name)]  # fmt: skip
+    return new.changes_of_fixed_settings(old.to_mapping()) + changed

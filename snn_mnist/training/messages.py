@@ -41,12 +41,12 @@ def interrupted_seeds(group: SeedGroup) -> str:
 
 
 def seeds_summary(folder: Path) -> str:
-    """Of finished runs."""
     found = seeds.summary(folder)
     lines = [f"{found['finished']} seeds, not tested (-no-test)"]
-    if found["last_epoch"]:
-        lines = [f"{found['finished']} seeds: test accuracy of the last epoch "
-                 f"{seeds.spread_text(found['last_epoch'])} (mean ± std)"]  # fmt: skip
+    if last := found["last_epoch"]:
+        tested = f"{len(last['of_seed'])} of " if len(last["of_seed"]) < found["seeds"] else ""
+        spread = seeds.spread_text(last)
+        lines = [f"{tested}{found['seeds']} seeds: test accuracy of the last epoch {spread} (mean ± std)"]
     if found["chosen_by_val"]:
         lines.append(f"of the epochs chosen on held-out images: {seeds.spread_text(found['chosen_by_val'])}")
     return "\n".join([*lines, f"kept in {folder / seeds.SEEDS}"])

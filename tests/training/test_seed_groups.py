@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from snn_mnist.cli import train as training
 from snn_mnist.cli.main import main
 from snn_mnist.runs import checkpoint, seeds
 from snn_mnist.runs.config import Config
@@ -113,10 +114,11 @@ def test_more_seeds(group, capsys):
 
 
 def test_an_interrupted_extension_goes_on_with_what_was_given(group, tmp_path, interrupted, finished, capsys):
-    """More epochs and another learning rate, stopped in the second run, resumed without a flag."""
+    """More epochs, stopped in the second run, resumed without a flag; until then only the first one counts."""
     whole = Path(shutil.copytree(finished, tmp_path / "whole"))
-    assert resume(whole, "-epochs 3 -lr 1e-2") == 0
-    interrupted(STEPS + 3, "train", "-resume", str(group), "-epochs", "3", "-lr", "1e-2")
+    assert resume(whole, "-epochs 3") == 0
+    interrupted(STEPS + 3, "train", "-resume", str(group), "-epochs", "3")
+    assert kept(group)["epochs"] == 3 and kept(group)["last_epoch"]["of_seed"].keys() == {"4"}
     assert "\n1 of 3 seeds finished\n" in capsys.readouterr().out
     assert resume(group) == 0
     assert epochs(group) == {"seed4": 3, "seed5": 3, "seed6": 3}
@@ -125,11 +127,32 @@ def test_an_interrupted_extension_goes_on_with_what_was_given(group, tmp_path, i
 
 def test_the_others_follow_a_run_that_was_extended_alone(group, capsys):
     assert main(["train", "-resume", str(group / "seed5"), "-epochs", "3"]) == 0
-    assert (kept(group)["finished"], epochs(group)) == (3, {"seed4": 2, "seed5": 3, "seed6": 2})
+    assert (kept(group)["finished"], epochs(group)) == (1, {"seed4": 2, "seed5": 3, "seed6": 2})
     capsys.readouterr()
     assert resume(group) == 0
     assert begun(capsys.readouterr().out) == ["seed 4: 1 of 3 runs", "seed 6: 3 of 3 runs"]
     assert set(epochs(group).values()) == {3}
+
+
+def test_epochs_can_be_taken_back(group, interrupted):
+    interrupted(3, "train", "-resume", str(group), "-epochs", "1000")
+    assert resume(group, "-epochs 3") == 0
+    assert (kept(group)["epochs"], kept(group)["finished"], set(epochs(group).values())) == (3, 3, {3})
+
+
+def test_another_process_that_was_faster(group, capsys, monkeypatch):
+    """It trains a seed while this one loads PyTorch."""
+    lock = training.exclusive_lock
+
+    def late(folder):
+        monkeypatch.setattr(training, "exclusive_lock", lock)
+        assert resume(group, "-seeds 4") == 0
+        return lock(folder)
+
+    monkeypatch.setattr(training, "exclusive_lock", late)
+    assert resume(group, "-seeds 5") == 0
+    assert begun(capsys.readouterr().out) == ["seed 7: 4 of 4 runs", "seed 8: 5 of 5 runs"]
+    assert list(epochs(group)) == [f"seed{n}" for n in range(4, 9)]
 
 
 def test_a_run_killed_before_its_first_checkpoint_is_begun_anew(group, capsys):
@@ -167,10 +190,12 @@ def test_what_can_not_go_on_says_why(group, capsys):
     empty.mkdir()
     (empty / "seeds.json").write_text('{"first_seed": 1e999, "seeds": 3}')
     for path, flags, words in (
-        (group, "-tau 3", f"can't resume {group}: tau 2.0 → 3.0 changes the result; remove that flag, or start new"),
-        (group, "-seed 1 -force", "seed 4 → 1 changes the result"),
+        (group, "-tau 3", f"can't resume {group}: tau 2.0 → 3.0 makes its runs differ; leave that setting as it is"),
+        (group, "-seed 1 -force", "seed 4 → 1 makes its runs differ"),
+        (group, "-lr 0.1 -epochs 3", "lr 0.005 → 0.1 makes its runs differ"),
+        (group, "-schedule cosine", "schedule constant → cosine makes its runs differ"),
         (group, "-seeds 2", f"-seeds 2: {group} has 3; give that number or a larger one"),
-        (group, "-epochs 1", f"-epochs 1: {group} has runs of 2; give that number or a larger one"),
+        (group, "-epochs 1", f"-epochs 1: a run in {group} has 2; give that number or a larger one"),
         (group / "seed4", "-seeds 2", f"-seeds is for new runs or for a directory of them; resume {group}"),
         (empty, "", f"no run in {empty} has a checkpoint; remove it and give its first command again"),
         ("x" * 5000, "", "name a checkpoint file or a run directory"),
@@ -179,6 +204,37 @@ def test_what_can_not_go_on_says_why(group, capsys):
         assert words in capsys.readouterr().err
     assert resume(group, "-seeds 50 -device cuda:99") == 2  # refused later: nothing is begun, and it can be taken back
     assert resume(group, "-seeds 3") == 0 and kept(group) == before
+
+
+def test_runs_that_differ_are_not_summed_up(group, capsys):
+    """One learned at another rate; another has lost its test."""
+    assert main(["train", "-resume", str(group / "seed5"), "-epochs", "3", "-lr", "0.1"]) == 0
+    assert resume(group) == 2
+    what = f"{group / 'seed5'} is no repetition of {group / 'seed4'} (lr 0.005 → 0.1); move it elsewhere"
+    assert what in capsys.readouterr().err
+    shutil.rmtree(group / "seed5")
+    assert resume(group) == 0
+    (group / "seed6" / "metrics.csv").unlink()
+    capsys.readouterr()
+    assert resume(group) == 0
+    assert "\n2 of 3 seeds: test accuracy of the last epoch " in capsys.readouterr().out
+
+
+def test_cosines_keep_their_length(tmp_path, capsys):
+    group = train(tmp_path, "-epochs", "1", "-seeds", "2", "-schedule", "cosine", "-limit-batches", "2")
+    assert resume(group, "-epochs 2") == 2
+    assert "epochs 1 → 2 makes its runs differ" in capsys.readouterr().err
+    assert resume(group, "-seeds 3") == 0 and kept(group)["finished"] == 3
+
+
+def test_a_damaged_file_of_seeds_is_asked_for(group, capsys):
+    for text in ("[", '{"first_seed": -5, "seeds": 3, "epochs": 2}', '{"first_seed": 4, "seeds": 1e9, "epochs": 2}'):
+        (group / "seeds.json").write_text(text)
+        assert resume(group) == 2
+        err = capsys.readouterr().err
+        assert err.endswith(f"{group / 'seeds.json'} is damaged; say with -seeds how many seeds there are\n")
+    assert resume(group, "-seeds 3") == 0
+    assert (kept(group)["first_seed"], kept(group)["seeds"], kept(group)["epochs"]) == (4, 3, 2)
 
 
 def test_damaged_runs_are_named_with_a_remedy(group, capsys):
