@@ -66,7 +66,7 @@ def stopped(child: Child, out: Path, workers: int = 1) -> tuple[int, Path]:
 
 def opened_by(pid: int, folder: Path) -> bool:
     """A run holds a lock on its directory."""
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         return any(link.is_symlink() and os.readlink(link) == str(folder) for link in Path(f"/proc/{pid}/fd").iterdir())
     return False
 
@@ -138,10 +138,11 @@ def children(pid: int) -> list[int]:
     """The worker processes; multiprocessing has a process of its own beside."""
     found = []
     for status in Path("/proc").glob("[0-9]*/stat"):
-        words = status.read_text().rpartition(")")[2].split()
-        line = status.with_name("cmdline").read_bytes()
-        if int(words[1]) == pid and b"spawn_main" in line:
-            found.append(int(status.parent.name))
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+            words = status.read_text().rpartition(")")[2].split()
+            line = status.with_name("cmdline").read_bytes()
+            if int(words[1]) == pid and b"spawn_main" in line:
+                found.append(int(status.parent.name))
     return found
 
 
