@@ -235,6 +235,9 @@ def test_a_damaged_file_of_seeds_is_asked_for(group, capsys):
         assert err.endswith(f"{group / 'seeds.json'} is damaged; say with -seeds how many seeds there are\n")
     assert resume(group, "-seeds 3") == 0
     assert (kept(group)["first_seed"], kept(group)["seeds"], kept(group)["epochs"]) == (4, 3, 2)
+    (group / "seeds.json").write_text('{"first_seed": 4, "seeds": 3, "epochs": 1}')  # killed before it was brought up
+    assert resume(group) == 0
+    assert "have been trained for 2 epochs" in capsys.readouterr().out
 
 
 def test_damaged_runs_are_named_with_a_remedy(group, capsys):
