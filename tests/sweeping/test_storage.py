@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="need
 
 TRIALS, EPOCHS = 4, 30
 RUN = ["-dataset", "digits", "-val", "100", "-T", "20", "-b", "32"]
-RUN += ["-epochs", str(EPOCHS)]
+RUN += ["-epochs", str(EPOCHS), "-j", "1"]  # threads that wait for each other take time
 STUDY = ["sweep", *RUN, "-tau", "1.1,2", "-v-reset", "none,0", "-sampler", "grid", "-no-prune", "-repeats", "2"]
 
 
