@@ -21,7 +21,8 @@ Program = Callable[..., Done]
 ROOT = Path(__file__).resolve().parents[1]
 
 sys.path.insert(0, str(ROOT / "scripts"))
-import torture  # noqa: E402
+from nursery import Nursery  # noqa: E402
+from torture import QUICK  # noqa: E402
 
 with contextlib.suppress(ModuleNotFoundError):  # the tests of a GPU do without
     import hypothesis
@@ -135,9 +136,9 @@ def no_network() -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[torture.Nursery]:
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
     """Starts the program as real processes, a second each instead of five, which have no kernel to compile."""
-    with torture.Nursery() as nursery:
-        child = nursery.run("train", *torture.QUICK, "-epochs", "1", "-out-dir", str(tmp_path_factory.mktemp("first")))
+    with Nursery() as nursery:
+        child = nursery.run("train", *QUICK, "-epochs", "1", "-out-dir", str(tmp_path_factory.mktemp("first")))
         assert child.code == 0, child.err
         yield nursery

@@ -72,7 +72,7 @@ def repeat(group: SeedGroup, interruption: Interruption) -> None:
 
     try:
         with exclusive_lock(group.folder):
-            if group.begun:
+            if group.settings.resume:
                 group = seed_group.resumed(group.settings)  # as another process may have left it meanwhile
             seeds.write_summary(group.folder, group.wanted)
             for seed in group.unfinished():

@@ -302,11 +302,15 @@ class Config(Threads, Options):
         return replace(self, **{**type(self).check_mapping(saved, source), **unsaved, **given})
 
     def changes_of_fixed_settings(self, saved: Mapping[str, Any]) -> list[str]:
-        """'tau 2.0 → 1.5' for every setting that may not change on resume and differs from the saved one."""
-        before = type(self).from_mapping(saved)
+        """`changes` of the settings that may not change on resume."""
+        fixed = (each.name for each in options_of(type(self)) if each.fixed)
+        return self.changes(type(self).from_mapping(saved), fixed)
+
+    def changes(self, before: Self, names: Iterable[str]) -> list[str]:
+        """'tau 2.0 → 1.5' for every one of these settings that differs from what it was before."""
         unused = self.unused & before.unused
         return [
-            f"{each.name} {show(getattr(before, each.name))} → {show(getattr(self, each.name))}"
-            for each in options_of(type(self))
-            if each.fixed and each.name not in unused and getattr(before, each.name) != getattr(self, each.name)
+            f"{name} {show(getattr(before, name))} → {show(getattr(self, name))}"
+            for name in names
+            if name not in unused and getattr(before, name) != getattr(self, name)
         ]

@@ -9,9 +9,9 @@ from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.runs.config import Config
 from snn_mnist.runs.directory import LATEST, new_run_directory
 from snn_mnist.runs.naming import run_name
-from snn_mnist.runs.seeds import RUNS, SEEDS, Wanted, wanted
+from snn_mnist.runs.resume_rules import DECIDING
+from snn_mnist.runs.seeds import RUNS, SEEDS, Wanted, read_wanted
 from snn_mnist.runs.survey import read_position
-from snn_mnist.runs.words import show
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def resumed(config: Config) -> SeedGroup:
     configs, begun = _begun(folder)
     if not begun:
         raise UsageError(f"no run in {folder} has a checkpoint; remove it and give its first command again")
-    want = wanted(folder)
+    want = read_wanted(folder)
     if want is None:
         if "seeds" not in config.flags:
             raise UsageError(f"{folder / SEEDS} is damaged; say with -seeds how many seeds there are")
@@ -107,7 +107,4 @@ def _epochs_done(run: Path) -> int:
 
 def _changes(new: Config, old: Config) -> list[str]:
     """What makes runs differ in more than their seed."""
-    others = ("lr", "schedule", "epochs") if old.schedule == "cosine" else ("lr", "schedule")
-    changed = [f"{name} {show(getattr(old, name))} → {show(getattr(new, name))}" for name in others
-               if getattr(old, name) != getattr(new, name)]  # fmt: skip
-    return new.changes_of_fixed_settings(old.to_mapping()) + changed
+    return new.changes(old, (name for name in DECIDING if name != "epochs" or old.schedule == "cosine"))

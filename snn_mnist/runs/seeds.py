@@ -39,7 +39,7 @@ class Wanted:
     epochs: int
 
 
-def wanted(group: Path) -> Wanted | None:
+def read_wanted(group: Path) -> Wanted | None:
     """None where seeds.json is missing or damaged."""
     try:
         found = json.loads((group / SEEDS).read_text(encoding="utf-8"))
@@ -66,7 +66,7 @@ def summary(group: Path) -> dict[str, Any]:
     least = Wanted(
         min(runs, default=0), max(len(runs), 1), max((config.epochs for config, _ in runs.values()), default=1)
     )
-    want = wanted(group) or least
+    want = read_wanted(group) or least
     epochs = max([want.epochs, *(_epochs(rows) for _, rows in runs.values())])
     finished = {seed: run for seed, run in runs.items() if _epochs(run[1]) == epochs}
     best = {seed: chosen(*run) for seed, run in finished.items() if run[0].val}

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from nursery import Nursery
 from torch.nn.functional import linear, mse_loss, one_hot
-from torture import Nursery, differences
+from torture import differences
 
 from snn_mnist.cli import convert
 from snn_mnist.cli.convert import ConvertOptions

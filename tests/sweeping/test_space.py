@@ -5,7 +5,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from torture import Nursery
+from nursery import Nursery
 
 from snn_mnist.cli import sweep
 from snn_mnist.cli.parser import read_options

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import optuna
 import pytest
+from nursery import Child, Nursery
 from optuna.trial import TrialState
-from torture import Child, Nursery
 
 from snn_mnist.runs import checkpoint
 from snn_mnist.runs.metrics import read_metrics

@@ -7,8 +7,8 @@ from pathlib import Path
 import optuna
 import pytest
 import yaml
+from nursery import Nursery
 from PIL import Image
-from torture import Nursery
 
 from snn_mnist.runs.config import Config
 from snn_mnist.runs.metrics import read_metrics

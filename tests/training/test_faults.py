@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 import torture
-from torture import QUICK, Child, Nursery, differences
+from nursery import Child, Nursery
+from torture import QUICK, differences
 
 from snn_mnist.errors import SNNError
 from snn_mnist.runs import checkpoint

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torture
-from torture import QUICK, Child, Nursery, differences
+from nursery import Child, Nursery
+from torture import QUICK, differences
 
 from snn_mnist.cli import train as training
 from snn_mnist.runs import checkpoint

@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from torture import QUICK, Nursery, metrics
+from nursery import Nursery
+from torture import QUICK, metrics
 
 from snn_mnist.cli.main import main
 from snn_mnist.kernels.cache import cache_directory
