@@ -27,13 +27,13 @@ from snn_mnist import __version__
 from snn_mnist.cli.measuring import Stopwatch
 from snn_mnist.cli.parser import read_options
 from snn_mnist.errors import SNNError
-from snn_mnist.model.device import choose_device, choose_runtime
-from snn_mnist.model.fused_steps import FusedSteps
-from snn_mnist.model.poisson import SpikeKey, Stream
-from snn_mnist.runs import environment
-from snn_mnist.runs.checkpoint import WEIGHT, load
-from snn_mnist.runs.config import Config
-from snn_mnist.runs.metrics import read_metrics
+from snn_mnist.network.device import choose_device, choose_runtime
+from snn_mnist.network.fused_steps import FusedSteps
+from snn_mnist.network.poisson import SpikeKey, Stream
+from snn_mnist.settings.config import Config
+from snn_mnist.storage import environment
+from snn_mnist.storage.checkpoint import WEIGHT, load
+from snn_mnist.storage.metrics import read_metrics
 from snn_mnist.training.data import TrainingData
 from snn_mnist.training.learner import Learner
 from snn_mnist.training.resume import Resumed

@@ -52,7 +52,7 @@ def machine() -> str:
     try:
         import torch
 
-        from snn_mnist.runs.environment import describe
+        from snn_mnist.storage.environment import describe
 
         return describe(torch.device("cuda")) if torch.cuda.is_available() else "no CUDA device"
     except Exception as error:  # a broken installation: the table is still wanted

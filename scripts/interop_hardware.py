@@ -22,9 +22,9 @@ from snn_mnist.cli.evaluate import EvalOptions
 from snn_mnist.data.datasets import load_dataset
 from snn_mnist.export import hardware
 from snn_mnist.export.fixed_point import quantise, spike_counts
-from snn_mnist.model.network import SNN
-from snn_mnist.model.poisson import SpikeKey, Stream
-from snn_mnist.model.saved_network import SavedNetwork, load_network
+from snn_mnist.network.network import SNN
+from snn_mnist.network.poisson import SpikeKey, Stream
+from snn_mnist.network.saved_network import SavedNetwork, load_network
 
 VARIANTS: list[tuple[str, dict, dict]] = [  # (name, settings of the network, settings of the export)
     ("16 bits", {}, {"bits": 16}),

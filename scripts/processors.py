@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from snn_mnist.runs import checkpoint
-from snn_mnist.runs.metrics import read_metrics
+from snn_mnist.storage import checkpoint
+from snn_mnist.storage.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS: dict[str, tuple[str, dict[str, str]]] = {

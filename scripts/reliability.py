@@ -12,12 +12,12 @@ import torch
 
 from snn_mnist.data import pictures
 from snn_mnist.data.datasets import load_dataset
-from snn_mnist.model.device import choose_runtime
-from snn_mnist.model.poisson import SpikeKey, Stream
-from snn_mnist.model.reliability import Reliability, limits
-from snn_mnist.model.saved_network import load_network
-from snn_mnist.model.scoring import Score, score
-from snn_mnist.runs.config import Config
+from snn_mnist.network.device import choose_runtime
+from snn_mnist.network.poisson import SpikeKey, Stream
+from snn_mnist.network.reliability import Reliability, limits
+from snn_mnist.network.saved_network import load_network
+from snn_mnist.network.scoring import Score, score
+from snn_mnist.settings.config import Config
 
 
 def doubtful(found: Score, by: Reliability) -> str:

@@ -40,8 +40,8 @@ trap 'rm -rf "$folder"' EXIT
 # Two small tests, one launch of each kernel, under the checkers of memory, of races in shared memory and of barriers;
 # the last two look at our kernels alone.
 small=(
-    tests/model/test_cuda_gpu.py::test_start_up_check
-    "tests/model/test_cuda_gpu.py::test_multi_step_module_beyond_a_block[129]"
+    tests/network/test_cuda_gpu.py::test_start_up_check
+    "tests/network/test_cuda_gpu.py::test_multi_step_module_beyond_a_block[129]"
 )
 ours=()
 for kernel in fused contract encode_spikes forward backward; do ours+=(--kernel-name "kns=$kernel"); done

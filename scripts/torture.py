@@ -49,7 +49,7 @@ def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def metrics(folder: Path) -> list[dict[str, float]]:
-    from snn_mnist.runs.metrics import read_metrics
+    from snn_mnist.storage.metrics import read_metrics
 
     rows = read_metrics(folder / "metrics.csv")
     return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
@@ -57,7 +57,7 @@ def metrics(folder: Path) -> list[dict[str, float]]:
 
 def differences(a: Path, b: Path) -> list[str]:
     """What differs between two runs of the same settings; nothing, if faults did no harm."""
-    from snn_mnist.runs import checkpoint
+    from snn_mnist.storage import checkpoint
 
     found = []
     for name in (checkpoint.LATEST, checkpoint.BEST):
@@ -108,7 +108,7 @@ def kills(nursery: Nursery, out: Path, n: int, seed: int = 0, flags: list[str] =
     file appears in the run directory (so within the writing of a checkpoint), or up to 0.2 s later.
     """
     from snn_mnist.errors import SNNError
-    from snn_mnist.runs import checkpoint
+    from snn_mnist.storage import checkpoint
 
     chance, found, epochs = random.Random(seed), Findings(), 10
     arguments = ["train", *flags, "-out-dir", str(out / "killed")]
@@ -218,7 +218,7 @@ def starts(nursery: Nursery, out: Path, n: int, flags: list[str] = QUICK) -> Fin
 
 def directories(out: Path, n: int) -> Findings:
     """n processes that make their run directory in the same millisecond."""
-    from snn_mnist.runs.directory import new_run_directory
+    from snn_mnist.storage.directory import new_run_directory
 
     found = Findings()
     read, write = os.pipe()
@@ -259,7 +259,7 @@ def directories(out: Path, n: int) -> Findings:
 
 def damage(file: Path, scratch: Path, n: int, seed: int = 0) -> Findings:
     """Cuts a checkpoint at n places and flips n bits, one at a time: it must be refused, or read as it was."""
-    from snn_mnist.runs import checkpoint
+    from snn_mnist.storage import checkpoint
 
     chance, found = random.Random(seed), Findings()
     whole, state = file.read_bytes(), checkpoint.load(file)
@@ -302,7 +302,7 @@ def _structure(whole: bytes) -> list[int]:
 
 def _judge(path: Path, state: dict[str, Any], found: Findings, name: str) -> None:
     from snn_mnist.errors import SNNError
-    from snn_mnist.runs import checkpoint
+    from snn_mnist.storage import checkpoint
 
     began = time.monotonic()
     try:

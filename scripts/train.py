@@ -13,7 +13,7 @@ from snn_mnist.cli.main import main
 from snn_mnist.data.datasets import load_dataset
 from snn_mnist.data.idx import DataMissing
 from snn_mnist.errors import SNNError
-from snn_mnist.runs.terminal import fit
+from snn_mnist.terminal import fit
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 from snn_mnist.cli.results import spread, write_json
 from snn_mnist.cli.shared_options import json_option
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.runs.config import DIGITS_INCLUDED, MAX_T, Config, Threads, backends
-from snn_mnist.runs.fields import Options, choice, integer, like, number, option, optional, several
-from snn_mnist.runs.terminal import StatusLine, fit, fit_terminal, say
+from snn_mnist.settings.config import DIGITS_INCLUDED, MAX_T, Config, Threads, backends
+from snn_mnist.settings.fields import Options, choice, integer, like, number, option, optional, several
+from snn_mnist.terminal import StatusLine, fit, fit_terminal, say
 
 if TYPE_CHECKING:
     import torch
@@ -105,8 +105,8 @@ class Process:
 
 def run(options: BenchOptions) -> int:
     from snn_mnist.data.datasets import load_dataset
-    from snn_mnist.model.device import choose_device
-    from snn_mnist.runs import environment
+    from snn_mnist.network.device import choose_device
+    from snn_mnist.storage import environment
 
     device = choose_device(options.device)
     names = _names(options, device)
@@ -189,7 +189,7 @@ def _names(options: BenchOptions, device: torch.device) -> list[str]:
                 raise UsageError(f"{name} can't be measured: {reason}")
         return list(options.backend)
     from snn_mnist.kernels.backends import BACKENDS
-    from snn_mnist.model.device import choose_backend
+    from snn_mnist.network.device import choose_backend
 
     if options.accuracy:
         names = [choose_backend("auto", device)[0], "spikingjelly"]
@@ -206,7 +206,7 @@ def _names(options: BenchOptions, device: torch.device) -> list[str]:
 def _why_not(name: str, device: torch.device, options: BenchOptions) -> str | None:
     from importlib import metadata
 
-    from snn_mnist.model.device import why_unavailable
+    from snn_mnist.network.device import why_unavailable
 
     if name not in PEERS:
         return why_unavailable(name, device)

@@ -22,10 +22,10 @@ from snn_mnist.cli.peers import LOOPS
 from snn_mnist.errors import SNNError
 from snn_mnist.kernels.backends import BACKENDS
 from snn_mnist.kernels.cache import compile_seconds
-from snn_mnist.model import fused_steps
-from snn_mnist.model.device import choose_runtime
-from snn_mnist.model.poisson import SpikeKey, Stream
-from snn_mnist.runs.config import Config
+from snn_mnist.network import fused_steps
+from snn_mnist.network.device import choose_runtime
+from snn_mnist.network.poisson import SpikeKey, Stream
+from snn_mnist.settings.config import Config
 from snn_mnist.training.data import TrainingData
 from snn_mnist.training.evaluator import Evaluator
 from snn_mnist.training.learner import Learner

@@ -21,15 +21,15 @@ from typing import TYPE_CHECKING, Any
 
 from snn_mnist.cli.results import spread, write_json
 from snn_mnist.cli.shared_options import data_directory, json_option
-from snn_mnist.runs.config import Config, Threads
-from snn_mnist.runs.fields import Kind, Options, integer, like, option, options_of
+from snn_mnist.settings.config import Config, Threads
+from snn_mnist.settings.fields import Kind, Options, integer, like, option, options_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from snn_mnist.data.datasets import Split
-    from snn_mnist.model.saved_network import SavedNetwork
-    from snn_mnist.model.scoring import Score
+    from snn_mnist.network.saved_network import SavedNetwork
+    from snn_mnist.network.scoring import Score
 
 NEURONS: dict[str, Any] = {"neuron": "if", "v_reset": None}  # of the network, with the defaults of the others
 POISSON, CONSTANT = "Poisson spikes", "constant current"
@@ -116,7 +116,7 @@ def _name(key: Any) -> Any:
 
 
 def run(options: ConvertOptions) -> int:
-    from snn_mnist.model.device import choose_runtime
+    from snn_mnist.network.device import choose_runtime
     from snn_mnist.training.conversion import Conversion
     from snn_mnist.training.interruption import Interruption
     from snn_mnist.training.loop import train_run
@@ -134,8 +134,8 @@ def run(options: ConvertOptions) -> int:
 def report(options: ConvertOptions, folder: Path) -> None:
     """Tests ANN and network of the latest checkpoint; prints, draws and writes what was found."""
     from snn_mnist.data.datasets import load_dataset
-    from snn_mnist.model.saved_network import load_network
-    from snn_mnist.runs import checkpoint
+    from snn_mnist.network.saved_network import load_network
+    from snn_mnist.storage import checkpoint
     from snn_mnist.visualizing import run_figures
 
     loaded, ann = load_network(str(folder)), checkpoint.load(folder)["ann"]
@@ -160,7 +160,7 @@ def report(options: ConvertOptions, folder: Path) -> None:
 
 def ann_accuracy(weight: Tensor, split: Split) -> float:
     """Share of images with the highest ReLU(W x) at their label; the lower class wins a tie."""
-    from snn_mnist.model.ann import values
+    from snn_mnist.network.ann import values
 
     activation = (values(split.images) @ weight.T).relu()
     return (activation.argmax(1) == split.labels).double().mean().item()
@@ -170,10 +170,10 @@ def spiking_scores(options: ConvertOptions, loaded: SavedNetwork, split: Split) 
     """The network's scores for Poisson spikes, one for each encoding (those of `eval`), and for constant current."""
     import torch
 
-    from snn_mnist.model.ann import constant_current_counts
-    from snn_mnist.model.device import choose_runtime
-    from snn_mnist.model.poisson import SpikeKey, Stream
-    from snn_mnist.model.scoring import Score, default_readout_steps, score_split
+    from snn_mnist.network.ann import constant_current_counts
+    from snn_mnist.network.device import choose_runtime
+    from snn_mnist.network.poisson import SpikeKey, Stream
+    from snn_mnist.network.scoring import Score, default_readout_steps, score_split
 
     config, steps = loaded.config, default_readout_steps(loaded.config.T)
     constant = constant_current_counts(loaded.net, split.images, steps)

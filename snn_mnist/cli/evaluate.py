@@ -19,13 +19,13 @@ from snn_mnist.cli.shared_options import (
     tau_option,
     tell_idle,
 )
-from snn_mnist.runs.config import Config, Threads
-from snn_mnist.runs.fields import Options, integer, like, option
-from snn_mnist.runs.terminal import WIDTH, Meter, fit
+from snn_mnist.settings.config import Config, Threads
+from snn_mnist.settings.fields import Options, integer, like, option
+from snn_mnist.terminal import WIDTH, Meter, fit
 
 if TYPE_CHECKING:
     from snn_mnist.data.datasets import Dataset
-    from snn_mnist.model.scoring import Score
+    from snn_mnist.network.scoring import Score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +49,10 @@ class EvalOptions(Threads, Options):
 
 def run(options: EvalOptions) -> int:
     from snn_mnist.data.datasets import load_dataset
-    from snn_mnist.model.device import choose_runtime
-    from snn_mnist.model.poisson import SpikeKey, Stream
-    from snn_mnist.model.saved_network import load_network
-    from snn_mnist.model.scoring import default_readout_steps, score_split
+    from snn_mnist.network.device import choose_runtime
+    from snn_mnist.network.poisson import SpikeKey, Stream
+    from snn_mnist.network.saved_network import load_network
+    from snn_mnist.network.scoring import default_readout_steps, score_split
 
     loaded = load_network(options.resume, T=options.T, tau=options.tau, seed=options.seed, dataset=options.dataset)
     config = loaded.config
@@ -82,7 +82,7 @@ def summarise(scores: list[Score], data: Dataset) -> dict[str, Any]:
     """All results of the encodings of one split, as plain numbers. Accuracies are shares of 1."""
     import torch
 
-    from snn_mnist.model.network import CLASSES, PIXELS
+    from snn_mnist.network.network import CLASSES, PIXELS
 
     readout_steps, labels = scores[0].readout_steps, scores[0].labels
     n, steps = len(labels), readout_steps[-1]

@@ -21,12 +21,12 @@ from snn_mnist.cli.shared_options import (
     tell_idle,
 )
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.runs.config import Config
-from snn_mnist.runs.fields import Options, choice, integer, like, number, option, optional, options_of, path, switch
-from snn_mnist.runs.terminal import fit, say
+from snn_mnist.settings.config import Config
+from snn_mnist.settings.fields import Options, choice, integer, like, number, option, optional, options_of, path, switch
+from snn_mnist.terminal import fit, say
 
 if TYPE_CHECKING:
-    from snn_mnist.model.saved_network import SavedNetwork
+    from snn_mnist.network.saved_network import SavedNetwork
 
 DISCRETIZATIONS = ("euler", "exact")
 ENDINGS = {"nir": ".nir", "hardware": "_hardware", "html": ".html"}  # of the default name, by format
@@ -97,7 +97,7 @@ class ExportOptions(Options):
 
 def run(options: ExportOptions) -> None:
     from snn_mnist.export import hardware, html
-    from snn_mnist.model.saved_network import load_network
+    from snn_mnist.network.saved_network import load_network
 
     saved = load_network(options.resume, T=options.T, tau=options.tau, seed=options.seed)
     tell_idle(options, saved.config)

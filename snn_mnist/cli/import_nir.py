@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from snn_mnist.cli.export import DISCRETIZATIONS, refuse_directory
-from snn_mnist.runs.config import MAX_T
-from snn_mnist.runs.fields import Options, choice, integer, number, option, optional, path
-from snn_mnist.runs.terminal import fit
+from snn_mnist.settings.config import MAX_T
+from snn_mnist.settings.fields import Options, choice, integer, number, option, optional, path
+from snn_mnist.terminal import fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class ImportOptions(Options):
 
 def run(options: ImportOptions) -> None:
     from snn_mnist.export import nir
-    from snn_mnist.runs.words import show
+    from snn_mnist.settings.words import show
 
     source = Path(options.file)
     out = Path(options.out) if options.out else source.with_suffix(".pth")

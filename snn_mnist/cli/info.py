@@ -21,10 +21,11 @@ from snn_mnist.cli.results import write_json
 from snn_mnist.cli.shared_options import json_option
 from snn_mnist.errors import SNNError
 from snn_mnist.kernels.cuda.packages import mismatch
-from snn_mnist.runs import environment
-from snn_mnist.runs.config import Config
-from snn_mnist.runs.fields import Options, like
-from snn_mnist.runs.terminal import fit
+from snn_mnist.settings.config import Config
+from snn_mnist.settings.fields import Options, like
+from snn_mnist.settings.machine import cores
+from snn_mnist.storage import environment
+from snn_mnist.terminal import fit
 
 REQUIRED = (
     "torch",
@@ -111,7 +112,7 @@ def _version(name: str) -> str | None:
 def devices() -> dict[str, str]:
     import torch
 
-    listed = {"cpu": f"{environment.cores()} cores"}
+    listed = {"cpu": f"{cores()} cores"}
     for i in range(torch.cuda.device_count()):
         listed[f"cuda:{i}"] = environment.gpu(i)
     if not torch.cuda.is_available():
@@ -125,7 +126,7 @@ def backends() -> dict[str, dict[str, str]]:
     import torch
 
     from snn_mnist.kernels.backends import BACKENDS
-    from snn_mnist.model.device import why_refused
+    from snn_mnist.network.device import why_refused
 
     def state(name: str, kind: str) -> str:
         try:

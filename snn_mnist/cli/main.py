@@ -9,10 +9,10 @@ from snn_mnist.cli.shared_options import resolve_runs, tell
 from snn_mnist.cli.streams import make_printable
 from snn_mnist.cli.verbs import VERBS, usage
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.runs import directory as run_directory
-from snn_mnist.runs.fields import SWITCH_WORDS
-from snn_mnist.runs.seeds import is_group
-from snn_mnist.runs.terminal import fit_terminal, say, show_log
+from snn_mnist.settings.fields import SWITCH_WORDS
+from snn_mnist.storage import directory as run_directory
+from snn_mnist.storage.seeds import is_group
+from snn_mnist.terminal import fit_terminal, say, show_log
 
 
 def dispatch(tokens: Sequence[str]) -> int:

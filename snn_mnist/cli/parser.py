@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 from snn_mnist import __version__
 from snn_mnist.cli.verbs import PROGRAM, VERBS, usage
 from snn_mnist.errors import UsageError
-from snn_mnist.runs.fields import SWITCH_WORDS, Option, Options, options_of, sorted_by_group
-from snn_mnist.runs.words import brief, closest
+from snn_mnist.settings.fields import SWITCH_WORDS, Option, Options, options_of, sorted_by_group
+from snn_mnist.settings.words import brief, closest
 
 ABOUT = "A spiking neural network learns MNIST: one layer of LIF neurons,\ntrained by surrogate gradients."
 HINT = f"`{PROGRAM} VERB --help` shows a verb's flags with their defaults.\nA flag may be written with one dash or two."
@@ -170,7 +170,7 @@ def _over_file(record: type[Record], given: dict[str, Any]) -> Record:
     """The record: its defaults, over them the -config file, over that the flags."""
     flags = frozenset(given)
     if file := given.get("config"):
-        from snn_mnist.runs.config_file import read_yaml
+        from snn_mnist.settings.config_file import read_yaml
 
         settings = read_yaml(file)
         if "study" in settings and "study" not in {each.name for each in options_of(record)}:

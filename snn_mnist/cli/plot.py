@@ -20,13 +20,13 @@ from typing import Any
 
 from snn_mnist.cli.shared_options import out_dir_option
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.runs.atomic_files import make_directory
-from snn_mnist.runs.config import Config
-from snn_mnist.runs.directory import LATEST, run_directories
-from snn_mnist.runs.fields import Options, option, optional, path, several
-from snn_mnist.runs.naming import labels, short_names
-from snn_mnist.runs.survey import is_converted
-from snn_mnist.runs.terminal import fit, say
+from snn_mnist.settings.config import Config
+from snn_mnist.settings.fields import Options, option, optional, path, several
+from snn_mnist.storage.atomic_files import make_directory
+from snn_mnist.storage.directory import LATEST, run_directories
+from snn_mnist.storage.naming import labels, short_names
+from snn_mnist.storage.survey import is_converted
+from snn_mnist.terminal import fit, say
 
 COMPARED = "curves_compared.png"  # of several runs; curves.png is of one
 MOST = 16  # runs in one figure; the colours of more can't be told apart
@@ -137,7 +137,7 @@ def _config(folder: Path) -> Config | None:
 
 
 def _metrics(folder: Path) -> list[dict[str, Any]]:
-    from snn_mnist.runs.metrics import read_metrics
+    from snn_mnist.storage.metrics import read_metrics
 
     path = folder / "metrics.csv"
     if not path.is_file():
@@ -153,11 +153,11 @@ def plot_network(folder: Path) -> list[Path]:
     """The three figures of a run's latest checkpoint."""
 
     from snn_mnist.data.datasets import load_dataset
-    from snn_mnist.model.device import choose_runtime
-    from snn_mnist.model.poisson import SpikeKey, Stream
-    from snn_mnist.model.saved_network import load_network
-    from snn_mnist.model.scoring import default_readout_steps, score_split
-    from snn_mnist.runs.environment import cores
+    from snn_mnist.network.device import choose_runtime
+    from snn_mnist.network.poisson import SpikeKey, Stream
+    from snn_mnist.network.saved_network import load_network
+    from snn_mnist.network.scoring import default_readout_steps, score_split
+    from snn_mnist.settings.machine import cores
     from snn_mnist.visualizing import run_figures as figures
 
     say(f"testing and drawing {folder}")

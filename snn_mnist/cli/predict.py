@@ -30,17 +30,17 @@ from snn_mnist.cli.shared_options import (
     tell_idle,
 )
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.runs.atomic_files import make_directory, reason, write_file
-from snn_mnist.runs.config import Config
-from snn_mnist.runs.fields import Options, like, option, optional, path, several, switch
+from snn_mnist.settings.config import Config
+from snn_mnist.settings.fields import Options, like, option, optional, path, several, switch
+from snn_mnist.storage.atomic_files import make_directory, reason, write_file
 
 if TYPE_CHECKING:
     import numpy as np
 
     from snn_mnist.data import pictures
-    from snn_mnist.model.network import SNN
-    from snn_mnist.model.reliability import Reliability
-    from snn_mnist.model.saved_network import SavedNetwork
+    from snn_mnist.network.network import SNN
+    from snn_mnist.network.reliability import Reliability
+    from snn_mnist.network.saved_network import SavedNetwork
 
 STDIN = "-"
 WIDTH = 80  # characters of a line
@@ -134,8 +134,8 @@ def classify(net: SNN, pixels: np.ndarray, steps: int, seed: int) -> Prediction:
     """The rates for prepared pixels [784] uint8, encoded as image 0 of the stream PREDICT."""
     import torch
 
-    from snn_mnist.model.engine import TorchEngine
-    from snn_mnist.model.poisson import SpikeKey, Stream
+    from snn_mnist.network.engine import TorchEngine
+    from snn_mnist.network.poisson import SpikeKey, Stream
 
     engine = TorchEngine(net, torch.from_numpy(pixels)[None])
     counts, _ = engine.firing_counts(torch.tensor([0]), [steps], SpikeKey(seed, Stream.PREDICT, 0))
@@ -144,7 +144,7 @@ def classify(net: SNN, pixels: np.ndarray, steps: int, seed: int) -> Prediction:
 
 def run(options: PredictOptions) -> int:
     from snn_mnist.data.datasets import DIGITS, FASHION
-    from snn_mnist.model.saved_network import load_network
+    from snn_mnist.network.saved_network import load_network
 
     loaded = load_network(options.resume, T=options.T, tau=options.tau, seed=options.seed)
     config = loaded.config
@@ -184,7 +184,7 @@ def run(options: PredictOptions) -> int:
 def measure_limits(loaded: SavedNetwork, data_dir: str) -> Reliability | None:
     """From the test images of the checkpoint's data set, if they are on this machine."""
     from snn_mnist.data.datasets import load_test_images
-    from snn_mnist.model import reliability
+    from snn_mnist.network import reliability
 
     config = loaded.config
     if (test := load_test_images(config.dataset, data_dir)) is None:

@@ -4,7 +4,7 @@ import json
 import statistics
 from typing import Any
 
-from snn_mnist.runs.atomic_files import write_file
+from snn_mnist.storage.atomic_files import write_file
 
 
 def spread(values: list[float]) -> dict[str, Any]:

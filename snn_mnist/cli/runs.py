@@ -25,14 +25,25 @@ from typing import TYPE_CHECKING, Any
 
 from snn_mnist.cli.results import write_json
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.runs.atomic_files import make_directory, reason, write_file
-from snn_mnist.runs.config import Config
-from snn_mnist.runs.fields import Options, choice, like, matching, option, optional, options_of, path, several, switch
-from snn_mnist.runs.naming import differences, differing, labels, short_names
-from snn_mnist.runs.words import closest, show
+from snn_mnist.settings.config import Config
+from snn_mnist.settings.fields import (
+    Options,
+    choice,
+    like,
+    matching,
+    option,
+    optional,
+    options_of,
+    path,
+    several,
+    switch,
+)
+from snn_mnist.settings.words import closest, show
+from snn_mnist.storage.atomic_files import make_directory, reason, write_file
+from snn_mnist.storage.naming import differences, differing, labels, short_names
 
 if TYPE_CHECKING:
-    from snn_mnist.runs.survey import Run
+    from snn_mnist.storage.survey import Run
 
 SETTINGS = {each.name: each for each in options_of(Config) if each.saved and each.name not in ("epochs", "seeds")}
 COLUMNS: dict[str, Callable[[Run], Any]] = {
@@ -97,7 +108,7 @@ class RunsOptions(Options):
 
 
 def run(options: RunsOptions) -> int:
-    from snn_mnist.runs.survey import survey
+    from snn_mnist.storage.survey import survey
 
     conditions = [_condition(text) for text in options.where or ()]
     folders = options.runs if "runs" in options.given else (options.out_dir,)
@@ -127,14 +138,14 @@ def run(options: RunsOptions) -> int:
 
 def _groups(runs: Sequence[Run]) -> dict[Path, dict[str, Any]]:
     """The directories of -seeds that these runs lie in, each with the summary of all its runs."""
-    from snn_mnist.runs.seeds import SEEDS, summary
+    from snn_mnist.storage.seeds import SEEDS, summary
 
     parents = dict.fromkeys(run.folder.parent for run in runs)
     return {folder: summary(folder) for folder in parents if (folder / SEEDS).is_file()}
 
 
 def group_text(folder: Path, summary: dict[str, Any]) -> str:
-    from snn_mnist.runs.seeds import spread_text
+    from snn_mnist.storage.seeds import spread_text
 
     lines = [f"{folder}: {summary['finished']} of {summary['seeds']} seeds finished"]
     if summary["last_epoch"]:

@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from snn_mnist.errors import UsageError
-from snn_mnist.runs.config import CHECKPOINT, Config
-from snn_mnist.runs.fields import Options, like, option, optional, options_of, path
-from snn_mnist.runs.terminal import fit_terminal
+from snn_mnist.settings.config import CHECKPOINT, Config
+from snn_mnist.settings.fields import Options, like, option, optional, options_of, path
+from snn_mnist.terminal import fit_terminal
 
 SAVED = "the checkpoint's"
 LAST = "last"
@@ -28,7 +28,7 @@ def resolve_runs(options: Options) -> Options:
 
     UsageError for a path that is none, while -out-dir holds a run of that name.
     """
-    from snn_mnist.runs.directory import newest_run
+    from snn_mnist.storage.directory import newest_run
 
     changes: dict[str, Any] = {}
     for name in ("resume", "runs"):

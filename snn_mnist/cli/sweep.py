@@ -11,15 +11,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.runs.config import Config, Threads
-from snn_mnist.runs.fields import Options, choice, integer, like, matching, option, optional, options_of, path, switch
-from snn_mnist.sweeping.space import SWEPT, Choices, Range, grid, sweepable
+from snn_mnist.search.space import SWEPT, Choices, Range, grid, sweepable
+from snn_mnist.settings.config import Config, Threads
+from snn_mnist.settings.fields import (
+    Options,
+    choice,
+    integer,
+    like,
+    matching,
+    option,
+    optional,
+    options_of,
+    path,
+    switch,
+)
 
 if TYPE_CHECKING:
     from optuna import Study
 
     from snn_mnist.data.datasets import Dataset
-    from snn_mnist.sweeping.plan import Plan
+    from snn_mnist.search.plan import Plan
 
 TRIALS = 40
 NAMES = r"[\w][\w.\-]*"
@@ -82,8 +93,8 @@ SweepOptions: Any = dataclasses.make_dataclass(
 def run(options: Any) -> int:
     plan, workers = make_plan(options)
     from snn_mnist.data.datasets import load_dataset
-    from snn_mnist.model.device import choose_runtime
-    from snn_mnist.sweeping.storage import in_use, open_study
+    from snn_mnist.network.device import choose_runtime
+    from snn_mnist.search.storage import in_use, open_study
 
     choose_runtime(options.device, options.backend, plan.fixed["j"], options.step_mode)  # or else each trial would fail
     dataset = load_dataset(options.dataset, options.data_dir)
@@ -94,10 +105,10 @@ def run(options: Any) -> int:
 
 
 def _go_on(study: Study, plan: Plan, workers: int, dataset: Dataset, options: Any) -> int:
-    from snn_mnist.sweeping import messages
-    from snn_mnist.sweeping.report import write_report
-    from snn_mnist.sweeping.trials import finished
-    from snn_mnist.sweeping.worker import run_workers, work
+    from snn_mnist.search import messages
+    from snn_mnist.search.report import write_report
+    from snn_mnist.search.trials import finished
+    from snn_mnist.search.worker import run_workers, work
     from snn_mnist.training.interruption import Interruption
 
     interruption = Interruption()
@@ -119,7 +130,7 @@ def _go_on(study: Study, plan: Plan, workers: int, dataset: Dataset, options: An
 
 def make_plan(options: Any) -> tuple[Plan, int]:
     """The plan, and the number of workers here; UsageError where the settings make no study."""
-    from snn_mnist.sweeping.plan import Plan
+    from snn_mnist.search.plan import Plan
 
     if not options.val:
         raise UsageError(

@@ -17,7 +17,7 @@ from collections.abc import Container
 from typing import IO
 
 from snn_mnist.errors import SNNError
-from snn_mnist.runs.terminal import fit_terminal
+from snn_mnist.terminal import fit_terminal
 
 LIMIT = 100  # epochs at most, those of the tutorial
 _OURS = re.compile(r"^epoch .* test loss \S+ acc ([\d.]+)%")

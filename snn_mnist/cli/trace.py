@@ -33,17 +33,17 @@ from snn_mnist.cli.shared_options import (
     tell_idle,
 )
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.runs.atomic_files import make_directory, write_file
-from snn_mnist.runs.config import Config
-from snn_mnist.runs.fields import Options, integer, like, option, optional, path, several
-from snn_mnist.runs.terminal import fit
+from snn_mnist.settings.config import Config
+from snn_mnist.settings.fields import Options, integer, like, option, optional, path, several
+from snn_mnist.storage.atomic_files import make_directory, write_file
+from snn_mnist.terminal import fit
 
 if TYPE_CHECKING:
     import numpy as np
 
     from snn_mnist.data.datasets import Dataset
-    from snn_mnist.model.saved_network import SavedNetwork
-    from snn_mnist.model.trace import Trace
+    from snn_mnist.network.saved_network import SavedNetwork
+    from snn_mnist.network.trace import Trace
 
 V_FILE, S_FILE, ALL_FILE = "v_t_array.npy", "s_t_array.npy", "trace.npz"
 
@@ -68,7 +68,7 @@ class TraceOptions(Options):
 
 def run(options: TraceOptions) -> int:
     from snn_mnist.data.datasets import load_dataset
-    from snn_mnist.model.saved_network import load_network
+    from snn_mnist.network.saved_network import load_network
 
     if "index" in options.given and options.misclassified:
         raise UsageError("-index names images and -misclassified finds them; give one of the two")
@@ -91,7 +91,7 @@ def run(options: TraceOptions) -> int:
 
 def find_traces(options: TraceOptions, loaded: SavedNetwork, data: Dataset) -> Iterator[Trace]:
     """The traces of the images that -index names, or of the first ones that are misclassified."""
-    from snn_mnist.model.trace import misclassified, trace_image
+    from snn_mnist.network.trace import misclassified, trace_image
 
     if not options.misclassified:
         indices = list(dict.fromkeys(options.index))

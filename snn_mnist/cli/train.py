@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from snn_mnist.cli.shared_options import tell
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.runs import seed_group, seeds
-from snn_mnist.runs.atomic_files import exclusive_lock
-from snn_mnist.runs.config import Config
-from snn_mnist.runs.directory import LATEST, find
-from snn_mnist.runs.seed_group import SeedGroup
-from snn_mnist.runs.survey import read_position
+from snn_mnist.settings.config import Config
+from snn_mnist.storage import seed_group, seeds
+from snn_mnist.storage.atomic_files import exclusive_lock
+from snn_mnist.storage.directory import LATEST, find
+from snn_mnist.storage.seed_group import SeedGroup
+from snn_mnist.storage.survey import read_position
 from snn_mnist.training import messages
 
 if TYPE_CHECKING:

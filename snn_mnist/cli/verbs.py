@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from snn_mnist.cli import bench, convert, evaluate, export, import_nir, info, plot, predict, runs, sweep, trace, train
-from snn_mnist.runs.config import Config
-from snn_mnist.runs.fields import Options, options_of
-from snn_mnist.runs.resume_rules import RESUME_RULES
+from snn_mnist.settings.config import Config
+from snn_mnist.settings.fields import Options, options_of
+from snn_mnist.settings.resume_rules import RESUME_RULES
 
 PROGRAM = "python -m snn_mnist"
 

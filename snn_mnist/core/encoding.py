@@ -40,7 +40,7 @@ class PoissonEncoder(nn.Module, StepModule):
     """Fires with probability x, independently at each call and element; 0 never, 1 always.
 
     Draws from torch's global generator. The training program's encoder, whose spikes depend on named
-    coordinates only, is another: see model/poisson.py.
+    coordinates only, is another: see network/poisson.py.
     """
 
     def __init__(self, step_mode: str = "s"):

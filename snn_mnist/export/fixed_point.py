@@ -22,8 +22,8 @@ import numpy as np
 import torch
 
 from snn_mnist.errors import UsageError
-from snn_mnist.model.network import CLASSES, PIXELS, SNN
-from snn_mnist.model.poisson import SpikeKey, poisson_encode
+from snn_mnist.network.network import CLASSES, PIXELS, SNN
+from snn_mnist.network.poisson import SpikeKey, poisson_encode
 
 MULTIPLIER_BITS = 16
 MAX_FRACTION = 31

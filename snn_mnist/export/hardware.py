@@ -27,13 +27,13 @@ from snn_mnist import __version__
 from snn_mnist.data.datasets import Dataset, load_dataset
 from snn_mnist.errors import UsageError
 from snn_mnist.export.fixed_point import PRODUCT, FixedPoint, quantise, signed_bits, spike_counts
-from snn_mnist.model.device import choose_runtime
-from snn_mnist.model.network import CLASSES, PIXELS
-from snn_mnist.model.poisson import SpikeKey, Stream, poisson_encode
-from snn_mnist.model.saved_network import SavedNetwork
-from snn_mnist.model.scoring import score_split
-from snn_mnist.runs.atomic_files import make_directory, write_file
-from snn_mnist.runs.environment import cores
+from snn_mnist.network.device import choose_runtime
+from snn_mnist.network.network import CLASSES, PIXELS
+from snn_mnist.network.poisson import SpikeKey, Stream, poisson_encode
+from snn_mnist.network.saved_network import SavedNetwork
+from snn_mnist.network.scoring import score_split
+from snn_mnist.settings.machine import cores
+from snn_mnist.storage.atomic_files import make_directory, write_file
 
 GOLDEN_IMAGES = 16
 MAX_STEPS = 10_000

@@ -26,11 +26,11 @@ import numpy as np
 
 from snn_mnist import __version__
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.model.network import CLASSES, PIXELS
-from snn_mnist.model.saved_network import SavedNetwork
-from snn_mnist.runs import checkpoint
-from snn_mnist.runs.atomic_files import make_directory, write_file
-from snn_mnist.runs.config import DATASETS, Config
+from snn_mnist.network.network import CLASSES, PIXELS
+from snn_mnist.network.saved_network import SavedNetwork
+from snn_mnist.settings.config import DATASETS, Config
+from snn_mnist.storage import checkpoint
+from snn_mnist.storage.atomic_files import make_directory, write_file
 
 MAX_BYTES = 64 << 20  # of a file and of what it unpacks to; this network needs 63 kB
 DEFAULT_DT = 1e-4

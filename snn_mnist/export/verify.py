@@ -16,10 +16,10 @@ import torch
 
 from snn_mnist.export import importers
 from snn_mnist.export import nir as nir_file
-from snn_mnist.model.network import SNN
-from snn_mnist.model.poisson import SpikeKey, Stream, poisson_encode
-from snn_mnist.model.saved_network import SavedNetwork
-from snn_mnist.runs.config import Config
+from snn_mnist.network.network import SNN
+from snn_mnist.network.poisson import SpikeKey, Stream, poisson_encode
+from snn_mnist.network.saved_network import SavedNetwork
+from snn_mnist.settings.config import Config
 
 BATCH = 10_000  # images x steps at a time: 31 MB of spikes
 

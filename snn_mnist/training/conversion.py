@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from snn_mnist.model.ann import CALIBRATION, AnnRuntime, scale_of
-from snn_mnist.model.device import choose_runtime
-from snn_mnist.runs.checkpoint import WEIGHT
-from snn_mnist.runs.config import Config
+from snn_mnist.network.ann import CALIBRATION, AnnRuntime, scale_of
+from snn_mnist.network.device import choose_runtime
+from snn_mnist.settings.config import Config
+from snn_mnist.storage.checkpoint import WEIGHT
 from snn_mnist.training.data import TrainingData
 
 DEFAULT_MODE = "99.9%"

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from snn_mnist.data.datasets import Dataset, load_dataset
-from snn_mnist.model.poisson import Stream, random_order
-from snn_mnist.runs.config import Config
+from snn_mnist.network.poisson import Stream, random_order
+from snn_mnist.settings.config import Config
 
 
 @dataclass(frozen=True)

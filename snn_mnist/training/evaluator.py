@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from snn_mnist.model.device import Runtime
-from snn_mnist.model.engine import Engine
-from snn_mnist.model.network import SNN
-from snn_mnist.model.poisson import SpikeKey, Stream
-from snn_mnist.model.scoring import Score, default_readout_steps, score
-from snn_mnist.runs.config import Config
+from snn_mnist.network.device import Runtime
+from snn_mnist.network.engine import Engine
+from snn_mnist.network.network import SNN
+from snn_mnist.network.poisson import SpikeKey, Stream
+from snn_mnist.network.scoring import Score, default_readout_steps, score
+from snn_mnist.settings.config import Config
 from snn_mnist.training.data import TrainingData
 from snn_mnist.training.learner import Learner
 

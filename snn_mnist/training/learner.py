@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from snn_mnist.kernels.backends import BACKENDS
-from snn_mnist.model.device import Runtime
-from snn_mnist.model.network import CLASSES, SNN
-from snn_mnist.model.optimizer import FusedAdam, FusedSGD
-from snn_mnist.model.poisson import SpikeKey, Stream
-from snn_mnist.model.scoring import mean_squared_error
-from snn_mnist.runs.config import Config
+from snn_mnist.network.device import Runtime
+from snn_mnist.network.network import CLASSES, SNN
+from snn_mnist.network.optimizer import FusedAdam, FusedSGD
+from snn_mnist.network.poisson import SpikeKey, Stream
+from snn_mnist.network.scoring import mean_squared_error
+from snn_mnist.settings.config import Config
 from snn_mnist.training.conversion import Conversion
 from snn_mnist.training.data import TrainingData
 from snn_mnist.training.schedule import ema_decays, learning_rates

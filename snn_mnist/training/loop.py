@@ -1,7 +1,7 @@
 """The training loop: `train`, `train_epoch`, `finish_epoch`.
 
 A training step encodes a batch, runs the network for T steps, compares the firing rates with the one-hot labels (mean
-squared error) and updates the weights by the surrogate gradient (model/autograd_steps.py shows it in PyTorch). A run
+squared error) and updates the weights by the surrogate gradient (network/autograd_steps.py shows it in PyTorch). A run
 is a pure function of its settings: its checkpoint of weights, optimiser and position continues it exactly.
 """
 
@@ -14,10 +14,10 @@ from typing import Any
 
 from snn_mnist.data.datasets import Dataset
 from snn_mnist.errors import SNNError
-from snn_mnist.model.device import Runtime, choose_runtime, without_tiles
-from snn_mnist.runs import checkpoint
-from snn_mnist.runs.config import Config
-from snn_mnist.runs.directory import BEST, LATEST
+from snn_mnist.network.device import Runtime, choose_runtime, without_tiles
+from snn_mnist.settings.config import Config
+from snn_mnist.storage import checkpoint
+from snn_mnist.storage.directory import BEST, LATEST
 from snn_mnist.training import messages
 from snn_mnist.training.conversion import Conversion
 from snn_mnist.training.data import TrainingData

@@ -6,13 +6,13 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from snn_mnist.runs import seeds
-from snn_mnist.runs.config import Config
-from snn_mnist.runs.terminal import WIDTH, fit
+from snn_mnist.settings.config import Config
+from snn_mnist.storage import seeds
+from snn_mnist.terminal import WIDTH, fit
 
 if TYPE_CHECKING:  # what is said before PyTorch is loaded is here too
-    from snn_mnist.model.device import Runtime
-    from snn_mnist.runs.seed_group import SeedGroup
+    from snn_mnist.network.device import Runtime
+    from snn_mnist.storage.seed_group import SeedGroup
     from snn_mnist.training.data import TrainingData
     from snn_mnist.training.snapshot import Position
 

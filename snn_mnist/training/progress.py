@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
-from snn_mnist.runs.terminal import StatusLine, duration, fit_terminal, speed
+from snn_mnist.terminal import StatusLine, duration, fit_terminal, speed
 
 
 class Progress(StatusLine):

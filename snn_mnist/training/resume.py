@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.runs import checkpoint
-from snn_mnist.runs.config import Config
-from snn_mnist.runs.config_file import read_yaml
-from snn_mnist.runs.directory import LATEST, LEVELS
-from snn_mnist.runs.words import show
+from snn_mnist.settings.config import Config
+from snn_mnist.settings.config_file import read_yaml
+from snn_mnist.settings.words import show
+from snn_mnist.storage import checkpoint
+from snn_mnist.storage.directory import LATEST, LEVELS
 from snn_mnist.training.conversion import DEFAULT_MODE, Conversion
 
 HYPERPARAMETERS = ("betas", "eps", "weight_decay", "amsgrad", "maximize", "dampening", "nesterov")  # beyond our flags

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from snn_mnist.errors import SNNError
-from snn_mnist.model.device import Runtime
-from snn_mnist.runs import checkpoint, directory, environment, seeds
-from snn_mnist.runs.atomic_files import exclusive_lock, write_file
-from snn_mnist.runs.config_file import yaml_text
-from snn_mnist.runs.metrics import METRICS, VALIDATION, MetricsFile
-from snn_mnist.runs.naming import run_name
-from snn_mnist.runs.tensorboard import TensorBoard
+from snn_mnist.network.device import Runtime
+from snn_mnist.settings.config_file import yaml_text
+from snn_mnist.storage import checkpoint, directory, environment, seeds
+from snn_mnist.storage.atomic_files import exclusive_lock, write_file
+from snn_mnist.storage.metrics import METRICS, VALIDATION, MetricsFile
+from snn_mnist.storage.naming import run_name
+from snn_mnist.storage.tensorboard import TensorBoard
 from snn_mnist.training.evaluator import Evaluation
 from snn_mnist.training.resume import Resumed
 from snn_mnist.visualizing import run_figures

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from snn_mnist.runs.config import Config
+from snn_mnist.settings.config import Config
 
 
 def learning_rate(config: Config, epoch: int, step: int, steps: int) -> float:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from snn_mnist.runs.checkpoint import WEIGHT
+from snn_mnist.storage.checkpoint import WEIGHT
 from snn_mnist.training.learner import Learner
 from snn_mnist.training.resume import Resumed, check_position, restore_optimizer
 

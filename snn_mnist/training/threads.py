@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from snn_mnist.kernels.backends import BACKENDS
-from snn_mnist.model.device import Runtime
+from snn_mnist.network.device import Runtime
 
 WINDOW = 16  # steps that are timed together
 PATIENCE = 16  # windows between two trials

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from snn_mnist.runs.atomic_files import write_file
-from snn_mnist.runs.metrics import read_metrics
+from snn_mnist.storage.atomic_files import write_file
+from snn_mnist.storage.metrics import read_metrics
 from snn_mnist.visualizing import drawing
 from snn_mnist.visualizing.drawing import BLUE, GREEN, GREY, VERMILLION
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from snn_mnist.model.scoring import Score
+    from snn_mnist.network.scoring import Score
 
 CONVERSION = "conversion.png"  # of the verb convert
 OF_THE_ANN = "Curves of the ANN, which was trained and then converted"

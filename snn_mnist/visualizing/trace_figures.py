@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from snn_mnist.model.trace import Trace
+from snn_mnist.network.trace import Trace
 from snn_mnist.visualizing import drawing
 from snn_mnist.visualizing.drawing import BLUE, VERMILLION
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from snn_mnist.model.trace import Trace
+    from snn_mnist.network.trace import Trace
 
 LONGEST = 60  # time steps of a voltage trace that can be distinguished in a figure
 

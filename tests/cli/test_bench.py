@@ -15,7 +15,7 @@ from snn_mnist.cli.measuring import Stopwatch
 from snn_mnist.cli.peers import LOOPS
 from snn_mnist.cli.results import spread
 from snn_mnist.errors import SNNError
-from snn_mnist.runs.config import Config
+from snn_mnist.settings.config import Config
 
 
 def test_two_backends_in_one_run(tmp_path, capsys):

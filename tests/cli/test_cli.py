@@ -21,11 +21,11 @@ from snn_mnist.cli.plot import PlotOptions
 from snn_mnist.cli.predict import PredictOptions
 from snn_mnist.cli.verbs import VERBS, Verb
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.runs import resume_rules
-from snn_mnist.runs.config import Config
-from snn_mnist.runs.environment import cores
-from snn_mnist.runs.fields import Options, integer, option, options_of
-from snn_mnist.runs.recipes import recipe_names
+from snn_mnist.settings import resume_rules
+from snn_mnist.settings.config import Config
+from snn_mnist.settings.fields import Options, integer, option, options_of
+from snn_mnist.settings.machine import cores
+from snn_mnist.settings.recipes import recipe_names
 from tests.conftest import ROOT, Program
 from tests.support.export_net import saved
 from tests.support.runs import train_run

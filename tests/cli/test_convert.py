@@ -16,12 +16,12 @@ from snn_mnist.cli.convert import ConvertOptions
 from snn_mnist.cli.main import main
 from snn_mnist.core import neuron
 from snn_mnist.data.datasets import load_dataset
-from snn_mnist.model.ann import AnnEngine, WakingReLU, constant_current_counts, scale_of
-from snn_mnist.model.network import SNN
-from snn_mnist.model.poisson import SpikeKey, Stream
-from snn_mnist.model.scoring import Score
-from snn_mnist.runs import checkpoint
-from snn_mnist.runs.checkpoint import WEIGHT
+from snn_mnist.network.ann import AnnEngine, WakingReLU, constant_current_counts, scale_of
+from snn_mnist.network.network import SNN
+from snn_mnist.network.poisson import SpikeKey, Stream
+from snn_mnist.network.scoring import Score
+from snn_mnist.storage import checkpoint
+from snn_mnist.storage.checkpoint import WEIGHT
 from snn_mnist.training.conversion import Conversion
 from snn_mnist.training.data import TrainingData
 from tests.support.runs import config, newest, wait_until

@@ -9,8 +9,8 @@ import torch
 from snn_mnist.cli.evaluate import EvalOptions, describe, run, summarise
 from snn_mnist.cli.results import spread
 from snn_mnist.data.datasets import DIGITS, FASHION, Dataset, Split
-from snn_mnist.model import scoring
-from snn_mnist.model.scoring import Score
+from snn_mnist.network import scoring
+from snn_mnist.network.scoring import Score
 from tests.support.export_net import saved
 
 LABELS = torch.tensor([3, 3, 7, 0])

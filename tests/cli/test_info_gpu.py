@@ -6,7 +6,7 @@ import torch
 
 from snn_mnist.cli import info
 from snn_mnist.errors import SNNError
-from snn_mnist.model import start_check
+from snn_mnist.network import start_check
 from tests.support.cuda_machine import cupy_with, pretend_machine, raising
 
 

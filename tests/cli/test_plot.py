@@ -11,9 +11,9 @@ from PIL import Image
 from snn_mnist.cli import plot
 from snn_mnist.cli.main import main
 from snn_mnist.data.datasets import DIGITS
-from snn_mnist.runs import checkpoint
-from snn_mnist.runs.config import Config
-from snn_mnist.runs.directory import LATEST
+from snn_mnist.settings.config import Config
+from snn_mnist.storage import checkpoint
+from snn_mnist.storage.directory import LATEST
 from snn_mnist.visualizing import run_figures as figures
 from tests.support.export_net import weights
 from tests.support.run_directories import make_run, rows_of

@@ -20,10 +20,10 @@ from snn_mnist.cli.main import main
 from snn_mnist.cli.predict import Doubt, Prediction, Terminal
 from snn_mnist.data import pictures
 from snn_mnist.data.datasets import DIGITS, FASHION
-from snn_mnist.model import reliability
-from snn_mnist.model.poisson import SpikeKey, Stream, poisson_encode
-from snn_mnist.model.reliability import Reliability
-from snn_mnist.model.scoring import Score
+from snn_mnist.network import reliability
+from snn_mnist.network.poisson import SpikeKey, Stream, poisson_encode
+from snn_mnist.network.reliability import Reliability
+from snn_mnist.network.scoring import Score
 from tests.support.drawings import KINDS, encoded, pixels, stroke
 from tests.support.export_net import digits, network, saved
 

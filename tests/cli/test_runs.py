@@ -16,12 +16,12 @@ import torch
 from snn_mnist.cli.main import main
 from snn_mnist.cli.runs import COLUMNS, SETTINGS
 from snn_mnist.errors import UsageError
-from snn_mnist.runs import atomic_files, checkpoint
-from snn_mnist.runs.atomic_files import exclusive_lock, is_locked
-from snn_mnist.runs.config import Config
-from snn_mnist.runs.directory import newest_run
-from snn_mnist.runs.seeds import SEEDS, Wanted, write_summary
-from snn_mnist.runs.survey import read_position, survey
+from snn_mnist.settings.config import Config
+from snn_mnist.storage import atomic_files, checkpoint
+from snn_mnist.storage.atomic_files import exclusive_lock, is_locked
+from snn_mnist.storage.directory import newest_run
+from snn_mnist.storage.seeds import SEEDS, Wanted, write_summary
+from snn_mnist.storage.survey import read_position, survey
 from tests.conftest import ROOT
 from tests.support.runs import config, metrics, train_run
 

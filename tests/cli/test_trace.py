@@ -8,8 +8,8 @@ from PIL import Image
 from snn_mnist.cli.main import main
 from snn_mnist.cli.trace import describe
 from snn_mnist.data.datasets import DIGITS
-from snn_mnist.model.trace import Trace, misclassified, trace_image
-from snn_mnist.runs import checkpoint
+from snn_mnist.network.trace import Trace, misclassified, trace_image
+from snn_mnist.storage import checkpoint
 from snn_mnist.visualizing import run_figures, trace_figures
 from tests.support.export_net import digits, saved, weights
 

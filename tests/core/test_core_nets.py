@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from snn_mnist.core import base, encoding, functional, layer, monitor, neuron, surrogate
-from snn_mnist.model.network import SNN
+from snn_mnist.network.network import SNN
 
 
 class SquareIFNode(neuron.BaseNode):

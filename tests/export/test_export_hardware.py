@@ -18,7 +18,7 @@ from snn_mnist.errors import UsageError
 from snn_mnist.export import fixed_point, hardware
 from snn_mnist.export.fixed_point import quantise, signed_bits
 from snn_mnist.export.verify import reference
-from snn_mnist.model.poisson import SpikeKey, Stream, poisson_encode
+from snn_mnist.network.poisson import SpikeKey, Stream, poisson_encode
 from tests.support.export_net import digits, network, saved
 
 CC = shutil.which("cc") or shutil.which("gcc")

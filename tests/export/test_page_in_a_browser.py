@@ -24,11 +24,11 @@ from snn_mnist.cli.predict import Prediction, doubts
 from snn_mnist.data import pictures as picture
 from snn_mnist.data.datasets import load_dataset
 from snn_mnist.export import html
-from snn_mnist.model import reliability
-from snn_mnist.model.network import SNN
-from snn_mnist.model.poisson import SpikeKey, Stream, poisson_encode
-from snn_mnist.model.reliability import Reliability
-from snn_mnist.model.saved_network import SavedNetwork, load_network
+from snn_mnist.network import reliability
+from snn_mnist.network.network import SNN
+from snn_mnist.network.poisson import SpikeKey, Stream, poisson_encode
+from snn_mnist.network.reliability import Reliability
+from snn_mnist.network.saved_network import SavedNetwork, load_network
 from tests.support import chromium
 from tests.support.export_net import digits, network, saved
 

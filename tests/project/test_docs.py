@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from snn_mnist.cli import parser as cli
-from snn_mnist.runs.config import Config
-from snn_mnist.runs.fields import markdown_table
+from snn_mnist.settings.config import Config
+from snn_mnist.settings.fields import markdown_table
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "snn_mnist"

@@ -10,8 +10,8 @@ import rooms
 from tests.conftest import ROOT
 
 LIGHT = [  # modules that import the standard library only, so that `--help` is instant
-    "snn_mnist.errors", "snn_mnist.kernels.formulas", "snn_mnist.kernels.backends", "snn_mnist.runs.config",
-    "snn_mnist.runs.directory", "snn_mnist.runs.atomic_files", "snn_mnist.cli.main",
+    "snn_mnist.errors", "snn_mnist.kernels.formulas", "snn_mnist.kernels.backends", "snn_mnist.settings.config",
+    "snn_mnist.storage.directory", "snn_mnist.storage.atomic_files", "snn_mnist.cli.main",
 ]  # fmt: skip
 
 
@@ -41,7 +41,7 @@ def test_light_modules_import_the_standard_library_only(module: str):
 
 def test_the_top_of_the_package_is_a_dozen_names():
     names = {path.name for path in (ROOT / "snn_mnist").iterdir() if path.name != "__pycache__"}
-    assert names <= {f"{name}.py" for name in ("__init__", "__main__", "errors")} | {"py.typed"} | (
+    assert names <= {f"{name}.py" for name in ("__init__", "__main__", "errors", "terminal")} | {"py.typed"} | (
         {name for name in rooms.ALLOWED if (ROOT / "snn_mnist" / name).is_dir()}
     )
-    assert len(names) <= 14
+    assert len(names) <= 17

@@ -419,7 +419,7 @@ def test_ci_checks_a_newer_python_too(checkout: Checkout):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here: run scripts/test_gpu.sh itself")
 def test_gpu_tests_say_that_nothing_was_tested():
     environment = os.environ | {"SNN_MNIST_GPU_PYTHON": sys.executable}
-    chosen = ["tests/model/test_cuda_gpu.py", "-k", "start_up", "-p", "no:cacheprovider"]
+    chosen = ["tests/network/test_cuda_gpu.py", "-k", "start_up", "-p", "no:cacheprovider"]
     command = ["bash", str(ROOT / "scripts" / "test_gpu.sh"), *chosen]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment, timeout=280)
     assert done.returncode == 1, done.stdout + done.stderr

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from snn_mnist.data.datasets import Dataset, load_dataset
-from snn_mnist.model.network import SNN
-from snn_mnist.model.saved_network import SavedNetwork
-from snn_mnist.runs import checkpoint
-from snn_mnist.runs.config import Config
+from snn_mnist.network.network import SNN
+from snn_mnist.network.saved_network import SavedNetwork
+from snn_mnist.settings.config import Config
+from snn_mnist.storage import checkpoint
 
 
 @functools.cache

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from snn_mnist.runs import checkpoint
-from snn_mnist.runs.config import Config
+from snn_mnist.settings.config import Config
+from snn_mnist.storage import checkpoint
 
 
 def rows_of(epochs: int, gain: float = 0.0, every: int = 1) -> Iterator[dict[str, Any]]:

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from snn_mnist.runs.config import Config
-from snn_mnist.runs.metrics import read_metrics
+from snn_mnist.settings.config import Config
+from snn_mnist.storage.metrics import read_metrics
 from snn_mnist.training.interruption import Interruption
 from snn_mnist.training.loop import train
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from snn_mnist.cli.main import main
-from snn_mnist.model import engine
-from snn_mnist.model.network import SNN
-from snn_mnist.model.poisson import SpikeKey, Stream
+from snn_mnist.network import engine
+from snn_mnist.network.network import SNN
+from snn_mnist.network.poisson import SpikeKey, Stream
 from snn_mnist.training.interruption import Interruption
 from snn_mnist.training.loop import train
 from tests.support.runs import config, train_run

@@ -15,9 +15,9 @@ from nursery import Child, Nursery
 from torture import QUICK, differences
 
 from snn_mnist.errors import SNNError
-from snn_mnist.runs import checkpoint
-from snn_mnist.runs.atomic_files import write_file
-from snn_mnist.runs.metrics import MetricsFile, read_metrics
+from snn_mnist.storage import checkpoint
+from snn_mnist.storage.atomic_files import write_file
+from snn_mnist.storage.metrics import MetricsFile, read_metrics
 from tests.support.runs import wait_until
 from tests.training.test_interruption import LONG, training_goes_on
 
@@ -251,7 +251,7 @@ def test_events_are_missing(nursery: Nursery, run: Path, runs: tuple[Path, Path]
 
 @pytest.mark.parametrize("tail", [b"\x18", b"\x18\0\0\0\0\0\0\0\xa3\x7fK\x22\t", b"\xff" * 40])
 def test_events_have_a_torn_end_or_rows_to_come(nursery: Nursery, run: Path, runs: tuple[Path, Path], tail: bytes):
-    from snn_mnist.runs.tensorboard import TensorBoard
+    from snn_mnist.storage.tensorboard import TensorBoard
 
     board = TensorBoard(run, 2)
     board.write({"epoch": 2, "train_loss": 9.0})

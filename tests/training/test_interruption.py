@@ -12,8 +12,8 @@ from nursery import Child, Nursery
 from torture import QUICK, differences
 
 from snn_mnist.cli import train as training
-from snn_mnist.runs import checkpoint
-from snn_mnist.runs.config import Config
+from snn_mnist.settings.config import Config
+from snn_mnist.storage import checkpoint
 from snn_mnist.training import loop
 from snn_mnist.training.interruption import Interruption
 from tests.support.runs import wait_until

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from snn_mnist.runs import checkpoint, directory
-from snn_mnist.runs.config import Config
-from snn_mnist.runs.metrics import read_metrics
+from snn_mnist.settings.config import Config
+from snn_mnist.storage import checkpoint, directory
+from snn_mnist.storage.metrics import read_metrics
 from snn_mnist.training import messages
 from snn_mnist.training.data import TrainingData
 from snn_mnist.training.interruption import Interruption

@@ -16,7 +16,7 @@ from torture import QUICK, metrics
 
 from snn_mnist.cli.main import main
 from snn_mnist.kernels.cache import cache_directory
-from snn_mnist.runs import checkpoint
+from snn_mnist.storage import checkpoint
 from tests.conftest import ROOT, Program
 from tests.support.runs import wait_until
 

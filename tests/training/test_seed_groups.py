@@ -12,8 +12,8 @@ import pytest
 
 from snn_mnist.cli import train as training
 from snn_mnist.cli.main import main
-from snn_mnist.runs import checkpoint, seeds
-from snn_mnist.runs.config import Config
+from snn_mnist.settings.config import Config
+from snn_mnist.storage import checkpoint, seeds
 from tests.support.runs import assert_same, metrics, newest
 
 STEPS = 1437 // 100  # an epoch
@@ -43,7 +43,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch):
 
         with monkeypatch.context() as patch:
             patch.setattr("snn_mnist.training.progress.Progress.step", step)
-            patch.setattr("snn_mnist.model.compiled_steps.CHUNK_WORK", 1)  # a step a chunk
+            patch.setattr("snn_mnist.network.compiled_steps.CHUNK_WORK", 1)  # a step a chunk
             assert main(command) == 130
 
     return run

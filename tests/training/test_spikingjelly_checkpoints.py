@@ -24,9 +24,9 @@ import torch
 
 from snn_mnist.cli.main import main
 from snn_mnist.export import verify
-from snn_mnist.model.poisson import SpikeKey, Stream, poisson_encode
-from snn_mnist.model.saved_network import load_network
-from snn_mnist.runs import checkpoint
+from snn_mnist.network.poisson import SpikeKey, Stream, poisson_encode
+from snn_mnist.network.saved_network import load_network
+from snn_mnist.storage import checkpoint
 from tests.support.export_net import digits, network, weights
 
 VARIABLE = "SNN_MNIST_SPIKINGJELLY_PYTHON"

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from snn_mnist.kernels.cpu import jit
-from snn_mnist.model.device import Runtime
-from snn_mnist.runs import checkpoint
-from snn_mnist.runs.config import Config
+from snn_mnist.network.device import Runtime
+from snn_mnist.settings.config import Config
+from snn_mnist.storage import checkpoint
 from snn_mnist.training import loop as trainer
 from snn_mnist.training import threads as thread_tuner
 from snn_mnist.training.interruption import Interruption
@@ -50,7 +50,7 @@ def test_results_do_not_depend_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyP
     before, used = jit.numba.get_num_threads(), []
     try:
         trainer.train(Config(**settings, j=1, out_dir=str(tmp_path / "one")), Interruption())
-        monkeypatch.setattr("snn_mnist.model.compiled_steps.CHUNK_WORK", 1)  # a step a chunk
+        monkeypatch.setattr("snn_mnist.network.compiled_steps.CHUNK_WORK", 1)  # a step a chunk
         monkeypatch.setattr(thread_tuner, "WINDOW", 2)
         monkeypatch.setattr(thread_tuner, "PATIENCE", 1)
         monkeypatch.setattr(jit, "set_threads", lambda n, real=jit.set_threads: used.append(real(n)) or used[-1])

@@ -12,9 +12,9 @@ from snn_mnist.cli import evaluate
 from snn_mnist.cli import train as training
 from snn_mnist.cli.evaluate import EvalOptions
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.runs import checkpoint
-from snn_mnist.runs.config import Config
-from snn_mnist.runs.metrics import METRICS, read_metrics
+from snn_mnist.settings.config import Config
+from snn_mnist.storage import checkpoint
+from snn_mnist.storage.metrics import METRICS, read_metrics
 from snn_mnist.training import loop
 from snn_mnist.training.interruption import Interruption
 from tests.support.runs import DIGITS, assert_same, config, metrics, newest
@@ -53,7 +53,7 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, setting
 
     with monkeypatch.context() as patch:
         patch.setattr("snn_mnist.training.progress.Progress.step", step)
-        patch.setattr("snn_mnist.model.compiled_steps.CHUNK_WORK", 1)  # a step a chunk
+        patch.setattr("snn_mnist.network.compiled_steps.CHUNK_WORK", 1)  # a step a chunk
         loop.train(config(out_dir=str(tmp_path / "parts"), epochs=4, **settings), interruption)
     folder = newest(tmp_path / "parts")
     state = checkpoint.load(folder)

@@ -8,7 +8,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from snn_mnist.data.datasets import DIGITS, FASHION
 from snn_mnist.errors import SNNError
-from snn_mnist.model.scoring import Score
+from snn_mnist.network.scoring import Score
 from snn_mnist.visualizing import drawing
 from snn_mnist.visualizing import run_figures as figures
 from tests.support.run_directories import make_run, rows_of

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from snn_mnist.data.datasets import DIGITS
-from snn_mnist.model.trace import Trace
+from snn_mnist.network.trace import Trace
 from snn_mnist.visualizing import trace_figures
 
 

@@ -22,7 +22,7 @@ from numba.core.ccallback import CFunc
 
 from snn_mnist.kernels.cache import cache_directory, compile_seconds
 
-log = logging.getLogger("snn_mnist")  # shown by the program, see runs/terminal.py
+log = logging.getLogger("snn_mnist")  # shown by the program, see terminal.py
 
 
 class _GuardedCache(NullCache):

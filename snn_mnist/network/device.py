@@ -1,0 +1,123 @@
+"""Choosing the device, backend and threads of a run."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from snn_mnist import terminal
+from snn_mnist.errors import UsageError
+from snn_mnist.kernels.backends import BACKENDS
+from snn_mnist.kernels.cuda import available as cuda
+from snn_mnist.network import start_check
+from snn_mnist.network.engine import Engine, make_engine
+from snn_mnist.network.network import SNN
+from snn_mnist.storage import environment
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The device, backend and thread count of a run: resolved once from the flags, and printed."""
+
+    device: torch.device
+    backend: str
+    reason: str  # why this backend
+    threads: int
+
+    @property
+    def test_batch(self) -> int:
+        """Images of a forward pass without gradient."""
+        return BACKENDS[self.backend].test_batch
+
+    def engine(self, net: SNN, images: Tensor) -> Engine:
+        """The network and the images [N, 784] of a split on this backend; images are moved once."""
+        return make_engine(self.backend, net, images.to(self.device))
+
+    def autocast(self, amp: bool) -> AbstractContextManager[Any]:
+        """Half precision with amp: float16 on CUDA, bfloat16 on the CPU."""
+        return torch.autocast(self.device.type) if amp else nullcontext()
+
+    def __str__(self) -> str:
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "the CPU"
+        threads = "" if self.device.type == "cuda" else f", {environment.threads(self.threads)}"
+        return f"backend {self.backend} on {name}{threads} ({self.reason})"
+
+
+def choose_runtime(device_name: str, backend: str, threads: int, step_mode: str = "m") -> Runtime:
+    """Resolves `auto`; an explicit device or backend that can't be used is an error with the remedy."""
+    device = choose_device(device_name)
+    if backend == "auto" and step_mode == "s":
+        backend, reason = "torch", "the only one with step mode s"
+    else:
+        backend, reason = choose_backend(backend, device)
+    if device.type == "cpu":  # the torch backend encodes by numba too
+        from snn_mnist.kernels.cpu import jit
+
+        terminal.show_log()
+        threads = jit.set_threads(threads)
+        if device_name == "auto" and environment.has_nvidia_driver() and (error := cuda.device_error()):
+            reason = f"{reason}; no GPU is used: {error}"
+    # Beside the fused CPU kernels torch computes small tensors only, and two thread pools would compete for the cores.
+    torch.set_num_threads(1 if BACKENDS[backend].device == "cpu" else threads)
+    return Runtime(device, backend, reason, threads)
+
+
+def choose_device(name: str) -> torch.device:
+    """'auto' is the first GPU if torch can use one, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise UsageError(f"-device {name}: {cuda.device_error()}; use -device cpu")
+        count = torch.cuda.device_count()
+        if device.index is not None and device.index >= count:
+            raise UsageError(f"-device {name}: there are {count} CUDA devices; give cuda:0 to cuda:{count - 1}")
+        if device.index is not None:
+            torch.cuda.set_device(device)  # its streams and graphs are then those of torch's calls without a device
+    return device
+
+
+def choose_backend(name: str, device: torch.device) -> tuple[str, str]:
+    """(backend, why it was chosen) for a name or 'auto', which is the device's fused backend, or torch if that can't be
+    used. A UsageError for a name that can't be used; a SNNError if the device can't be used at all."""
+    if name != "auto":
+        if reason := why_refused(name, device):
+            raise UsageError(f"backend {name!r} can't be used: {reason}")
+        return name, "as requested"
+    fused = next((each.name for each in BACKENDS.values() if each.device == device.type), None)
+    if fused is None:
+        return "torch", f"the only one for {device.type}"
+    if reason := why_refused(fused, device):
+        return "torch", f"{fused} can't be used: {reason}"
+    return fused, f"the fused {'CPU' if device.type == 'cpu' else 'CUDA'} backend"
+
+
+def why_refused(name: str, device: str | torch.device) -> str | None:
+    """`why_unavailable`, and for the CUDA kernels also what their start-up check on this device finds."""
+    reason = why_unavailable(name, device)
+    if reason is None and BACKENDS[name].start_check:
+        terminal.say("checking the CUDA kernels, which are compiled once")
+        return start_check.find_error(BACKENDS[name].fused_pass(), torch.device(device))
+    return reason
+
+
+def why_unavailable(name: str, device: str | torch.device) -> str | None:
+    """None if this backend can run on this device, else the reason and the remedy."""
+    backend, device = BACKENDS[name], torch.device(device)
+    kernels = backend.fused_pass()
+    reason = kernels.why_unavailable(device) if kernels else None
+    return f"{reason}; use -backend auto" if reason and device.type != backend.device else reason
+
+
+def without_tiles() -> None:
+    """bfloat16 products by torch's own code: oneDNN uses AMX tiles, which some virtual machines advertise and can't
+    run ("illegal instruction"), and a layer of 784 x 10 gains nothing by them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about TF32 on Intel GPUs
+        torch.backends.mkldnn.set_flags(False)

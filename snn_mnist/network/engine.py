@@ -1,0 +1,147 @@
+"""From a network and images to firing rates and training steps, on each backend.
+
+An engine holds a network and the images of one split on one backend, and has `firing_rate`, differentiable;
+`firing_counts`, forward only, for tests; and `training_steps`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from snn_mnist.core import functional
+from snn_mnist.kernels import autograd
+from snn_mnist.kernels.backends import BACKENDS, Backend
+from snn_mnist.network.autograd_steps import AutogradSteps
+from snn_mnist.network.fused_steps import FusedSteps
+from snn_mnist.network.network import CLASSES, PIXELS, SNN
+from snn_mnist.network.poisson import SpikeKey, poisson_encode
+
+CHUNK_BYTES = 64 << 20  # of spikes as floats that the torch engine holds at a time when nothing is differentiated
+
+
+class TrainingSteps(Protocol):
+    """The training steps of an epoch, see AutogradSteps, CompiledSteps and FusedSteps."""
+
+    chunk: int  # a run is best stopped after a multiple of this many steps
+
+    def warm_up(self) -> None:
+        """Compiles what the steps need; weights do not change. `begin` is called after it."""
+
+    def begin(
+        self, key: SpikeKey, order: Tensor, learning_rates: Sequence[float], decays: Sequence[float] | None = None
+    ) -> None:
+        """Begins an epoch."""
+
+    def run(self, first: int, last: int) -> None:
+        """Steps first .. last - 1 of the epoch."""
+
+
+class Engine(Protocol):
+    """A network and the images of one split on one backend."""
+
+    def firing_rate(self, index: Tensor, steps: int, key: SpikeKey) -> Tensor:
+        """Mean number of spikes per step [N, 10] of the images `index` [N] int64 over T = steps, differentiable."""
+
+    def firing_counts(self, index: Tensor, readout_steps: list[int], key: SpikeKey) -> tuple[Tensor, Tensor]:
+        """Output spikes in the first readout_steps[m] steps [N, M, 10] (readout_steps ascend, the last one is T), and
+        the number of input spikes in T steps [N]."""
+
+    def training_steps(self, labels: Tensor, *, amp: bool, **settings: Any) -> TrainingSteps:
+        """The training steps of an epoch, with one-hot labels [N, 10]; settings as in AutogradSteps."""
+
+
+class TorchEngine:
+    """The reference: the modules of `core`, on any device, in either step mode."""
+
+    def __init__(self, net: SNN, images: Tensor) -> None:
+        """images [N, 784] uint8, on the network's device"""
+        self.net, self.images = net, images
+
+    def _spans(self, index: Tensor, steps: int, key: SpikeKey, span: int):  # type: ignore[no-untyped-def]
+        """(first step, spikes [T', N, 784]) for T' = span steps at a time."""
+        index = index.to(self.images.device)
+        images = self.images[index]
+        for start in range(0, steps, span):
+            yield start, poisson_encode(images, index, start, min(start + span, steps), key)
+
+    def _output(self, spikes: Tensor) -> Tensor:
+        """Output spikes [T', N, 10] of the next T' steps; the neurons keep v in between."""
+        if self.net.spiking.step_mode == "m":
+            return self.net(spikes)
+        return torch.stack([self.net(step) for step in spikes])
+
+    def firing_rate(self, index: Tensor, steps: int, key: SpikeKey) -> Tensor:
+        span = steps if self.net.spiking.step_mode == "m" else 16
+        total = sum(self._output(spikes).sum(0) for _, spikes in self._spans(index, steps, key, span))
+        functional.reset_net(self.net)
+        assert isinstance(total, Tensor)
+        return total / steps
+
+    @torch.no_grad()
+    def firing_counts(self, index: Tensor, readout_steps: list[int], key: SpikeKey) -> tuple[Tensor, Tensor]:
+        span = max(16, CHUNK_BYTES // (4 * PIXELS * len(index)) // 16 * 16)  # memory is independent of T
+        counts = torch.zeros(len(index), len(readout_steps), CLASSES, device=self.images.device)
+        inputs = torch.zeros(len(index), dtype=torch.int64, device=self.images.device)
+        for start, spikes in self._spans(index, readout_steps[-1], key, span):
+            fired = self._output(spikes)
+            inputs += spikes.sum((0, 2)).long()
+            for m, stop in enumerate(readout_steps):
+                if stop > start:
+                    counts[:, m] += fired[: stop - start].sum(0)
+        functional.reset_net(self.net)
+        return counts, inputs
+
+    def training_steps(self, labels: Tensor, **settings: Any) -> AutogradSteps:
+        return AutogradSteps(self, labels, **settings)
+
+
+class FusedEngine:
+    """Fused kernels: one pass from pixels to rates and the weight gradient."""
+
+    def __init__(self, backend: Backend, net: SNN, images: Tensor) -> None:
+        """images [N, 784] uint8, on the network's device"""
+        if len(net.layer) != 3:
+            raise ValueError(
+                f"a fused backend computes Flatten, Linear and the neurons, not {len(net.layer)} modules; use torch"
+            )
+        self.backend, self.kernels, self.net = backend, backend.fused_pass(), net
+        self.active = self.kernels.active_pixels(images)
+        self.spec = net.spiking.spec()
+
+    def _precision(self) -> torch.dtype:
+        """The type to which autocast rounds the weights, as it does in a linear layer."""
+        device = self.net.weight.device.type
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
+
+    def firing_rate(self, index: Tensor, steps: int, key: SpikeKey) -> Tensor:
+        return autograd.firing_rate(
+            self.kernels, self.net.weight, self.active, index, steps, key, self.spec, self._precision()
+        )
+
+    @torch.no_grad()
+    def firing_counts(self, index: Tensor, readout_steps: list[int], key: SpikeKey) -> tuple[Tensor, Tensor]:
+        return self.kernels.firing_counts(
+            self.net.weight, self.active, index, readout_steps, key, self.spec, self._precision()
+        )
+
+    def training_steps(self, labels: Tensor, *, amp: bool, **settings: Any) -> TrainingSteps:
+        device = self.net.weight.device.type
+        precision = torch.get_autocast_dtype(device) if amp else torch.float32
+        if self.backend.compiled_steps and not settings["scaler"].is_enabled():
+            from snn_mnist.network.compiled_steps import CompiledSteps
+
+            del settings["scaler"], settings["skipped"]  # no loss scaling, so no step is skipped
+            return CompiledSteps(self.active, self.net.weight, labels, self.spec, precision=precision, **settings)
+        return FusedSteps(
+            self.kernels, self.net.weight, self.active, labels, self.spec, precision=precision, **settings
+        )
+
+
+def make_engine(backend: str, net: SNN, images: Tensor) -> Engine:
+    """An engine of this backend for a network and the images [N, 784] uint8 of a split, on the network's device."""
+    found = BACKENDS[backend]
+    return FusedEngine(found, net, images) if found.fused else TorchEngine(net, images)

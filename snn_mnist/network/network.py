@@ -1,0 +1,63 @@
+"""The network of the tutorial.
+
+image k/255 → Poisson spikes S_in[t] → X[t] = W S_in[t] → LIF → S[t] → rate = mean over t of S[t]
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from snn_mnist.core import functional, layer, neuron, surrogate
+from snn_mnist.settings.config import Config
+
+PIXELS, CLASSES = 784, 10
+
+
+class SNN(nn.Module):
+    """Flatten → Linear(784, 10, bias=False) → LIF (or IF), [N, 784] or [T, N, 784] spikes to spikes [.., N, 10]."""
+
+    def __init__(
+        self,
+        tau: float = 2.0,
+        *,
+        neuron_type: str = "lif",
+        v_threshold: float = 1.0,
+        v_reset: float | None = 0.0,
+        surrogate_name: str = "atan",
+        alpha: float | None = None,
+        step_mode: str = "s",
+    ) -> None:
+        super().__init__()
+        gradient = surrogate.SURROGATES[surrogate_name](**({} if alpha is None else {"alpha": alpha}))
+        if neuron_type == "if":
+            spiking: neuron.BaseNode = neuron.IFNode(v_threshold, v_reset, gradient)
+        else:
+            spiking = neuron.LIFNode(tau, True, v_threshold, v_reset, gradient)
+        self.layer = nn.Sequential(layer.Flatten(), layer.Linear(PIXELS, CLASSES, bias=False), spiking)
+        functional.set_step_mode(self, step_mode)
+
+    @classmethod
+    def from_config(cls, config: Config) -> SNN:
+        """The network that these settings describe, with torch's initial weights."""
+        return cls(
+            config.tau,
+            neuron_type=config.neuron,
+            v_threshold=config.v_threshold,
+            v_reset=config.v_reset,
+            surrogate_name=config.surrogate,
+            alpha=config.alpha,
+            step_mode=config.step_mode,
+        )
+
+    @property
+    def weight(self) -> Tensor:
+        """[10, 784]"""
+        return next(m.weight for m in self.layer if isinstance(m, layer.Linear))
+
+    @property
+    def spiking(self) -> neuron.BaseNode:
+        """The ten output neurons."""
+        return next(m for m in reversed(list(self.layer)) if isinstance(m, neuron.BaseNode))
+
+    def forward(self, spikes: Tensor) -> Tensor:
+        return self.layer(spikes)

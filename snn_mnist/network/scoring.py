@@ -1,0 +1,98 @@
+"""Scores of a network on a split: loss, accuracy and spike counts of a forward pass."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from snn_mnist.data.datasets import Split
+from snn_mnist.network.device import Runtime
+from snn_mnist.network.engine import Engine
+from snn_mnist.network.network import CLASSES, SNN
+from snn_mnist.network.poisson import SpikeKey
+
+
+@dataclass(frozen=True)
+class Score:
+    """The result of one encoding of a split. `counts` are output spikes in the first `readout_steps[m]` steps."""
+
+    readout_steps: list[int]
+    counts: Tensor  # [N, M, 10] float32 on the CPU
+    input_spikes: Tensor  # [N] int64
+    labels: Tensor  # [N] int64
+
+    def rates(self, m: int = -1) -> Tensor:
+        """Firing rates [N, 10] over the first readout_steps[m] steps."""
+        return self.counts[:, m] / self.readout_steps[m]
+
+    def accuracy(self, m: int = -1) -> float:
+        """Share of images whose highest rate is their label's; the lower class wins a tie."""
+        return (self.counts[:, m].argmax(1) == self.labels).double().mean().item()
+
+    def loss(self) -> float:
+        """Mean squared error between rates and one-hot labels, as in training."""
+        return mean_squared_error(self.rates(), self.labels)
+
+    def confusion(self) -> Tensor:
+        """[10, 10] int64: row the label, column the prediction."""
+        cells = self.labels * CLASSES + self.counts[:, -1].argmax(1)
+        return torch.bincount(cells, minlength=CLASSES * CLASSES).view(CLASSES, CLASSES)
+
+
+def default_readout_steps(steps: int) -> list[int]:
+    """1, 2, 3, 5, 7, 10, 15, 20, … up to and including T."""
+    decades = [m * 10**e for e in range(len(str(steps))) for m in (1, 1.5, 2, 3, 5, 7)]
+    return sorted({int(step) for step in decades if step < steps and step == int(step)} | {steps})
+
+
+def mean_squared_error(rates: Tensor, labels: Tensor) -> float:
+    target = torch.nn.functional.one_hot(labels, CLASSES).double()
+    return (rates.double() - target).square().mean().item()
+
+
+def score(
+    engine: Engine,
+    index: Tensor,
+    labels: Tensor,
+    readout_steps: list[int],
+    key: SpikeKey,
+    batch: int = 10_000,
+    before_each: Callable[[], None] = lambda: None,
+    after_each: Callable[[int], None] = lambda images: None,
+) -> Score:
+    """Runs the images `index` [N] with their labels [N] through the engine, `batch` at a time.
+
+    `before_each` is called before each batch, and may raise an exception to stop; `after_each` gets the size of each
+    batch that is done.
+    """
+    parts = []
+    for part in index.split(batch):
+        before_each()
+        parts.append(engine.firing_counts(part, readout_steps, key))
+        after_each(len(part))
+    counts, inputs = (torch.cat([part[i] for part in parts]).cpu() for i in (0, 1))
+    return Score(readout_steps, counts, inputs, labels.cpu())
+
+
+def score_split(
+    net: SNN,
+    split: Split,
+    runtime: Runtime,
+    readout_steps: list[int],
+    keys: Iterable[SpikeKey],
+    batch: int | None = None,
+    after_each: Callable[[int], None] = lambda images: None,
+) -> tuple[list[Score], float]:
+    """The scores of a network on a whole split, one for each key, and the seconds they took without compilation."""
+    net.to(runtime.device).spiking.step_mode = "m"
+    engine = runtime.engine(net, split.images)
+    index = torch.arange(len(split))
+    engine.firing_counts(index[:1], readout_steps, SpikeKey(0, 0, 0))  # compiles
+    started = time.perf_counter()
+    size = batch or runtime.test_batch
+    scores = [score(engine, index, split.labels, readout_steps, key, size, after_each=after_each) for key in keys]
+    return scores, time.perf_counter() - started

@@ -1,0 +1,165 @@
+"""The training steps of the CUDA backend without a GPU: its kernels on the host, its graphs by a stand-in."""
+
+from contextlib import contextmanager, nullcontext
+
+import pytest
+import torch
+
+from snn_mnist.kernels.autograd import firing_rate
+from snn_mnist.kernels.cuda import fused as fused_cuda
+from snn_mnist.network.fused_steps import FusedSteps
+from snn_mnist.network.poisson import SpikeKey
+from tests.support.kernel_checks import FULL, HALF
+from tests.support.neurons import images_of, spec_of
+
+
+@pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize(("optimizer", "scaled"), [("adam", False), ("adam", True), ("sgd", False), ("sgd", True)])
+def test_epoch_of_steps_is_the_ordinary_loop(host, optimizer, scaled, static):
+    """The steps that a CUDA graph captures, run one by one: bit for bit those of autograd and the optimiser, with
+    learning rates that a float32 holds, as the static tensors do."""
+    images, steps, batch, T = images_of(30, active=100), 7, 4, 20
+    active, labels = fused_cuda.active_pixels(images), 300 * torch.eye(10)[torch.arange(30) % 10]
+    order = torch.randperm(30, generator=torch.Generator().manual_seed(0))
+    start = 0.1 * torch.randn(10, 784, generator=torch.Generator().manual_seed(1))
+    rates = torch.tensor([0.01 / (1 + step) for step in range(steps)]).tolist()
+    decays = [1 - 2.0 ** -(1 + step) for step in range(steps)]
+
+    def made():
+        weight = torch.nn.Parameter(start.clone())
+        if optimizer == "adam":
+            return weight, torch.optim.Adam([weight], lr=0.01, fused=True)
+        sgd = torch.optim.SGD([weight], lr=0.01, momentum=0.9, fused=True)
+        sgd.state[weight]["momentum_buffer"] = torch.zeros_like(weight)  # else undefined after a skipped first step
+        return weight, sgd
+
+    def scaling():  # so high at first that steps are skipped
+        return torch.amp.GradScaler("cpu", init_scale=2.0**127, enabled=scaled)
+
+    weight, steady = made()
+    average, seen, scaler = start.clone(), [], scaling()
+    for epoch in (3, 4):
+        for step in range(steps):
+            part = order[step * batch : (step + 1) * batch]
+            steady.param_groups[0]["lr"] = rates[step]
+            steady.zero_grad()
+            rate = firing_rate(
+                fused_cuda, weight, active, part, T, SpikeKey(1, 0, epoch), spec_of(), HALF if scaled else FULL
+            )
+            scaler.scale(torch.nn.functional.mse_loss(rate, labels[part])).backward()
+            scaler.step(steady)
+            scaler.update()
+            with torch.no_grad():
+                average.lerp_(weight, 1 - decays[step])
+            seen.append(rate.detach())
+
+    graphed, captured = made()
+    own = start.clone()
+    run = FusedSteps(
+        fused_cuda, graphed, active, labels, spec_of(), steps=steps, batch=batch, T=T, optimizer=captured,
+        scaler=scaling(), precision=HALF if scaled else FULL, average=own, chunk=3, static=static,
+    )  # fmt: skip
+    for turn, epoch in enumerate((3, 4)):
+        run.begin(SpikeKey(1, 0, epoch), order, rates, decays)
+        run.run(0, 5)
+        run.run(5, steps)
+        expected = torch.cat(seen[turn * steps : (turn + 1) * steps])
+        assert torch.equal(run.rates, expected)
+    assert torch.equal(graphed, weight) and torch.equal(own, average)
+    assert captured.param_groups[0]["lr"] == rates[-1]
+    assert (run.skipped > 0) == scaled and run.skipped < steps
+    assert run.scaler.state_dict() == scaler.state_dict()
+
+
+class Recorded:
+    """What a CUDA graph is to FusedSteps: steps are recorded and not run, until they are replayed."""
+
+    capturing: "Recorded | None" = None
+
+    def __init__(self):
+        self.steps, self.replays = [], 0
+
+    def pool(self):
+        return "a pool"
+
+    def replay(self):
+        self.replays += 1
+        for step in self.steps:
+            step()
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """CUDA graphs without a GPU; the arguments of each capture."""
+    captures, plain = [], FusedSteps.step
+
+    @contextmanager
+    def capture(graph, **settings):
+        captures.append(settings)
+        Recorded.capturing = graph
+        yield
+        Recorded.capturing = None
+
+    def step(run, number):
+        if Recorded.capturing is None:
+            plain(run, number)
+        else:
+            Recorded.capturing.steps.append(lambda: plain(run, number))
+
+    monkeypatch.setattr(FusedSteps, "step", step)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Recorded)
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    monkeypatch.setattr(torch.cuda, "device", nullcontext)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: f"a stream of {device}")
+    return captures
+
+
+def test_whole_chunks_are_replayed_and_the_rest_is_run(host, graphs):
+    """An epoch of 11 steps in chunks of 4, cut in the middle: the bits of the plain loop, two graphs in use at the end
+    of the first epoch, and the third from the second epoch on, for the very first step is always run."""
+    images, steps, batch = images_of(48, active=100), 11, 4
+    active, labels = fused_cuda.active_pixels(images), torch.eye(10)[torch.arange(48) % 10]
+    start = 0.1 * torch.randn(10, 784, generator=torch.Generator().manual_seed(1))
+    results, replays = [], []
+    for capture in (False, True):
+        weight = torch.nn.Parameter(start.clone())
+        run = FusedSteps(
+            fused_cuda, weight, active, labels, spec_of(), steps=steps, batch=batch, T=20, chunk=4, static=True,
+            optimizer=torch.optim.Adam([weight], fused=True, capturable=True), capture=capture,
+            scaler=torch.amp.GradScaler("cpu", enabled=False),
+        )  # fmt: skip
+        rates = []
+        for epoch in range(3):
+            run.begin(SpikeKey(1, 0, epoch), torch.arange(48).roll(epoch), [0.01 / (1 + step) for step in range(steps)])
+            for cut in ((0, 6), (6, 11)) if epoch == 1 else ((0, 11),):
+                run.run(*cut)
+            rates.append(run.rates.clone())
+            if capture:
+                replays.append({first: graph.replays for first, graph in run.graphs.items()})
+        results.append([*rates, weight.detach()])
+    for plain, replayed in zip(*results, strict=True):
+        assert torch.equal(plain, replayed)
+    # the second epoch is cut inside the second chunk, which is then run step by step
+    assert replays == [{4: 1, 8: 1}, {4: 1, 8: 2, 0: 1}, {4: 2, 8: 3, 0: 2}]
+    assert [c["pool"] for c in graphs] == [None, "a pool", "a pool"]
+    assert {c["stream"] for c in graphs} == {"a stream of cpu"}
+    run.begin(SpikeKey(2, 0, 0), torch.arange(48), [0.01] * steps)
+    assert run.graphs == {}  # another seed, which is a constant in the graphs
+
+
+def test_the_trainer(host, tmp_path, monkeypatch):
+    """A run of the trainer with these kernels learns what one with the CPU's learns; only the device is another."""
+    from snn_mnist.network.device import Runtime
+    from snn_mnist.settings.config import Config
+    from snn_mnist.training import loop as trainer
+    from snn_mnist.training.interruption import Interruption
+
+    settings = {"dataset": "digits", "T": 8, "b": 40, "lr": 0.01, "epochs": 2, "limit_batches": 5, "figures": False}
+    rows = []
+    for backend in ("cupy", "numba"):
+        place = Runtime(torch.device("cpu"), backend, "for a test", 1)
+        monkeypatch.setattr(trainer, "choose_runtime", lambda *_, place=place: place)
+        rows.append(trainer.train(Config(**settings, out_dir=str(tmp_path / backend)), Interruption()))
+    for name in ("train_loss", "train_acc", "test_loss", "test_acc", "max_test_acc"):
+        assert rows[0][name] == pytest.approx(rows[1][name], abs=2e-3), name
+    assert {launch[0] for launch in host.launches} == {"fused", "contract"}

@@ -1,0 +1,80 @@
+"""One traced image: the recorded arrays are those of a loop written by hand."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from snn_mnist.core import functional, monitor, neuron
+from snn_mnist.data.datasets import Dataset, Split
+from snn_mnist.network.poisson import SpikeKey, Stream, poisson_encode
+from snn_mnist.network.trace import misclassified, trace_image
+from snn_mnist.settings.config import Config
+from tests.support.export_net import digits, network
+
+
+def by_hand(weight: Tensor, config: Config, index: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """H, V and S [T, 10] by the equations, and the input spikes [T, 784]."""
+    image = digits().test.images[index : index + 1]
+    spikes = poisson_encode(image, torch.tensor([index]), 0, config.T, SpikeKey(config.seed, Stream.TRACE, 0))[:, 0]
+    v = torch.full((10,), 0.0 if config.v_reset is None else config.v_reset)
+    h_t, v_t, s_t = [], [], []
+    for x in spikes @ weight.T:
+        leak = v - (config.v_reset or 0.0)
+        h = v + x if config.neuron == "if" else v + (x - leak) / config.tau
+        s = (h >= config.v_threshold).float()
+        v = (
+            h - s * config.v_threshold
+            if config.v_reset is None
+            else torch.where(s == 1, torch.tensor(config.v_reset), h)
+        )
+        h_t, v_t, s_t = [*h_t, h], [*v_t, v], [*s_t, s]
+    return torch.stack(h_t), torch.stack(v_t), torch.stack(s_t), spikes
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"v_reset": None, "tau": 3}, {"v_reset": -0.25, "v_threshold": 0.5}, {"neuron": "if"}, {"T": 1100}],
+)
+def test_arrays_are_the_equations(settings):
+    saved = network(**{"T": 40, "seed": 7} | settings)
+    weight, config = saved.net.weight.detach(), saved.config
+    found = trace_image(saved.net, digits(), 5, config)
+    h, v, s, spikes = by_hand(weight, config, 5)
+    assert np.array_equal(found.s, s)
+    assert np.allclose(found.v, v, atol=1e-4)
+    assert np.allclose(found.h, h, atol=1e-4)
+    assert np.allclose(found.x, spikes @ weight.T, atol=1e-4)
+    assert np.array_equal(found.input_spikes, spikes.sum(0).view(28, 28))
+    assert found.v.shape == found.s.shape == (config.T, 10)
+    assert found.v.dtype == found.s.dtype == np.float32
+    assert found.s.any()
+
+
+def test_the_network_is_left_as_it_was():
+    saved = network(T=20)
+    net = saved.net
+    with monitor.OutputMonitor(net, neuron.LIFNode) as mine:
+        trace_image(net, digits(), 0, saved.config)
+        assert len(mine) == 20
+    functional.reset_net(net)
+    assert net.spiking.v == 0.0
+    assert not net.spiking._forward_hooks and not net.layer[1]._forward_hooks
+
+
+def test_misclassified_images_are_found_in_order():
+    saved = network(T=40, seed=7)
+    weight = saved.net.weight.detach()
+    found = [trace.index for trace in misclassified(saved.net, digits(), saved.config)]
+    labels = digits().test.labels.tolist()
+    wrong = [i for i, label in enumerate(labels) if by_hand(weight, saved.config, i)[2].sum(0).argmax() != label]
+    assert found == wrong and 2 < len(found) < 60
+
+
+def test_a_network_without_errors_has_none():
+    """Its labels are the network's own predictions."""
+    saved, images = network(T=5), digits().test.images[:20]
+    unlabelled = Dataset("digits", digits().train, Split(images, torch.zeros(20, dtype=torch.int64)), ())
+    predictions = [trace_image(saved.net, unlabelled, index, saved.config).prediction for index in range(20)]
+    right = Dataset("digits", digits().train, Split(images, torch.tensor(predictions)), ())
+    assert list(misclassified(saved.net, right, saved.config)) == []

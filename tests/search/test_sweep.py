@@ -1,0 +1,211 @@
+"""A study from its first trial to its report, on the digits."""
+
+import csv
+import json
+from pathlib import Path
+
+import optuna
+import pytest
+import yaml
+from nursery import Nursery
+from PIL import Image
+
+from snn_mnist.search import messages
+from snn_mnist.search.figures import typed, write_figures
+from snn_mnist.search.objective import suggest
+from snn_mnist.search.plan import Plan
+from snn_mnist.search.space import Choices, Range, Space, corners
+from snn_mnist.settings.config import Config
+from snn_mnist.storage.metrics import read_metrics
+from tests.support.runs import metrics
+
+RUN = ["-dataset", "digits", "-val", "200", "-T", "5", "-b", "50", "-epochs", "3"]
+FIGURES = ["contour.png", "history.png", "importance.png", "settings.png"]
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "study.csv") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def study(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, list[str]]:
+    """The directory, the output and the command of a study with two runs a trial."""
+    out = tmp_path_factory.mktemp("study")
+    flags = ["-tau", "1.1,2", "-lr", "1e-3,1e-2,0.1", "-sampler", "grid", "-seeds", "2", "-no-prune", "-repeats", "3"]
+    command = ["sweep", *RUN, *flags, "-study", "s", "-out-dir", str(out), "-workers", "1"]
+    child = nursery.run(*command)
+    assert child.code == 0 and child.err == ""
+    return out / "s", child.out, command
+
+
+def test_the_table(study: tuple[Path, str, list[str]]):
+    """Best first; each accuracy is the mean of the last epochs of the trial's runs."""
+    folder, out, _ = study
+    rows = rows_of(folder)
+    assert len(rows) == 6 and {row["state"] for row in rows} == {"complete"}
+    for row in rows:
+        runs = [folder / f"trial-{int(row['trial']):04}-seed{seed}" for seed in (0, 1)]
+        accuracies = [read_metrics(run / "metrics.csv")[-1]["val_acc"] for run in runs]
+        assert [float(row["val_acc_seed0"]), float(row["val_acc_seed1"])] == accuracies
+        assert float(row["val_acc"]) == pytest.approx(sum(accuracies) / 2)
+        assert float(row["val_std"]) == pytest.approx(abs(accuracies[0] - accuracies[1]) / 2**0.5)
+        settings = [Config.from_yaml(run / "config.yaml") for run in runs]
+        assert [each.seed for each in settings] == [0, 1]
+        assert {(each.tau, each.lr) for each in settings} == {(float(row["tau"]), float(row["lr"]))}
+        assert row["run"] == runs[0].name and row["epochs"] == "3" and float(row["seconds"]) > 0
+    assert [row["val_acc"] for row in rows] == sorted((row["val_acc"] for row in rows), reverse=True)
+    best = rows[0]
+    percent, std = 100 * float(best["val_acc"]), 100 * float(best["val_std"])
+    assert f"    {best['trial']}  {percent:.2f} ± {std:.2f} %  tau " in out
+    lines = out.replace(str(folder), "logs/sweep").splitlines()
+    assert max(map(len, lines)) <= 80 and lines[-1] == "  python -m snn_mnist train -config logs/sweep/best.yaml"
+
+
+def test_the_test_images_are_looked_at_for_the_winner_only(study: tuple[Path, str, list[str]], nursery: Nursery):
+    folder, out, _ = study
+    assert not any("test_acc" in row for file in folder.glob("trial-*/metrics.csv") for row in read_metrics(file))
+    means = []
+    for seed in (0, 1):
+        run = folder / rows_of(folder)[0]["run"].replace("seed0", f"seed{seed}")
+        tested = nursery.run("eval", "-resume", str(run), "-repeats", "3", "-json", "-")
+        means.append(100 * json.loads(tested.out)["accuracy"]["mean"])
+    mean, std = sum(means) / 2, abs(means[0] - means[1]) / 2**0.5
+    line = f"on the test images: {mean:.2f} ± {std:.2f} % (mean ± std over 2 seeds, each the mean of 3 encodings)"
+    assert line in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
+    ("tested", "line"),
+    [
+        ([[0.925]], "test images: 92.50 % (1 encoding)"),
+        ([[0.92, 0.93, 0.94]], "test images: 93.00 ± 1.00 % (mean ± std over 3 encodings)"),
+        (
+            [[0.91, 0.93], [0.93, 0.97]],
+            "test images: 93.50 ± 2.12 % (mean ± std over 2 seeds, each the mean of 2 encodings)",
+        ),
+    ],
+)
+def test_the_winner_s_test_in_words(tested: list[list[float]], line: str):
+    assert messages.test_result(tested) == line
+
+
+def test_the_winner_as_settings(study: tuple[Path, str, list[str]], nursery: Nursery, tmp_path: Path):
+    folder, _, _ = study
+    best = rows_of(folder)[0]
+    settings = yaml.safe_load((folder / "best.yaml").read_text())
+    assert settings == {"dataset": "digits", "T": 5, "b": 50, "epochs": 3, "tau": float(best["tau"]),
+                        "lr": float(best["lr"])}  # fmt: skip
+    flags = ["-val", "200", "-no-figures", "-out-dir", str(tmp_path), "-name", "again", "-no-test"]
+    assert nursery.run("train", "-config", str(folder / "best.yaml"), *flags).code == 0
+    assert metrics(tmp_path / "again") == metrics(folder / best["run"])
+
+
+def test_figures(study: tuple[Path, str, list[str]]):
+    folder, _, _ = study
+    assert sorted(file.name for file in folder.glob("*.png")) == FIGURES
+    for name in FIGURES:
+        picture = Image.open(folder / name).convert("L")
+        assert picture.size[0] >= 600 and len(set(picture.get_flattened_data())) > 20, name
+
+
+def test_a_finished_study_is_reported_again(study: tuple[Path, str, list[str]], nursery: Nursery):
+    folder, out, command = study
+    before = {file: file.stat().st_mtime_ns for file in folder.glob("trial-*/*")}
+    (folder / "study.csv").unlink()
+    again = nursery.run(*command)
+    assert again.out.startswith("study s: 6 of 6 trials finished") and rows_of(folder)
+    assert again.out.partition("\nstudy s: 6 trials")[2] == out.partition("\nstudy s: 6 trials")[2] != ""
+    assert {file: file.stat().st_mtime_ns for file in folder.glob("trial-*/*")} == before
+
+
+def test_other_settings_are_another_study(study: tuple[Path, str, list[str]], nursery: Nursery):
+    _, _, command = study
+    child = nursery.run(*command, "-tau", "1.1,3", "-epochs", "4", "-seeds", "3")
+    assert child.code == 2
+    changed = "epochs 3 → 4, tau 1.1,2.0 → 1.1,3.0, seeds 2 → 3"
+    assert f"the study s was begun with other settings: {changed}; give it those" in child.err
+
+
+def test_a_bad_trial_is_pruned_and_a_wrong_one_named(nursery: Nursery, tmp_path: Path):
+    """After five whole trials the median counts: learning rate 1e-9 ends in its third epoch. A neuron whose reset is
+    not below its threshold can't be trained: that trial fails with the reason, and the others go on."""
+    (tmp_path / "sweep" / "trial-0000").mkdir(parents=True)  # of a worker that was killed before its first checkpoint
+    flags = ["-lr", "0.05,0.04,0.03,0.02,0.01,1e-9", "-v-reset", "0,1", "-epochs", "5", "-sampler", "grid"]
+    child = nursery.run("sweep", *RUN, *flags, "-out-dir", str(tmp_path), "-workers", "1", "-repeats", "1")
+    assert child.code == 0, child.err
+    rows = {(row["lr"], row["v_reset"]): row for row in rows_of(tmp_path / "sweep")}
+    assert len(rows) == 12 and [row["state"] for row in rows.values()][-6:] == ["failed"[:4]] * 6
+    wrong = rows["0.05", "1.0"]
+    assert wrong["reason"].startswith("v_reset 1.0 is not below v_threshold 1.0") and wrong["val_acc"] == ""
+    pruned = rows["1e-09", "0.0"]
+    assert (pruned["state"], pruned["epochs"]) == ("pruned", "3")
+    run = tmp_path / "sweep" / pruned["run"]
+    assert len(read_metrics(run / "metrics.csv")) == 3 and (run / "checkpoint_latest.pth").is_file()
+    assert "pruned after epoch 3" in child.out and "failed: v_reset 1.0 is not below" in child.out
+
+
+def test_nothing_that_can_be_trained_is_an_error(nursery: Nursery, tmp_path: Path):
+    """All trials diverge."""
+    flags = ["-lr", "1e38,2e38", "-opt", "sgd", "-sampler", "grid", "-out-dir", str(tmp_path), "-workers", "1"]
+    child = nursery.run("sweep", *RUN, *flags)
+    assert child.code == 1 and child.out.count("failed: the weights are not finite") == 2
+    assert child.err.startswith("snn_mnist sweep: error: no trial of sweep came to its end; the first: failed: ")
+
+
+def test_runs_of_another_study_are_not_taken_for_its_own(nursery: Nursery, tmp_path: Path):
+    """The journal was removed, or the study is in another storage: its directory has runs with other settings. They
+    stay as they are, and no trial gets their accuracy; those with the same settings are its own."""
+    command = ["sweep", *RUN, "-sampler", "grid", "-out-dir", str(tmp_path), "-workers", "1", "-repeats", "1"]
+    assert nursery.run(*command, "-tau", "1.1,2").code == 0
+    rows, journal = rows_of(tmp_path / "sweep"), tmp_path / "sweep" / "journal.log"
+    journal.unlink()
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.glob("sweep/trial-*/*")}
+    child = nursery.run(*command, "-tau", "1.2,2", "-lr", "0.01")
+    assert (
+        child.code == 1 and "trial-0000 is a run of another study, with tau 1.1 instead of 1.2, lr 0.001" in child.err
+    )
+    assert "  trial " not in child.out
+    journal.unlink()
+    assert nursery.run(*command, "-tau", "1.1,2").code == 0
+    assert [row["val_acc"] for row in rows_of(tmp_path / "sweep")] == [row["val_acc"] for row in rows]
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.glob("sweep/trial-*/*")} == before
+
+
+def plan_of_figures(folder: Path, space: Space) -> Plan:
+    return Plan(study="s", folder=folder, storage="", space=space, fixed={"seed": 0}, trials=1, sampler="tpe", seeds=1,
+                prune=True, heartbeat=1)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("space", "accuracies", "drawn"),
+    [
+        ({"tau": Range(1.1, 2.0)}, [0.5], ["history.png"]),
+        ({"tau": Range(1.1, 2.0)}, [0.5, 0.6, 0.7, 0.8], ["history.png", "settings.png"]),
+        ({"v_reset": Choices((None, 0.0)), "amp": Choices((True, False))}, [0.5, 0.6, 0.7, 0.8], None),
+        ({"tau": Range(1.1, 2.0), "T": Range(2, 9)}, [0.5] * 5, ["history.png", "settings.png"]),
+        ({"tau": Range(1.1, 2.0), "lr": Range(1e-4, 1.0, log=True)}, [0.5, 0.6, 0.7, 0.8, 0.9], None),
+    ],
+    ids=["one trial", "one setting", "choices only", "equally accurate", "ranges"],
+)
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_figures_of_small_studies(tmp_path: Path, space: Space, accuracies: list[float], drawn: list[str] | None):
+    """As many as say something; nothing else fails or warns."""
+    sampler = optuna.samplers.RandomSampler(seed=0)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    plan = plan_of_figures(tmp_path, space)
+    points = list(corners(space))
+    for i, accuracy in enumerate(accuracies):
+        study.enqueue_trial(points[i % len(points)])
+        trial = study.ask()
+        for name in space:
+            suggest(trial, name, plan)
+        study.tell(trial, accuracy)
+    files = write_figures(study.get_trials(), plan)
+    assert sorted(file.name for file in files) == (drawn or FIGURES) == sorted(file.name for file in tmp_path.iterdir())
+
+
+def test_ticks_are_values_as_they_are_typed():
+    assert [typed(text) for text in ("'atan'", "None", "True", "False", "0.0", "1e-05", "50")] == [
+        "atan", "none", "on", "off", "0", "1e-05", "50"
+    ]  # fmt: skip

@@ -1,0 +1,89 @@
+"""Names of run directories."""
+
+import pytest
+
+from snn_mnist.errors import UsageError
+from snn_mnist.settings.config import Config
+from snn_mnist.settings.fields import options_of
+from snn_mnist.storage.naming import SHORT, labels, run_name, short_names
+from tests.support.runs import train_run
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({}, "T100_b64_adam_lr0.001"),  # the tutorial's
+        ({"amp": True, "opt": "sgd", "lr": 0.1}, "T100_b64_sgd_lr0.1_amp"),  # the tutorial's too
+        ({"tau": 1.1, "neuron": "if", "seed": 3}, "T100_b64_adam_lr0.001_tau1.1_if_seed3"),
+        ({"T": 8, "b": 7, "dataset": "digits", "v_reset": None}, "T8_b7_adam_lr0.001_digits_vresetnone"),
+        (
+            {"tau": 3, "v_threshold": 0.5, "v_reset": -0.25, "surrogate": "sigmoid", "alpha": 4},
+            "T100_b64_adam_lr0.001_tau3_vth0.5_vreset-0.25_sigmoid_alpha4",
+        ),
+        (
+            {"momentum": 0.5, "schedule": "cosine", "ema": 0.99, "val": 5000, "limit_batches": 9},
+            "T100_b64_adam_lr0.001_momentum0.5_cosine_ema0.99_val5000_limit9",
+        ),
+        ({"epochs": 7, "backend": "torch", "device": "cpu", "eval_every": 2}, "T100_b64_adam_lr0.001"),
+    ],
+)
+def test_a_name_has_what_differs_from_the_defaults(settings, name):
+    assert run_name(Config(**settings)) == name
+
+
+def test_every_setting_that_may_not_change_on_resume_is_in_the_name():
+    assert {each.name for each in options_of(Config) if each.fixed} - {"T", "b", "opt"} <= set(SHORT)
+
+
+def test_a_name_is_never_longer_than_a_file_may_be():
+    digits = {name: 0.12345678901234567 for name in ("v_threshold", "ema", "momentum", "lr")}
+    more = {"tau": 1.2345678901234567, "alpha": 1.2345678901234567, "v_reset": -1.2345678901234567e-9}
+    longest = run_name(Config(**digits, **more, surrogate="sigmoid", seed=2**32 - 1, val=12345, T=1_000_000))
+    assert len(longest) == 200
+
+
+@pytest.mark.parametrize("name", ["", " ", "a/b", "..", ".a", "-a", "a\nb", "a\\b", "a:b", "last", "x" * 201, "a ", 5])
+def test_a_name_must_be_a_plain_file_name(name):
+    with pytest.raises(UsageError, match="a plain file name"):
+        Config(name=name)
+
+
+def test_a_given_name_is_the_directory_and_what_is_taken_gets_a_number(tmp_path, capsys):
+    first = train_run(tmp_path, epochs=1, limit_batches=1, name="größe 1.5")
+    assert first == tmp_path / "größe 1.5"
+    assert train_run(tmp_path, epochs=1, limit_batches=1, name="größe 1.5") == tmp_path / "größe 1.5-2"
+    capsys.readouterr()
+    train_run(tmp_path, epochs=2, limit_batches=1, name="other", resume=str(first))
+    assert "-name other is not used: the run continues in its own directory" in capsys.readouterr().out
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["größe 1.5", "größe 1.5-2"]
+
+
+# ---------------------------------------------------------------------------- among several runs
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ([{"tau": 1.1}, {}], ["tau 1.1", "tau 2"]),
+        ([{"tau": 1.1}, {}, {}], ["tau 1.1", "b", "c"]),  # the usual value is not named
+        (
+            [{"seed": 0, "epochs": 5}, {"seed": 1}, {"seed": 1, "amp": True}],
+            ["epochs 5, seed 0", "b", "amp"],
+        ),
+        ([{}, {}], ["a", "b"]),
+        ([{"tau": 3}, {"tau": 3}, {"tau": 4}, {"tau": 5}], ["tau 3 (a)", "tau 3 (b)", "tau 4", "tau 5"]),
+        ([{"tau": 3}, {"neuron": "if"}], ["lif, tau 3", "if"]),
+        ([{"alpha": 3}, {"limit_batches": 4}], ["alpha 3, all batches", "the surrogate's own alpha, limit-batches 4"]),
+        ([{"v_reset": None}, {"v_reset": -1}], ["v-reset none", "v-reset -1"]),
+        ([{"backend": "torch"}, {"out_dir": "x"}], ["a", "b"]),
+        ([], []),
+    ],
+)
+def test_a_label_has_what_differs_among_the_runs(settings, expected):
+    runs = {name: Config(**each) for name, each in zip("abcd", settings, strict=False)}
+    assert list(labels(runs).values()) == expected
+
+
+def test_names_are_as_short_as_they_can_be(tmp_path):
+    assert short_names([tmp_path / "a", tmp_path / "b"]) == ["a", "b"]
+    assert short_names([tmp_path / "x" / "a", tmp_path / "y" / "a"]) == ["x/a", "y/a"]

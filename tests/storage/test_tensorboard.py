@@ -1,0 +1,65 @@
+"""TensorBoard's events of real runs, read back by TensorBoard's own code."""
+
+import pytest
+from tensorboard import context
+from tensorboard.backend.event_processing import data_provider, plugin_event_multiplexer
+from tensorboard.plugins import base_plugin
+from tensorboard.plugins.hparams import backend_context
+
+from snn_mnist.settings.config import Config
+from snn_mnist.storage.tensorboard import TensorBoard, hyperparameters
+from tests.support.runs import train_run
+
+CHECKED_AT_FIRST = 5  # TensorBoard's page ticks so many hyperparameters and metrics
+
+
+def hparams_page(logs):
+    """The experiment of TensorBoard's HParams over a directory: names of settings with 'differs', names of metrics; and
+    the run of each session with its settings."""
+    events = plugin_event_multiplexer.EventMultiplexer()
+    events.AddRunsFromDirectory(str(logs))
+    events.Reload()
+    provider = data_provider.MultiplexerDataProvider(events, str(logs))
+    backend = backend_context.Context(base_plugin.TBContext(data_provider=provider))
+    request = context.RequestContext()
+    metadata = backend.hparams_metadata(request, "")
+    experiment = backend.experiment_from_metadata(request, "", True, metadata, [], 1000)
+    settings = [(info.name, info.differs) for info in experiment.hparam_infos]
+    metrics = [info.name.tag for info in experiment.metric_infos]
+    return settings, metrics, {run: set(tags) for run, tags in metadata.items()}
+
+
+def test_hparams_show_first_what_differs(tmp_path):
+    short = {"T": 5, "limit_batches": 2}
+    train_run(tmp_path, epochs=1, tau=1.1, **short)
+    train_run(tmp_path, epochs=2, surrogate="sigmoid", seed=3, **short)
+    settings, metrics, sessions = hparams_page(tmp_path)
+    assert settings[:5] == [("epochs", True), ("seed", True), ("surrogate", True), ("tau", True), ("T", False)]
+    assert not any(differs for _, differs in settings[4:])
+    assert not {name for name, _ in settings} & {"data_dir", "out_dir", "figures", "device", "backend", "j", "seeds"}
+    assert metrics[:CHECKED_AT_FIRST] == ["max_test_acc", "test_acc", "test_loss", "train_acc", "train_loss"]
+    tags = {"_hparams_/session_start_info", "_hparams_/session_end_info"}
+    assert [found & tags for found in sessions.values()] == [tags, tags]
+    assert not any("_hparams_/experiment" in found for found in sessions.values())
+
+
+def test_a_run_is_there_before_its_first_epoch_ends(tmp_path):
+    (tmp_path / "run").mkdir()
+    board = TensorBoard(tmp_path / "run", 0)
+    board.begin(Config(tau=3))
+    settings, _, sessions = hparams_page(tmp_path)
+    assert ("tau", False) in settings and sessions == {"run": {"_hparams_/session_start_info"}}
+    board.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "there", "not_there"),
+    [
+        ({}, {"tau": 2.0, "v_reset": 0.0, "neuron": "lif", "val": 0}, {"momentum", "alpha", "amp", "ema"}),
+        ({"neuron": "if", "v_reset": None, "amp": True}, {"v_reset": "none", "amp": "on"}, {"tau"}),
+        ({"opt": "sgd", "alpha": 3, "ema": 0.5}, {"momentum": 0.9, "alpha": 3.0, "ema": 0.5}, {"limit_batches"}),
+    ],
+)
+def test_only_settings_with_an_effect_are_listed(settings, there, not_there):
+    found = hyperparameters(Config(**settings))
+    assert there.items() <= found.items() and not not_there & set(found)
