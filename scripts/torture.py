@@ -157,7 +157,7 @@ def kills(nursery: Nursery, out: Path, n: int, seed: int = 0, flags: list[str] =
     (whole,) = (out / "undisturbed").iterdir()
     found.count("epochs", epochs)
     found.faults += differences(whole, folder)
-    if [row["epoch"] for row in metrics(folder)] != list(range(epochs)):
+    if [row["epochs"] for row in metrics(folder)] != list(range(1, epochs + 1)):
         found.faults.append("metrics.csv has doubled or missing rows")
     if left := list(folder.glob(".*")):
         found.faults.append(f"left behind: {left}")

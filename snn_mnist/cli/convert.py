@@ -143,7 +143,7 @@ def report(options: ConvertOptions, folder: Path) -> None:
     accuracy = ann_accuracy(ann["weight"], data.test)
     poisson, constant = spiking_scores(options, loaded, data.test)
     results = summarise(accuracy, poisson, constant) | {
-        "mode": ann["mode"], "scale": ann["scale"], "checkpoint": str(loaded.path), "epochs": loaded.epoch + 1,
+        "mode": ann["mode"], "scale": ann["scale"], "checkpoint": str(loaded.path), "epochs": loaded.epochs,
         "dataset": data.name, "seed": loaded.config.seed,
     }  # fmt: skip
     if options.json != "-":

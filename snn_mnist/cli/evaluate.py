@@ -64,7 +64,7 @@ def run(options: EvalOptions) -> int:
     with Meter("testing", len(data.test) * len(keys)) as meter:
         scores, seconds = score_split(loaded.net, data.test, runtime, steps, keys, options.b, meter.step)
     result = summarise(scores, data) | {
-        "checkpoint": str(loaded.path), "epochs": loaded.epoch + 1, "dataset": data.name, "seed": config.seed,
+        "checkpoint": str(loaded.path), "epochs": loaded.epochs, "dataset": data.name, "seed": config.seed,
         "trained_on": loaded.trained_on,
         "backend": runtime.backend, "device": str(runtime.device),
         "images_per_s": len(data.test) * options.repeats / seconds,

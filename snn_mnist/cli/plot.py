@@ -165,6 +165,6 @@ def plot_network(folder: Path) -> list[Path]:
     config = loaded.config
     data = load_dataset(config.dataset, os.environ.get("SNN_MNIST_DATA") or config.data_dir)
     runtime = choose_runtime("auto", "auto", cores())
-    key = SpikeKey(config.seed, Stream.TEST, max(loaded.epoch, 0))
+    key = SpikeKey(config.seed, Stream.TEST, max(loaded.epochs - 1, 0))
     (tested,), _ = score_split(loaded.net, data.test, runtime, default_readout_steps(config.T), [key])
     return figures.write_network_figures(folder, loaded.net.weight, tested, data.class_names)

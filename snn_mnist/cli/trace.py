@@ -76,7 +76,7 @@ def run(options: TraceOptions) -> int:
     config = loaded.config
     tell_idle(options, config)
     data = load_dataset(config.dataset, data_directory(options, config))
-    about = f"{loaded.path} (epoch {loaded.epoch + 1}), {data.name} test images, T {config.T}, seed {config.seed}"
+    about = f"{loaded.path} (epoch {loaded.epochs}), {data.name} test images, T {config.T}, seed {config.seed}"
     print(fit(about))
     if not loaded.has_settings:
         print(f"the checkpoint does not hold T and tau: using {config.T} and {config.tau:g}")

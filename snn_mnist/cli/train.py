@@ -13,8 +13,8 @@ from snn_mnist.settings.config import Config
 from snn_mnist.storage import seed_group, seeds
 from snn_mnist.storage.atomic_files import exclusive_lock
 from snn_mnist.storage.directory import LATEST, find
+from snn_mnist.storage.position import Position, read_plain
 from snn_mnist.storage.seed_group import SeedGroup
-from snn_mnist.storage.survey import read_position
 from snn_mnist.training import messages
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def finished_epochs(config: Config) -> int:
     if file.name != LATEST or not (saved := file.with_name("config.yaml")).is_file():
         return 0
     try:
-        done, _ = read_position(file)
+        done = Position.of(read_plain(file)).epochs
         wanted = config.epochs if "epochs" in config.given else Config.from_yaml(saved).epochs
     except SNNError:  # damaged: PyTorch's reader says more
         return 0

@@ -46,7 +46,7 @@ def content(saved: SavedNetwork, data_dir: str) -> dict[str, Any]:
     config = saved.config
     weight = saved.net.weight.detach().cpu().numpy()
     test = load_test_images(config.dataset, data_dir)
-    epochs = f" after {saved.epoch + 1} epoch{'s' if saved.epoch else ''}" if saved.epoch >= 0 else ""
+    epochs = f" after {saved.epochs} epoch{'s' if saved.epochs > 1 else ''}" if saved.epochs else ""
     return {
         "about": f"Trained on {config.dataset}{epochs}, exported by snn_mnist {__version__}",
         "T": min(config.T, MAX_STEPS),

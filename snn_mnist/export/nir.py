@@ -117,7 +117,7 @@ def build(
             "readout": READOUT,
             "dataset": config.dataset,
             "seed": config.seed,
-            "epoch": saved.epoch,
+            "epochs": saved.epochs,
             "weight_sha256": checksum(weight),
         },
     )

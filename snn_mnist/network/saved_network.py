@@ -9,6 +9,7 @@ from typing import Any
 from snn_mnist.network.network import SNN
 from snn_mnist.settings.config import Config
 from snn_mnist.storage import checkpoint
+from snn_mnist.storage.position import Position
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class SavedNetwork:
     config: Config
     net: SNN
     has_settings: bool  # False for a checkpoint of another program: then they are the tutorial's
-    epoch: int  # index of the last finished one, -1 for none
+    epochs: int  # finished
     trained_on: str = ""  # data set, "" where it is not known
 
 
@@ -32,4 +33,4 @@ def load_network(path: str, **changes: Any) -> SavedNetwork:
     net = SNN.from_config(config)
     net.load_state_dict(state["net"])
     trained_on = state.get("config", {}).get("dataset", "")
-    return SavedNetwork(file, config, net, "config" in state, state.get("epoch", -1), trained_on)
+    return SavedNetwork(file, config, net, "config" in state, Position.of(state).epochs, trained_on)

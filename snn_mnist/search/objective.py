@@ -82,7 +82,7 @@ class Objective:
 
         def watch(row: Mapping[str, Any]) -> None:
             if reports and "val_acc" in row:
-                trial.report(row["val_acc"], int(row["epoch"]))
+                trial.report(row["val_acc"], row["epochs"] - 1)
                 if trial.should_prune():
                     raise optuna.TrialPruned
 
@@ -90,7 +90,7 @@ class Objective:
             require_same_settings(folder, config)
             for row in read_metrics(folder / "metrics.csv") if reports else ():
                 if "val_acc" in row:
-                    trial.report(row["val_acc"], row["epoch"])
+                    trial.report(row["val_acc"], row["epochs"] - 1)
             free = frozenset({"resume", "device", "backend", "j", "data_dir"})
             config = replace(config, name=None, resume=str(folder), given=free)
         elif folder.is_dir():  # killed before its first checkpoint
@@ -98,7 +98,7 @@ class Objective:
         with contextlib.redirect_stdout(io.StringIO()):
             train(config, self.interruption, watch, self.dataset)
         rows = read_metrics(folder / "metrics.csv")
-        if not rows or rows[-1]["epoch"] + 1 < config.epochs:
+        if not rows or rows[-1]["epochs"] < config.epochs:
             raise Returned  # interrupted
         return rows[-1]["val_acc"]
 

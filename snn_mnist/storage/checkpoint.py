@@ -125,8 +125,8 @@ def _check(state: Any) -> None:
         for name, value in scaler.items():
             _check_number(f"scaler {name}", value, 0, 1e300)
     if best := state.get("best"):
-        _check_keys("best", best, {"epoch", "score", "test_acc"})
-        _check_number("best epoch", best["epoch"], -1, MAX_COUNT, whole=True)
+        _check_keys("best", best, {"epochs", "score", "test_acc"})
+        _check_number("best epochs", best["epochs"], 0, MAX_COUNT, whole=True)
         _check_number("best score", best["score"], -math.inf, 1)
         _check_number("best test_acc", best["test_acc"], 0, 1)
     if "ann" in state:

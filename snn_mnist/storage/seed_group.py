@@ -10,8 +10,8 @@ from snn_mnist.settings.config import Config
 from snn_mnist.settings.resume_rules import DECIDING
 from snn_mnist.storage.directory import LATEST, new_run_directory
 from snn_mnist.storage.naming import run_name
+from snn_mnist.storage.position import Position, read_plain
 from snn_mnist.storage.seeds import RUNS, SEEDS, Wanted, read_wanted
-from snn_mnist.storage.survey import read_position
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def _begun(folder: Path) -> tuple[dict[int, Config], dict[int, Path]]:
 
 def _epochs_done(run: Path) -> int:
     try:
-        return read_position(run / LATEST)[0]
+        return Position.of(read_plain(run / LATEST)).epochs
     except SNNError as error:
         raise SNNError(f"{error}; remove {run} to train its seed anew") from error
 

@@ -83,7 +83,7 @@ def summary(group: Path) -> dict[str, Any]:
 
 
 def _epochs(rows: Sequence[Mapping[str, Any]]) -> int:
-    return rows[-1]["epoch"] + 1 if rows else 0
+    return rows[-1]["epochs"] if rows else 0
 
 
 def _spread(values: dict[int, float]) -> dict[str, Any] | None:

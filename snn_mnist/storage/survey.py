@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
 import statistics
-import zipfile
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,9 +14,8 @@ from snn_mnist.settings.config import Config
 from snn_mnist.storage.atomic_files import is_locked, reason
 from snn_mnist.storage.directory import LATEST, run_directories
 from snn_mnist.storage.metrics import read_metrics
+from snn_mnist.storage.position import Position, read_plain
 from snn_mnist.storage.seeds import chosen
-
-MAX_PICKLE = 1 << 20  # bytes; that of a checkpoint has a few thousand
 
 
 @dataclass(frozen=True)
@@ -36,7 +32,7 @@ class Run:
 
     @property
     def epochs_done(self) -> int:
-        return self.rows[-1]["epoch"] + 1 if self.rows else 0
+        return self.rows[-1]["epochs"] if self.rows else 0
 
     @cached_property
     def last(self) -> float | None:
@@ -118,58 +114,21 @@ def read_run(folder: Path) -> Run:
     file = folder / LATEST
     if not file.is_file():  # for a moment while a run begins
         return Run(folder, config, rows, (folder / "metrics.csv").stat().st_mtime, _state(folder, finished=False), 0)
-    epochs, step, converted = _look_into(file)
-    state = _state(folder, finished=epochs >= config.epochs)
-    rows = [row for row in rows if row["epoch"] < epochs]  # a resumed run writes later ones again
-    return Run(folder, config, rows, file.stat().st_mtime, state, step if state == "interrupted" else 0, converted)
+    saved = read_plain(file)
+    position = Position.of(saved)
+    state = _state(folder, finished=position.epochs >= config.epochs)
+    rows = [row for row in rows if row["epochs"] <= position.epochs]  # a resumed run writes later ones again
+    step = position.step if state == "interrupted" else 0
+    return Run(folder, config, rows, file.stat().st_mtime, state, step, "ann" in saved)
 
 
 def is_converted(folder: Path) -> bool:
     """Whether the run is one of `convert`, whose metrics are those of the ANN."""
     try:
-        return _look_into(folder / LATEST)[2]
+        return "ann" in read_plain(folder / LATEST)
     except (SNNError, OSError):
         return False
 
 
 def _state(folder: Path, finished: bool) -> str:
     return "running" if is_locked(folder) else "finished" if finished else "interrupted"
-
-
-# ---------------------------------------------------------------------------- the position in a checkpoint
-
-
-class PlainValues(pickle.Unpickler):
-    """Reads the plain values of a checkpoint. Its tensors become None: nothing that a file names is imported or run."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        return OrderedDict if (module, name) == ("collections", "OrderedDict") else _nothing
-
-    def persistent_load(self, pid: Any) -> None:
-        return None
-
-
-def _nothing(*_: Any) -> None:
-    return None
-
-
-def read_position(file: Path) -> tuple[int, int]:
-    """The finished epochs of a checkpoint and the steps done of the next; SNNError where the file is damaged."""
-    epochs, step, _ = _look_into(file)
-    return epochs, step
-
-
-def _look_into(file: Path) -> tuple[int, int, bool]:
-    """`read_position`, and whether the network was converted from an ANN."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            (entry,) = (each for each in archive.infolist() if each.filename.endswith("/data.pkl"))
-            if entry.file_size > MAX_PICKLE:
-                raise ValueError(f"{entry.file_size:,} bytes of plain values")
-            with archive.open(entry) as stream:
-                state = PlainValues(stream).load()
-        return int(state.get("epoch", -1)) + 1, int(state.get("step", 0)), "ann" in state
-    except OSError:
-        raise
-    except Exception as error:  # meaningless bytes can fail anywhere in the unpickler
-        raise SNNError(f"{file} is damaged ({reason(error)})") from error

@@ -24,11 +24,11 @@ from snn_mnist.settings.config import Config
 from snn_mnist.settings.resume_rules import DECIDING
 from snn_mnist.settings.words import show
 from snn_mnist.storage.atomic_files import write_error
-from snn_mnist.storage.metrics import COUNT, INDEX, METRICS, VALIDATION
+from snn_mnist.storage.metrics import METRICS, VALIDATION
 
 PREFIX = "events.out.tfevents."
 FROM_1 = ".from1"  # ends the name of a file whose steps count epochs from 1; earlier versions counted from 0
-TAGS = {name: name for name in (*METRICS, *VALIDATION) if name != COUNT} | {
+TAGS = {name: name for name in (*METRICS, *VALIDATION) if name != "epochs"} | {
     name: f"training/{name}" for name in ("lr", "seconds", "train_images_per_s", "test_images_per_s")
 }
 """metrics.csv's name of a scalar → TensorBoard's. HParams sorts its metrics by name and ticks the first five: accuracy
@@ -58,7 +58,7 @@ class TensorBoard:
         def scalars(writer: SummaryWriter) -> None:
             for name, tag in TAGS.items():
                 if name in row:
-                    writer.add_scalar(tag, row[name], row[INDEX] + 1)
+                    writer.add_scalar(tag, row[name], row["epochs"])
 
         self.add(scalars)
 

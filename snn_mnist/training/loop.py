@@ -18,6 +18,7 @@ from snn_mnist.network.device import Runtime, choose_runtime, without_tiles
 from snn_mnist.settings.config import Config
 from snn_mnist.storage import checkpoint
 from snn_mnist.storage.directory import BEST, LATEST
+from snn_mnist.storage.position import Position
 from snn_mnist.training import messages
 from snn_mnist.training.conversion import Conversion
 from snn_mnist.training.data import TrainingData
@@ -28,7 +29,7 @@ from snn_mnist.training.progress import Progress
 from snn_mnist.training.resume import resume
 from snn_mnist.training.run_files import RunFiles
 from snn_mnist.training.schedule import learning_rate
-from snn_mnist.training.snapshot import Position, restore, snapshot
+from snn_mnist.training.snapshot import restore, snapshot
 from snn_mnist.training.threads import ThreadTuner, thread_tuner
 
 CHECK_EVERY = 50  # steps between looks for weights that are not finite
@@ -57,8 +58,8 @@ def train_run(
     """`train`, and the run directory. With a `conversion` an ANN is trained."""
     resumed = resume(config, conversion)
     config, conversion = resumed.config, resumed.conversion
-    if resumed.epochs_done >= config.epochs:
-        print(messages.nothing_to_do(config, resumed.epochs_done))
+    if resumed.position.epochs >= config.epochs:
+        print(messages.nothing_to_do(config, resumed.position.epochs))
         return {}, checkpoint.find(config.resume or "").parent
     if conversion:
         runtime: Runtime = conversion.runtime(config)
@@ -74,12 +75,12 @@ def train_run(
     position = restore(resumed, learner)
     row: dict[str, Any] = {}
     progress = Progress(config.epochs, interactive=False if watch else None)
-    with interruption, RunFiles(resumed, runtime, position.epoch) as files, progress:
+    with interruption, RunFiles(resumed, runtime) as files, progress:
         if not resumed.folder:
             files.save(LATEST, snapshot(learner, position))  # a death within the first epoch leaves this one
         print(messages.begins(config, runtime, data, files.folder, position if resumed.state else None), flush=True)
         try:
-            while position.epoch < config.epochs:
+            while position.epochs < config.epochs:
                 train_epoch(learner, position, files, progress, tuner, interruption)
                 interruption.check()
                 row, skipped = finish_epoch(learner, evaluator, position, files, progress, interruption)
@@ -102,8 +103,8 @@ def train_epoch(
     """Training steps from the position of the run to the end of the epoch, or to an interruption."""
     batch, steps = learner.config.b, learner.data.steps
     started = time.perf_counter() - position.seconds
-    learner.begin_epoch(position.epoch)
-    progress.start(position.epoch, steps * batch, position.step * batch)
+    learner.begin_epoch(position.epochs)
+    progress.start(position.epochs, steps * batch, position.step * batch)
     while position.step < steps:
         first, together = position.step, min(learner.chunk, tuner.most_steps)
         position.step = min((first // together + 1) * together, steps)
@@ -129,17 +130,18 @@ def finish_epoch(
 
     Returns the epoch's row of metrics and its skipped steps.
     """
-    config, epoch, steps = learner.config, position.epoch, learner.data.steps
-    last = epoch + 1 == config.epochs
+    config, epoch, steps = learner.config, position.epochs, learner.data.steps
+    epochs = epoch + 1
+    last = epochs == config.epochs
     if last:  # should its figures fail, no training is lost
         files.save(LATEST, snapshot(learner, position))
     loss, accuracy = learner.loss_and_accuracy(steps)
     row: dict[str, Any] = {
-        "epoch": epoch, "train_loss": loss, "train_acc": accuracy, "lr": learning_rate(config, epoch, 0, steps),
+        "epochs": epochs, "train_loss": loss, "train_acc": accuracy, "lr": learning_rate(config, epoch, 0, steps),
         "train_images_per_s": steps * config.b / position.seconds, "seconds": position.seconds,
     }  # fmt: skip
     evaluation, improved = None, False
-    if (epoch + 1) % config.eval_every == 0 or last:
+    if epochs % config.eval_every == 0 or last:
         progress.says("testing")
         evaluation = evaluator.test(learner, epoch, interruption.check)
         row |= evaluation.row()
@@ -153,7 +155,7 @@ def finish_epoch(
             progress.says("drawing the figures")
         files.draw(evaluation, row, last)
     skipped = learner.take_skipped()
-    position.epoch, position.step, position.seconds = epoch + 1, 0, 0.0
+    position.epochs, position.step, position.seconds = epochs, 0, 0.0
     if improved:
         files.save(BEST, snapshot(learner, position))
     files.save(LATEST, snapshot(learner, position))

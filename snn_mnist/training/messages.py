@@ -12,9 +12,9 @@ from snn_mnist.terminal import WIDTH, fit
 
 if TYPE_CHECKING:  # what is said before PyTorch is loaded is here too
     from snn_mnist.network.device import Runtime
+    from snn_mnist.storage.position import Position
     from snn_mnist.storage.seed_group import SeedGroup
     from snn_mnist.training.data import TrainingData
-    from snn_mnist.training.snapshot import Position
 
 AMP_ON_THE_CPU = "amp on the CPU: bfloat16 without loss scaling, which its range does not need"
 
@@ -62,7 +62,7 @@ def begins(config: Config, runtime: Runtime, data: TrainingData, folder: Path, r
     lines += [fit(f"note: {note}") for note in config.without_effect(idle)]
     if resumed:
         done = f" after {resumed.step} of {data.steps} steps" if resumed.step else ""
-        lines.append(f"resuming in epoch {resumed.epoch + 1} of {config.epochs}{done}")
+        lines.append(f"resuming in epoch {resumed.epochs + 1} of {config.epochs}{done}")
     return "\n".join(lines)
 
 
@@ -73,7 +73,7 @@ def epoch(row: dict[str, Any], epochs: int, skipped: int, threads: str) -> str:
         test = f"test loss {row['test_loss']:.4f} acc {row['test_acc']:.2%}"
     digits = 2 if row["seconds"] < 10 else 1 if row["seconds"] < 100 else 0
     parts = [
-        f"epoch {row['epoch'] + 1}/{epochs}",
+        f"epoch {row['epochs']}/{epochs}",
         f"train loss {row['train_loss']:.4f} acc {row['train_acc']:.2%}",
         f"val {row['val_acc']:.2%}" if "val_acc" in row else "",
         test,
@@ -89,14 +89,14 @@ def epoch(row: dict[str, Any], epochs: int, skipped: int, threads: str) -> str:
 def not_finite(position: Position, lr: float, latest: Path) -> str:
     good = f"; the last good checkpoint is {latest}" if latest.exists() else ""
     return (
-        f"the weights are not finite by step {position.step} of epoch {position.epoch + 1}: a learning rate of {lr} "
+        f"the weights are not finite by step {position.step} of epoch {position.epochs + 1}: a learning rate of {lr} "
         f"is probably too high; lower -lr{good}"
     )
 
 
 def interrupted(position: Position, steps: int, folder: Path, converts: bool = False) -> str:
     return (
-        f"interrupted in epoch {position.epoch + 1} after {position.step} of {steps} steps, saved\n"
+        f"interrupted in epoch {position.epochs + 1} after {position.step} of {steps} steps, saved\n"
         f"resume with: python -m snn_mnist {'convert' if converts else 'train'} -resume {shlex.quote(str(folder))}"
     )
 
@@ -111,7 +111,7 @@ def summary(
     lines = [f"last epoch: {last}, trained at {row['train_images_per_s']:,.0f} images/s"]
     if config.val:
         test = f", test accuracy {best.test_acc:.2%}" if config.test else ""
-        lines.append(f"best epoch on {config.val} held-out images: {best.epoch + 1} (held-out {best.score:.2%}{test})")
+        lines.append(f"best epoch on {config.val} held-out images: {best.epochs} (held-out {best.score:.2%}{test})")
     elif position.max_test_acc > row["test_acc"]:
         lines += [
             f"highest of all tests: {position.max_test_acc:.2%}, which is optimistic: the test images chose it;",

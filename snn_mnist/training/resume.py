@@ -12,6 +12,7 @@ from snn_mnist.settings.config_file import read_yaml
 from snn_mnist.settings.words import show
 from snn_mnist.storage import checkpoint
 from snn_mnist.storage.directory import LATEST, LEVELS
+from snn_mnist.storage.position import Best, Position
 from snn_mnist.training.conversion import DEFAULT_MODE, Conversion
 
 HYPERPARAMETERS = ("betas", "eps", "weight_decay", "amsgrad", "maximize", "dampening", "nesterov")  # beyond our flags
@@ -28,8 +29,12 @@ class Resumed:
     conversion: Conversion | None = None  # of a run that trains an ANN
 
     @property
-    def epochs_done(self) -> int:
-        return self.state.get("epoch", -1) + 1
+    def position(self) -> Position:
+        """Where the run goes on; a new directory has its own best epoch, whose weights lie in it."""
+        saved = Position.of(self.state)
+        best = saved.best if self.folder else Best()
+        ours = self.folder or "config" not in self.state  # the tutorial's checkpoints have no directory to go on in
+        return replace(saved, best=best, max_test_acc=float(saved.max_test_acc) if ours else 0.0)
 
 
 def resume(config: Config, conversion: Conversion | None = None) -> Resumed:

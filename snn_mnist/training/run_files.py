@@ -14,6 +14,7 @@ from snn_mnist.storage import checkpoint, directory, environment, seeds
 from snn_mnist.storage.atomic_files import exclusive_lock, write_file
 from snn_mnist.storage.metrics import METRICS, VALIDATION, MetricsFile
 from snn_mnist.storage.naming import run_name
+from snn_mnist.storage.position import Position
 from snn_mnist.storage.tensorboard import TensorBoard
 from snn_mnist.training.evaluator import Evaluation
 from snn_mnist.training.resume import Resumed
@@ -23,8 +24,8 @@ from snn_mnist.visualizing import run_figures
 class RunFiles:
     """Within its context no other process trains in the directory: the resumed one, else a new one."""
 
-    def __init__(self, resumed: Resumed, runtime: Runtime, epochs_done: int) -> None:
-        self.resumed, self.config, self.runtime, self.epochs_done = resumed, resumed.config, runtime, epochs_done
+    def __init__(self, resumed: Resumed, runtime: Runtime) -> None:
+        self.resumed, self.config, self.runtime, self.epochs = resumed, resumed.config, runtime, resumed.position.epochs
 
     def __enter__(self) -> RunFiles:
         with ExitStack() as opened:
@@ -45,17 +46,17 @@ class RunFiles:
             print(f"-name {config.name} is not used: the run continues in its own directory")
         self.folder = continued or directory.new_run_directory(config.out_dir, config.name or self._name())
         opened.enter_context(exclusive_lock(self.folder))
-        if continued and position_of(checkpoint.load(self.latest)) != position_of(self.resumed.state):
+        if continued and not Position.of(checkpoint.load(self.latest)).same_place(self.resumed.position):
             raise SNNError(f"{self.folder} was trained further meanwhile by another process; resume it again")
         columns = METRICS + (VALIDATION if config.val else ())
-        self.metrics = MetricsFile(self.folder / "metrics.csv", columns, self.epochs_done)
+        self.metrics = MetricsFile(self.folder / "metrics.csv", columns, self.epochs)
         if continued:
             directory.remove_leftovers(self.folder)
             if self.metrics.missing:
                 print(f"{self.metrics.path} has no rows for {self.metrics.missing}; continuing without them")
         write_file(self.folder / "config.yaml", self._settings())
         environment.note_environment(self.folder / "environment.json", str(self.runtime))
-        self.tensorboard = TensorBoard(self.folder, self.epochs_done, self.metrics.rows)
+        self.tensorboard = TensorBoard(self.folder, self.epochs, self.metrics.rows)
         opened.callback(self.tensorboard.close)
         self.tensorboard.begin(config)
 
@@ -89,17 +90,12 @@ class RunFiles:
 
         Of an ANN only the settings and metrics: the figures of a conversion are those of the network it ends with.
         """
-        config, epoch = self.config, row["epoch"]
+        config, epochs = self.config, row["epochs"]
         figures = config.figures and not self.resumed.conversion
-        if figures and evaluation.test and run_figures.due(epoch, config.epochs):
+        if figures and evaluation.test and run_figures.due(epochs, config.epochs):
             pictured = evaluation.weight, evaluation.test, evaluation.class_names
-            self.tensorboard.add(lambda writer: run_figures.to_tensorboard(writer, epoch, *pictured))
+            self.tensorboard.add(lambda writer: run_figures.to_tensorboard(writer, epochs, *pictured))
         if last:
             self.tensorboard.end(config.epochs)
             if figures:
                 run_figures.write_run_figures(self.folder, evaluation.weight, evaluation.test, evaluation.class_names)
-
-
-def position_of(state: dict[str, Any]) -> tuple[int, int]:
-    """The finished epochs of a checkpoint and the steps done of the next."""
-    return state.get("epoch", -1) + 1, state.get("step", 0)

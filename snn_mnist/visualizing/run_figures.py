@@ -57,8 +57,8 @@ def _accuracies(test: Score) -> list[float]:
 
 
 def due(epoch: int, epochs: int) -> bool:
-    """Whether to call `to_tensorboard`, which takes a fifth of a second, after this epoch (from 0): ten times a run."""
-    return epoch in (0, epochs - 1) or (epoch + 1) % max(1, epochs // 10) == 0
+    """Whether to call `to_tensorboard`, which takes a fifth of a second, after this epoch (from 1): ten times a run."""
+    return epoch in (1, epochs) or epoch % max(1, epochs // 10) == 0
 
 
 def to_tensorboard(writer: Any, epoch: int, weight: Tensor, test: Score, class_names: Sequence[str]) -> None:
@@ -66,14 +66,14 @@ def to_tensorboard(writer: Any, epoch: int, weight: Tensor, test: Score, class_n
 
     writer: torch's SummaryWriter; its step is the epoch from 1.
     """
-    writer.add_image("receptive_fields", pixels(receptive_fields(weight, class_names)), epoch + 1, dataformats="HWC")
+    writer.add_image("receptive_fields", pixels(receptive_fields(weight, class_names)), epoch, dataformats="HWC")
     confusion = confusion_matrix(test.confusion(), class_names)
-    writer.add_image("confusion_matrix", pixels(confusion), epoch + 1, dataformats="HWC")
+    writer.add_image("confusion_matrix", pixels(confusion), epoch, dataformats="HWC")
     rates, labels = test.rates().numpy(), test.labels.numpy()
     own = np.arange(rates.shape[1]) == labels[:, None]
     edges = np.linspace(0, 1, 51)
-    writer.add_histogram("firing_rate/neuron_of_the_label", rates[own], epoch + 1, bins=edges)
-    writer.add_histogram("firing_rate/the_other_neurons", rates[~own], epoch + 1, bins=edges)
+    writer.add_histogram("firing_rate/neuron_of_the_label", rates[own], epoch, bins=edges)
+    writer.add_histogram("firing_rate/the_other_neurons", rates[~own], epoch, bins=edges)
 
 
 # ---------------------------------------------------------------------------- files
@@ -125,7 +125,7 @@ def learning_curves(
             if len(shown) == 1:
                 style = "-"
             for axes, unit, factor in ((left, "acc", 100), (right, "loss", 1)):
-                points = [(row["epoch"] + 1, factor * row[f"{part}_{unit}"]) for row in rows if f"{part}_{unit}" in row]
+                points = [(row["epochs"], factor * row[f"{part}_{unit}"]) for row in rows if f"{part}_{unit}" in row]
                 line = axes.plot(
                     *np.array(points).reshape(-1, 2).T, color=colour, linestyle=style, linewidth=2, marker=marker,
                     markevery=every,
@@ -186,7 +186,7 @@ def _curves_title(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     for name, rows in runs.items():
         tested = [row for row in rows if "test_acc" in row]
         if tested:
-            finals[name] = (tested[-1]["epoch"] + 1, 100 * tested[-1]["test_acc"])
+            finals[name] = (tested[-1]["epochs"], 100 * tested[-1]["test_acc"])
     if not finals:
         return "Not tested on the test images"
     best = max(finals, key=lambda name: finals[name][1])

@@ -20,8 +20,9 @@ from snn_mnist.settings.config import Config
 from snn_mnist.storage import atomic_files, checkpoint
 from snn_mnist.storage.atomic_files import exclusive_lock, is_locked
 from snn_mnist.storage.directory import newest_run
+from snn_mnist.storage.position import Position, read_plain
 from snn_mnist.storage.seeds import SEEDS, Wanted, write_summary
-from snn_mnist.storage.survey import read_position, survey
+from snn_mnist.storage.survey import survey
 from tests.conftest import ROOT
 from tests.support.runs import config, metrics, train_run
 
@@ -363,10 +364,11 @@ def test_a_directory_that_may_not_be_read_hides_no_other(logs, capsys, monkeypat
 def test_the_position_is_that_which_the_checkpoint_has(tmp_path):
     """Of a checkpoint that training wrote, read with PyTorch and without."""
     folder = train_run(tmp_path, epochs=2, limit_batches=2)
-    assert read_position(folder / checkpoint.LATEST) == (2, 0)
+    assert Position.of(read_plain(folder / checkpoint.LATEST)) == Position.of(checkpoint.load(folder))
     state = checkpoint.load(folder) | {"epoch": 6, "step": 345}
     torch.save(state, tmp_path / "c.pth")
-    assert read_position(tmp_path / "c.pth") == (7, 345)
+    position = Position.of(read_plain(tmp_path / "c.pth"))
+    assert (position.epochs, position.step) == (7, 345)
 
 
 def test_a_row_that_is_ahead_of_the_checkpoint_does_not_count(logs):

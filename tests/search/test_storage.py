@@ -82,9 +82,9 @@ def check(url: str, out: Path) -> None:
     assert [folder.name for folder in folders] == [f"trial-{number:04}" for number in numbers]
     for trial, folder in zip(trials, folders, strict=True):
         rows = read_metrics(folder / "metrics.csv")
-        assert [row["epoch"] for row in rows] == list(range(EPOCHS))
+        assert [row["epochs"] for row in rows] == list(range(1, EPOCHS + 1))
         assert trial.value == rows[-1]["val_acc"]
-        assert trial.intermediate_values == {row["epoch"]: row["val_acc"] for row in rows}
+        assert trial.intermediate_values == {row["epochs"] - 1: row["val_acc"] for row in rows}
         assert checkpoint.load(folder)["config"]["tau"] == trial.params["tau"]
 
 

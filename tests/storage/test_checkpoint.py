@@ -204,9 +204,9 @@ def test_forced_mathematics_gets_a_directory_of_its_own(own: Path, tmp_path: Pat
     assert {path: path.read_bytes() for path in own.iterdir()} == before
     (folder,) = out.iterdir()
     (row,) = metrics.read_metrics(folder / "metrics.csv")
-    assert row["epoch"] == 1 and "val_acc" in row
+    assert row["epochs"] == 2 and "val_acc" in row
     best = checkpoint.load(folder / checkpoint.BEST)["best"]
-    assert (best["epoch"], best["score"]) == (1, row["val_acc"])
+    assert (best["epochs"], best["score"]) == (2, row["val_acc"])
 
 
 def test_going_on_from_the_best_checkpoint_makes_one_of_its_own(own: Path, tmp_path: Path):
@@ -215,18 +215,18 @@ def test_going_on_from_the_best_checkpoint_makes_one_of_its_own(own: Path, tmp_p
     checkpoint.save(own / checkpoint.BEST, state)
     assert training.run(resumed(own / checkpoint.BEST, epochs=2, out_dir=str(tmp_path / "out"), j=1)) == 0
     (folder,) = (tmp_path / "out").iterdir()
-    assert checkpoint.load(folder / checkpoint.BEST)["best"]["epoch"] == 1
+    assert checkpoint.load(folder / checkpoint.BEST)["best"]["epochs"] == 2
 
 
 def test_another_out_dir_is_not_ignored(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     out, before = tmp_path / "elsewhere", sorted(path.name for path in own.iterdir())
     assert training.run(resumed(own, epochs=2, out_dir=str(out), j=1)) == 0
     (folder,) = out.iterdir()
-    assert [row["epoch"] for row in metrics.read_metrics(folder / "metrics.csv")] == [1]
+    assert [row["epochs"] for row in metrics.read_metrics(folder / "metrics.csv")] == [2]
     assert sorted(path.name for path in own.iterdir()) == before
     monkeypatch.chdir(tmp_path)
     assert training.run(resumed(own, epochs=2, out_dir="runs", j=1)) == 0  # where it is already
-    assert [row["epoch"] for row in metrics.read_metrics(own / "metrics.csv")] == [0, 1]
+    assert [row["epochs"] for row in metrics.read_metrics(own / "metrics.csv")] == [1, 2]
 
 
 def test_environment_keeps_every_start(own: Path):
@@ -253,7 +253,7 @@ def test_a_death_before_the_last_figures_loses_none(own: Path, tmp_path: Path, m
     assert not (own / "curves.png").exists() and checkpoint.load(own)["epoch"] == 0
     assert training.run(resumed(own, epochs=2, figures=True, j=1)) == 0
     assert (own / "curves.png").exists() and checkpoint.load(own)["epoch"] == 1
-    assert [row["epoch"] for row in metrics.read_metrics(own / "metrics.csv")] == [0, 1]
+    assert [row["epochs"] for row in metrics.read_metrics(own / "metrics.csv")] == [1, 2]
     assert training.run(Config(**SMALL | {"epochs": 2, "out_dir": str(tmp_path / "whole")})) == 0
     (whole,) = (tmp_path / "whole").iterdir()
     assert torch.equal(checkpoint.load(whole)["net"][checkpoint.WEIGHT], checkpoint.load(own)["net"][checkpoint.WEIGHT])
@@ -329,5 +329,5 @@ def test_the_out_dir_of_a_configuration_file_moves_no_run(own: Path, tmp_path: P
     (own / "config.yaml").write_text(re.sub(r"out_dir: .*", "out_dir: ./logs", text))
     config = cli.read_options(Config, ["-config", str(own / "config.yaml"), "-resume", str(own), "-epochs", "2"])
     assert training.run(config) == 0
-    assert [row["epoch"] for row in metrics.read_metrics(own / "metrics.csv")] == [0, 1]
+    assert [row["epochs"] for row in metrics.read_metrics(own / "metrics.csv")] == [1, 2]
     assert list((tmp_path / "elsewhere").iterdir()) == []

@@ -52,7 +52,7 @@ def test_a_whole_file_is_synced_before_it_is_renamed_and_its_directory_after(tmp
 def test_a_row_of_metrics_is_synced_with_its_whole_line(tmp_path, calls):
     metrics = MetricsFile(tmp_path / "metrics.csv", METRICS, 0)
     calls.clear()
-    metrics.append({"epoch": 0, "train_loss": 0.5})
+    metrics.append({"epochs": 1, "train_loss": 0.5})
     assert calls == [("fsync", "metrics.csv", (tmp_path / "metrics.csv").stat().st_size)]
 
 

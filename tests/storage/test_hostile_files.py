@@ -22,8 +22,8 @@ from snn_mnist.cli.main import main
 from snn_mnist.errors import SNNError
 from snn_mnist.settings.config import Config
 from snn_mnist.storage import checkpoint
+from snn_mnist.storage.position import Best
 from snn_mnist.training import resume
-from snn_mnist.training.snapshot import Best
 
 WEIGHT, SHAPE = checkpoint.WEIGHT, checkpoint.SHAPE
 
@@ -154,7 +154,7 @@ CHANGES: list[tuple[str, Any, str]] = [
     ("max_test_acc", 93, "has max_test_acc 93"),
     ("max_test_acc", None, "has max_test_acc (no value)"),
     ("best", [], "has a value of best that is not a dictionary"),
-    ("best/epoch", "x", "has best epoch x"),
+    ("best/epochs", "x", "has best epochs x"),
     ("best/score", NAN, "has best score nan"),
     ("best/more", 1, "has a best with the unknown more"),
     ("config", "T: 4", "has a value of config that is not a dictionary"),

@@ -17,7 +17,7 @@ def rows_of(epochs: int, gain: float = 0.0, every: int = 1) -> Iterator[dict[str
     """Rows of metrics.csv, tested after every `every` epochs."""
     for epoch in range(epochs):
         row: dict[str, Any] = {
-            "epoch": epoch,
+            "epochs": epoch + 1,
             "train_loss": 0.05 / (1 + epoch),
             "train_acc": 0.8 + 0.01 * epoch,
             "lr": 1e-3,

@@ -167,7 +167,9 @@ def test_what_vanishes_while_it_trains(nursery: Nursery, tmp_path: Path, what: s
     assert list(out.iterdir()) == ([] if what == "directory" else [folder])
     assert not (folder / "metrics.csv").exists()  # a new one would begin in the middle
     state, rows = checkpoint.load(kept), read_metrics(kept / "metrics.csv")
-    assert state["epoch"] >= 0 and [row["epoch"] for row in rows][: state["epoch"] + 1] == [*range(state["epoch"] + 1)]
+    assert state["epoch"] >= 0 and [row["epochs"] for row in rows][: state["epoch"] + 1] == [
+        *range(1, state["epoch"] + 2)
+    ]
 
 
 def test_out_dirs_that_can_not_be(nursery: Nursery, tmp_path: Path):
@@ -216,32 +218,6 @@ def test_a_torn_or_surplus_row_of_metrics_is_dropped(nursery: Nursery, run: Path
     goes_on(nursery, run, runs)
 
 
-def as_an_earlier_version_wrote_it(folder: Path) -> None:
-    """Epochs from 0 in metrics.csv and in TensorBoard's events, and a column of each name."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    rows = read_metrics(folder / "metrics.csv")
-    names = ["epoch", *(name for name in rows[0] if name != "epoch")]
-    lines = [",".join(str(row[name]) for name in names) for row in rows]
-    (folder / "metrics.csv").write_text("\n".join([",".join(names), *lines, ""]))
-    for path in folder.glob("events*"):
-        path.unlink()
-    with SummaryWriter(str(folder)) as writer:
-        for row in rows:
-            for name in names[1:]:
-                writer.add_scalar(name, row[name], row["epoch"])
-        writer.add_scalar("train_loss", 9.0, 2)  # of an epoch after the checkpoint
-
-
-def test_a_run_of_an_earlier_version_goes_on_with_one_count(nursery: Nursery, run: Path, runs: tuple[Path, Path]):
-    as_an_earlier_version_wrote_it(run)
-    assert (run / "metrics.csv").read_text().splitlines()[1].startswith("0,")
-    goes_on(nursery, run, runs)
-    counts = [line.partition(",")[0] for line in (run / "metrics.csv").read_text().splitlines()]
-    assert counts == ["epochs", "1", "2", "3", "4"]
-    assert [step for step, _ in torture.curves(run)["train_loss"]] == [1, 2, 3, 4]
-
-
 def test_events_are_missing(nursery: Nursery, run: Path, runs: tuple[Path, Path]):
     """Their curves come back from metrics.csv."""
     for path in run.glob("events*"):
@@ -254,7 +230,7 @@ def test_events_have_a_torn_end_or_rows_to_come(nursery: Nursery, run: Path, run
     from snn_mnist.storage.tensorboard import TensorBoard
 
     board = TensorBoard(run, 2)
-    board.write({"epoch": 2, "train_loss": 9.0})
+    board.write({"epochs": 3, "train_loss": 9.0})
     board.close()
     with max(run.glob("events*")).open("ab") as file:
         file.write(tail)
@@ -281,7 +257,7 @@ def test_without_its_configuration_a_directory_is_not_continued(nursery: Nursery
     assert child.code == 0, child.err
     assert sorted(path.name for path in run.iterdir()) == before
     (folder,) = out.iterdir()
-    assert [row["epoch"] for row in read_metrics(folder / "metrics.csv")] == [2, 3]
+    assert [row["epochs"] for row in read_metrics(folder / "metrics.csv")] == [3, 4]
 
 
 # ---------------------------------------------------------------------------- numbers
@@ -349,14 +325,14 @@ def test_rows_survive_rewriting(tmp_path: Path):
     """Numbers are written so that they read back the same, and a second rewriting changes no byte."""
     columns = ("epochs", "train_loss", "test_loss")
     file = MetricsFile(tmp_path / "m.csv", columns, 0)
-    for epoch in range(3):
-        file.append({"epoch": epoch, "train_loss": (epoch + 0.1) ** -3} | ({"test_loss": 1 / 3} if epoch else {}))
+    for n in range(3):
+        file.append({"epochs": n + 1, "train_loss": (n + 0.1) ** -3} | ({"test_loss": 1 / 3} if n else {}))
     text = (tmp_path / "m.csv").read_text()
     assert [line.partition(",")[0] for line in text.splitlines()] == ["epochs", "1", "2", "3"]
     assert MetricsFile(tmp_path / "m.csv", columns, 3).missing == ""
     assert (tmp_path / "m.csv").read_text() == text
     assert MetricsFile(tmp_path / "m.csv", columns, 4).missing == "epoch 4"
-    assert [row["epoch"] for row in MetricsFile(tmp_path / "m.csv", columns, 2).rows] == [0, 1]
+    assert [row["epochs"] for row in MetricsFile(tmp_path / "m.csv", columns, 2).rows] == [1, 2]
 
 
 def test_waiting_has_an_end():

@@ -10,13 +10,14 @@ import torch
 from snn_mnist.settings.config import Config
 from snn_mnist.storage import checkpoint, directory
 from snn_mnist.storage.metrics import read_metrics
+from snn_mnist.storage.position import Best, Position
 from snn_mnist.training import messages
 from snn_mnist.training.data import TrainingData
 from snn_mnist.training.interruption import Interruption
 from snn_mnist.training.learner import Learner, new_optimizer
 from snn_mnist.training.loop import train
 from snn_mnist.training.progress import Progress
-from snn_mnist.training.snapshot import Best, Position, snapshot
+from snn_mnist.training.snapshot import snapshot
 from snn_mnist.visualizing import run_figures
 from tests.support.runs import config, newest, train_run
 
@@ -95,24 +96,24 @@ def test_the_column_lr_is_the_rate_at_the_beginning_of_the_epoch(tmp_path):
 def test_the_first_of_equally_good_epochs_is_the_best():
     position = Position()
     tests = [0.5, 0.75, 0.75, 0.7]
-    assert [position.take_test({"epoch": n, "test_acc": acc}) for n, acc in enumerate(tests)] == [
+    assert [position.take_test({"epochs": n, "test_acc": acc}) for n, acc in enumerate(tests, 1)] == [
         True,
         True,
         False,
         False,
     ]
-    assert position.best == Best(1, 0.75, 0.75) and position.max_test_acc == 0.75
+    assert position.best == Best(2, 0.75, 0.75) and position.max_test_acc == 0.75
 
 
 def test_held_out_images_choose_the_best_epoch_and_the_maximum_is_of_the_test():
     position = Position()
     rows = [
-        {"epoch": 0, "val_acc": 0.6, "test_acc": 0.9},
-        {"epoch": 1, "val_acc": 0.7, "test_acc": 0.5},
-        {"epoch": 2, "val_acc": 0.65, "test_acc": 0.8},
+        {"epochs": 1, "val_acc": 0.6, "test_acc": 0.9},
+        {"epochs": 2, "val_acc": 0.7, "test_acc": 0.5},
+        {"epochs": 3, "val_acc": 0.65, "test_acc": 0.8},
     ]
     assert [position.take_test(row) for row in rows] == [True, True, False]
-    assert position.best == Best(1, 0.7, 0.5) and position.max_test_acc == 0.9
+    assert position.best == Best(2, 0.7, 0.5) and position.max_test_acc == 0.9
 
 
 def test_a_checkpoint_within_an_epoch_holds_what_was_done_of_it():
@@ -121,13 +122,13 @@ def test_a_checkpoint_within_an_epoch_holds_what_was_done_of_it():
         skipped=torch.tensor(3), optimizer=SimpleNamespace(state_dict=dict), scaler=SimpleNamespace(state_dict=dict),
         conversion=None,
     )  # fmt: skip
-    state = snapshot(learner, Position(epoch=5, step=3, seconds=1.5, max_test_acc=0.25))
+    state = snapshot(learner, Position(epochs=5, step=3, seconds=1.5, max_test_acc=0.25))
     assert (state["epoch"], state["step"], state["max_test_acc"]) == (4, 3, 0.25)  # the last finished epoch
-    assert state["best"] == {"epoch": -1, "score": -math.inf, "test_acc": 0.0}
+    assert state["best"] == {"epochs": 0, "score": -math.inf, "test_acc": 0.0}
     running = state["running"]
     assert (running["seconds"], running["skipped"]) == (1.5, 3)
     assert torch.equal(running["rates"], learner.rates[:6])
-    assert "running" not in snapshot(learner, Position(epoch=5))
+    assert "running" not in snapshot(learner, Position(epochs=5))
 
 
 def test_figures_show_the_averaged_weights_which_are_tested_and_saved(tmp_path, monkeypatch):
@@ -144,7 +145,7 @@ def test_figures_show_the_averaged_weights_which_are_tested_and_saved(tmp_path, 
 # ---------------------------------------------------------------------------- what is printed
 
 ROW = {
-    "epoch": 1, "train_loss": 0.01234, "train_acc": 0.9, "test_loss": 0.05678, "test_acc": 0.8, "max_test_acc": 0.85,
+    "epochs": 2, "train_loss": 0.01234, "train_acc": 0.9, "test_loss": 0.05678, "test_acc": 0.8, "max_test_acc": 0.85,
     "train_images_per_s": 12345.6, "test_images_per_s": 99.0, "seconds": 4.567,
 }  # fmt: skip
 
@@ -171,13 +172,13 @@ def test_the_line_of_an_epoch_fits_a_terminal(seconds, shown, more):
     """At its longest: 100 of 100 epochs, all images right. Where there is no room, the seconds are left out."""
     row = ROW | {"train_acc": 1.0, "test_acc": 1.0, "seconds": seconds} | more
     for epochs in (10, 100, 1000, 100_000):
-        line = messages.epoch(row | {"epoch": epochs - 1}, epochs, 0, "")
+        line = messages.epoch(row | {"epochs": epochs}, epochs, 0, "")
         assert len(line) <= 80 and "100.00%" in line.partition("test ")[2]
         assert line.endswith(f"  {shown}") or (epochs >= (10 if seconds > 999 else 100) and line.endswith("100.00%"))
 
 
 def test_the_lines_of_an_interruption_and_of_weights_that_are_not_finite(tmp_path):
-    position = Position(epoch=2, step=30)
+    position = Position(epochs=2, step=30)
     assert messages.interrupted(position, 937, Path("run")) == (
         "interrupted in epoch 3 after 30 of 937 steps, saved\nresume with: python -m snn_mnist train -resume run"
     )
@@ -186,7 +187,7 @@ def test_the_lines_of_an_interruption_and_of_weights_that_are_not_finite(tmp_pat
 
 
 def test_the_summary():
-    position = Position(max_test_acc=0.93, best=Best(6, 0.95, 0.91))
+    position = Position(max_test_acc=0.93, best=Best(7, 0.95, 0.91))
     row = {"test_acc": 0.92, "train_images_per_s": 12345.6}
     lines = messages.summary(config(), row, position, 60_000, Path("run"), False).split("\n")
     assert lines == [
@@ -201,7 +202,7 @@ def test_the_summary():
 
 
 def test_a_last_epoch_that_is_the_highest_needs_no_warning():
-    position = Position(max_test_acc=0.92, best=Best(6, 0.92, 0.92))
+    position = Position(max_test_acc=0.92, best=Best(7, 0.92, 0.92))
     row = {"test_acc": 0.92, "train_images_per_s": 12345.6}
     lines = messages.summary(config(), row, position, 60_000, Path("run"), False).split("\n")
     assert len(lines) == 2 and "highest" not in "".join(lines)
@@ -213,8 +214,8 @@ def test_a_last_epoch_that_is_the_highest_needs_no_warning():
 def test_the_last_epoch_is_tested_whatever_eval_every_says(tmp_path):
     folder = train_run(tmp_path, epochs=5, eval_every=2, **QUICK)
     rows = read_metrics(folder / "metrics.csv")
-    assert [row["epoch"] for row in rows if "test_acc" in row] == [1, 3, 4]
-    assert [row["epoch"] for row in rows] == [*range(5)]
+    assert [row["epochs"] for row in rows if "test_acc" in row] == [2, 4, 5]
+    assert [row["epochs"] for row in rows] == [1, 2, 3, 4, 5]
 
 
 def test_loss_and_accuracy_compare_each_rate_with_the_label_of_its_image():

@@ -63,7 +63,7 @@ def test_closed_streams(tmp_path: Path):
     shell = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command]
     assert subprocess.run(shell, env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=280).returncode == 0
     (folder,) = tmp_path.iterdir()
-    assert [row["epoch"] for row in metrics(folder)] == [0, 1] and checkpoint.load(folder)["epoch"] == 1
+    assert [row["epochs"] for row in metrics(folder)] == [1, 2] and checkpoint.load(folder)["epoch"] == 1
     for path in folder.iterdir():
         assert b"run directory" not in path.read_bytes()
 

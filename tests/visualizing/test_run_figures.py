@@ -32,8 +32,8 @@ def test_learning_curves_of_one_run_are_its_numbers():
     figure = figures.learning_curves({"run": rows})
     accuracy, loss = figure.axes
     train, test = accuracy.lines
-    assert np.allclose(train.get_xydata(), [(r["epoch"] + 1, 100 * r["train_acc"]) for r in rows])
-    assert np.allclose(test.get_xydata(), [(r["epoch"] + 1, 100 * r["test_acc"]) for r in rows if "test_acc" in r])
+    assert np.allclose(train.get_xydata(), [(r["epochs"], 100 * r["train_acc"]) for r in rows])
+    assert np.allclose(test.get_xydata(), [(r["epochs"], 100 * r["test_acc"]) for r in rows if "test_acc" in r])
     assert np.allclose(loss.lines[1].get_ydata(), [r["test_loss"] for r in rows if "test_loss" in r])
     assert "84.00 %" in figure.get_suptitle() and "6 epochs" in figure.get_suptitle()
     assert [text.get_text() for text in figure.legends[0].texts] == ["training images", "test images"]
@@ -135,12 +135,12 @@ def flat(text):
 def test_titles_quote_the_last_test_of_the_highest_run():
     """Accuracies that fall at the end, so that first, highest and last differ."""
     rows = [
-        {"epoch": n, "test_acc": acc, "max_test_acc": top}
+        {"epochs": n + 1, "test_acc": acc, "max_test_acc": top}
         for n, (acc, top) in enumerate([(0.6, 0.6), (0.9, 0.9), (0.7, 0.9)])
     ]
     title = flat(figures.learning_curves({"run": rows}).get_suptitle())
     assert title == "70.00 % of the test images right after 3 epochs"
-    other = [{"epoch": 0, "test_acc": 0.8}, {"epoch": 1, "test_acc": 0.65}]
+    other = [{"epochs": 1, "test_acc": 0.8}, {"epochs": 2, "test_acc": 0.65}]
     title = flat(figures.learning_curves({"other": other, "run": rows}).get_suptitle())
     assert title == "Highest at the end: run, 70.00 % of the test images"
     figure = figures.learning_curves({"other": other, "run": rows}, ["Different data"], comparable=False)
@@ -208,7 +208,7 @@ def test_tensorboard_gets_images_and_histograms(tmp_path):
     tested, weight = random_score(), torch.randn(10, 784)
     with SummaryWriter(str(tmp_path)) as writer:
         writer.add_scalar("test_acc", 0.7, 4)
-        figures.to_tensorboard(writer, 3, weight, tested, DIGITS)
+        figures.to_tensorboard(writer, 4, weight, tested, DIGITS)
     assert [file.name[:10] for file in tmp_path.iterdir()] == ["events.out"]  # one file, no sub-run
     events = EventAccumulator(str(tmp_path)).Reload()
     assert sorted(events.Tags()["images"]) == ["confusion_matrix", "receptive_fields"]

@@ -1,0 +1,90 @@
+"""The position of a run, as training counts it and as a checkpoint holds it; read from a file without PyTorch."""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from snn_mnist.errors import SNNError
+from snn_mnist.storage.atomic_files import reason
+
+MAX_PICKLE = 1 << 20  # bytes; that of a checkpoint has a few thousand
+
+
+@dataclass
+class Best:
+    """The epoch that checkpoint_max.pth holds, chosen by validation accuracy, or without -val by test accuracy."""
+
+    epochs: int = 0  # that were finished with it; 0: none yet
+    score: float = -math.inf
+    test_acc: float = 0.0
+
+
+@dataclass
+class Position:
+    """How far a run has come."""
+
+    epochs: int = 0  # finished; also the index of the next one, from which its spikes and batch order follow
+    step: int = 0  # steps done of the next epoch
+    seconds: float = 0.0  # spent on those steps
+    max_test_acc: float = 0.0
+    best: Best = field(default_factory=Best)
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> Position:
+        """The position in a checkpoint. Its key `epoch`, as the tutorial's, is the index of the last finished epoch."""
+        seconds = state.get("running", {}).get("seconds", 0.0)
+        best = Best(**state.get("best", {}))
+        return cls(state.get("epoch", -1) + 1, state.get("step", 0), seconds, state.get("max_test_acc", 0.0), best)
+
+    def entries(self) -> dict[str, Any]:
+        """The entries of a checkpoint for this position, without the seconds."""
+        best = dict(vars(self.best))
+        return {"epoch": self.epochs - 1, "step": self.step, "max_test_acc": self.max_test_acc, "best": best}
+
+    def same_place(self, other: Position) -> bool:
+        """Whether the same steps are done."""
+        return (self.epochs, self.step) == (other.epochs, other.step)
+
+    def take_test(self, row: Mapping[str, Any]) -> bool:
+        """Note the test in an epoch's row of metrics; return whether the epoch is the best one so far."""
+        test_acc = row.get("test_acc", 0.0)  # not there with -no-test
+        self.max_test_acc = max(self.max_test_acc, test_acc)
+        score = row.get("val_acc", test_acc)
+        if score <= self.best.score:
+            return False
+        self.best = Best(row["epochs"], score, test_acc)
+        return True
+
+
+class PlainValues(pickle.Unpickler):
+    """Reads the plain values of a checkpoint. Its tensors become None: nothing that a file names is imported or run."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        return OrderedDict if (module, name) == ("collections", "OrderedDict") else lambda *_: None
+
+    def persistent_load(self, pid: Any) -> None:
+        return None
+
+
+def read_plain(file: Path) -> dict[str, Any]:
+    """Return a checkpoint with None for its tensors; SNNError where it is damaged, OSError where there is none."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            (entry,) = (each for each in archive.infolist() if each.filename.endswith("/data.pkl"))
+            if entry.file_size > MAX_PICKLE:
+                raise ValueError(f"{entry.file_size:,} bytes of plain values")
+            state = PlainValues(io.BytesIO(archive.read(entry))).load()
+            Position.of(state)
+            return dict(state)
+    except OSError:
+        raise
+    except Exception as error:  # meaningless bytes can fail anywhere in the unpickler
+        raise SNNError(f"{file} is damaged ({reason(error)})") from error
