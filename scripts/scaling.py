@@ -1,6 +1,6 @@
 """Time per image against T, batch size and threads, measured by `python -m snn_mnist bench`; makes a figure of it.
 
-    python scripts/scaling.py OUT_DIR [-seconds 1] [-repeats 3] [-data-dir DIR]
+    python scripts/scaling.py OUT_DIR [-repeats 3] [-data-dir DIR]
 
 Writes OUT_DIR/scaling.json and OUT_DIR/scaling.png, and prints the tables of docs/speed.md.
 """
@@ -86,7 +86,6 @@ def table(results: list[dict[str, Any]], key: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("-seconds", default="1")
     parser.add_argument("-repeats", default="3")
     parser.add_argument("-data-dir", default=os.environ.get("SNN_MNIST_DATA") or "./data")
     parser.add_argument("-draw-only", action="store_true", help="draw OUT_DIR/scaling.json again")
@@ -96,7 +95,7 @@ def main() -> None:
     if args.draw_only:
         measured = json.loads(file.read_text())
     else:
-        measured = measure(["-seconds", args.seconds, "-repeats", args.repeats, "-data-dir", args.data_dir])
+        measured = measure(["-repeats", args.repeats, "-data-dir", args.data_dir])
         file.write_text(json.dumps(measured, indent=1))
     draw(measured, args.out / "scaling.png")
     print("\nT\n" + table(measured["T"]["results"], "T"))

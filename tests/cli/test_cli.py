@@ -499,8 +499,6 @@ def test_debug_in_every_spelling(fake: type[Handler], tokens: list[str], wanted:
         (["train", "-dataset", "digits", "-data-dir", "x"], ["-data-dir x has no effect: the digits are part of the"]),
         (["train", "-config", "best", "-neuron", "if"], []),  # tau is the file's, not a flag
         (["train", "-config", "best", "-neuron", "if", "-tau", "3"], ["-tau 3.0 has no effect: IF"]),
-        (["bench", "-accuracy", "0.9", "-seconds", "3"], ["-seconds 3.0 has no effect: -accuracy measures whole runs"]),
-        (["bench", "-seconds", "3"], []),
         (["bench", "-dataset", "digits", "-data-dir", "x"], ["-data-dir x has no effect: the digits are part of the"]),
         (["export", "-resume", "r", "-bits", "4"], ["-bits 4 has no effect: it is for -format hardware"]),
         (["export", "-resume", "r", "-bits", "4", "-format", "hardware"], []),

@@ -362,13 +362,13 @@ def test_training_and_test_by_the_command_line(program, tmp_path, flags):
 def test_bench(program, tmp_path):
     names = ["cupy", "torch"]
     done = program(
-        "bench", "-device", "cuda:0", "-dataset", "digits", "-backend", *names, "-T", "20", "-seconds", "0.1",
-        "-repeats", "2", "-json", "out.json", timeout=280,
+        "bench", "-device", "cuda:0", "-dataset", "digits", "-backend", *names, "-T", "20", "-repeats", "2",
+        "-json", "out.json", timeout=280,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "out.json").read_text())["results"]
-    assert [row["backend"] for row in rows] == names and rows[0]["capture_seconds"] > 0 == rows[1]["capture_seconds"]
-    assert all(row["train"]["low"] > 0 and row["test"]["low"] > 0 and row["peak_bytes"] > 0 for row in rows)
+    assert [row["backend"] for row in rows] == names
+    assert all(row["train"]["low"] > 0 and row["test"]["low"] > 0 for row in rows)
 
 
 def test_report_of_marks(tmp_path):

@@ -15,7 +15,7 @@ ACCEPTED = {  # start of the reason -> why a check without these tests still cou
     "a CUDA device is here": "a case of machines without one",
     "a driver is here": "a case of machines without one",
     "SNN_MNIST_SPIKINGJELLY_PYTHON names no Python with SpikingJelly": "it needs an environment of its own",
-    "norse is not installed": "another library, which bench measures where it is",
+    "norse is not installed": "another library, compared by scripts/compare_libraries.py where it is",
     "snntorch is not installed": "as above",
     "spikingjelly is not installed": "as above",
     "torch.compile of an older torch": "up to 2.11 it finds no constants of the surrogates; nets run uncompiled there",
