@@ -79,8 +79,7 @@ class MemoryModule(nn.Module, StepModule):
     def detach(self) -> None:
         """Cuts every memory from the autograd graph, keeping its value (truncated back-propagation)."""
         for name, value in self._memories.items():
-            if isinstance(value, Tensor):
-                self._memories[name] = value.detach()
+            self._memories[name] = map_tensors(Tensor.detach, value)
 
     def named_memories(self) -> Iterator[tuple[str, Any]]:
         yield from self._memories.items()
@@ -163,8 +162,7 @@ class MemoryModule(nn.Module, StepModule):
     def _apply(self, fn: Any, recurse: bool = True) -> Any:  # what .to(), .cuda(), .double(), … call
         for memories in (self._memories, self._initial_memories):
             for name, value in memories.items():
-                if isinstance(value, Tensor):
-                    memories[name] = fn(value)
+                memories[name] = map_tensors(fn, value)
         return super()._apply(fn, recurse)
 
     def _replicate_for_data_parallel(self) -> Any:  # each replica of nn.DataParallel has memories of its own
@@ -175,7 +173,7 @@ class MemoryModule(nn.Module, StepModule):
 
     def __getstate__(self) -> dict[str, Any]:  # for copy.deepcopy and pickle, which refuse tensors of a graph
         state = self.__dict__.copy()
-        state["_memories"] = {n: v.detach() if isinstance(v, Tensor) else v for n, v in self.named_memories()}
+        state["_memories"] = {name: map_tensors(Tensor.detach, value) for name, value in self.named_memories()}
         return state
 
 

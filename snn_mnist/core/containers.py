@@ -10,18 +10,15 @@ from snn_mnist.core.base import MemoryModule, StepModule, check_step_mode, float
 from snn_mnist.core.functional import multi_step_forward, seq_to_ann_forward
 
 
-def _check_single_step(container: str, name: str, module: nn.Module) -> None:
+def _check_contents(container: nn.Module, name: str, module: nn.Module, stateful: bool = True) -> None:
+    """ValueError unless all of a container's new module is in step mode 's', and without state if not `stateful`."""
     for inner_name, inner in module.named_modules(prefix=name):
         if getattr(inner, "step_mode", "s") != "s":
             raise ValueError(
-                f"module {inner_name!r} inside {container} is in step mode 'm'; the container "
+                f"module {inner_name!r} inside {type(container).__name__} is in step mode 'm'; the container "
                 "does the steps, so set its contents to step mode 's'"
             )
-
-
-def _check_stateless(name: str, module: nn.Module) -> None:
-    for inner_name, inner in module.named_modules(prefix=name):
-        if isinstance(inner, MemoryModule):
+        if not stateful and isinstance(inner, MemoryModule):
             raise ValueError(
                 f"module {inner_name!r} ({type(inner).__name__}) has a state, which folding T into the batch "
                 "would lose; use MultiStepContainer or StepModeContainer(True, …)"
@@ -46,9 +43,7 @@ class _Container(nn.Sequential, StepModule):
 
     def _check(self, name: str, module: Any) -> None:
         if isinstance(module, nn.Module):  # add_module refuses anything else
-            _check_single_step(type(self).__name__, name, module)
-            if not self.stateful:
-                _check_stateless(name, module)
+            _check_contents(self, name, module, self.stateful)
 
     # Whatever comes in later is checked as in the constructor; append, extend and += call add_module.
 
@@ -65,17 +60,14 @@ class _Container(nn.Sequential, StepModule):
         super().__setitem__(idx, module)
 
     def __getitem__(self, idx: Any) -> Any:
-        return (
-            self._like(dict(list(self._modules.items())[idx])) if isinstance(idx, slice) else super().__getitem__(idx)
-        )
+        if isinstance(idx, slice):
+            return self._like(dict(list(self._modules.items())[idx]))
+        return super().__getitem__(idx)
 
     def __add__(self, other: Any) -> Any:
         return self._like([*self, *other])
 
-    def __mul__(self, times: int) -> Any:
-        return self._like([*self] * times)
-
-    __rmul__ = __mul__
+    __mul__ = __rmul__ = None  # type: ignore[assignment] # torch's would give a plain Sequential
 
 
 class _MultiStepOnly(_Container):
@@ -129,7 +121,7 @@ class _Recurrent(MemoryModule):
 
     def __init__(self, sub_module: nn.Module, step_mode: str):
         super().__init__()
-        _check_single_step(type(self).__name__, "sub_module", sub_module)
+        _check_contents(self, "sub_module", sub_module)
         self.sub_module = sub_module
         self.step_mode = step_mode
         self.register_memory("y", None)

@@ -4,20 +4,16 @@ A stateless layer takes torch's arguments in torch's order, then `step_mode`; `d
 In step mode 'm' it takes [T, N, *] and folds T into the batch; its `state_dict` is torch's.
 """
 
-from typing import Any, cast
+import functools
+from collections.abc import Callable
+from inspect import Parameter, Signature, signature
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, dropout2d
 
-from snn_mnist.core.base import (
-    MemoryModule,
-    StepModule,
-    check_sequence,
-    first_tensor,
-    floating,
-    state_dtype,
-)
+from snn_mnist.core.base import MemoryModule, StepModule, check_sequence, first_tensor, floating, state_dtype
 from snn_mnist.core.containers import (  # noqa: F401 where users of SpikingJelly find them
     ElementWiseRecurrentContainer,
     LinearRecurrentContainer,
@@ -31,17 +27,50 @@ from snn_mnist.core.numbers import above_one, finite
 # ---- stateless layers --------------------------------------------------------------------------------------
 
 
+def _with_step_mode(init: Callable[..., None]) -> Callable[..., None]:
+    """Return torch's constructor with `step_mode='s'` as its last positional argument."""
+    parameters = list(signature(init).parameters.values())
+    end = next((i for i, p in enumerate(parameters) if p.name == "device"), len(parameters))
+    step_mode = Parameter("step_mode", Parameter.POSITIONAL_OR_KEYWORD, default="s")
+    by_keyword = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in parameters[end:]]
+    ours = Signature([*parameters[:end], step_mode, *by_keyword])
+
+    @functools.wraps(init)
+    def __init__(self: Any, *args: Any, **keywords: Any) -> None:
+        given = ours.bind(self, *args, **keywords).arguments
+        mode = given.pop("step_mode", "s")
+        init(**given)
+        self.step_mode = mode
+
+    __init__.__signature__ = ours  # type: ignore[attr-defined]
+    return __init__
+
+
 class _StepLayer(StepModule):
-    """Mixed in before a stateless torch layer."""
+    """Mixed in before a stateless torch layer, whose constructor then takes a `step_mode` too.
 
-    sequence_dims: tuple[int, ...] = ()  # allowed numbers of dimensions of [T, N, *]; empty: any
+    sequence_dims: the allowed numbers of dimensions of [T, N, *]; empty: any.
+    """
 
-    def forward(self, x: Any, *args: Any) -> Any:
+    sequence_dims: tuple[int, ...] = ()
+
+    def __init_subclass__(cls, sequence_dims: tuple[int, ...] = (), **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if sequence_dims:
+            cls.sequence_dims = sequence_dims
+        mixin, torch_layer = cls.__bases__[0], cls.__bases__[-1]
+        if issubclass(torch_layer, nn.Module) and not issubclass(mixin, nn.Module):
+            cls.__init__ = _with_step_mode(torch_layer.__init__)  # type: ignore[method-assign]
+
+    def __init__(self, *args: Any, **keywords: Any) -> None:
+        raise TypeError(f"{type(self).__name__} is no layer: mix it in before one of torch")
+
+    def forward(self, *inputs: Any) -> Any:
         single_step = super().forward  # type: ignore[misc]
         if self.step_mode == "s":
-            return single_step(x, *args)
-        self._check_dimensions(first_tensor(x))
-        return seq_to_ann_forward(x, lambda folded: single_step(folded, *args))
+            return single_step(*inputs)
+        self._check_dimensions(first_tensor(inputs))
+        return seq_to_ann_forward(inputs, single_step)
 
     def _check_dimensions(self, x_seq: Tensor) -> None:
         if self.sequence_dims and x_seq.dim() not in self.sequence_dims:
@@ -51,6 +80,10 @@ class _StepLayer(StepModule):
                 f"but got shape {list(x_seq.shape)}; add the time dimension, or set_step_mode(net, 's')"
             )
 
+    def _spatial(self, output_size: Any) -> Any:
+        """Return the spatial part of an output's shape, which may be given with T, N and C."""
+        return None if output_size is None else list(output_size)[3 - self.sequence_dims[0] :]
+
     def extra_repr(self) -> str:
         inner = super().extra_repr()  # type: ignore[misc]
         return f"{inner}, step_mode={self.step_mode!r}" if inner else f"step_mode={self.step_mode!r}"
@@ -58,19 +91,6 @@ class _StepLayer(StepModule):
 
 class Linear(_StepLayer, nn.Linear):
     """nn.Linear with a step mode; 's' and 'm' alike take [*, in_features], e.g. [T, N, C] or [T, C]."""
-
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        bias: bool = True,
-        step_mode: str = "s",
-        *,
-        device: Any = None,
-        dtype: Any = None,
-    ):
-        super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
-        self.step_mode = step_mode
 
     def forward(self, x: Tensor) -> Tensor:
         if self.step_mode == "m":
@@ -85,154 +105,50 @@ class Linear(_StepLayer, nn.Linear):
 class Flatten(_StepLayer, nn.Flatten):
     """nn.Flatten with a step mode; dimensions count as in one step, so start_dim=1 keeps T and N."""
 
-    def __init__(self, start_dim: int = 1, end_dim: int = -1, step_mode: str = "s"):
-        super().__init__(start_dim, end_dim)
-        self.step_mode = step_mode
 
-
-class _Conv(_StepLayer):
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, ...],
-        stride: int | tuple[int, ...] = 1,
-        padding: str | int | tuple[int, ...] = 0,
-        dilation: int | tuple[int, ...] = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: str = "zeros",
-        step_mode: str = "s",
-        *,
-        device: Any = None,
-        dtype: Any = None,
-    ):
-        super().__init__(  # type: ignore[call-arg]
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode,
-            device=device, dtype=dtype,
-        )  # fmt: skip
-        self.step_mode = step_mode
-
-
-class Conv1d(_Conv, nn.Conv1d):
+class Conv1d(_StepLayer, nn.Conv1d, sequence_dims=(4,)):
     """nn.Conv1d with a step mode; 'm': [T, N, C, L]."""
 
-    sequence_dims = (4,)
 
-
-class Conv2d(_Conv, nn.Conv2d):
+class Conv2d(_StepLayer, nn.Conv2d, sequence_dims=(5,)):
     """nn.Conv2d with a step mode; 'm': [T, N, C, H, W]."""
 
-    sequence_dims = (5,)
 
-
-class Conv3d(_Conv, nn.Conv3d):
+class Conv3d(_StepLayer, nn.Conv3d, sequence_dims=(6,)):
     """nn.Conv3d with a step mode; 'm': [T, N, C, D, H, W]."""
 
-    sequence_dims = (6,)
 
-
-class _WithOutputSize(_StepLayer):
-    """forward(x, …, output_size): the spatial size, or the shape of the output; in 'm' with or without T."""
-
-    def _spatial(self, output_size: Any) -> Any:
-        spatial = self.sequence_dims[0] - 3
-        return None if output_size is None else list(output_size)[-spatial:]
-
-
-class _ConvTranspose(_WithOutputSize):
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, ...],
-        stride: int | tuple[int, ...] = 1,
-        padding: int | tuple[int, ...] = 0,
-        output_padding: int | tuple[int, ...] = 0,
-        groups: int = 1,
-        bias: bool = True,
-        dilation: int | tuple[int, ...] = 1,
-        padding_mode: str = "zeros",
-        step_mode: str = "s",
-        *,
-        device: Any = None,
-        dtype: Any = None,
-    ):
-        super().__init__(  # type: ignore[call-arg]
-            in_channels, out_channels, kernel_size, stride, padding, output_padding, groups, bias, dilation,
-            padding_mode, device=device, dtype=dtype,
-        )  # fmt: skip
-        self.step_mode = step_mode
-
+class _ConvTranspose(_StepLayer):
     def forward(self, x: Tensor, output_size: Any = None) -> Tensor:
         return super().forward(x, self._spatial(output_size))
 
 
-class ConvTranspose1d(_ConvTranspose, nn.ConvTranspose1d):
+class ConvTranspose1d(_ConvTranspose, nn.ConvTranspose1d, sequence_dims=(4,)):
     """nn.ConvTranspose1d with a step mode; 'm': [T, N, C, L]."""
 
-    sequence_dims = (4,)
 
-
-class ConvTranspose2d(_ConvTranspose, nn.ConvTranspose2d):
+class ConvTranspose2d(_ConvTranspose, nn.ConvTranspose2d, sequence_dims=(5,)):
     """nn.ConvTranspose2d with a step mode; 'm': [T, N, C, H, W]."""
 
-    sequence_dims = (5,)
 
-
-class ConvTranspose3d(_ConvTranspose, nn.ConvTranspose3d):
+class ConvTranspose3d(_ConvTranspose, nn.ConvTranspose3d, sequence_dims=(6,)):
     """nn.ConvTranspose3d with a step mode; 'm': [T, N, C, D, H, W]."""
 
-    sequence_dims = (6,)
 
-
-class _BatchNorm(_StepLayer):
-    def __init__(
-        self,
-        num_features: int,
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-        affine: bool = True,
-        track_running_stats: bool = True,
-        step_mode: str = "s",
-        **keywords: Any,  # device, dtype and what newer versions of torch add
-    ):
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, **keywords)  # type: ignore[call-arg]
-        self.step_mode = step_mode
-
-
-class BatchNorm1d(_BatchNorm, nn.BatchNorm1d):
+class BatchNorm1d(_StepLayer, nn.BatchNorm1d, sequence_dims=(3, 4)):
     """nn.BatchNorm1d with a step mode; 'm': [T, N, C] or [T, N, C, L], statistics over T and N."""
 
-    sequence_dims = (3, 4)
 
-
-class BatchNorm2d(_BatchNorm, nn.BatchNorm2d):
+class BatchNorm2d(_StepLayer, nn.BatchNorm2d, sequence_dims=(5,)):
     """nn.BatchNorm2d with a step mode; 'm': [T, N, C, H, W], statistics over T, N, H and W."""
 
-    sequence_dims = (5,)
 
-
-class BatchNorm3d(_BatchNorm, nn.BatchNorm3d):
+class BatchNorm3d(_StepLayer, nn.BatchNorm3d, sequence_dims=(6,)):
     """nn.BatchNorm3d with a step mode; 'm': [T, N, C, D, H, W], statistics over T, N, D, H and W."""
-
-    sequence_dims = (6,)
 
 
 class GroupNorm(_StepLayer, nn.GroupNorm):
     """nn.GroupNorm with a step mode; 'm': [T, N, C, *], statistics of each step and sample."""
-
-    def __init__(
-        self,
-        num_groups: int,
-        num_channels: int,
-        eps: float = 1e-5,
-        affine: bool = True,
-        step_mode: str = "s",
-        **keywords: Any,  # device, dtype and what newer versions of torch add
-    ):
-        super().__init__(num_groups, num_channels, eps, affine, **keywords)
-        self.step_mode = step_mode
 
     def forward(self, x: Tensor) -> Tensor:
         channels = 1 if self.step_mode == "s" else 2
@@ -244,146 +160,57 @@ class GroupNorm(_StepLayer, nn.GroupNorm):
         return super().forward(x)
 
 
-class _MaxPool(_StepLayer):
-    def __init__(
-        self,
-        kernel_size: int | tuple[int, ...],
-        stride: int | tuple[int, ...] | None = None,
-        padding: int | tuple[int, ...] = 0,
-        dilation: int | tuple[int, ...] = 1,
-        return_indices: bool = False,
-        ceil_mode: bool = False,
-        step_mode: str = "s",
-    ):
-        super().__init__(kernel_size, stride, padding, dilation, return_indices, ceil_mode)  # type: ignore[call-arg]
-        self.step_mode = step_mode
-
-
-class MaxPool1d(_MaxPool, nn.MaxPool1d):
+class MaxPool1d(_StepLayer, nn.MaxPool1d, sequence_dims=(4,)):
     """nn.MaxPool1d with a step mode; 'm': [T, N, C, L]."""
 
-    sequence_dims = (4,)
 
-
-class MaxPool2d(_MaxPool, nn.MaxPool2d):
+class MaxPool2d(_StepLayer, nn.MaxPool2d, sequence_dims=(5,)):
     """nn.MaxPool2d with a step mode; 'm': [T, N, C, H, W]."""
 
-    sequence_dims = (5,)
 
-
-class MaxPool3d(_MaxPool, nn.MaxPool3d):
+class MaxPool3d(_StepLayer, nn.MaxPool3d, sequence_dims=(6,)):
     """nn.MaxPool3d with a step mode; 'm': [T, N, C, D, H, W]."""
 
-    sequence_dims = (6,)
 
-
-class _MaxUnpool(_WithOutputSize):
-    def __init__(
-        self,
-        kernel_size: int | tuple[int, ...],
-        stride: int | tuple[int, ...] | None = None,
-        padding: int | tuple[int, ...] = 0,
-        step_mode: str = "s",
-    ):
-        super().__init__(kernel_size, stride, padding)  # type: ignore[call-arg]
-        self.step_mode = step_mode
-
+class _MaxUnpool(_StepLayer):
     def forward(self, x: Tensor, indices: Tensor, output_size: Any = None) -> Tensor:
-        size = self._spatial(output_size)
-        if self.step_mode == "s":
-            return super().forward(x, indices, size)
-        self._check_dimensions(x)
-        unpool = super(_StepLayer, self).forward  # type: ignore[misc]
-        return seq_to_ann_forward((x, indices), lambda *pair: unpool(*pair, size))
+        return super().forward(x, indices, self._spatial(output_size))
 
 
-class MaxUnpool1d(_MaxUnpool, nn.MaxUnpool1d):
+class MaxUnpool1d(_MaxUnpool, nn.MaxUnpool1d, sequence_dims=(4,)):
     """nn.MaxUnpool1d with a step mode; 'm': values and indices [T, N, C, L]."""
 
-    sequence_dims = (4,)
 
-
-class MaxUnpool2d(_MaxUnpool, nn.MaxUnpool2d):
+class MaxUnpool2d(_MaxUnpool, nn.MaxUnpool2d, sequence_dims=(5,)):
     """nn.MaxUnpool2d with a step mode; 'm': values and indices [T, N, C, H, W]."""
 
-    sequence_dims = (5,)
 
-
-class MaxUnpool3d(_MaxUnpool, nn.MaxUnpool3d):
+class MaxUnpool3d(_MaxUnpool, nn.MaxUnpool3d, sequence_dims=(6,)):
     """nn.MaxUnpool3d with a step mode; 'm': values and indices [T, N, C, D, H, W]."""
 
-    sequence_dims = (6,)
 
-
-class AvgPool1d(_StepLayer, nn.AvgPool1d):
+class AvgPool1d(_StepLayer, nn.AvgPool1d, sequence_dims=(4,)):
     """nn.AvgPool1d with a step mode; 'm': [T, N, C, L]."""
 
-    sequence_dims = (4,)
 
-    def __init__(
-        self,
-        kernel_size: int | tuple[int],
-        stride: int | tuple[int] | None = None,
-        padding: int | tuple[int] = 0,
-        ceil_mode: bool = False,
-        count_include_pad: bool = True,
-        step_mode: str = "s",
-    ):
-        super().__init__(kernel_size, cast(Any, stride), padding, ceil_mode, count_include_pad)
-        self.step_mode = step_mode
-
-
-class _AvgPool(_StepLayer):
-    def __init__(
-        self,
-        kernel_size: int | tuple[int, ...],
-        stride: int | tuple[int, ...] | None = None,
-        padding: int | tuple[int, ...] = 0,
-        ceil_mode: bool = False,
-        count_include_pad: bool = True,
-        divisor_override: int | None = None,
-        step_mode: str = "s",
-    ):
-        super().__init__(  # type: ignore[call-arg]
-            kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
-        )
-        self.step_mode = step_mode
-
-
-class AvgPool2d(_AvgPool, nn.AvgPool2d):
+class AvgPool2d(_StepLayer, nn.AvgPool2d, sequence_dims=(5,)):
     """nn.AvgPool2d with a step mode; 'm': [T, N, C, H, W]."""
 
-    sequence_dims = (5,)
 
-
-class AvgPool3d(_AvgPool, nn.AvgPool3d):
+class AvgPool3d(_StepLayer, nn.AvgPool3d, sequence_dims=(6,)):
     """nn.AvgPool3d with a step mode; 'm': [T, N, C, D, H, W]."""
 
-    sequence_dims = (6,)
 
-
-class _AdaptiveAvgPool(_StepLayer):
-    def __init__(self, output_size: int | tuple[int | None, ...], step_mode: str = "s"):
-        super().__init__(output_size)  # type: ignore[call-arg]
-        self.step_mode = step_mode
-
-
-class AdaptiveAvgPool1d(_AdaptiveAvgPool, nn.AdaptiveAvgPool1d):
+class AdaptiveAvgPool1d(_StepLayer, nn.AdaptiveAvgPool1d, sequence_dims=(4,)):
     """nn.AdaptiveAvgPool1d with a step mode; 'm': [T, N, C, L]."""
 
-    sequence_dims = (4,)
 
-
-class AdaptiveAvgPool2d(_AdaptiveAvgPool, nn.AdaptiveAvgPool2d):
+class AdaptiveAvgPool2d(_StepLayer, nn.AdaptiveAvgPool2d, sequence_dims=(5,)):
     """nn.AdaptiveAvgPool2d with a step mode; 'm': [T, N, C, H, W]."""
 
-    sequence_dims = (5,)
 
-
-class AdaptiveAvgPool3d(_AdaptiveAvgPool, nn.AdaptiveAvgPool3d):
+class AdaptiveAvgPool3d(_StepLayer, nn.AdaptiveAvgPool3d, sequence_dims=(6,)):
     """nn.AdaptiveAvgPool3d with a step mode; 'm': [T, N, C, D, H, W]."""
-
-    sequence_dims = (6,)
 
 
 class VotingLayer(nn.Module, StepModule):

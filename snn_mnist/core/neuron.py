@@ -83,16 +83,17 @@ class BaseNode(MemoryModule):
     """A spiking neuron; a subclass needs a constructor and `neuronal_charge(x)`, which sets `self.v` to H.
 
     `v_reset=None` is the soft reset. With `detach_reset` no gradient passes through S in the reset. With
-    `store_v_seq` a multi-step forward keeps V[t] of every step as `v_seq` [T, N, *]. `surrogate_function` is
-    any callable with a gradient; default Sigmoid(). `v_threshold`, `v_reset` and a LIF's `tau` may be
-    nn.Parameters, of one value or one per neuron, which the torch backend learns.
+    `store_v_seq` the property `v_seq` [T, N, *] holds V[t] of every step: of the last forward pass in step mode 'm',
+    in 's' of all steps since the last `reset()`. `surrogate_function` is any callable with a gradient; default
+    Sigmoid(). `v_threshold`, `v_reset` and a LIF's `tau` may be nn.Parameters, of one value or one per neuron, which
+    the torch backend learns.
 
     Whole numbers and booleans count as the same numbers in floating point. `set_reset_value('v', tensor)` with a
     tensor of the features' shape starts each neuron at its own potential.
     """
 
     v: Any  # membrane potential: a number until the first step, then [N, *]
-    v_seq: Any  # [T, N, *] of the last multi-step forward, with store_v_seq only
+    v_parts: Any  # the parts [t, N, *] of v_seq in a list
     surrogate_function: Any
 
     def __init__(
@@ -115,6 +116,7 @@ class BaseNode(MemoryModule):
             start = start.item() if start.numel() == 1 else None
         self._v_at_rest = 0.0 if self.v_reset is None else start
         self.register_memory("v", self._v_at_rest)
+        self.register_memory("v_parts", [])
         if surrogate_function is None:
             surrogate_function = Sigmoid()
         if not callable(surrogate_function) or isinstance(surrogate_function, type):
@@ -123,7 +125,6 @@ class BaseNode(MemoryModule):
         self.detach_reset = detach_reset
         self._backend = "torch"
         self._last_spike_node: Any = None  # autograd node of the last spike: shows whether v's graph is freed
-        self._store_v_seq = False
         self.step_mode = step_mode
         self.backend = backend
         self.store_v_seq = store_v_seq
@@ -157,6 +158,9 @@ class BaseNode(MemoryModule):
         spike = self.neuronal_fire()
         self.neuronal_reset(spike)
         self._keep_node(spike)
+        if self.store_v_seq:
+            stale = self.v_parts and self.v_parts[-1].shape[1:] != self.v.shape  # v was set by hand
+            self.v_parts = [*([] if stale else self.v_parts), self.v.unsqueeze(0)]
         return spike if spike.dtype == dtype else spike.to(dtype)
 
     def multi_step_forward(self, x_seq: Tensor) -> Tensor:  # type: ignore[override]
@@ -204,14 +208,13 @@ class BaseNode(MemoryModule):
     # ---- settings ----
 
     @property
-    def store_v_seq(self) -> bool:
-        return self._store_v_seq
+    def v_seq(self) -> Tensor | None:
+        """V[t] of the stored steps [T, N, *]; None where no step was stored."""
+        return torch.cat(self.v_parts) if self.v_parts else None
 
-    @store_v_seq.setter
-    def store_v_seq(self, value: bool) -> None:
-        self._store_v_seq = bool(value)
-        if self._store_v_seq and "v_seq" not in self._memories:
-            self.register_memory("v_seq", None)
+    @v_seq.setter
+    def v_seq(self, value: Tensor | None) -> None:
+        self.v_parts = [] if value is None else [value]
 
     @property
     def step_mode(self) -> str:

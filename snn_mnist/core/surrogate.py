@@ -9,7 +9,7 @@ the primitive p(x), p' = g, instead of the step. The formulas are in kernels/for
 
 import builtins
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from inspect import Parameter, Signature
 from typing import Any, ClassVar
 
@@ -72,15 +72,15 @@ class _Spike(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Tensor:
-        _keep(ctx, inputs)
-        return heaviside(inputs[0])
+    def forward(ctx: Any, x: Tensor, formula: Formula, *parameters: Any) -> Tensor:
+        ctx.formula = formula
+        ctx.numbers = [None if isinstance(p, Tensor) else p for p in parameters]
+        ctx.save_for_backward(x, *(p for p in parameters if isinstance(p, Tensor)))
+        return heaviside(x)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Any:
         x, *tensors = ctx.saved_tensors
-        if not tensors:
-            return grad_output * _gradient(x, ctx.formula, *ctx.numbers), None, *(None for _ in ctx.numbers)
         waiting = iter(tensors)
         parameters = [next(waiting) if number is None else number for number in ctx.numbers]
         dx = grad_output * _gradient(x, ctx.formula, *parameters)
@@ -91,56 +91,22 @@ class _Primitive(_Spike):
     """Primitive forward, g backward: autograd through `where` would give NaN at the untaken branch."""
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Tensor:
-        _keep(ctx, inputs)
-        return _primitive(*inputs)
+    def forward(ctx: Any, x: Tensor, formula: Formula, *parameters: Any) -> Tensor:
+        _Spike.forward(ctx, x, formula, *parameters)
+        return _primitive(x, formula, *parameters)
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...]) -> None:
-    x, ctx.formula, *parameters = inputs
-    ctx.numbers = [None if isinstance(p, Tensor) else p for p in parameters]
-    ctx.save_for_backward(x, *(p for p in parameters if isinstance(p, Tensor)))
-
-
-class _Transformable:
-    """Mixed in for torch.func.grad, vmap and the like; ten times the overhead of a call of an ordinary function."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _keep(ctx, inputs)
-
-
-class _TransformableSpike(_Transformable, _Spike):
-    @staticmethod
-    def forward(x: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
-        return heaviside(x)
-
-
-class _TransformablePrimitive(_Transformable, _Primitive):
-    @staticmethod
-    def forward(*inputs: Any) -> Tensor:  # type: ignore[override]
-        return _primitive(*inputs)
-
-
-def _apply(spiking: bool, x: Tensor, formula: Formula, parameters: Iterable[Any]) -> Tensor:
-    transforming = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
-    if spiking:
-        function: Any = _TransformableSpike if transforming else _Spike
-    else:
-        function = _TransformablePrimitive if transforming else _Primitive
-    return function.apply(x, formula, *parameters)
-
-
-@torch.enable_grad()
 def _gradients_of_parameters(formula: Formula, x: Tensor, parameters: list[Any], grad: Tensor) -> list[Tensor | None]:
-    """Of the sum of grad p(x, parameters), for the parameters that are tensors."""
-    leaves = [p.detach().requires_grad_() if isinstance(p, Tensor) else p for p in parameters]
-    p = _primitive(x.detach(), formula, *leaves)
-    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-    found = iter(torch.autograd.grad(p, tensors, grad, allow_unused=True))
-    return [next(found) if isinstance(leaf, Tensor) else None for leaf in leaves]
+    """Return the derivatives of the sum of grad p(x, parameters) by the parameters that are tensors."""
+    if not any(isinstance(p, Tensor) for p in parameters):
+        return [None] * len(parameters)
+    again = torch.is_grad_enabled()  # create_graph: the derivatives are differentiated again
+    with torch.enable_grad():
+        places = [p.view_as(p) if isinstance(p, Tensor) else p for p in parameters]  # x may depend on a parameter too
+        p = _primitive(x, formula, *places)
+    tensors = [place for place in places if isinstance(place, Tensor)]
+    found = iter(torch.autograd.grad(p, tensors, grad, create_graph=again, allow_unused=True))
+    return [next(found) if isinstance(place, Tensor) else None for place in places]
 
 
 class SurrogateFunction:
@@ -163,7 +129,8 @@ class SurrogateFunction:
         given = dict(zip(self.formula.defaults, args, strict=False)) | kwargs
         if len(args) > len(self.formula.defaults):
             raise TypeError(f"{self.formula.name} takes {', '.join(self.formula.defaults)}, but got {args}")
-        return _apply(spiking, x, self.formula, _parameters(self.formula, given).values())
+        function: Any = _Spike if spiking else _Primitive
+        return function.apply(x, self.formula, *_parameters(self.formula, given).values())
 
     __call__ = apply
 
@@ -179,6 +146,9 @@ def _parameters(formula: Formula, given: dict[str, Any]) -> dict[str, Any]:
     if learned and formula.primitive is None:
         raise ValueError(f"{formula.name} has no primitive, so {next(iter(learned))} can't be learned; use a number")
     return formula.parameters(**{n: v.item() if isinstance(v, Tensor) else v for n, v in given.items()}) | learned
+
+
+SURROGATES: dict[str, "type[FormulaSurrogate]"] = {}  # name of the formula -> its class; filled below
 
 
 class SurrogateFunctionBase(nn.Module):
@@ -247,11 +217,13 @@ class FormulaSurrogate(SurrogateFunctionBase):
 
     formula: ClassVar[Formula]
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, formula: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         own = cls.__dict__
-        if "formula" in own:  # so that help() and editors show e.g. (alpha=2.0, spiking=True)
-            defaults = cls.formula.defaults | {"spiking": True}
+        if formula is not None:
+            cls.formula = FORMULAS[formula]
+            SURROGATES[formula] = cls
+            defaults = cls.formula.defaults | {"spiking": True}  # so help() shows e.g. (alpha=2.0, spiking=True)
             kind = Parameter.POSITIONAL_OR_KEYWORD
             cls.__signature__ = Signature([Parameter(n, kind, default=d) for n, d in defaults.items()])  # type: ignore[attr-defined]
             function = SurrogateFunction(cls.formula)
@@ -290,107 +262,76 @@ class FormulaSurrogate(SurrogateFunctionBase):
         learning = torch.is_grad_enabled() and (x.requires_grad or bool(self._parameters))
         if self.spiking and not learning:
             return heaviside(x)  # without the cost of an autograd function
-        return _apply(self.spiking, x, self.formula, self.parameters_of_formula.values())
+        function: Any = _Spike if self.spiking else _Primitive
+        return function.apply(x, self.formula, *self.parameters_of_formula.values())
 
     def extra_repr(self) -> str:
         parameters = (f"{name}={value!r}" for name, value in self.parameters_of_formula.items())
         return ", ".join([*parameters, f"spiking={self.spiking}"])
 
 
-class PiecewiseQuadratic(FormulaSurrogate):
+class PiecewiseQuadratic(FormulaSurrogate, formula="piecewise_quadratic"):
     """g = max(0, a - a^2 |x|)"""
 
-    formula = FORMULAS["piecewise_quadratic"]
 
-
-class PiecewiseExp(FormulaSurrogate):
+class PiecewiseExp(FormulaSurrogate, formula="piecewise_exp"):
     """g = a/2 exp(-a |x|)"""
 
-    formula = FORMULAS["piecewise_exp"]
 
-
-class Sigmoid(FormulaSurrogate):
+class Sigmoid(FormulaSurrogate, formula="sigmoid"):
     """g = a sigma(a x) (1 - sigma(a x))"""
 
-    formula = FORMULAS["sigmoid"]
 
-
-class SoftSign(FormulaSurrogate):
+class SoftSign(FormulaSurrogate, formula="soft_sign"):
     """g = a / (2 (1 + |a x|)^2)"""
 
-    formula = FORMULAS["soft_sign"]
 
-
-class SuperSpike(FormulaSurrogate):
+class SuperSpike(FormulaSurrogate, formula="super_spike"):
     """g = a / (1 + |x|)^2; no primitive"""
 
-    formula = FORMULAS["super_spike"]
 
-
-class ATan(FormulaSurrogate):
+class ATan(FormulaSurrogate, formula="atan"):
     """g = a/2 / (1 + (pi a x / 2)^2)"""
 
-    formula = FORMULAS["atan"]
 
-
-class NonzeroSignLogAbs(FormulaSurrogate):
+class NonzeroSignLogAbs(FormulaSurrogate, formula="nonzero_sign_log_abs"):
     """g = 1 / (1/a + |x|)"""
 
-    formula = FORMULAS["nonzero_sign_log_abs"]
 
-
-class Erf(FormulaSurrogate):
+class Erf(FormulaSurrogate, formula="erf"):
     """g = a / sqrt(pi) exp(-a^2 x^2)"""
 
-    formula = FORMULAS["erf"]
 
-
-class PiecewiseLeakyReLU(FormulaSurrogate):
+class PiecewiseLeakyReLU(FormulaSurrogate, formula="piecewise_leaky_relu"):
     """g = 1 / (2 w) for |x| < w, else c"""
 
-    formula = FORMULAS["piecewise_leaky_relu"]
 
-
-class SquarewaveFourierSeries(FormulaSurrogate):
+class SquarewaveFourierSeries(FormulaSurrogate, formula="squarewave_fourier_series"):
     """g = 4/T sum_{i=1}^{n-1} cos((2i - 1) 2 pi x / T)"""
 
-    formula = FORMULAS["squarewave_fourier_series"]
 
-
-class S2NN(FormulaSurrogate):
+class S2NN(FormulaSurrogate, formula="s2nn"):
     """g = a sigma(a x) (1 - sigma(a x)) for x < 0, b / (x + 1) for x >= 0"""
 
-    formula = FORMULAS["s2nn"]
 
-
-class QPseudoSpike(FormulaSurrogate):
+class QPseudoSpike(FormulaSurrogate, formula="q_pseudo_spike"):
     """g = (1 + 2 |x| / (a - 1))^-a"""
 
-    formula = FORMULAS["q_pseudo_spike"]
 
-
-class LeakyKReLU(FormulaSurrogate):
+class LeakyKReLU(FormulaSurrogate, formula="leaky_k_relu"):
     """g = k for x >= 0, leak for x < 0"""
 
-    formula = FORMULAS["leaky_k_relu"]
 
-
-class FakeNumericalGradient(FormulaSurrogate):
+class FakeNumericalGradient(FormulaSurrogate, formula="fake_numerical_gradient"):
     """g = min(sign(x) / x, a); no primitive"""
 
-    formula = FORMULAS["fake_numerical_gradient"]
 
-
-class LogTailedReLU(FormulaSurrogate):
+class LogTailedReLU(FormulaSurrogate, formula="log_tailed_relu"):
     """g = a for x <= 0, 1 for x <= 1, 1/x beyond"""
 
-    formula = FORMULAS["log_tailed_relu"]
 
-
-class Rect(FormulaSurrogate):
+class Rect(FormulaSurrogate, formula="rect"):
     """g = a for |x| < 1 / (2 a), else 0"""
-
-    formula = FORMULAS["rect"]
 
 
 piecewise_quadratic = SurrogateFunction(FORMULAS["piecewise_quadratic"])
@@ -409,12 +350,3 @@ leaky_k_relu = SurrogateFunction(FORMULAS["leaky_k_relu"])
 fake_numerical_gradient = SurrogateFunction(FORMULAS["fake_numerical_gradient"])
 log_tailed_relu = SurrogateFunction(FORMULAS["log_tailed_relu"])
 rect = SurrogateFunction(FORMULAS["rect"])
-
-SURROGATES: dict[str, type[FormulaSurrogate]] = {
-    cls.formula.name: cls
-    for cls in (
-        PiecewiseQuadratic, PiecewiseExp, Sigmoid, SoftSign, SuperSpike, ATan, NonzeroSignLogAbs, Erf,
-        PiecewiseLeakyReLU, SquarewaveFourierSeries, S2NN, QPseudoSpike, LeakyKReLU, FakeNumericalGradient,
-        LogTailedReLU, Rect,
-    )
-}  # fmt: skip

@@ -208,7 +208,7 @@ def test_v_exists_from_the_start_and_follows():
 def test_v_seq():
     node = neuron.IFNode(step_mode="m")
     node(torch.ones(2, 3))
-    assert not hasattr(node, "v_seq")
+    assert node.v_seq is None
     node.store_v_seq = True
     node.reset()
     node(torch.full((2, 3), 0.25))

@@ -335,7 +335,7 @@ def test_slices_are_containers(make):
     assert type(longer) is type(whole) and len(longer) == 4 and len(whole) == 3
     x = data(T, N, 4)
     torch.testing.assert_close(part(x), parts[2](x.relu()))
-    assert whole[0] is parts[0] and type(whole[:1] * 2) is type(whole)
+    assert whole[0] is parts[0]
 
 
 @pytest.mark.parametrize("make", CONTAINERS)

@@ -330,40 +330,6 @@ def test_activation_checkpointing_of_other_memories(reentrant):
     assert torch.equal(x.grad, drop.mask.expand(4, 3))
 
 
-def test_functional_gradients_and_vmap():
-    net, x = small_net(), sequence()
-    parameters = {name: p.detach() for name, p in net.named_parameters()}
-
-    def loss(parameters, x):
-        functional.reset_net(net)
-        return (torch.func.functional_call(net, parameters, (x,)) ** 2).mean()
-
-    def by_hand(x):
-        net.zero_grad()
-        loss(dict(net.named_parameters()), x).backward()
-        return {name: p.grad.clone() for name, p in net.named_parameters()}
-
-    whole = torch.func.grad(loss)(parameters, x)
-    one_by_one = torch.func.vmap(
-        torch.func.grad(lambda p, x: loss(p, x.unsqueeze(1))), in_dims=(None, 1)
-    )(parameters, x)  # fmt: skip
-    for name, expected in by_hand(x).items():
-        torch.testing.assert_close(whole[name], expected)
-        assert expected.abs().sum() > 0
-    for i in range(2):
-        for name, expected in by_hand(x[:, i : i + 1]).items():
-            torch.testing.assert_close(one_by_one[name][i], expected, rtol=1e-5, atol=1e-6)
-    functional.reset_net(net)
-
-
-@pytest.mark.parametrize("make", list(surrogate.SURROGATES.values()))
-def test_every_surrogate_under_vmap(make):
-    x = torch.linspace(-1.3, 1.4, 12).reshape(3, 4)
-    for function in (make(), *([make(spiking=False)] if make.formula.primitive else [])):
-        gradient = torch.func.vmap(torch.func.grad(lambda x, f=function: f(x).sum()))(x)
-        torch.testing.assert_close(gradient, make().gradient(x))
-
-
 @pytest.mark.skipif(torch.__version__ < (2, 15), reason="torch.compile of an older torch")
 @pytest.mark.parametrize("mode", ["s", "m"])
 def test_compiled_without_a_graph_break(mode):
