@@ -18,7 +18,7 @@ from snn_mnist.storage.position import Position
 from snn_mnist.storage.tensorboard import TensorBoard
 from snn_mnist.training.evaluator import Evaluation
 from snn_mnist.training.resume import Resumed
-from snn_mnist.visualizing import run_figures
+from snn_mnist.visualizing import run_figures, tensorboard_images
 
 
 class RunFiles:
@@ -52,8 +52,6 @@ class RunFiles:
         self.metrics = MetricsFile(self.folder / "metrics.csv", columns, self.epochs)
         if continued:
             directory.remove_leftovers(self.folder)
-            if self.metrics.missing:
-                print(f"{self.metrics.path} has no rows for {self.metrics.missing}; continuing without them")
         write_file(self.folder / "config.yaml", self._settings())
         environment.note_environment(self.folder / "environment.json", str(self.runtime))
         self.tensorboard = TensorBoard(self.folder, self.epochs, self.metrics.rows)
@@ -92,9 +90,9 @@ class RunFiles:
         """
         config, epochs = self.config, row["epochs"]
         figures = config.figures and not self.resumed.conversion
-        if figures and evaluation.test and run_figures.due(epochs, config.epochs):
+        if figures and evaluation.test and tensorboard_images.due(epochs, config.epochs):
             pictured = evaluation.weight, evaluation.test, evaluation.class_names
-            self.tensorboard.add(lambda writer: run_figures.to_tensorboard(writer, epochs, *pictured))
+            self.tensorboard.add(epochs, *tensorboard_images.summaries(*pictured))
         if last:
             self.tensorboard.end(config.epochs)
             if figures:

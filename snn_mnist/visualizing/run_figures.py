@@ -1,7 +1,7 @@
 """The figures of a run: learning curves, receptive fields, confusion matrix, accuracy against T.
 
-`train` writes them at the end of a run and shows some in TensorBoard before; `plot` draws them again from the files of
-a run. matplotlib is imported when the first one is drawn.
+`train` writes them at the end of a run, `plot` draws them again from its files. matplotlib is imported when the first
+one is drawn.
 """
 
 from __future__ import annotations
@@ -56,26 +56,6 @@ def _accuracies(test: Score) -> list[float]:
     return [test.accuracy(m) for m in range(len(test.readout_steps))]
 
 
-def due(epoch: int, epochs: int) -> bool:
-    """Whether to call `to_tensorboard`, which takes a fifth of a second, after this epoch (from 1): ten times a run."""
-    return epoch in (1, epochs) or epoch % max(1, epochs // 10) == 0
-
-
-def to_tensorboard(writer: Any, epoch: int, weight: Tensor, test: Score, class_names: Sequence[str]) -> None:
-    """Receptive fields and confusion matrix as images, firing rates of the test split as histograms.
-
-    writer: torch's SummaryWriter; its step is the epoch from 1.
-    """
-    writer.add_image("receptive_fields", pixels(receptive_fields(weight, class_names)), epoch, dataformats="HWC")
-    confusion = confusion_matrix(test.confusion(), class_names)
-    writer.add_image("confusion_matrix", pixels(confusion), epoch, dataformats="HWC")
-    rates, labels = test.rates().numpy(), test.labels.numpy()
-    own = np.arange(rates.shape[1]) == labels[:, None]
-    edges = np.linspace(0, 1, 51)
-    writer.add_histogram("firing_rate/neuron_of_the_label", rates[own], epoch, bins=edges)
-    writer.add_histogram("firing_rate/the_other_neurons", rates[~own], epoch, bins=edges)
-
-
 # ---------------------------------------------------------------------------- files
 
 
@@ -85,16 +65,6 @@ def write(path: Path, figure: Figure, flag: str = "-out-dir") -> Path:
     figure.savefig(buffer, format="png")
     write_file(path, buffer.getvalue(), flag)
     return path
-
-
-def pixels(figure: Figure) -> np.ndarray:
-    """The figure [H, W, 3] uint8, at two thirds of a file's resolution."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    figure.set_dpi(drawing.DPI * 2 / 3)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
 
 
 # ---------------------------------------------------------------------------- the figures
@@ -242,7 +212,7 @@ def confusion_matrix(confusion: Tensor, class_names: Sequence[str]) -> Figure:
             axes.text(
                 column, row, f"{count}", ha="center", va="center", color=colour, fontsize=0.75 * size, in_layout=False
             )  # fmt: skip
-    drawing.style(axes, _confusion_title(counts, class_names), "prediction", "label")
+    drawing.style(axes, confusion_title(counts, class_names), "prediction", "label")
     long = max(map(len, class_names)) > 2
     axes.set_xticks(range(len(class_names)), class_names, rotation=45 if long else 0, ha="right" if long else "center")
     axes.set_yticks(range(len(class_names)), class_names)
@@ -251,7 +221,7 @@ def confusion_matrix(confusion: Tensor, class_names: Sequence[str]) -> Figure:
     return figure
 
 
-def _confusion_title(counts: np.ndarray, class_names: Sequence[str]) -> str:
+def confusion_title(counts: np.ndarray, class_names: Sequence[str]) -> str:
     right = 100 * np.trace(counts) / max(counts.sum(), 1)
     wrong = counts - np.diag(np.diag(counts))
     if not wrong.any():

@@ -177,7 +177,7 @@ def test_last_is_the_newest_run(run_directory, tmp_path, monkeypatch):
 def test_errors_name_the_remedy(tmp_path, monkeypatch, capsys, arguments, words, code):
     monkeypatch.chdir(tmp_path)
     make_run(tmp_path / "run", list(rows_of(1)))
-    (make_run(tmp_path / "empty", []) / "metrics.csv").write_text("epoch,train_acc\n")
+    (make_run(tmp_path / "empty", []) / "metrics.csv").write_text("epochs,train_acc\n")
     (tmp_path / "file").write_text("")
     (tmp_path / "nothing").mkdir()
     (tmp_path / "logs" / "inner").mkdir(parents=True)

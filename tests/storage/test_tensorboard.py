@@ -1,12 +1,17 @@
-"""TensorBoard's events of real runs, read back by TensorBoard's own code."""
+"""TensorBoard's events of runs, read back by TensorBoard's own code."""
+
+import os
 
 import pytest
 from tensorboard import context
 from tensorboard.backend.event_processing import data_provider, plugin_event_multiplexer
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins import base_plugin
 from tensorboard.plugins.hparams import backend_context
 
+from snn_mnist.errors import SNNError
 from snn_mnist.settings.config import Config
+from snn_mnist.storage import tensorboard
 from snn_mnist.storage.tensorboard import TensorBoard, hyperparameters
 from tests.support.runs import train_run
 
@@ -49,6 +54,30 @@ def test_a_run_is_there_before_its_first_epoch_ends(tmp_path):
     board.begin(Config(tau=3))
     settings, _, sessions = hparams_page(tmp_path)
     assert ("tau", False) in settings and sessions == {"run": {"_hparams_/session_start_info"}}
+    board.close()
+
+
+@pytest.mark.parametrize("pids", [(99, 5, 30), (5, 99, 7)])
+def test_event_files_of_one_second_are_read_in_the_order_of_their_making(tmp_path, monkeypatch, pids):
+    """Resumed after 3 and after 1 epochs, each time with other losses; the clock stands, then is set back."""
+    monkeypatch.setattr(tensorboard.time, "time", iter([50.0, *[50.5] * 20, *[40.0] * 20]).__next__)
+    for run, (pid, done) in enumerate(zip(pids, (0, 3, 1), strict=True)):
+        monkeypatch.setattr(tensorboard.os, "getpid", lambda pid=pid: pid)
+        board = TensorBoard(tmp_path, done)
+        for epochs in range(done + 1, 5):
+            board.write({"epochs": epochs, "train_loss": run})
+        board.close()
+    losses = EventAccumulator(str(tmp_path)).Reload().Scalars("train_loss")
+    assert [(event.step, event.value) for event in losses] == [(1, 0), (2, 2), (3, 2), (4, 2)]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_is_an_error_of_the_addition(tmp_path, monkeypatch):
+    board = TensorBoard(tmp_path, 0)
+    with open("/dev/full", "wb") as full:
+        os.dup2(full.fileno(), board._records._writer.fileno())
+    with pytest.raises(SNNError, match=f"{tmp_path} can't be written .No space left on device.; free space"):
+        board.write({"epochs": 1, "train_loss": 1.0})
     board.close()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from snn_mnist.settings.config import Config
 from snn_mnist.storage import checkpoint
+from snn_mnist.storage.metrics import MetricsFile
 
 
 def rows_of(epochs: int, gain: float = 0.0, every: int = 1) -> Iterator[dict[str, Any]]:
@@ -30,11 +30,10 @@ def rows_of(epochs: int, gain: float = 0.0, every: int = 1) -> Iterator[dict[str
 def make_run(folder: Path, rows: Sequence[dict[str, Any]], weight: Tensor | None = None) -> Path:
     """A run directory with metrics.csv, and with a checkpoint of a network on the digits if there is a weight."""
     folder.mkdir(parents=True)
-    names = sorted({name for row in rows for name in row})
-    with open(folder / "metrics.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    columns = tuple(dict.fromkeys(["epochs", *(name for row in rows for name in row)]))
+    metrics = MetricsFile(folder / "metrics.csv", columns, 0)
+    for row in rows:
+        metrics.append(row)
     if weight is not None:
         config = Config(dataset="digits", T=20)
         state = {"net": {checkpoint.WEIGHT: weight}, "epoch": len(rows) - 1, "config": config.to_mapping()}

@@ -18,7 +18,7 @@ from snn_mnist.training.learner import Learner, new_optimizer
 from snn_mnist.training.loop import train
 from snn_mnist.training.progress import Progress
 from snn_mnist.training.snapshot import snapshot
-from snn_mnist.visualizing import run_figures
+from snn_mnist.visualizing import run_figures, tensorboard_images
 from tests.support.runs import config, newest, train_run
 
 TEST_IMAGES = 360
@@ -133,7 +133,7 @@ def test_a_checkpoint_within_an_epoch_holds_what_was_done_of_it():
 
 def test_figures_show_the_averaged_weights_which_are_tested_and_saved(tmp_path, monkeypatch):
     shown = []
-    monkeypatch.setattr(run_figures, "to_tensorboard", lambda writer, epoch, weight, *_: shown.append(weight))
+    monkeypatch.setattr(tensorboard_images, "summaries", lambda weight, *_: shown.append(weight) or ())
     monkeypatch.setattr(run_figures, "write_run_figures", lambda folder, weight, *_: shown.append(weight))
     folder = train_run(tmp_path, epochs=1, ema=0.9, **QUICK | {"figures": True})
     state = checkpoint.load(folder)

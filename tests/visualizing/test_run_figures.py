@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_hex
-from torch.utils.tensorboard import SummaryWriter
 
 from snn_mnist.data.datasets import DIGITS, FASHION
 from snn_mnist.errors import SNNError
@@ -186,7 +185,7 @@ def test_the_figures_of_a_run_show_its_last_readout_and_its_curves(tmp_path, mon
     assert counts == {(r, c): expected[r, c] for r in range(10) for c in range(10) if expected[r, c]}
 
 
-# ---------------------------------------------------------------------------- files and TensorBoard
+# ---------------------------------------------------------------------------- files
 
 
 def test_run_figures_are_written(tmp_path):
@@ -200,32 +199,3 @@ def test_run_figures_are_written(tmp_path):
 def test_a_full_disk_is_an_error_that_says_so(tmp_path):
     with pytest.raises(SNNError, match="can't be written"):
         figures.write(tmp_path / "missing" / "a.png", drawing.own_figure())
-
-
-def test_tensorboard_gets_images_and_histograms(tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    tested, weight = random_score(), torch.randn(10, 784)
-    with SummaryWriter(str(tmp_path)) as writer:
-        writer.add_scalar("test_acc", 0.7, 4)
-        figures.to_tensorboard(writer, 4, weight, tested, DIGITS)
-    assert [file.name[:10] for file in tmp_path.iterdir()] == ["events.out"]  # one file, no sub-run
-    events = EventAccumulator(str(tmp_path)).Reload()
-    assert sorted(events.Tags()["images"]) == ["confusion_matrix", "receptive_fields"]
-    for tag in events.Tags()["images"]:
-        (image,) = events.Images(tag)
-        assert image.step == 4 and image.width > 600
-    own, others = (events.Histograms(f"firing_rate/{n}")[0] for n in ("neuron_of_the_label", "the_other_neurons"))
-    rates = tested.rates()
-    labels_rates = rates[torch.arange(len(rates)), tested.labels]
-    assert own.histogram_value.num == 200 and others.histogram_value.num == 1800
-    assert own.histogram_value.sum == pytest.approx(labels_rates.sum().item(), rel=1e-5)
-    assert others.histogram_value.sum == pytest.approx((rates.sum() - labels_rates.sum()).item(), rel=1e-5)
-    assert events.Tags()["scalars"] == ["test_acc"]
-
-
-def test_due_is_about_ten_times_a_run_and_at_the_end():
-    for epochs in (1, 2, 7, 10, 20, 99, 100, 1000):
-        epochs_due = [epoch for epoch in range(epochs) if figures.due(epoch, epochs)]
-        assert {0, epochs - 1} <= set(epochs_due)
-        assert len(epochs_due) <= min(epochs, 21)

@@ -1,0 +1,76 @@
+"""The pictures of a run in TensorBoard: their colours, their text, and what a reader of the event file finds."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from matplotlib import colormaps
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from snn_mnist.data.datasets import DIGITS, FASHION
+from snn_mnist.storage.tensorboard import TensorBoard
+from snn_mnist.visualizing import tensorboard_images as images
+from tests.visualizing.test_run_figures import random_score
+
+STEP = 255 / 127  # between two colours of a channel, at most: a scale has 128
+
+
+def pixels(picture: Image.Image) -> np.ndarray:
+    return np.asarray(picture.convert("RGB")).astype(float)
+
+
+def test_receptive_fields_have_the_colours_of_the_figure():
+    weight = torch.linspace(-1, 1, 7840)[torch.randperm(7840)].reshape(10, 784)
+    found = pixels(images.receptive_fields(weight, DIGITS))
+    limit = np.quantile(weight.abs(), 0.995)
+    expected = colormaps["RdBu_r"]((weight.numpy().reshape(10, 28, 28) / limit + 1) / 2)[..., :3] * 255
+    for number in range(10):
+        left, top = 10 + number % 5 * 156 + 2, 76 + number // 5 * 186 + 2  # the middle of a weight's 5 x 5 pixels
+        field = found[top : top + 140 : 5, left : left + 140 : 5]
+        assert np.abs(field - expected[number]).max() < 2.5 * STEP  # the steepest channel
+        assert found[top - 25 : top - 6, left : left + 140].min() < 100  # the class's name above it
+
+
+@pytest.mark.parametrize("names", [DIGITS, FASHION])
+def test_each_count_is_readable_in_a_cell_of_its_colour(names):
+    counts = torch.diag(torch.full((10,), 900)) + torch.arange(100).reshape(10, 10) % 13
+    found = pixels(images.confusion_matrix(counts, names, "90 % right (4×)"))
+    shares = (counts / counts.sum(1, keepdim=True)).numpy()
+    for row, column in np.ndindex(10, 10):
+        top, left = 66 + 62 * row, 126 + 62 * column
+        cell, text = found[top : top + 62, left : left + 62], found[top + 18 : top + 44, left + 8 : left + 54]
+        colour = np.array(colormaps["Blues"](shares[row, column] ** 0.4)[:3]) * 255
+        assert np.abs(cell[0, 0] - colour).max() < 2.5 * STEP
+        contrast = np.abs(text - cell[0, 0]).max()
+        assert contrast > 100 if counts[row, column] else contrast == 0
+    for edge in (found[66:686, :126], found[700:720, 126:746]):  # names at the left and below
+        assert edge.min() < 50
+    assert found[:, -1].min() == found[-1].min() == 255  # nothing is cut off
+
+
+def test_an_event_file_has_the_images_and_histograms_of_an_epoch(tmp_path):
+    tested, weight = random_score(), torch.randn(10, 784)
+    board = TensorBoard(tmp_path, 3)
+    board.add(4, *images.summaries(weight, tested, DIGITS))
+    board.close()
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert sorted(events.Tags()["images"]) == ["confusion_matrix", "receptive_fields"]
+    for tag in events.Tags()["images"]:
+        (event,) = events.Images(tag)
+        picture = Image.open(io.BytesIO(event.encoded_image_string))
+        assert event.step == 4 and picture.size == (event.width, event.height)
+        assert len(np.unique(pixels(picture).reshape(-1, 3), axis=0)) > 50
+    own, others = (events.Histograms(f"firing_rate/{n}")[0] for n in ("neuron_of_the_label", "the_other_neurons"))
+    rates = tested.rates()
+    labels_rates = rates[torch.arange(len(rates)), tested.labels]
+    assert own.histogram_value.num == 200 and others.histogram_value.num == 1800
+    assert own.histogram_value.sum == pytest.approx(labels_rates.sum().item(), rel=1e-5)
+    assert others.histogram_value.sum == pytest.approx((rates.sum() - labels_rates.sum()).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 7, 10, 20, 99, 100, 1000])
+def test_pictures_are_due_about_ten_times_a_run_and_at_its_ends(epochs):
+    due = [epoch for epoch in range(1, epochs + 1) if images.due(epoch, epochs)]
+    assert {1, epochs} <= set(due) and len(due) <= min(epochs, 21)
