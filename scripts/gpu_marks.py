@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 
 from snn_mnist import __version__
-from snn_mnist.cli.parser import read_options
+from snn_mnist.cli.parser import read_command
 from snn_mnist.errors import SNNError
 from snn_mnist.network.device import choose_device, choose_runtime
 from snn_mnist.network.fused_steps import FusedSteps
@@ -62,7 +62,7 @@ def main() -> int:
     args = parser.parse_args()
     flags = ["-config", str(ROOT / "configs" / "tutorial.yaml"), "-data-dir", args.data_dir, *args.flags]
     try:
-        config = read_options(Config, [*flags, "-device", args.device])
+        _, config = read_command(["train", *flags, "-device", args.device])
         device = choose_device(config.device)
         args.out.mkdir(parents=True, exist_ok=True)
         report(Settings(args.out, flags, config, args.repeats, args.seconds), device, shlex.join(args.flags))

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from snn_mnist.settings.machine import cores
+from snn_mnist.settings.config import cores
 from snn_mnist.visualizing import drawing
 from snn_mnist.visualizing import run_figures as figures
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from snn_mnist.cli.results import spread, write_json
 from snn_mnist.cli.shared_options import json_option
-from snn_mnist.settings.config import DIGITS_INCLUDED, MAX_T, Config, Threads, backends
-from snn_mnist.settings.fields import Options, choice, integer, like, option, several, switch
+from snn_mnist.settings.config import DIGITS_INCLUDED, MAX_T, Config, Threads, backends, train_option
+from snn_mnist.settings.options import Options, option
 from snn_mnist.terminal import fit
 
 if TYPE_CHECKING:
@@ -32,17 +32,17 @@ class BenchOptions(Threads, Options):
     """Settings of `bench`."""
 
     backend: tuple[str, ...] = option(
-        ("auto",), several(choice(backends)), "Machine", "which to measure", shown="all that are available"
+        ("auto",), "Machine", "which to measure", choices=backends, shown="all that are available"
     )
-    T: tuple[int, ...] = option((100,), several(integer(1, MAX_T)), "Work", "time steps")
-    b: tuple[int, ...] = option((64,), several(integer(1)), "Work", "batch sizes")
-    repeats: int = option(5, integer(1, 10_000), "Work", "measurements of each; the median is reported")
-    full: bool = option(False, switch(), "Work", f"measure for {FULL_SECONDS:g} s each time instead of {SECONDS:g} s")
-    dataset: str = like(Config, "dataset", help="what to compute with")
-    data_dir: str = like(Config, "data_dir")
+    T: tuple[int, ...] = option((100,), "Work", "time steps", low=1, high=MAX_T)
+    b: tuple[int, ...] = option((64,), "Work", "batch sizes", low=1)
+    repeats: int = option(5, "Work", "measurements of each; the median is reported", low=1, high=10_000)
+    full: bool = option(False, "Work", f"measure for {FULL_SECONDS:g} s each time instead of {SECONDS:g} s")
+    dataset: str = train_option("dataset", help="what to compute with")
+    data_dir: str = train_option("data_dir")
     json: str | None = json_option()
-    device: str = like(Config, "device")
-    j: int | None = like(Config, "j")
+    device: str = train_option("device")
+    j: int | None = train_option("j")
 
     def notes(self) -> list[str]:
         return super().notes() + self.without_effect({"data_dir": DIGITS_INCLUDED} if self.dataset == "digits" else {})

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from snn_mnist.cli.results import spread, write_json
 from snn_mnist.cli.shared_options import data_directory, json_option
-from snn_mnist.settings.config import Config, Threads
-from snn_mnist.settings.fields import Kind, Options, integer, like, option, options_of
+from snn_mnist.settings.config import Config, Threads, train_option
+from snn_mnist.settings.options import Options, option, options_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,57 +49,55 @@ def _read_mode(value: Any) -> str | float:
     return float(text)
 
 
-MODE = Kind("Max, a percentage such as 99.9%, or a number in (0, 1]", "MODE", (int, float), _read_mode, none=True)
-
-
 @dataclass(frozen=True, kw_only=True)
 class ConvertOptions(Threads, Options):
     """Settings of `convert`: those of `train` that an ANN has, and `mode` and `repeats`."""
 
     mode: str | float | None = option(
         None,
-        MODE,
         "Conversion",
         "activation that becomes rate 1: the largest, a percentile, or a share of the largest",
+        read=_read_mode,
+        wanted="Max, a percentage such as 99.9%, or a number in (0, 1]",
+        metavar="MODE",
         shown="99.9%; of a resumed run its own",
     )
-    T: int = like(Config, "T", group="Conversion", help="time steps of the spiking network")
-    repeats: int = option(10, integer(1, 100_000), "Conversion", "encodings of the test images as Poisson spikes")
-    epochs: int = like(Config, "epochs", default=lambda: 10)
-    b: int = like(Config, "b")
-    opt: str = like(Config, "opt")
-    lr: float = like(Config, "lr")
-    momentum: float = like(Config, "momentum")
-    schedule: str = like(Config, "schedule")
-    ema: float = like(Config, "ema")
-    amp: bool = like(Config, "amp")
-    seed: int = like(Config, "seed")
-    dataset: str = like(Config, "dataset")
-    data_dir: str = like(Config, "data_dir")
-    val: int = like(Config, "val")
-    limit_batches: int | None = like(Config, "limit_batches")
-    out_dir: str = like(Config, "out_dir")
-    name: str | None = like(Config, "name", help="name of the run directory")
-    figures: bool = like(Config, "figures", help="end with figures of the run; -no-figures leaves them out")
-    resume: str | None = like(Config, "resume")
-    force: bool = like(Config, "force")
-    config: str | None = like(Config, "config")
+    T: int = train_option("T", group="Conversion", help="time steps of the spiking network")
+    repeats: int = option(10, "Conversion", "encodings of the test images as Poisson spikes", low=1, high=100_000)
+    epochs: int = train_option("epochs", default=10)
+    b: int = train_option("b")
+    opt: str = train_option("opt")
+    lr: float = train_option("lr")
+    momentum: float = train_option("momentum")
+    schedule: str = train_option("schedule")
+    ema: float = train_option("ema")
+    amp: bool = train_option("amp")
+    seed: int = train_option("seed")
+    dataset: str = train_option("dataset")
+    data_dir: str = train_option("data_dir")
+    val: int = train_option("val")
+    limit_batches: int | None = train_option("limit_batches")
+    out_dir: str = train_option("out_dir")
+    name: str | None = train_option("name", help="name of the run directory")
+    figures: bool = train_option("figures", help="end with figures of the run; -no-figures leaves them out")
+    resume: str | None = train_option("resume")
+    force: bool = train_option("force")
+    config: str | None = train_option("config")
     json: str | None = json_option()
-    device: str = like(Config, "device")
-    backend: str = like(Config, "backend", help="what computes the spiking network; PyTorch computes the ANN")
-    j: int | None = like(Config, "j")
-    eval_every: int = like(Config, "eval_every")
+    device: str = train_option("device")
+    backend: str = train_option("backend", help="what computes the spiking network; PyTorch computes the ANN")
+    j: int | None = train_option("j")
+    eval_every: int = train_option("eval_every")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.training()  # checks what depends on several settings
 
     @classmethod
-    def check_mapping(cls, mapping: Mapping[str, Any], source: str = "") -> dict[str, Any]:
+    def known(cls, mapping: Mapping[Any, Any], source: str = "") -> dict[str, Any]:
         """A file of `train` is read too; what it says of neurons has no meaning here."""
-        own = {each.name for each in options_of(cls)}
-        others = Config.check_mapping({name: mapping[name] for name in mapping if _name(name) not in own}, source)
-        return super().check_mapping({name: mapping[name] for name in mapping if _name(name) not in others}, source)
+        others = {each.name for each in options_of(Config)} - {each.name for each in options_of(cls)}
+        return super().known({key: mapping[key] for key in mapping if str(key).replace("-", "_") not in others}, source)
 
     def training(self) -> Config:
         """The settings of the run, as `train` has them."""

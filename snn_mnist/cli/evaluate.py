@@ -14,13 +14,13 @@ from snn_mnist.cli.shared_options import (
     checkpoint_option,
     json_option,
     out_dir_option,
+    print_unused,
     saved_option,
     seed_option,
     tau_option,
-    tell_idle,
 )
-from snn_mnist.settings.config import Config, Threads
-from snn_mnist.settings.fields import Options, integer, like, option
+from snn_mnist.settings.config import Threads, train_option
+from snn_mnist.settings.options import Options, option
 from snn_mnist.terminal import WIDTH, Meter, fit
 
 if TYPE_CHECKING:
@@ -34,17 +34,17 @@ class EvalOptions(Threads, Options):
 
     resume: str = checkpoint_option()
     out_dir: str = out_dir_option()
-    repeats: int = option(10, integer(1, 100_000), "Test", "encodings of the test images; gives the ± of the accuracy")
+    repeats: int = option(10, "Test", "encodings of the test images; gives the ± of the accuracy", low=1, high=100_000)
     T: int | None = saved_option("T", "Test")
     tau: float | None = tau_option("Test")
     seed: int | None = seed_option("Test")
-    b: int = option(1000, integer(1), "Test", "images at a time; changes no result")
+    b: int = option(1000, "Test", "images at a time; changes no result", low=1)
     json: str | None = json_option()
     dataset: str | None = saved_option("dataset", "Data", help="what to test on")
-    data_dir: str = like(Config, "data_dir")
-    device: str = like(Config, "device")
-    backend: str = like(Config, "backend")
-    j: int | None = like(Config, "j")
+    data_dir: str = train_option("data_dir")
+    device: str = train_option("device")
+    backend: str = train_option("backend")
+    j: int | None = train_option("j")
 
 
 def run(options: EvalOptions) -> int:
@@ -57,7 +57,7 @@ def run(options: EvalOptions) -> int:
     loaded = load_network(options.resume, T=options.T, tau=options.tau, seed=options.seed, dataset=options.dataset)
     config = loaded.config
     runtime = choose_runtime(options.device, options.backend, options.threads)
-    tell_idle(options, config, runtime.device.type)
+    print_unused(options, config, runtime.device.type)
     data = load_dataset(config.dataset, options.data_dir)
     keys = [SpikeKey(config.seed, Stream.EVAL, repeat) for repeat in range(options.repeats)]
     steps = default_readout_steps(config.T)

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 from snn_mnist.cli.shared_options import (
     checkpoint_option,
     out_dir_option,
+    print_unused,
     saved_option,
     seed_option,
     tau_option,
-    tell_idle,
 )
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.settings.config import Config
-from snn_mnist.settings.fields import Options, choice, integer, like, number, option, optional, options_of, path, switch
+from snn_mnist.settings.config import train_option
+from snn_mnist.settings.options import Options, option, options_of
 from snn_mnist.terminal import fit, say
 
 if TYPE_CHECKING:
@@ -40,49 +40,46 @@ class ExportOptions(Options):
     out_dir: str = out_dir_option()
     format: str = option(
         "nir",
-        choice(tuple(ENDINGS)),
         "Files",
         "a NIR graph, integer weights with C and Verilog files, or a page to play with",
+        choices=tuple(ENDINGS),
     )
     out: str | None = option(
-        None, optional(path()), "Files", "the file (hardware: directory) to write", shown="beside the checkpoint"
+        None, "Files", "the file (hardware: directory) to write", path="PATH", shown="beside the checkpoint"
     )
     T: int | None = saved_option("T", "Network")
     tau: float | None = tau_option("Network")
-    dt: float = option(1e-4, number(above=0), "NIR", "seconds a time step stands for")
+    dt: float = option(1e-4, "NIR", "seconds a time step stands for", above=0)
     discretization: str = option(
         "euler",
-        choice(DISCRETIZATIONS),
         "NIR",
         "how the importer steps: forward Euler, or exact for one that uses the exponential",
+        choices=DISCRETIZATIONS,
     )
     threshold: str = option(
         "below",
-        choice(("below", "same")),
         "NIR",
         "NIR fires above its threshold, we at ours: write the next float32 below, or the same number",
+        choices=("below", "same"),
     )
-    allow_lossy: bool = option(False, switch(), "NIR", "write even what the format cannot say: soft reset")
-    verify: bool = option(
-        False, switch(), "NIR", "read the file back and compare its spikes, also in the simulators found here"
-    )
-    verify_images: int = option(100, integer(1), "NIR", "how many test images -verify compares")
-    bits: int = option(8, integer(4, 16), "Hardware", "bits of an integer weight")
+    allow_lossy: bool = option(False, "NIR", "write even what the format cannot say: soft reset")
+    verify: bool = option(False, "NIR", "read the file back and compare its spikes, also in the simulators found here")
+    verify_images: int = option(100, "NIR", "how many test images -verify compares", low=1)
+    bits: int = option(8, "Hardware", "bits of an integer weight", low=4, high=16)
     scale: str = option(
-        "tensor", choice(("tensor", "neuron")), "Hardware", "one scale for all weights or one for each neuron"
+        "tensor", "Hardware", "one scale for all weights or one for each neuron", choices=("tensor", "neuron")
     )
     fraction: int | None = option(
         None,
-        optional(integer(0, 16)),
         "Hardware",
         "fraction bits of a membrane potential",
+        low=0,
+        high=16,
         shown="as many as give the threshold 12 bits",
     )
-    report: bool = option(
-        True, switch(), "Hardware", "measure the accuracy at 16, 8, 6 and 4 bits on the whole test set"
-    )
+    report: bool = option(True, "Hardware", "measure the accuracy at 16, 8, 6 and 4 bits on the whole test set")
     seed: int | None = seed_option("Data")
-    data_dir: str = like(Config, "data_dir")
+    data_dir: str = train_option("data_dir")
 
     def notes(self) -> list[str]:
         reasons = {
@@ -100,7 +97,7 @@ def run(options: ExportOptions) -> None:
     from snn_mnist.network.saved_network import load_network
 
     saved = load_network(options.resume, T=options.T, tau=options.tau, seed=options.seed)
-    tell_idle(options, saved.config)
+    print_unused(options, saved.config)
     if not saved.has_settings and (options.T is None or options.tau is None):
         print(
             f"{saved.path} does not hold tau and T:\n"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from snn_mnist.cli.export import DISCRETIZATIONS, refuse_directory
 from snn_mnist.settings.config import MAX_T
-from snn_mnist.settings.fields import Options, choice, integer, number, option, optional, path
+from snn_mnist.settings.options import Options, option
 from snn_mnist.terminal import fit
 
 
@@ -18,20 +18,14 @@ from snn_mnist.terminal import fit
 class ImportOptions(Options):
     """Settings of `import`. None means: as the file says."""
 
-    file: str = option(None, path("FILE"), "Files", "the NIR file to read", required=True, positional=True)
+    file: str = option(None, "Files", "the NIR file to read", path="FILE", required=True, positional=True)
     out: str | None = option(
-        None, optional(path("FILE")), "Files", "the checkpoint to write", shown="the file with the ending .pth"
+        None, "Files", "the checkpoint to write", path="FILE", shown="the file with the ending .pth"
     )
-    T: int | None = option(None, optional(integer(1, MAX_T)), "NIR", "time steps", shown="the file's, else 100")
-    dt: float | None = option(
-        None, optional(number(above=0)), "NIR", "seconds a time step stands for", shown="the file's, else 1e-4"
-    )
+    T: int | None = option(None, "NIR", "time steps", low=1, high=MAX_T, shown="the file's, else 100")
+    dt: float | None = option(None, "NIR", "seconds a time step stands for", above=0, shown="the file's, else 1e-4")
     discretization: str | None = option(
-        None,
-        optional(choice(DISCRETIZATIONS)),
-        "NIR",
-        "how the file is meant to be stepped",
-        shown="the file's, else euler",
+        None, "NIR", "how the file is meant to be stepped", choices=DISCRETIZATIONS, shown="the file's, else euler"
     )
 
 

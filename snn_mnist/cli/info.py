@@ -21,9 +21,8 @@ from snn_mnist.cli.results import write_json
 from snn_mnist.cli.shared_options import json_option
 from snn_mnist.errors import SNNError
 from snn_mnist.kernels.cuda.packages import mismatch
-from snn_mnist.settings.config import Config
-from snn_mnist.settings.fields import Options, like
-from snn_mnist.settings.machine import cores
+from snn_mnist.settings.config import cores, train_option
+from snn_mnist.settings.options import Options
 from snn_mnist.storage import environment
 from snn_mnist.terminal import fit
 
@@ -45,7 +44,7 @@ OPTIONAL = ("cupy-cuda13x", "cupy-cuda12x", "nir", "optuna", "scipy")
 class InfoOptions(Options):
     """Settings of `info`."""
 
-    data_dir: str = like(Config, "data_dir", help="where to look for the data, as MNIST/raw/… and FashionMNIST/raw/…")
+    data_dir: str = train_option("data_dir", help="where to look for the data, as MNIST/raw/… and FashionMNIST/raw/…")
     json: str | None = json_option()
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from snn_mnist.cli.shared_options import out_dir_option
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.settings.config import Config
-from snn_mnist.settings.fields import Options, option, optional, path, several
+from snn_mnist.settings.options import Options, option
 from snn_mnist.storage.atomic_files import make_directory
 from snn_mnist.storage.directory import LATEST, run_directories
 from snn_mnist.storage.naming import labels, short_names
@@ -38,19 +38,19 @@ class PlotOptions(Options):
 
     runs: tuple[str, ...] = option(
         (),
-        several(path("DIR")),
         "Files",
         "run directories, or directories of runs; of several only the curves, in one figure; "
         "last is the newest run of -out-dir",
+        path="DIR",
         required=True,
         positional=True,
     )
     out_dir: str = out_dir_option()
     out: str | None = option(
         None,
-        optional(path("FILE")),
         "Files",
         "the picture",
+        path="FILE",
         shown="curves.png in the run; of several curves_compared.png in the first",
     )
 
@@ -157,7 +157,7 @@ def plot_network(folder: Path) -> list[Path]:
     from snn_mnist.network.poisson import SpikeKey, Stream
     from snn_mnist.network.saved_network import load_network
     from snn_mnist.network.scoring import default_readout_steps, score_split
-    from snn_mnist.settings.machine import cores
+    from snn_mnist.settings.config import cores
     from snn_mnist.visualizing import run_figures as figures
 
     say(f"testing and drawing {folder}")

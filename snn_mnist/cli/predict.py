@@ -24,14 +24,14 @@ from snn_mnist.cli.shared_options import (
     data_directory,
     json_option,
     out_dir_option,
+    print_unused,
     saved_option,
     seed_option,
     tau_option,
-    tell_idle,
 )
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.settings.config import Config
-from snn_mnist.settings.fields import Options, like, option, optional, path, several, switch
+from snn_mnist.settings.config import train_option
+from snn_mnist.settings.options import Options, option
 from snn_mnist.storage.atomic_files import make_directory, reason, write_file
 
 if TYPE_CHECKING:
@@ -54,9 +54,9 @@ class PredictOptions(Options):
 
     images: tuple[str, ...] = option(
         (),
-        several(path("FILE")),
         "Files",
         "picture files, directories of them, or - for standard input",
+        path="FILE",
         required=True,
         positional=True,
     )
@@ -65,12 +65,10 @@ class PredictOptions(Options):
     T: int | None = saved_option("T", "Images")
     tau: float | None = tau_option("Images")
     seed: int | None = seed_option("Images")
-    show: bool = option(True, switch(), "Images", "draw the prepared picture and the rates in the terminal")
-    save: str | None = option(
-        None, optional(path("DIR")), "Files", "write the prepared pictures there, 28 x 28 pixels, as PNG"
-    )
+    show: bool = option(True, "Images", "draw the prepared picture and the rates in the terminal")
+    save: str | None = option(None, "Files", "write the prepared pictures there, 28 x 28 pixels, as PNG", path="DIR")
     json: str | None = json_option()
-    data_dir: str = like(Config, "data_dir", help="where the test images are that show which margins are low")
+    data_dir: str = train_option("data_dir", help="where the test images are that show which margins are low")
 
 
 @dataclass(frozen=True)
@@ -148,7 +146,7 @@ def run(options: PredictOptions) -> int:
 
     loaded = load_network(options.resume, T=options.T, tau=options.tau, seed=options.seed)
     config = loaded.config
-    tell_idle(options, config)
+    print_unused(options, config)
     loaded.net.spiking.step_mode = "m"
     names = FASHION if config.dataset == "fashion" else DIGITS
     limits = measure_limits(loaded, data_directory(options, config))

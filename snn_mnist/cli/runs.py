@@ -1,7 +1,7 @@
 """Verb `runs`: a table of runs with what differs between them, their results and their state.
 
     python -m snn_mnist runs
-    python -m snn_mnist runs logs other/logs -where dataset=mnist 'last>92' -sort last
+    python -m snn_mnist runs logs other/logs -sort last
 
 `last` and `best` are test accuracies in percent: after the last epoch, and of checkpoint_max.pth; of runs without a
 test, such as the trials of a sweep, those of the held-out images. `speed` is the median of the epochs.
@@ -11,36 +11,22 @@ from __future__ import annotations
 
 import csv
 import io
-import operator
-import re
 import shutil
 import sys
 import textwrap
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from snn_mnist.cli.results import write_json
-from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.settings.config import Config
-from snn_mnist.settings.fields import (
-    Options,
-    choice,
-    like,
-    matching,
-    option,
-    optional,
-    options_of,
-    path,
-    several,
-    switch,
-)
-from snn_mnist.settings.words import closest, show
-from snn_mnist.storage.atomic_files import make_directory, reason, write_file
-from snn_mnist.storage.naming import differences, differing, labels, short_names
+from snn_mnist.errors import UsageError
+from snn_mnist.settings.config import Config, train_option
+from snn_mnist.settings.options import Options, option, options_of
+from snn_mnist.settings.words import show
+from snn_mnist.storage.atomic_files import write_file
+from snn_mnist.storage.naming import differences, differing
 
 if TYPE_CHECKING:
     from snn_mnist.storage.survey import Run
@@ -55,11 +41,6 @@ COLUMNS: dict[str, Callable[[Run], Any]] = {
     "date": lambda run: _date(run.trained),
     "state": lambda run: run.state,
 }
-COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
-    "<=": operator.le, ">=": operator.ge, "!=": operator.ne, "=": operator.eq, "<": operator.lt, ">": operator.gt,
-}  # fmt: skip
-CONDITION = re.compile(r"\s*([\w-]+)\s*(<=|>=|!=|=|<|>)\s*(.*?)\s*")
-WANTED = "a condition such as tau=1.1, last>92 or state=running"
 ROOM = 24  # characters that what differs needs at least beside the results
 
 
@@ -69,59 +50,40 @@ class RunsOptions(Options):
 
     runs: tuple[str, ...] = option(
         ("./logs",),
-        several(path("DIR")),
         "Runs",
         "directories of runs, of -seeds, or runs themselves",
+        path="DIR",
         shown="-out-dir",
         positional=True,
     )
-    out_dir: str = like(
-        Config, "out_dir", help="where the runs are if no DIR is given, and where last finds the newest"
-    )
-    where: tuple[str, ...] | None = option(
-        None,
-        optional(several(replace(matching(CONDITION.pattern, WANTED), metavar="CONDITION"))),
-        "Runs",
-        "only runs with all of these: a column or setting, one of = != < > <= >=, a value; * is any text",
-        shown="all",
+    out_dir: str = train_option(
+        "out_dir", help="where the runs are if no DIR is given, and where last finds the newest"
     )
     sort: str = option(
         "date",
-        choice((*COLUMNS, *SETTINGS)),
         "Runs",
         "column or setting to sort by, the largest last (speed: images/s, the median of the epochs)",
+        choices=(*COLUMNS, *SETTINGS),
     )
-    reverse: bool = option(False, switch(), "Runs", "sort the largest first")
     csv: str | None = option(
-        None,
-        optional(path("FILE")),
-        "Files",
-        "write all settings and results there, accuracies as shares of 1; - is stdout",
+        None, "Files", "write all settings and results there, accuracies as shares of 1; - is stdout", path="FILE"
     )
-    json: str | None = option(None, optional(path("FILE")), "Files", "the same as JSON, with the -seeds; - is stdout")
-    links: str | None = option(
-        None,
-        optional(path("DIR")),
-        "Files",
-        "links to these runs, named by what differs between them, for tensorboard --logdir DIR",
-    )
+    json: str | None = option(None, "Files", "the same as JSON, with the -seeds; - is stdout", path="FILE")
 
 
 def run(options: RunsOptions) -> int:
     from snn_mnist.storage.survey import survey
 
-    conditions = [_condition(text) for text in options.where or ()]
     folders = options.runs if "runs" in options.given else (options.out_dir,)
     found, problems = survey(map(Path, folders))
     for problem in problems:
         print(f"skipped: {problem}", file=sys.stderr)
     if not found:
         raise UsageError(f"no run was found in {', '.join(folders)}; name directories of runs, such as logs")
-    runs = [run for run in found if all(condition(run) for condition in conditions)]
-    runs.sort(key=lambda run: _sort_key(run, options.sort), reverse=options.reverse)
+    runs = sorted(found, key=lambda run: _sort_key(run, options.sort))
     groups = _groups(runs)
     if "-" not in (options.csv, options.json):
-        print("\n".join(table(runs, shutil.get_terminal_size((10_000, 24)).columns)) if runs else "no run fits -where")
+        print("\n".join(table(runs, shutil.get_terminal_size((10_000, 24)).columns)))
         for folder, summary in groups.items():
             print("\n" + group_text(folder, summary))
     if options.csv:
@@ -129,10 +91,6 @@ def run(options: RunsOptions) -> int:
     if options.json:
         listed = [{"folder": str(folder), **summary} for folder, summary in groups.items()]
         write_json(options.json, {"runs": [record(run) for run in runs], "seeds": listed, "skipped": problems})
-    if options.links:
-        _link(Path(options.links), runs)
-        told = sys.stderr if "-" in (options.csv, options.json) else sys.stdout
-        print(f"{len(runs)} links: tensorboard --logdir {options.links}", file=told)
     return 0
 
 
@@ -180,44 +138,6 @@ def _sort_key(run: Run, column: str) -> tuple[Any, ...]:
     """No value comes first; equal ones by date."""
     value = run.trained if column == "date" else _value(run, column)
     return value is not None, 0 if value is None else value, run.trained, run.folder
-
-
-def _condition(text: str) -> Callable[[Run], bool]:
-    """The condition in words such as 'last>92' as a function of a run."""
-    name, sign, wanted = CONDITION.fullmatch(text).groups()  # type: ignore[union-attr]
-    known = {each.lower().replace("_", "-"): each for each in (*COLUMNS, *SETTINGS)}
-    column = known.get(name.lower().replace("_", "-"))
-    if column is None:
-        guess = closest(name, known)
-        remedy = f"did you mean {guess}?" if guess else f"the columns are {', '.join(known)}"
-        raise UsageError(f"-where {text}: there is no column {name}; {remedy}")
-    compare = COMPARISONS[sign]
-
-    def holds(run: Run) -> bool:
-        value = _value(run, column)
-        if value is None and sign not in ("=", "!="):
-            return False
-        if isinstance(value, bool) or value is None:
-            value = show(value)
-        if isinstance(value, str):
-            if sign in ("=", "!="):
-                return fnmatchcase(value.lower(), wanted.lower()) == (sign == "=")
-            return compare(value, wanted)
-        number = _number(wanted)
-        return sign == "!=" if number is None else compare(value, number)
-
-    kind = SETTINGS[column].kind if column in SETTINGS else None
-    textual = column in ("run", "date", "state") or (kind is not None and int not in kind.types)
-    if not textual and _number(wanted) is None and wanted.lower() != "none":
-        raise UsageError(f"-where {text}: {column} is a number; give a number such as {column}{sign}1")
-    return holds
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
 
 
 # ---------------------------------------------------------------------------- the table
@@ -341,19 +261,3 @@ def _write_csv(where: str, records: list[dict[str, Any]]) -> None:
         print(text.getvalue(), end="")
     else:
         write_file(where, text.getvalue(), "-csv")
-
-
-def _link(folder: Path, runs: Sequence[Run]) -> None:
-    """A link to each run in a directory of links only, whose earlier ones are removed."""
-    make_directory(folder, "-links")
-    names = dict(zip(short_names([run.folder for run in runs]), runs, strict=True))
-    try:
-        if others := [each.name for each in folder.iterdir() if not each.is_symlink()]:
-            raise UsageError(f"-links {folder} holds {others[0]}, which is no link; name a new directory")
-        for each in folder.iterdir():
-            each.unlink()
-        for name, label in labels({name: run.config for name, run in names.items()}).items():
-            link = folder / label.replace(", ", "_").replace(" ", "").replace("/", "_")
-            link.symlink_to(names[name].folder.resolve(), target_is_directory=True)
-    except OSError as error:
-        raise SNNError(f"{folder} can't be written ({reason(error)}); choose another -links") from error

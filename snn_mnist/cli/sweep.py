@@ -6,25 +6,15 @@ python -m snn_mnist sweep -tau 1.1,1.3,2 -lr 1e-3:1e-2:log -T 50,100,200 -trials
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.search.space import SWEPT, Choices, Range, grid, sweepable
-from snn_mnist.settings.config import Config, Threads
-from snn_mnist.settings.fields import (
-    Options,
-    choice,
-    integer,
-    like,
-    matching,
-    option,
-    optional,
-    options_of,
-    path,
-    switch,
-)
+from snn_mnist.search.space import SWEPT, Choices, Range, grid, varying
+from snn_mnist.settings.config import Config, Threads, train_option
+from snn_mnist.settings.options import Options, option, options_of
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -33,7 +23,6 @@ if TYPE_CHECKING:
     from snn_mnist.search.plan import Plan
 
 TRIALS = 40
-NAMES = r"[\w][\w.\-]*"
 
 EPILOG = """\
 A setting of Network, Training and -limit-batches has one value, several, as in
@@ -43,27 +32,36 @@ or killed. More machines join with the same -study and -storage: a journal file
 on a shared disk, or a database such as postgresql://user@host/database."""
 
 
+def _study_name(name: str) -> str:
+    if not re.fullmatch(r"\w[\w.\-]*", name):
+        raise ValueError
+    return name
+
+
 @dataclass(frozen=True, kw_only=True)
 class StudyOptions(Threads, Options):
     """Settings of `sweep` that are not those of a training run."""
 
     trials: int | None = option(
-        None, optional(integer(1, 1_000_000)), "Study", "trials of the study", shown=f"{TRIALS}; a grid's own number"
+        None, "Study", "trials of the study", low=1, high=1_000_000, shown=f"{TRIALS}; a grid's own number"
     )
-    sampler: str = option("tpe", choice(("tpe", "random", "grid")), "Study", "how Optuna draws the settings of a trial")
-    seeds: int = option(1, integer(1, 1000), "Study", "runs of a trial, with seeds from -seed up; their mean counts")
-    prune: bool = option(True, switch(), "Study", "stop a trial that falls below the median of the others")
-    repeats: int = option(10, integer(1, 100_000), "Study", "encodings of the test images in the winner's test")
-    study: str = option("sweep", matching(NAMES, "letters, digits, _, - and ."), "Study", "its name and directory")
+    sampler: str = option("tpe", "Study", "how Optuna draws the settings of a trial", choices=("tpe", "random", "grid"))
+    seeds: int = option(1, "Study", "runs of a trial, with seeds from -seed up; their mean counts", low=1, high=1000)
+    prune: bool = option(True, "Study", "stop a trial that falls below the median of the others")
+    repeats: int = option(10, "Study", "encodings of the test images in the winner's test", low=1, high=100_000)
+    study: str = option(
+        "sweep", "Study", "its name and directory", read=_study_name, wanted="letters, digits, _, - and ."
+    )
     storage: str | None = option(
-        None, optional(path("PATH_OR_URL")), "Study", "a journal file, or a database for SQLAlchemy",
+        None,
+        "Study",
+        "a journal file, or a database for SQLAlchemy",
+        path="PATH_OR_URL",
         shown="OUT_DIR/STUDY/journal.log",
-    )  # fmt: skip
-    workers: int | None = option(
-        None, optional(integer(1, 10_000)), "Study", "processes here", shown="one a core; one on a GPU"
     )
+    workers: int | None = option(None, "Study", "processes here", low=1, high=10_000, shown="one a core; one on a GPU")
     heartbeat: int = option(
-        20, integer(1, 86_400), "Study", "seconds between signs of life; after three without, a worker counts as dead"
+        20, "Study", "seconds between signs of life; after three without, a worker counts as dead", low=1, high=86_400
     )
 
 
@@ -71,14 +69,16 @@ def _train_settings() -> list[tuple[str, Any, Any]]:
     """The settings of `train` for a sweep: those of SWEPT may vary."""
     own = {each.name for each in options_of(StudyOptions)} | {"resume", "force", "figures", "test", "name"}
     changes: dict[str, dict[str, Any]] = {
-        each.name: {"kind": sweepable(each.kind)} for each in options_of(Config) if each.name in SWEPT
+        "out_dir": {"help": "the directory of the study is made in here"},
+        "j": {"help": "threads at most, of all workers together"},
+        "config": {"help": "YAML file of settings, lists and ranges; or sweep_best; flags win over it"},
+        "val": {"help": "training images held out; the accuracy on them decides", "shown": "required"},
     }
-    changes["out_dir"] = {"help": "the directory of the study is made in here"}
-    changes["j"] = {"help": "threads at most, of all workers together"}
-    changes["config"] = {"help": "YAML file of settings, lists and ranges; or sweep_best; flags win over it"}
-    changes["val"] = {"help": "training images held out; the accuracy on them decides", "shown": "required"}
+    types = get_type_hints(Config)
     return [
-        (each.name, Any, like(Config, each.name, **changes.get(each.name, {})))
+        (each.name, Any, train_option(each.name, **varying(each)))
+        if each.name in SWEPT
+        else (each.name, types[each.name], train_option(each.name, **changes.get(each.name, {})))
         for each in options_of(Config)
         if each.name not in own
     ]

@@ -27,14 +27,14 @@ from snn_mnist.cli.shared_options import (
     checkpoint_option,
     data_directory,
     out_dir_option,
+    print_unused,
     saved_option,
     seed_option,
     tau_option,
-    tell_idle,
 )
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.settings.config import Config
-from snn_mnist.settings.fields import Options, integer, like, option, optional, path, several
+from snn_mnist.settings.config import Config, train_option
+from snn_mnist.settings.options import Options, option
 from snn_mnist.storage.atomic_files import make_directory, write_file
 from snn_mnist.terminal import fit
 
@@ -54,16 +54,16 @@ class TraceOptions(Options):
 
     resume: str = checkpoint_option()
     out_dir: str = out_dir_option()
-    index: tuple[int, ...] = option((0,), several(integer(0)), "Images", "which test images, counted from 0")
-    misclassified: int = option(0, integer(0), "Images", "instead, the first so many images the network gets wrong")
+    index: tuple[int, ...] = option((0,), "Images", "which test images, counted from 0", low=0)
+    misclassified: int = option(0, "Images", "instead, the first so many images the network gets wrong", low=0)
     T: int | None = saved_option("T", "Images")
     tau: float | None = tau_option("Images")
     seed: int | None = seed_option("Images")
     out: str | None = option(
-        None, optional(path("DIR")), "Files", "where arrays and pictures go", shown="trace_INDEX beside the checkpoint"
+        None, "Files", "where arrays and pictures go", path="DIR", shown="trace_INDEX beside the checkpoint"
     )
     dataset: str | None = saved_option("dataset", "Data", help="what to show")
-    data_dir: str = like(Config, "data_dir")
+    data_dir: str = train_option("data_dir")
 
 
 def run(options: TraceOptions) -> int:
@@ -74,7 +74,7 @@ def run(options: TraceOptions) -> int:
         raise UsageError("-index names images and -misclassified finds them; give one of the two")
     loaded = load_network(options.resume, T=options.T, tau=options.tau, seed=options.seed, dataset=options.dataset)
     config = loaded.config
-    tell_idle(options, config)
+    print_unused(options, config)
     data = load_dataset(config.dataset, data_directory(options, config))
     about = f"{loaded.path} (epoch {loaded.epochs}), {data.name} test images, T {config.T}, seed {config.seed}"
     print(fit(about))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from snn_mnist.cli.shared_options import tell
+from snn_mnist.cli.shared_options import print_notes
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.settings.config import Config
 from snn_mnist.storage import seed_group, seeds
@@ -27,7 +27,7 @@ def run(config: Config) -> int:
     if seeds.is_group(config.resume):
         group = seed_group.resumed(config)
         where = f"the runs stay in {group.folder}"
-        tell(config.without_effect({"out_dir": where, "name": where, "force": "it is for a single run"}))
+        print_notes(config.without_effect({"out_dir": where, "name": where, "force": "it is for a single run"}))
         if not group.unfinished():
             if "seeds" in config.flags:  # a smaller number takes a larger one back
                 seeds.write_summary(group.folder, group.wanted)

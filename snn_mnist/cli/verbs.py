@@ -5,16 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from snn_mnist.cli import bench, convert, evaluate, export, import_nir, info, plot, predict, runs, sweep, trace, train
-from snn_mnist.settings.config import Config
-from snn_mnist.settings.fields import Options, options_of
-from snn_mnist.settings.resume_rules import RESUME_RULES
-
-PROGRAM = "python -m snn_mnist"
+from snn_mnist.settings.config import RESUME_RULES, Config
+from snn_mnist.settings.options import Options
 
 
 @dataclass(frozen=True)
 class Verb:
-    """A verb: the record of its settings and the function that carries it out; None stands for exit code 0."""
+    """A verb: the record of its settings and the function that carries it out; None means exit code 0."""
 
     record: type[Options]
     run: Callable[[Any], int | None]
@@ -36,13 +33,3 @@ VERBS = {
     "bench": Verb(bench.BenchOptions, bench.run, "measure the images per second of every backend"),
     "info": Verb(info.InfoOptions, info.run, "show versions, devices, backends and the data found"),
 }
-
-
-def usage(name: str = "") -> str:
-    """'python -m snn_mnist predict FILE ... [flags]'"""
-    if name not in VERBS:
-        return f"{PROGRAM} VERB [flags]"
-    positional = [each for each in options_of(VERBS[name].record) if each.positional]
-    words = [f"{each.kind.metavar}{' ...' if each.kind.many else ''}" for each in positional]
-    words = [word if each.required else f"[{word}]" for word, each in zip(words, positional, strict=True)]
-    return " ".join([PROGRAM, name, *words, "[flags]"])

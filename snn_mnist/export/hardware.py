@@ -32,7 +32,7 @@ from snn_mnist.network.network import CLASSES, PIXELS
 from snn_mnist.network.poisson import SpikeKey, Stream, poisson_encode
 from snn_mnist.network.saved_network import SavedNetwork
 from snn_mnist.network.scoring import score_split
-from snn_mnist.settings.machine import cores
+from snn_mnist.settings.config import cores
 from snn_mnist.storage.atomic_files import make_directory, write_file
 
 GOLDEN_IMAGES = 16

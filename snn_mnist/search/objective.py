@@ -20,8 +20,7 @@ from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.search.plan import Plan
 from snn_mnist.search.space import Choices
 from snn_mnist.search.trials import REASON, RUNS, number_of, standing
-from snn_mnist.settings.config import Config
-from snn_mnist.settings.resume_rules import DECIDING
+from snn_mnist.settings.config import DECIDING, Config
 from snn_mnist.settings.words import show
 from snn_mnist.storage import checkpoint
 from snn_mnist.storage.directory import LATEST

@@ -20,8 +20,7 @@ from snn_mnist.network.scoring import score_split
 from snn_mnist.search import messages
 from snn_mnist.search.plan import Plan
 from snn_mnist.search.trials import REASON, RUNS, number_of, standing
-from snn_mnist.settings.config import Config
-from snn_mnist.settings.resume_rules import DECIDING
+from snn_mnist.settings.config import DECIDING, Config
 from snn_mnist.storage.atomic_files import write_file
 from snn_mnist.storage.directory import LATEST
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from snn_mnist.errors import UsageError
 from snn_mnist.settings.config import Config
-from snn_mnist.settings.fields import Kind, options_of
+from snn_mnist.settings.options import Option, options_of
 from snn_mnist.settings.words import show
 
 NOT_SWEPT = ("seed", "seeds")  # of the groups below; -seeds repeats each trial
@@ -47,39 +47,33 @@ class Range:
 Space = Mapping[str, Choices | Range]
 
 
-def sweepable(kind: Kind) -> Kind:
-    """As `kind`, and also a list or a range of such values."""
-    wanted = f"{kind.wanted}; several as a,b,c" if kind.wanted != "one of" else "several as a,b,c or one of"
-    if _is_number(kind):
+def varying(option: Option) -> dict[str, Any]:
+    """What changes of a setting of `train` that may also have a list or a range of values."""
+    wanted = f"{option.allowed}; several as a,b,c"
+    if option.choices:
+        wanted = "several as a,b,c or one of"
+    elif option.type in (int, float):
         wanted += "; a range as low:high or low:high:log with low < high, above 0 for log"
-    types = (*kind.types, type(None), Choices, Range)
-    metavar = kind.metavar or "on,off"  # a switch has a value here
-    return replace(
-        kind, wanted=wanted, metavar=metavar, types=types, none=False, convert=partial(parse, kind),
-        allowed=lambda value: True,
-    )  # fmt: skip
+    metavar = option.value_name or "on,off"  # a switch has a value here
+    return {"read": partial(parse, option), "wanted": wanted, "metavar": metavar}
 
 
-def _is_number(kind: Kind) -> bool:
-    return kind.metavar in ("N", "X")
-
-
-def parse(kind: Kind, value: Any) -> Any:
-    """The value that text stands for, or Choices or a Range of them; one of WRONG where it is not allowed."""
+def parse(option: Option, value: Any) -> Any:
+    """The value that text stands for, or Choices or a Range of them; ValueError or such where it is not allowed."""
     if isinstance(value, Choices | Range):
         return value
     if isinstance(value, str) and "," in value:
-        values = tuple(kind.read(word.strip()) for word in value.split(","))
+        values = tuple(option.convert(word.strip()) for word in value.split(","))
         if len(set(values)) < len(values):
             raise ValueError
         return Choices(values)
-    if isinstance(value, str) and ":" in value and _is_number(kind):
+    if isinstance(value, str) and ":" in value and option.type in (int, float):
         low, high, *scale = value.split(":")
-        limits = kind.read(low), kind.read(high)
+        limits = option.convert(low), option.convert(high)
         if scale not in ([], ["log"]) or not limits[0] < limits[1] or (scale and limits[0] <= 0):
             raise ValueError
         return Range(*limits, log=bool(scale))
-    return kind.read(value)
+    return option.convert(value)
 
 
 def grid(space: Space) -> list[dict[str, Any]]:

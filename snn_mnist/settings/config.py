@@ -1,24 +1,14 @@
 """The settings of training: `Config`, checked when made. Its equations are those of the README."""
 
+import dataclasses
 import os
+import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from snn_mnist.errors import UsageError
-from snn_mnist.settings.fields import (
-    Options,
-    choice,
-    file_name,
-    integer,
-    matching,
-    number,
-    option,
-    optional,
-    options_of,
-    path,
-    switch,
-)  # fmt: skip
+from snn_mnist.settings.options import Options, declared_as, option, options_of
 from snn_mnist.settings.words import show
 
 DATASETS = ("mnist", "fashion", "digits")
@@ -35,6 +25,7 @@ def _surrogates() -> Iterable[str]:
 
 
 def backends() -> Iterable[str]:
+    """Return the words for -backend."""
     from snn_mnist.kernels.backends import BACKENDS
 
     return ("auto", *BACKENDS)
@@ -44,6 +35,26 @@ def _data_dir() -> str:
     return os.environ.get("SNN_MNIST_DATA") or "./data"
 
 
+def _device(text: str) -> str:
+    kind, _, number = text.partition(":")
+    if text not in ("auto", "cpu", "cuda") and not (kind == "cuda" and number.isdecimal() and len(number) < 4):
+        raise ValueError
+    return text
+
+
+def _file_name(name: str) -> str:
+    """A name within another directory, without anything that a shell or another system would misread."""
+    plain = name.isprintable() and not set(name) & set('/\\:*?"<>|') and name == name.strip()
+    if not plain or name[:1] in ("", ".", "-") or name == "last" or len(name.encode()) > 200:
+        raise ValueError
+    return name
+
+
+def cores() -> int:
+    """Return the number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class Threads:
     """For a record with `j`: the threads to use, and a note where they are fewer than was asked for."""
 
@@ -51,8 +62,6 @@ class Threads:
 
     @property
     def threads(self) -> int:
-        from snn_mnist.settings.machine import cores
-
         return min(self.j or cores(), cores())
 
     def notes(self) -> list[str]:
@@ -63,144 +72,122 @@ class Threads:
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Threads, Options):
-    """Everything that decides a training run. Checked when made; `given` names what the user set."""
+    """Everything that decides a training run."""
 
-    # Network
-    T: int = option(100, integer(1, MAX_T), "Network", "time steps an image is shown for", fixed=True)
-    neuron: str = option("lif", choice(("lif", "if")), "Network", "leaky or plain integrate-and-fire", fixed=True)
-    tau: float = option(
-        2.0, number(above=1), "Network", "membrane time constant of the LIF neuron, in time steps", fixed=True
-    )
-    v_threshold: float = option(1.0, number(), "Network", "a neuron fires at or above this potential", fixed=True)
+    T: int = option(100, "Network", "time steps an image is shown for", low=1, high=MAX_T, fixed=True)
+    neuron: str = option("lif", "Network", "leaky or plain integrate-and-fire", choices=("lif", "if"), fixed=True)
+    tau: float = option(2.0, "Network", "membrane time constant of the LIF neuron, in time steps", above=1, fixed=True)
+    v_threshold: float = option(1.0, "Network", "a neuron fires at or above this potential", fixed=True)
     v_reset: float | None = option(
-        0.0,
-        optional(number()),
-        "Network",
-        "potential after a spike; none subtracts the threshold (soft reset)",
-        fixed=True,
+        0.0, "Network", "potential after a spike; none subtracts the threshold (soft reset)", fixed=True
     )
-    surrogate: str = option("atan", choice(_surrogates), "Network", "surrogate gradient of the spike", fixed=True)
+    surrogate: str = option("atan", "Network", "surrogate gradient of the spike", choices=_surrogates, fixed=True)
     alpha: float | None = option(
-        None,
-        optional(number(0)),
-        "Network",
-        "width parameter of the surrogate",
-        shown="the surrogate's own",
-        fixed=True,
+        None, "Network", "width parameter of the surrogate", low=0, shown="the surrogate's own", fixed=True
     )
 
-    # Training
-    epochs: int = option(
-        100, integer(1), "Training", "passes over the training images, those of a resumed run included"
-    )
-    b: int = option(64, integer(1), "Training", "batch size; the last incomplete batch is dropped", fixed=True)
-    opt: str = option("adam", choice(("adam", "sgd")), "Training", "optimiser", fixed=True)
-    lr: float = option(1e-3, number(above=0), "Training", "learning rate")
-    momentum: float = option(0.9, number(0, below=1), "Training", "momentum of SGD", fixed=True)
+    epochs: int = option(100, "Training", "passes over the training images, those of a resumed run included", low=1)
+    b: int = option(64, "Training", "batch size; the last incomplete batch is dropped", low=1, fixed=True)
+    opt: str = option("adam", "Training", "optimiser", choices=("adam", "sgd"), fixed=True)
+    lr: float = option(1e-3, "Training", "learning rate", above=0)
+    momentum: float = option(0.9, "Training", "momentum of SGD", low=0, below=1, fixed=True)
     schedule: str = option(
         "constant",
-        choice(("constant", "cosine")),
         "Training",
         "learning rate over the run; cosine falls to 0 at the last epoch",
+        choices=("constant", "cosine"),
     )
     ema: float = option(
         0.0,
-        number(0, below=1),
         "Training",
-        "decay of the exponential moving average (EMA) of the weights, which is tested and saved instead of the "
-        "weights; 0 is off",
+        "decay of the exponential moving average (EMA) of the weights, which is tested and saved "
+        "instead of the weights; 0 is off",
+        low=0,
+        below=1,
         fixed=True,
     )
     amp: bool = option(
-        False,
-        switch(),
-        "Training",
-        "mixed precision: float16 with loss scaling on CUDA, bfloat16 without on the CPU",
-        fixed=True,
+        False, "Training", "mixed precision: float16 with loss scaling on CUDA, bfloat16 without on the CPU", fixed=True
     )
     seed: int = option(
         0,
-        integer(0, MAX_SEED),
         "Training",
         "decides weights, spikes and batch order; spikes and order are the same on every machine",
+        low=0,
+        high=MAX_SEED,
         fixed=True,
     )
     seeds: int = option(
         1,
-        integer(1, MAX_SEEDS),
         "Training",
         "repeat the run with this many seeds from -seed up; report mean ± std; -resume their directory to continue",
+        low=1,
+        high=MAX_SEEDS,
     )
 
-    # Data
-    dataset: str = option("mnist", choice(DATASETS), "Data", "what to learn; digits needs no download", fixed=True)
+    dataset: str = option("mnist", "Data", "what to learn; digits needs no download", choices=DATASETS, fixed=True)
     data_dir: str = option(
         _data_dir,
-        path("DIR"),
         "Data",
         "where the data are, as MNIST/raw/… and FashionMNIST/raw/…; missing files are downloaded there",
+        path="DIR",
         shown="$SNN_MNIST_DATA, else ./data",
     )
     val: int = option(
         0,
-        integer(0),
         "Data",
         "training images held out to choose the best checkpoint; with 0 the test images choose it",
+        low=0,
         fixed=True,
     )
-    test: bool = option(
-        True, switch(), "Data", "test on the test images too; -no-test keeps them unseen, and needs -val"
-    )
+    test: bool = option(True, "Data", "test on the test images too; -no-test keeps them unseen, and needs -val")
     limit_batches: int | None = option(
-        None, optional(integer(1)), "Data", "at most this many batches an epoch", shown="all", fixed=True
+        None, "Data", "at most this many batches an epoch", low=1, shown="all", fixed=True
     )
 
-    # Files
-    out_dir: str = option("./logs", path("DIR"), "Files", "the run directory is made in here; nothing is overwritten")
+    out_dir: str = option("./logs", "Files", "the run directory is made in here; nothing is overwritten", path="DIR")
     name: str | None = option(
         None,
-        optional(file_name()),
         "Files",
         "name of the run directory; with -seeds, of the directory of these runs",
+        read=_file_name,
+        wanted="a plain file name: letters, digits and marks such as _ - . within it, no / and not the word last",
         shown="made of what differs from the defaults",
         saved=False,
     )
     figures: bool = option(
         True,
-        switch(),
         "Files",
         "end with figures of the run; ten times a run they go to TensorBoard; -no-figures leaves them out",
     )
-    resume: str | None = option(None, optional(path()), "Files", f"continue from {CHECKPOINT}", saved=False)
-    force: bool = option(
-        False, switch(), "Files", "resume although settings that change the result differ", saved=False
-    )
+    resume: str | None = option(None, "Files", f"continue from {CHECKPOINT}", path="PATH", saved=False)
+    force: bool = option(False, "Files", "resume although settings that change the result differ", saved=False)
     config: str | None = option(
         None,
-        optional(path("FILE")),
         "Files",
         "YAML file of settings (names as the flags'), or a recipe: best, digits, quick, tutorial; flags win over it",
+        path="FILE",
         saved=False,
     )
 
-    # Machine
     device: str = option(
         "auto",
-        matching(r"auto|cpu|cuda(:\d{1,3})?", "auto, cpu, cuda, cuda:0, cuda:1, …"),
         "Machine",
         "cpu, cuda, cuda:1, …; auto takes a GPU where there is one",
+        read=_device,
+        wanted="auto, cpu, cuda, cuda:0, cuda:1, …",
     )
     backend: str = option(
         "auto",
-        choice(backends),
         "Machine",
         "what computes: torch is the reference, numba (CPU) and cupy (CUDA) are fused",
+        choices=backends,
     )
     step_mode: str = option(
-        "m", choice(("s", "m")), "Machine", "one time step or all T at once; s needs the least memory, m is fast"
+        "m", "Machine", "one time step or all T at once; s needs the least memory, m is fast", choices=("s", "m")
     )
-    j: int | None = option(None, optional(integer(1)), "Machine", "threads at most", shown="all cores", saved=False)
-    eval_every: int = option(1, integer(1), "Machine", "test after every so many epochs, and after the last")
+    j: int | None = option(None, "Machine", "threads at most", low=1, shown="all cores", saved=False)
+    eval_every: int = option(1, "Machine", "test after every so many epochs, and after the last", low=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -279,38 +266,79 @@ class Config(Threads, Options):
             if applies
         }
 
-    # ------------------------------------------------------------------------ files and resume
-
     @classmethod
     def from_yaml(cls, file: str | os.PathLike[str]) -> Self:
-        from snn_mnist.settings.config_file import read_yaml
+        from snn_mnist.settings.yaml_file import read_yaml
 
         return cls.from_mapping(read_yaml(file), str(file))
 
     def to_yaml(self) -> str:
-        """The resolved settings as a file for `-config`."""
-        from snn_mnist.settings.config_file import yaml_text
+        """Return the resolved settings as a file for `-config`."""
+        from snn_mnist.settings.yaml_file import yaml_text
 
         return yaml_text(self.to_mapping())
 
     def on_top_of(self, saved: Mapping[str, Any], source: str = "") -> Self:
-        """What a resumed run uses: its saved settings, and over them the ones the user gave now."""
+        """Return the settings of a resumed run: its saved ones, and over them those that the user gave now."""
         given = {name: getattr(self, name) for name in self.given}
         if os.environ.get("SNN_MNIST_DATA"):  # says where the data are now, wherever they were then
             given.setdefault("data_dir", self.data_dir)
         unsaved = {each.name: getattr(self, each.name) for each in options_of(type(self)) if not each.saved}
-        return replace(self, **{**type(self).check_mapping(saved, source), **unsaved, **given})
+        return replace(self, **{**self.known(saved, source), **unsaved, **given, "source": source})
 
     def changes_of_fixed_settings(self, saved: Mapping[str, Any]) -> list[str]:
-        """`changes` of the settings that may not change on resume."""
-        fixed = (each.name for each in options_of(type(self)) if each.fixed)
-        return self.changes(type(self).from_mapping(saved), fixed)
+        """Return `changes` of the settings that may not change on resume."""
+        return self.changes(type(self).from_mapping(saved), FIXED_ON_RESUME)
 
     def changes(self, before: Self, names: Iterable[str]) -> list[str]:
-        """'tau 2.0 → 1.5' for every one of these settings that differs from what it was before."""
+        """Return 'tau 2.0 → 1.5' for every one of these settings that differs from what it was before."""
         unused = self.unused & before.unused
         return [
             f"{name} {show(getattr(before, name))} → {show(getattr(self, name))}"
             for name in names
             if name not in unused and getattr(before, name) != getattr(self, name)
         ]
+
+
+def train_option(name: str, **changes: Any) -> Any:
+    """Return the setting of `train` as a field of another record; `changes` replace what is declared of it."""
+    field = {each.name: each for each in dataclasses.fields(Config)}[name]
+    default = field.default_factory if field.default is dataclasses.MISSING else field.default
+    default = changes.pop("default", default)
+    return declared_as(replace(field.metadata["option"], **changes), default)
+
+
+# ---------------------------------------------------------------------------- resume
+
+FIXED_ON_RESUME = tuple(each.name for each in options_of(Config) if each.fixed)
+"""Another value of these gives another result, which is neither the old run's nor a new one's."""
+
+CHANGEABLE_ON_RESUME = ("epochs", "lr", "schedule")
+"""These may change besides, as the settings of the machine and of files do."""
+
+DECIDING = tuple(each.name for each in options_of(Config) if each.fixed or each.name in CHANGEABLE_ON_RESUME)
+"""The settings that decide the result, in the order of their declaration."""
+
+
+def _paragraph(text: str, indent: int = 2) -> str:
+    space = " " * indent
+    return textwrap.fill(text, 78, initial_indent=space, subsequent_indent=space, break_on_hyphens=False)
+
+
+def _flags(names: Iterable[str]) -> str:
+    return ", ".join("-" + name.replace("_", "-") for name in names)
+
+
+RESUME_RULES = "\n".join([
+    "Resuming (-resume FILE_OR_DIRECTORY):",
+    _paragraph("The run continues in its own directory with its own settings, exactly as if it had never stopped. "
+               f"A flag given now replaces the saved setting: {_flags(CHANGEABLE_ON_RESUME)} and the settings of the "
+               "machine may change. These may not, because the result would belong neither to the old run nor to a "
+               "new one, unless -force is given:"),
+    _paragraph(_flags(FIXED_ON_RESUME), 4),
+    _paragraph("With -force and such a change, with another -out-dir, or from a file other than a run's "
+               "checkpoint_latest.pth, it continues in a new directory, with a metrics.csv and a "
+               "checkpoint_max.pth of its own. A finished run has nothing to do; extend it with a larger -epochs."),
+    _paragraph("Of a directory made by -seeds all unfinished runs continue, one after another; a larger -seeds adds "
+               "runs. -lr and -schedule, and with a cosine -epochs, may not change there."),
+])  # fmt: skip

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from snn_mnist import __version__
-from snn_mnist.settings.machine import cores
+from snn_mnist.settings.config import cores
 from snn_mnist.storage.atomic_files import write_file
 
 if TYPE_CHECKING:

@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from snn_mnist.settings.config import Config
-from snn_mnist.settings.fields import options_of
-from snn_mnist.settings.resume_rules import DECIDING
+from snn_mnist.settings.config import DECIDING, Config
+from snn_mnist.settings.options import options_of
 from snn_mnist.settings.words import show
 
 SHORT = {

@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.settings.config import Config
-from snn_mnist.settings.resume_rules import DECIDING
+from snn_mnist.settings.config import DECIDING, Config
 from snn_mnist.storage.directory import LATEST, new_run_directory
 from snn_mnist.storage.naming import run_name
 from snn_mnist.storage.position import Position, read_plain

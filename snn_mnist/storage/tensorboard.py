@@ -19,8 +19,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import hparams
 
-from snn_mnist.settings.config import Config
-from snn_mnist.settings.resume_rules import DECIDING
+from snn_mnist.settings.config import DECIDING, Config
 from snn_mnist.settings.words import show
 from snn_mnist.storage.atomic_files import write_error
 from snn_mnist.storage.metrics import METRICS, VALIDATION

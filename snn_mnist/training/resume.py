@@ -8,7 +8,6 @@ from typing import Any
 
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.settings.config import Config
-from snn_mnist.settings.config_file import read_yaml
 from snn_mnist.settings.words import show
 from snn_mnist.storage import checkpoint
 from snn_mnist.storage.directory import LATEST, LEVELS
@@ -99,9 +98,7 @@ def _directory_to_continue(config: Config, path: Path, state: dict[str, Any]) ->
 def _elsewhere(config: Config, folder: Path) -> bool:
     """Whether -out-dir, given on the command line and not by -config alone, is a place where `last` would not find the
     run."""
-    if "out_dir" not in config.given:
-        return False
-    if config.config and read_yaml(config.config).get("out_dir") == config.out_dir:
+    if "out_dir" not in config.flags:
         return False
     runs = folder.resolve(), folder.parent.resolve() / folder.name  # the second where the run is a link
     return Path(config.out_dir).resolve() not in [place for run in runs for place in (run, *run.parents[:LEVELS])]

@@ -9,7 +9,7 @@ from typing import Any
 
 from snn_mnist.errors import SNNError
 from snn_mnist.network.device import Runtime
-from snn_mnist.settings.config_file import yaml_text
+from snn_mnist.settings.yaml_file import yaml_text
 from snn_mnist.storage import checkpoint, directory, environment, seeds
 from snn_mnist.storage.atomic_files import exclusive_lock, write_file
 from snn_mnist.storage.metrics import METRICS, VALIDATION, MetricsFile

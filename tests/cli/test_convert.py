@@ -191,7 +191,7 @@ def test_its_config_repeats_it_and_recipes_are_read(run, nursery: Nursery, tmp_p
     done = nursery.run("convert", "-config", str(folder / "config.yaml"), "-out-dir", str(tmp_path), "-repeats", "1")
     assert done.code == 0, done.err
     assert differences(folder, newest(tmp_path)) == []
-    options = ConvertOptions(**ConvertOptions.check_mapping({"tau": 1.3, "v-reset": "none", "lr": 0.1}, "a.yaml"))
+    options = ConvertOptions.from_mapping({"tau": 1.3, "v-reset": "none", "lr": 0.1}, "a.yaml")
     assert (options.lr, options.training().neuron) == (0.1, "if")
 
 

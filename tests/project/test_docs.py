@@ -19,7 +19,7 @@ from PIL import Image
 
 from snn_mnist.cli import parser as cli
 from snn_mnist.settings.config import Config
-from snn_mnist.settings.fields import markdown_table
+from snn_mnist.settings.options import markdown_table
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "snn_mnist"
@@ -154,7 +154,7 @@ def test_command_lines_are_understood(page, monkeypatch):
     for words in command_lines(page):
         if words and words[0] in cli.VERBS:
             if not {"-help", "--help", "-h"} & set(words):
-                cli.read_options(cli.VERBS[words[0]].record, [word for word in words[1:] if word != "-debug"])
+                cli.read_command(words)
         else:
             assert words and words[0] in ("-help", "--help", "-h", "-version", "--version"), words
 

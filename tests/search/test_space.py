@@ -8,7 +8,7 @@ import pytest
 from nursery import Nursery
 
 from snn_mnist.cli import sweep
-from snn_mnist.cli.parser import read_options
+from snn_mnist.cli.parser import read_command
 from snn_mnist.errors import UsageError
 from snn_mnist.search.objective import suggest
 from snn_mnist.search.plan import Plan
@@ -16,12 +16,12 @@ from snn_mnist.search.sampler import new_sampler
 from snn_mnist.search.space import SWEPT, Choices, Range, corners, grid
 from snn_mnist.search.trials import return_to_queue
 from snn_mnist.settings.config import Config
-from snn_mnist.settings.fields import options_of
+from snn_mnist.settings.options import options_of
 from snn_mnist.storage.metrics import read_metrics
 
 
 def plan_of(*flags: str) -> Plan:
-    return sweep.make_plan(read_options(sweep.SweepOptions, ["-val", "100", *flags]))[0]
+    return sweep.make_plan(read_command(["sweep", "-val", "100", *flags])[1])[0]
 
 
 CASES = [
@@ -45,10 +45,10 @@ CASES = [
 @pytest.mark.parametrize(("name", "text", "value"), CASES)
 def test_values_lists_and_ranges(tmp_path: Path, name: str, text: str, value: object):
     """The same on the command line and in a file, where YAML 1.1 would read 10:50 as 650."""
-    given = getattr(read_options(sweep.SweepOptions, [f"-{name.replace('_', '-')}", text]), name)
+    given = getattr(read_command(["sweep", f"-{name.replace('_', '-')}", text])[1], name)
     file = tmp_path / "study.yaml"
     file.write_text(f"{name}: {text}\n")
-    from_file = getattr(read_options(sweep.SweepOptions, ["-config", str(file)]), name)
+    from_file = getattr(read_command(["sweep", "-config", str(file)])[1], name)
     assert (given, type(given)) == (value, type(value)) and from_file == value
     if isinstance(value, Range):
         assert type(given.low) is type(given.high) is type(value.low)
@@ -64,7 +64,7 @@ def test_values_lists_and_ranges(tmp_path: Path, name: str, text: str, value: ob
 )  # fmt: skip
 def test_what_is_no_value_list_or_range(name: str, text: str):
     with pytest.raises(UsageError, match=f"^-{name.replace('_', '-')} .* is not allowed; give "):
-        read_options(sweep.SweepOptions, [f"-{name.replace('_', '-')}={text}"])
+        read_command(["sweep", f"-{name.replace('_', '-')}={text}"])
 
 
 def test_all_that_decides_the_result_may_vary():
@@ -112,11 +112,11 @@ def test_combinations_that_can_not_be_trained_are_allowed_beside_others():
 def test_no_more_workers_than_trials():
     """The threads are shared among those that there are."""
     plan, workers = sweep.make_plan(
-        read_options(sweep.SweepOptions, ["-val", "1", "-tau", "1.1,2", "-trials", "2", "-j", "2", "-workers", "9"])
+        read_command(["sweep", "-val", "1", "-tau", "1.1,2", "-trials", "2", "-j", "2", "-workers", "9"])[1]
     )
     assert (workers, plan.fixed["j"]) == (2, 1)
     plan, workers = sweep.make_plan(
-        read_options(sweep.SweepOptions, ["-val", "1", "-tau", "1.1,2", "-trials", "1", "-j", "2", "-device", "cpu"])
+        read_command(["sweep", "-val", "1", "-tau", "1.1,2", "-trials", "1", "-j", "2", "-device", "cpu"])[1]
     )
     assert (workers, plan.fixed["j"]) == (1, 2)
 

@@ -16,8 +16,7 @@ from snn_mnist.cli import train as training
 from snn_mnist.cli.main import main
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.network.device import choose_runtime
-from snn_mnist.settings.config import Config
-from snn_mnist.settings.resume_rules import FIXED_ON_RESUME
+from snn_mnist.settings.config import FIXED_ON_RESUME, Config
 from snn_mnist.storage import checkpoint, metrics
 from snn_mnist.training import resume
 from snn_mnist.training.data import TrainingData
@@ -327,7 +326,7 @@ def test_the_out_dir_of_a_configuration_file_moves_no_run(own: Path, tmp_path: P
     monkeypatch.chdir(tmp_path / "elsewhere")
     text = (own / "config.yaml").read_text()
     (own / "config.yaml").write_text(re.sub(r"out_dir: .*", "out_dir: ./logs", text))
-    config = cli.read_options(Config, ["-config", str(own / "config.yaml"), "-resume", str(own), "-epochs", "2"])
+    _, config = cli.read_command(["train", "-config", str(own / "config.yaml"), "-resume", str(own), "-epochs", "2"])
     assert training.run(config) == 0
     assert [row["epochs"] for row in metrics.read_metrics(own / "metrics.csv")] == [1, 2]
     assert list((tmp_path / "elsewhere").iterdir()) == []

@@ -4,7 +4,7 @@ import pytest
 
 from snn_mnist.errors import UsageError
 from snn_mnist.settings.config import Config
-from snn_mnist.settings.fields import options_of
+from snn_mnist.settings.options import options_of
 from snn_mnist.storage.naming import SHORT, labels, run_name, short_names
 from tests.support.runs import train_run
 
