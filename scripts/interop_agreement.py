@@ -28,7 +28,6 @@ VARIANTS: list[tuple[str, dict, dict]] = [  # (name, settings of the network, se
     ("as trained (τ 2)", {}, {}),
     ("dt 1e-3", {}, {"dt": 1e-3}),
     ("for exact importers", {}, {"discretization": "exact"}),
-    ("threshold written as it is", {}, {"threshold": "same"}),
     ("τ 3", {"tau": 3.0}, {}),
     ("V_reset −0.5, V_threshold 0.7", {"v_reset": -0.5, "v_threshold": 0.7}, {}),
     ("IF", {"neuron": "if"}, {}),

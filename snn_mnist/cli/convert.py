@@ -19,16 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from snn_mnist.cli.results import spread, write_json
-from snn_mnist.cli.shared_options import data_directory, json_option
+from snn_mnist.cli.evaluate import accuracy_against_T
+from snn_mnist.cli.results import write_json
+from snn_mnist.cli.shared_options import given_data_dir, json_option
 from snn_mnist.settings.config import Config, Threads, train_option
 from snn_mnist.settings.options import Options, option, options_of
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from snn_mnist.data.datasets import Split
-    from snn_mnist.network.saved_network import SavedNetwork
     from snn_mnist.network.scoring import Score
 
 NEURONS: dict[str, Any] = {"neuron": "if", "v_reset": None}  # of the network, with the defaults of the others
@@ -130,78 +127,57 @@ def run(options: ConvertOptions) -> int:
 
 
 def report(options: ConvertOptions, folder: Path) -> None:
-    """Tests ANN and network of the latest checkpoint; prints, draws and writes what was found."""
+    """Test ANN and network of the latest checkpoint; print, draw and write the results."""
     from snn_mnist.data.datasets import load_dataset
+    from snn_mnist.network.ann import ann_accuracy, constant_current_score
+    from snn_mnist.network.device import choose_runtime
+    from snn_mnist.network.poisson import SpikeKey, Stream
     from snn_mnist.network.saved_network import load_network
+    from snn_mnist.network.scoring import default_readout_steps, score_split
     from snn_mnist.storage import checkpoint
     from snn_mnist.visualizing import run_figures
 
-    loaded, ann = load_network(str(folder)), checkpoint.load(folder)["ann"]
-    data = load_dataset(loaded.config.dataset, data_directory(options, loaded.config))
-    accuracy = ann_accuracy(ann["weight"], data.test)
-    poisson, constant = spiking_scores(options, loaded, data.test)
+    loaded, ann = load_network(str(folder), data_dir=given_data_dir(options)), checkpoint.load(folder)["ann"]
+    config = loaded.config
+    data, steps = load_dataset(config.dataset, config.data_dir), default_readout_steps(config.T)
+    accuracy, constant = ann_accuracy(ann["weight"], data.test), constant_current_score(loaded.net, data.test, steps)
+    runtime = choose_runtime(options.device, options.backend, options.threads)
+    keys = [SpikeKey(config.seed, Stream.EVAL, repeat) for repeat in range(options.repeats)]
+    poisson, _ = score_split(loaded.net, data.test, runtime, steps, keys)
     results = summarise(accuracy, poisson, constant) | {
         "mode": ann["mode"], "scale": ann["scale"], "checkpoint": str(loaded.path), "epochs": loaded.epochs,
-        "dataset": data.name, "seed": loaded.config.seed,
+        "dataset": data.name, "seed": config.seed,
     }  # fmt: skip
     if options.json != "-":
         print(describe(results, folder), flush=True)
     if options.json:
         write_json(options.json, results)
-    if options.figures if "figures" in options.given else loaded.config.figures:
+    if options.figures if "figures" in options.given else config.figures:
         run_figures.write_run_figures(folder, loaded.net.weight, poisson[0], data.class_names, [run_figures.OF_THE_ANN])
-        against_T = {name: [100 * each["mean"] for each in results["accuracy_against_T"][name].values()]
-                     for name in (POISSON, CONSTANT)}  # fmt: skip
+        against_T = {
+            name: [100 * at["mean"] for at in each.values()] for name, each in results["accuracy_against_T"].items()
+        }
         figure = run_figures.conversion(constant.readout_steps, against_T, 100 * accuracy)
         run_figures.write(folder / run_figures.CONVERSION, figure)
 
 
-def ann_accuracy(weight: Tensor, split: Split) -> float:
-    """Share of images with the highest ReLU(W x) at their label; the lower class wins a tie."""
-    from snn_mnist.network.ann import values
-
-    activation = (values(split.images) @ weight.T).relu()
-    return (activation.argmax(1) == split.labels).double().mean().item()
-
-
-def spiking_scores(options: ConvertOptions, loaded: SavedNetwork, split: Split) -> tuple[list[Score], Score]:
-    """The network's scores for Poisson spikes, one for each encoding (those of `eval`), and for constant current."""
-    import torch
-
-    from snn_mnist.network.ann import constant_current_counts
-    from snn_mnist.network.device import choose_runtime
-    from snn_mnist.network.poisson import SpikeKey, Stream
-    from snn_mnist.network.scoring import Score, default_readout_steps, score_split
-
-    config, steps = loaded.config, default_readout_steps(loaded.config.T)
-    constant = constant_current_counts(loaded.net, split.images, steps)
-    runtime = choose_runtime(options.device, options.backend, options.threads)
-    keys = [SpikeKey(config.seed, Stream.EVAL, repeat) for repeat in range(options.repeats)]
-    poisson, _ = score_split(loaded.net, split, runtime, steps, keys)
-    return poisson, Score(steps, constant, torch.zeros(len(split), dtype=torch.int64), split.labels)
-
-
-# ---------------------------------------------------------------------------- what is printed and written
-
-
 def summarise(ann: float, poisson: list[Score], constant: Score) -> dict[str, Any]:
     """Accuracies, shares of 1, as plain numbers."""
-    against_T = {
-        name: {
-            str(step): spread([each.accuracy(m) for each in scores]) for m, step in enumerate(constant.readout_steps)
-        }
-        for name, scores in ((POISSON, poisson), (CONSTANT, [constant]))
-    }
+    images = len(constant.labels)
     return {
-        "images": len(constant.labels), "encodings": len(poisson), "T": constant.readout_steps[-1],
-        "ann_accuracy": ann, "standard_error": math.sqrt(ann * (1 - ann) / len(constant.labels)),
-        "accuracy_against_T": against_T,
-    }  # fmt: skip
+        "images": images,
+        "encodings": len(poisson),
+        "T": constant.readout_steps[-1],
+        "ann_accuracy": ann,
+        "standard_error": math.sqrt(ann * (1 - ann) / images),
+        "accuracy_against_T": {POISSON: accuracy_against_T(poisson), CONSTANT: accuracy_against_T([constant])},
+    }
 
 
 def describe(results: dict[str, Any], folder: Path) -> str:
     """The report for a person."""
-    against_T, ann, several = results["accuracy_against_T"], results["ann_accuracy"], results["encodings"] > 1
+    ann, several = results["ann_accuracy"], results["encodings"] > 1
+    poisson, constant = (results["accuracy_against_T"][name] for name in (POISSON, CONSTANT))
     lines = [
         "",
         f"ANN: {ann:.2%} of {results['images']:,} test images right "
@@ -210,11 +186,11 @@ def describe(results: dict[str, Any], folder: Path) -> str:
         "",
         f"{'T':>8}  {POISSON:>18}  {CONSTANT:>18}",
     ]
-    for step, spikes in against_T[POISSON].items():
-        deviation = f" ± {100 * spikes['std']:.2f} %" if several else " %"
-        poisson = f"{100 * spikes['mean']:.2f}{deviation}"
-        lines.append(f"{step:>8}  {poisson:>18}  {100 * against_T[CONSTANT][step]['mean']:>16.2f} %")
-    last = [round(100 * (against_T[name][str(results["T"])]["mean"] - ann), 2) + 0.0 for name in (POISSON, CONSTANT)]
+    for step, at in poisson.items():
+        deviation = f" ± {100 * at['std']:.2f} %" if several else " %"
+        cell = f"{100 * at['mean']:.2f}{deviation}"
+        lines.append(f"{step:>8}  {cell:>18}  {100 * constant[step]['mean']:>16.2f} %")
+    last = [round(100 * (each[str(results["T"])]["mean"] - ann), 2) + 0.0 for each in (poisson, constant)]
     lines += [f"{'SNN-ANN':>8}  {last[0]:>+16.2f} %  {last[1]:>+16.2f} %", ""]
     if several:
         lines.append(f"± is the standard deviation over {results['encodings']} encodings of the images")

@@ -6,6 +6,8 @@ python -m snn_mnist eval -resume last
 from __future__ import annotations
 
 import math
+import statistics
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +15,8 @@ from snn_mnist.cli.results import spread, write_json
 from snn_mnist.cli.shared_options import (
     checkpoint_option,
     json_option,
+    open_checkpoint,
     out_dir_option,
-    print_unused,
     saved_option,
     seed_option,
     tau_option,
@@ -24,7 +26,6 @@ from snn_mnist.settings.options import Options, option
 from snn_mnist.terminal import WIDTH, Meter, fit
 
 if TYPE_CHECKING:
-    from snn_mnist.data.datasets import Dataset
     from snn_mnist.network.scoring import Score
 
 
@@ -38,7 +39,6 @@ class EvalOptions(Threads, Options):
     T: int | None = saved_option("T", "Test")
     tau: float | None = tau_option("Test")
     seed: int | None = seed_option("Test")
-    b: int = option(1000, "Test", "images at a time; changes no result", low=1)
     json: str | None = json_option()
     dataset: str | None = saved_option("dataset", "Data", help="what to test on")
     data_dir: str = train_option("data_dir")
@@ -51,96 +51,80 @@ def run(options: EvalOptions) -> int:
     from snn_mnist.data.datasets import load_dataset
     from snn_mnist.network.device import choose_runtime
     from snn_mnist.network.poisson import SpikeKey, Stream
-    from snn_mnist.network.saved_network import load_network
     from snn_mnist.network.scoring import default_readout_steps, score_split
 
-    loaded = load_network(options.resume, T=options.T, tau=options.tau, seed=options.seed, dataset=options.dataset)
-    config = loaded.config
     runtime = choose_runtime(options.device, options.backend, options.threads)
-    print_unused(options, config, runtime.device.type)
-    data = load_dataset(config.dataset, options.data_dir)
+    loaded = open_checkpoint(options, runtime.device.type)
+    config = loaded.config
+    data = load_dataset(config.dataset, config.data_dir)
     keys = [SpikeKey(config.seed, Stream.EVAL, repeat) for repeat in range(options.repeats)]
-    steps = default_readout_steps(config.T)
     with Meter("testing", len(data.test) * len(keys)) as meter:
-        scores, seconds = score_split(loaded.net, data.test, runtime, steps, keys, options.b, meter.step)
-    result = summarise(scores, data) | {
+        steps = default_readout_steps(config.T)
+        scores, seconds = score_split(loaded.net, data.test, runtime, steps, keys, after_each=meter.step)
+    result = summarise(scores, data.class_names) | {
         "checkpoint": str(loaded.path), "epochs": loaded.epochs, "dataset": data.name, "seed": config.seed,
-        "trained_on": loaded.trained_on,
-        "backend": runtime.backend, "device": str(runtime.device),
+        "trained_on": loaded.trained_on, "backend": runtime.backend, "device": str(runtime.device),
         "images_per_s": len(data.test) * options.repeats / seconds,
     }  # fmt: skip
     if not loaded.has_settings:
         result["assumed"] = {"tau": config.tau, "T": config.T}
     if options.json != "-":
-        print(describe(result, runtime))
+        print(describe(result, str(runtime)))
     if options.json:
         write_json(options.json, result)
     return 0
 
 
-def summarise(scores: list[Score], data: Dataset) -> dict[str, Any]:
+def summarise(scores: list[Score], class_names: Sequence[str]) -> dict[str, Any]:
     """All results of the encodings of one split, as plain numbers. Accuracies are shares of 1."""
-    import torch
-
     from snn_mnist.network.network import CLASSES, PIXELS
 
-    readout_steps, labels = scores[0].readout_steps, scores[0].labels
-    n, steps = len(labels), readout_steps[-1]
-    confusion = sum((each.confusion() for each in scores), torch.zeros(CLASSES, CLASSES, dtype=torch.int64))
-    accuracy = spread([each.accuracy() for each in scores])
-    spikes = torch.tensor([each.counts[:, -1].double().mean().item() for each in scores], dtype=torch.float64)
-    silent = sum((each.counts[:, -1].sum(1) == 0).double().mean().item() for each in scores) / len(scores)
-    inputs = torch.tensor([each.input_spikes.double().mean().item() for each in scores], dtype=torch.float64)
-    per_class = confusion.diagonal().double() / confusion.sum(1).clamp(min=1)
+    def mean(of: Callable[[Score], float]) -> float:
+        return statistics.fmean(of(each) for each in scores)
+
+    confusion = scores[0].confusion()
+    for each in scores[1:]:
+        confusion += each.confusion()
+    accuracy, n = spread([each.accuracy() for each in scores]), len(scores[0].labels)
+    inputs = mean(lambda each: each.input_spikes.double().mean().item())
     return {
         "images": n,
         "encodings": len(scores),
-        "T": steps,
+        "T": scores[0].readout_steps[-1],
         "accuracy": accuracy,
         "standard_error": math.sqrt(accuracy["mean"] * (1 - accuracy["mean"]) / n),
         "loss": spread([each.loss() for each in scores]),
-        "class_names": list(data.class_names),
-        "class_accuracy": per_class.tolist(),
+        "class_names": list(class_names),
+        "class_accuracy": (confusion.diagonal().double() / confusion.sum(1).clamp(min=1)).tolist(),
         "confusion": confusion.tolist(),
-        "accuracy_against_T": {
-            str(mark): spread([each.accuracy(m) for each in scores]) for m, mark in enumerate(readout_steps)
-        },
-        "spikes_per_neuron_and_image": spikes.mean().item(),
-        "silent_images": silent,
-        "input_spikes_per_image": inputs.mean().item(),
-        "synaptic_operations_per_image": inputs.mean().item() * CLASSES,
+        "accuracy_against_T": accuracy_against_T(scores),
+        "spikes_per_neuron_and_image": mean(lambda each: each.counts[:, -1].double().mean().item()),
+        "silent_images": mean(lambda each: (each.counts[:, -1].sum(1) == 0).double().mean().item()),
+        "input_spikes_per_image": inputs,
+        "synaptic_operations_per_image": inputs * CLASSES,
         "dense_multiply_accumulates_per_image": PIXELS * CLASSES,
     }
 
 
-def _silence(result: dict[str, Any]) -> list[str]:
-    """A line on images for which no neuron fires, and one if they are of another data set than that of training."""
-    lines, silent, first = [], result["silent_images"], result["class_names"][0]
-    if silent == 1:
-        lines.append(f"silent    all neurons, for every image; each of them counts as {first}")
-    elif silent:
-        lines.append(f"silent    all neurons for {silent:.2%} of the images, which count as {first}")
-    if result["trained_on"] not in ("", result["dataset"]):
-        lines.append(f"tested on {result['dataset']}, trained on {result['trained_on']}")
-    return lines
+def accuracy_against_T(scores: list[Score]) -> dict[str, Any]:
+    """The spread of the accuracy over encodings at each readout step."""
+    return {str(step): spread([each.accuracy(m) for each in scores]) for m, step in enumerate(scores[0].readout_steps)}
 
 
-def describe(result: dict[str, Any], runtime: Any) -> str:
+def describe(result: dict[str, Any], runtime: str) -> str:
     """The report for a person."""
-    accuracy, loss, steps = result["accuracy"], result["loss"], result["T"]
+    accuracy, loss, steps, silent = result["accuracy"], result["loss"], result["T"], result["silent_images"]
     several = result["encodings"] > 1  # a single one has no spread
     of_accuracy = f" ± {100 * accuracy['std']:.2f} % (mean ± std of {result['encodings']} encodings)" if several else ""
     of_loss = f" ± {loss['std']:.5f}" if several else ""
     against_T = [f"{T:>7}: {at['mean']:7.2%}" for T, at in result["accuracy_against_T"].items()]
     lines = [
-        f"{result['checkpoint']} (epoch {result['epochs']}) on {result['images']:,} test images of "
-        f"{result['dataset']}, T {steps}, {runtime}",
-        *(["the checkpoint does not hold tau and T: using {tau} and {T}; -tau and -T change them".format(**assumed)]
-          if (assumed := result.get("assumed")) else []),
+        f"{result['images']:,} test images of {result['dataset']}, {runtime}",
         f"accuracy  {accuracy['mean']:.2%}{of_accuracy}",
         f"          ± {100 * result['standard_error']:.2f} % standard error of a test set of this size",
         f"loss      {loss['mean']:.5f}{of_loss}",
-        *_silence(result),
+        *([f"silent    all neurons for {silent:.2%} of the images, which count as {result['class_names'][0]}"]
+          if silent else []),
         "",
         f"spikes per neuron and image {result['spikes_per_neuron_and_image']:.2f} in {steps} steps",
         f"input spikes per image      {result['input_spikes_per_image']:,.0f}",
@@ -166,12 +150,8 @@ def confusion_table(result: dict[str, Any]) -> list[str]:
     if width + 9 + 10 * (1 + len(str(max(map(max, rows))))) > WIDTH:
         rows, sums = [[round(value / result["encodings"]) for value in row] for row in rows], "mean of"
     largest = len(str(max(map(max, rows))))
-    table = [
+    head = f"confusion matrix, {sums} {encodings} (row: label, column: prediction)"
+    return [head, f"{'class':>{width}} accuracy"] + [
         f"{name:>{width}} {share:7.2%}  " + " ".join(f"{value:>{largest}}" for value in row)
         for name, share, row in zip(names, result["class_accuracy"], rows, strict=True)
-    ]
-    return [
-        f"confusion matrix, {sums} {encodings} (row: label, column: prediction)",
-        f"{'class':>{width}} accuracy",
-        *table,
     ]

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from snn_mnist.cli.shared_options import (
     checkpoint_option,
+    open_checkpoint,
     out_dir_option,
-    print_unused,
     saved_option,
     seed_option,
     tau_option,
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from snn_mnist.network.saved_network import SavedNetwork
 
 DISCRETIZATIONS = ("euler", "exact")
+VERIFIED = 100  # test images that -verify compares
 ENDINGS = {"nir": ".nir", "hardware": "_hardware", "html": ".html"}  # of the default name, by format
 
 
@@ -56,15 +57,8 @@ class ExportOptions(Options):
         "how the importer steps: forward Euler, or exact for one that uses the exponential",
         choices=DISCRETIZATIONS,
     )
-    threshold: str = option(
-        "below",
-        "NIR",
-        "NIR fires above its threshold, we at ours: write the next float32 below, or the same number",
-        choices=("below", "same"),
-    )
     allow_lossy: bool = option(False, "NIR", "write even what the format cannot say: soft reset")
     verify: bool = option(False, "NIR", "read the file back and compare its spikes, also in the simulators found here")
-    verify_images: int = option(100, "NIR", "how many test images -verify compares", low=1)
     bits: int = option(8, "Hardware", "bits of an integer weight", low=4, high=16)
     scale: str = option(
         "tensor", "Hardware", "one scale for all weights or one for each neuron", choices=("tensor", "neuron")
@@ -88,21 +82,14 @@ class ExportOptions(Options):
             if each.group in ("NIR", "Hardware") and each.group.lower() != self.format
         }
         if self.format == "nir" and not self.verify:
-            reasons |= dict.fromkeys(("verify_images", "seed", "data_dir"), "it is for -verify")
+            reasons |= dict.fromkeys(("seed", "data_dir"), "it is for -verify")
         return super().notes() + self.without_effect(reasons)
 
 
 def run(options: ExportOptions) -> None:
     from snn_mnist.export import hardware, html
-    from snn_mnist.network.saved_network import load_network
 
-    saved = load_network(options.resume, T=options.T, tau=options.tau, seed=options.seed)
-    print_unused(options, saved.config)
-    if not saved.has_settings and (options.T is None or options.tau is None):
-        print(
-            f"{saved.path} does not hold tau and T:\n"
-            f"using {saved.config.tau:g} and {saved.config.T}; -tau and -T change them"
-        )
+    saved = open_checkpoint(options)
     out = Path(options.out) if options.out else saved.path.with_name(saved.path.stem + ENDINGS[options.format])
     if options.format == "hardware":
         if out.is_file():
@@ -110,7 +97,7 @@ def run(options: ExportOptions) -> None:
         settings = (options.bits, options.scale, options.fraction, options.report)
         if options.report:
             say("measuring the accuracy of each weight width on all test images")
-        print(fit(hardware.export_hardware(saved, out, options.data_dir, *settings).rstrip(), indent=""))
+        print(fit(hardware.export_hardware(saved, out, saved.config.data_dir, *settings).rstrip(), indent=""))
         print(f"\nwritten to {out}\nthe C reference: cd {shlex.quote(str(out))} && "
               "cc -std=c99 -O2 -o snn_infer snn_infer.c")  # fmt: skip
         return
@@ -118,7 +105,7 @@ def run(options: ExportOptions) -> None:
     if options.format == "nir":
         _export_nir(saved, out, options)
     else:
-        size = html.export_html(saved, out, options.data_dir)
+        size = html.export_html(saved, out, saved.config.data_dir)
         print(f"{out}: {size / 1024:,.0f} kB; open it in a browser")
 
 
@@ -127,11 +114,11 @@ def _export_nir(saved: SavedNetwork, out: Path, options: ExportOptions) -> None:
     from snn_mnist.export import nir, verify
 
     dt, discretization = options.dt, options.discretization
-    graph = nir.export_nir(saved, out, dt, discretization, options.threshold, options.allow_lossy)
+    graph = nir.export_nir(saved, out, dt, discretization, options.allow_lossy)
     print(fit(f"{out}: {nir.describe(graph)}"))
     if not options.verify:
         return
-    images = load_dataset(saved.config.dataset, options.data_dir).test.images[: options.verify_images]
+    images = load_dataset(saved.config.dataset, saved.config.data_dir).test.images[:VERIFIED]
     say("comparing its spikes with those of the network, also in the simulators found here")
     found = verify.compare(out, saved, images, dt, discretization)
     print(f"verified on {len(images):,} test images x {saved.config.T} steps:\n{fit(str(found), indent='    ')}")

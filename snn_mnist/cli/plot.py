@@ -64,24 +64,24 @@ def run(options: PlotOptions) -> int:
     drawn = {folder: rows for folder, rows in found.items() if str(folder) not in missing}
     runs = dict(itertools.islice(drawn.items(), MOST))
     configs = {folder: _config(folder) for folder in runs}
-    different = different_data(configs.values())
-    notes = [*left_out(len(drawn)), *different]
-    for note in notes:
-        print(note)
-    curves = dict(zip(names(configs), runs.values(), strict=True))
+    notes = [f"The first {MOST} of {len(drawn)} runs are drawn; name those to compare"] if len(drawn) > MOST else []
+    datasets = Counter(config.dataset for config in configs.values() if config)
+    if len(datasets) > 1:
+        listed = ", ".join(f"{name} {number}" for name, number in datasets.items())
+        notes.append(f"Different data sets ({listed}): their accuracies can't be compared")
+    print("".join(f"{note}\n" for note in notes), end="")
     first = next(iter(runs))
-    target = Path(options.out or (first / figures.CURVES if len(runs) == 1 else first / COMPARED))
+    target = Path(options.out or first / (figures.CURVES if len(runs) == 1 else COMPARED))
     if target.suffix.lower() != ".png":
         raise UsageError(f"-out {target} is not a PNG file; give a name that ends in .png")
     make_directory(target.parent, "-out")
     if len(runs) == 1 and is_converted(first):
         notes.append(figures.OF_THE_ANN)
-    print(figures.write(target, figures.learning_curves(curves, notes, comparable=not different), "-out"))
-    if len(runs) > 1:
-        return 0
-    if (first / LATEST).is_file():
+    curves = dict(zip(names(configs), runs.values(), strict=True))
+    print(figures.write(target, figures.learning_curves(curves, notes, comparable=len(datasets) < 2), "-out"))
+    if len(runs) == 1 and (first / LATEST).is_file():
         print("\n".join(map(str, plot_network(first))))
-    else:
+    elif len(runs) == 1:
         print(f"{first} has no {LATEST}: learning curves only")
     return 0
 
@@ -109,15 +109,16 @@ def rows_of(folders: Iterable[Path]) -> dict[Path, list[dict[str, Any]]]:
     return found
 
 
-def left_out(count: int) -> list[str]:
-    return [f"The first {MOST} of {count} runs are drawn; name those to compare"] if count > MOST else []
+def _metrics(folder: Path) -> list[dict[str, Any]]:
+    from snn_mnist.storage.metrics import read_metrics
 
-
-def different_data(configs: Iterable[Config | None]) -> list[str]:
-    """A word where the runs learned different data, whose accuracies can't be compared."""
-    counts = Counter(config.dataset for config in configs if config)
-    listed = ", ".join(f"{name} {number}" for name, number in counts.items())
-    return [f"Different data sets ({listed}): their accuracies can't be compared"] if len(counts) > 1 else []
+    path = folder / "metrics.csv"
+    if not path.is_file():
+        what = "has no metrics.csv" if folder.is_dir() else "is not a directory"
+        raise UsageError(f"{folder} {what}; give run directories, such as logs/T100_b64_adam_lr0.001")
+    if rows := read_metrics(path):
+        return rows
+    raise SNNError(f"{path} has no finished epoch yet; train on with -resume {folder}")
 
 
 def names(configs: Mapping[Path, Config | None]) -> list[str]:
@@ -136,22 +137,8 @@ def _config(folder: Path) -> Config | None:
         return None
 
 
-def _metrics(folder: Path) -> list[dict[str, Any]]:
-    from snn_mnist.storage.metrics import read_metrics
-
-    path = folder / "metrics.csv"
-    if not path.is_file():
-        what = "has no metrics.csv" if folder.is_dir() else "is not a directory"
-        raise UsageError(f"{folder} {what}; give run directories, such as logs/T100_b64_adam_lr0.001")
-    rows = read_metrics(path)
-    if not rows:
-        raise SNNError(f"{path} has no finished epoch yet; train on with -resume {folder}")
-    return rows
-
-
 def plot_network(folder: Path) -> list[Path]:
-    """The three figures of a run's latest checkpoint."""
-
+    """The three figures of a run's latest checkpoint, tested with the spikes of that epoch's test."""
     from snn_mnist.data.datasets import load_dataset
     from snn_mnist.network.device import choose_runtime
     from snn_mnist.network.poisson import SpikeKey, Stream
@@ -161,10 +148,10 @@ def plot_network(folder: Path) -> list[Path]:
     from snn_mnist.visualizing import run_figures as figures
 
     say(f"testing and drawing {folder}")
-    loaded = load_network(str(folder))
+    loaded = load_network(str(folder), data_dir=os.environ.get("SNN_MNIST_DATA"))
     config = loaded.config
-    data = load_dataset(config.dataset, os.environ.get("SNN_MNIST_DATA") or config.data_dir)
-    runtime = choose_runtime("auto", "auto", cores())
+    data = load_dataset(config.dataset, config.data_dir)
     key = SpikeKey(config.seed, Stream.TEST, max(loaded.epochs - 1, 0))
-    (tested,), _ = score_split(loaded.net, data.test, runtime, default_readout_steps(config.T), [key])
+    steps = default_readout_steps(config.T)
+    (tested,), _ = score_split(loaded.net, data.test, choose_runtime("auto", "auto", cores()), steps, [key])
     return figures.write_network_figures(folder, loaded.net.weight, tested, data.class_names)

@@ -21,10 +21,9 @@ from typing import TYPE_CHECKING, Any
 from snn_mnist.cli.results import write_json
 from snn_mnist.cli.shared_options import (
     checkpoint_option,
-    data_directory,
     json_option,
+    open_checkpoint,
     out_dir_option,
-    print_unused,
     saved_option,
     seed_option,
     tau_option,
@@ -142,14 +141,12 @@ def classify(net: SNN, pixels: np.ndarray, steps: int, seed: int) -> Prediction:
 
 def run(options: PredictOptions) -> int:
     from snn_mnist.data.datasets import DIGITS, FASHION
-    from snn_mnist.network.saved_network import load_network
 
-    loaded = load_network(options.resume, T=options.T, tau=options.tau, seed=options.seed)
+    loaded = open_checkpoint(options)
     config = loaded.config
-    print_unused(options, config)
     loaded.net.spiking.step_mode = "m"
     names = FASHION if config.dataset == "fashion" else DIGITS
-    limits = measure_limits(loaded, data_directory(options, config))
+    limits = measure_limits(loaded, config.data_dir)
     results, code = [], 0
     for file in files(options.images):
         try:

@@ -4,12 +4,15 @@ import os
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from snn_mnist.errors import UsageError
 from snn_mnist.settings.config import CHECKPOINT, Config, train_option
 from snn_mnist.settings.options import Options, option
-from snn_mnist.terminal import fit_terminal
+from snn_mnist.terminal import fit, fit_terminal
+
+if TYPE_CHECKING:
+    from snn_mnist.network.saved_network import SavedNetwork
 
 SAVED = "the checkpoint's"
 LAST = "last"
@@ -40,10 +43,31 @@ def seed_option(group: str) -> Any:
     return saved_option("seed", group, help="seed of the spikes")
 
 
-def data_directory(options: Any, config: Config) -> str:
-    """Return the user's, if given as a flag or variable, else that of the checkpoint's run."""
-    given = "data_dir" in options.given or os.environ.get("SNN_MNIST_DATA")
-    return options.data_dir if given else config.data_dir
+def given_data_dir(options: Any) -> str | None:
+    """Return the user's directory of data sets, given as a flag or variable; None: that of the checkpoint's run."""
+    return options.data_dir if "data_dir" in options.given or os.environ.get("SNN_MNIST_DATA") else None
+
+
+def open_checkpoint(options: Any, device: str = "") -> "SavedNetwork":
+    """Return the network that -resume names, with the given settings in place of its own; print what it is.
+
+    Flags without effect on it, or on this type of device, are named.
+    """
+    from snn_mnist.network.saved_network import load_network
+
+    changes = {name: getattr(options, name, None) for name in ("T", "tau", "seed", "dataset")}
+    loaded = load_network(options.resume, data_dir=given_data_dir(options), **changes)
+    config, notes = loaded.config, options.without_effect(loaded.config.idle(device))
+    if loaded.trained_on not in ("", config.dataset):
+        notes.append(f"the images are of {config.dataset}, the network was trained on {loaded.trained_on}")
+    if not loaded.has_settings:
+        assumed = f"using {config.tau:g}, {config.T} and {config.dataset}"
+        notes.append(f"the checkpoint does not hold tau, T and the data set: {assumed}")
+    print_notes(notes)
+    if getattr(options, "json", None) != "-":
+        about = f"epoch {loaded.epochs}, trained on {loaded.trained_on or config.dataset}"
+        print(fit(f"{loaded.path} ({about}), T {config.T}, tau {config.tau:g}, seed {config.seed}"))
+    return loaded
 
 
 def resolve_runs(options: Options) -> Options:
@@ -78,8 +102,3 @@ def print_notes(notes: Iterable[str]) -> None:
     """Print each note as a line on stderr."""
     for note in notes:
         print(fit_terminal(f"snn_mnist: note: {note}", sys.stderr), file=sys.stderr)
-
-
-def print_unused(options: Options, config: Config, device: str = "") -> None:
-    """Name the flags that have no effect on a checkpoint with these settings, and on this type of device."""
-    print_notes(options.without_effect(config.idle(device)))

@@ -25,9 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 from snn_mnist.cli.shared_options import (
     checkpoint_option,
-    data_directory,
+    open_checkpoint,
     out_dir_option,
-    print_unused,
     saved_option,
     seed_option,
     tau_option,
@@ -36,11 +35,8 @@ from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.settings.config import Config, train_option
 from snn_mnist.settings.options import Options, option
 from snn_mnist.storage.atomic_files import make_directory, write_file
-from snn_mnist.terminal import fit
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from snn_mnist.data.datasets import Dataset
     from snn_mnist.network.saved_network import SavedNetwork
     from snn_mnist.network.trace import Trace
@@ -68,24 +64,19 @@ class TraceOptions(Options):
 
 def run(options: TraceOptions) -> int:
     from snn_mnist.data.datasets import load_dataset
-    from snn_mnist.network.saved_network import load_network
 
     if "index" in options.given and options.misclassified:
         raise UsageError("-index names images and -misclassified finds them; give one of the two")
-    loaded = load_network(options.resume, T=options.T, tau=options.tau, seed=options.seed, dataset=options.dataset)
+    loaded = open_checkpoint(options)
     config = loaded.config
-    print_unused(options, config)
-    data = load_dataset(config.dataset, data_directory(options, config))
-    about = f"{loaded.path} (epoch {loaded.epochs}), {data.name} test images, T {config.T}, seed {config.seed}"
-    print(fit(about))
-    if not loaded.has_settings:
-        print(f"the checkpoint does not hold T and tau: using {config.T} and {config.tau:g}")
+    data = load_dataset(config.dataset, config.data_dir)
     several = options.misclassified > 1 or len(options.index) > 1
     for trace in find_traces(options, loaded, data):
         print("\n" + describe(trace, data.class_names))
-        folder = choose_directory(trace, loaded.path.parent, options.out, several)
-        save(trace, config, data.class_names, folder)
-        print(f"written to {folder}")
+        folder = Path(options.out or loaded.path.parent)
+        if several or not options.out:
+            folder /= f"trace_{trace.index}"
+        print(f"written to {save(trace, config, data.class_names, folder)}")
     return 0
 
 
@@ -93,39 +84,29 @@ def find_traces(options: TraceOptions, loaded: SavedNetwork, data: Dataset) -> I
     """The traces of the images that -index names, or of the first ones that are misclassified."""
     from snn_mnist.network.trace import misclassified, trace_image
 
+    count = len(data.test)
     if not options.misclassified:
-        indices = list(dict.fromkeys(options.index))
-        if (largest := max(indices)) >= len(data.test):
-            raise UsageError(
-                f"-index {largest}: {data.name} has {len(data.test):,} test images; "
-                f"give numbers from 0 to {len(data.test) - 1}"
-            )
-        yield from (trace_image(loaded.net, data, index, loaded.config) for index in indices)
+        if (largest := max(options.index)) >= count:
+            raise UsageError(f"-index {largest}: {data.name} has {count:,} test images; give numbers up to {count - 1}")
+        yield from (trace_image(loaded.net, data, index, loaded.config) for index in dict.fromkeys(options.index))
         return
     found = 0
     for trace in itertools.islice(misclassified(loaded.net, data, loaded.config), options.misclassified):
         yield trace
         found += 1
     if not found:
-        raise SNNError(f"the network gets all {len(data.test):,} test images right; name some by -index")
+        raise SNNError(f"the network gets all {count:,} test images right; name some by -index")
     if found < options.misclassified:
         print(f"\nthe network gets no other test image wrong than these {found}")
-
-
-# ---------------------------------------------------------------------------- what is printed and written
 
 
 def describe(trace: Trace, class_names: Sequence[str]) -> str:
     """The firing rate of each class, and the prediction."""
     width = max(5, *map(len, class_names))
-    lines = [
-        f"test image {trace.index}, label {class_names[trace.label]}",
-        f"{'class':>{width}}  firing rate",
-    ]
+    lines = [f"test image {trace.index}, label {class_names[trace.label]}", f"{'class':>{width}}  firing rate"]
     for number, (name, rate) in enumerate(zip(class_names, trace.rates, strict=True)):
-        bar = "#" * round(30 * float(rate))
         mark = "  <- prediction" if number == trace.prediction else ""
-        lines.append(f"{name:>{width}}  {rate:.3f}  {bar}{mark}")
+        lines.append(f"{name:>{width}}  {rate:.3f}  {'#' * round(30 * float(rate))}{mark}")
     correct = "right" if trace.prediction == trace.label else f"wrong, it is {class_names[trace.label]}"
     prediction = f"prediction: {class_names[trace.prediction]} ({correct})"
     if not trace.s.any():
@@ -135,19 +116,19 @@ def describe(trace: Trace, class_names: Sequence[str]) -> str:
     return "\n".join([*lines, prediction])
 
 
-def save(trace: Trace, config: Config, class_names: Sequence[str], folder: Path) -> None:
-    """Writes all files of a trace into its directory, which is made."""
-    import numpy as np
+def save(trace: Trace, config: Config, class_names: Sequence[str], wanted: Path) -> Path:
+    """Write all files of a trace into the wanted directory; returns it.
 
+    A directory with the arrays of another trace is left alone: -2, -3, … is then appended to the name.
+    """
     from snn_mnist.visualizing import run_figures, trace_figures
 
+    arrays, folder, number = array_files(trace, config), wanted, 1
+    while any((folder / n).is_file() and (folder / n).read_bytes() != arrays[n] for n in (V_FILE, S_FILE)):
+        number += 1
+        folder = wanted.with_name(f"{wanted.name}-{number}")
     make_directory(folder, "-out")
-    everything = _bytes(
-        np.savez_compressed, v_t_array=trace.v, s_t_array=trace.s, h_t_array=trace.h, x_t_array=trace.x,
-        image=trace.image, input_spikes=trace.input_spikes, firing_rates=trace.rates, index=trace.index,
-        label=trace.label, verdict=trace.prediction, T=len(trace.s), seed=config.seed,
-    )  # fmt: skip
-    for name, content in {V_FILE: _npy(trace.v), S_FILE: _npy(trace.s), ALL_FILE: everything}.items():
+    for name, content in arrays.items():
         write_file(folder / name, content, "-out")
     pictures = {
         "input.png": trace_figures.shown_image(trace, class_names),
@@ -157,43 +138,20 @@ def save(trace: Trace, config: Config, class_names: Sequence[str], folder: Path)
     }
     for name, picture in pictures.items():
         run_figures.write(folder / name, picture, "-out")
-
-
-def _npy(array: np.ndarray) -> bytes:
-    import numpy as np
-
-    return _bytes(np.save, array)
-
-
-def _bytes(save: Any, *arrays: Any, **named: Any) -> bytes:
-    """What numpy's `save` writes to a file."""
-    buffer = io.BytesIO()
-    save(buffer, *arrays, **named)
-    return buffer.getvalue()
-
-
-def choose_directory(trace: Trace, run: Path, out: str | None, several: bool) -> Path:
-    """The directory of a trace: -out (for several images one directory in it for each), else RUN/trace_INDEX.
-
-    A directory that holds another trace is not written to: -out is then refused, else -2, -3, … is appended.
-    """
-    name = f"trace_{trace.index}"
-    if out is None:
-        number = 1
-        while _holds_another(run / name, trace):
-            number += 1
-            name = f"trace_{trace.index}-{number}"
-        return run / name
-    folder = Path(out) / name if several else Path(out)
-    if _holds_another(folder, trace):
-        raise UsageError(f"-out {folder} holds the trace of another image or setting; choose another directory")
     return folder
 
 
-def _holds_another(folder: Path, trace: Trace) -> bool:
-    """Whether an array file there has another content than this trace's."""
-    for name, array in ((V_FILE, trace.v), (S_FILE, trace.s)):
-        file = folder / name
-        if file.exists() and (not file.is_file() or file.read_bytes() != _npy(array)):
-            return True
-    return False
+def array_files(trace: Trace, config: Config) -> dict[str, bytes]:
+    """The contents of the array files, by name."""
+    import numpy as np
+
+    everything: dict[str, Any] = {
+        "v_t_array": trace.v, "s_t_array": trace.s, "h_t_array": trace.h, "x_t_array": trace.x, "image": trace.image,
+        "input_spikes": trace.input_spikes, "firing_rates": trace.rates, "index": trace.index, "label": trace.label,
+        "verdict": trace.prediction, "T": len(trace.s), "seed": config.seed,
+    }  # fmt: skip
+    files = {name: io.BytesIO() for name in (V_FILE, S_FILE, ALL_FILE)}
+    np.save(files[V_FILE], trace.v)
+    np.save(files[S_FILE], trace.s)
+    np.savez_compressed(files[ALL_FILE], **everything)
+    return {name: file.getvalue() for name, file in files.items()}

@@ -52,11 +52,10 @@ def package() -> Any:
 
 
 def export_nir(
-    saved: SavedNetwork, out: Path, dt: float = DEFAULT_DT, discretization: str = "euler", threshold: str = "below",
-    allow_lossy: bool = False,
-) -> Any:  # fmt: skip
+    saved: SavedNetwork, out: Path, dt: float = DEFAULT_DT, discretization: str = "euler", allow_lossy: bool = False
+) -> Any:
     """Writes a NIR file; returns its graph. The arguments are those of `build`."""
-    graph = build(saved, dt, discretization, threshold, allow_lossy)
+    graph = build(saved, dt, discretization, allow_lossy)
     buffer = io.BytesIO()
     package().write(buffer, graph)
     make_directory(out.parent, "-out")
@@ -70,14 +69,11 @@ def describe(graph: Any) -> str:
     return (
         f"Input({PIXELS}) → Affine → {type(neurons).__name__}({CLASSES}) → Output, dt {about['dt']:g} s, "
         f"{about['discretization']}, tau {about['tau']:g} steps, "
-        f"threshold {float(neurons.v_threshold[0])!r} ({about['threshold']})"
+        f"threshold {float(neurons.v_threshold[0])!r}"
     )
 
 
-def build(
-    saved: SavedNetwork, dt: float = DEFAULT_DT, discretization: str = "euler", threshold: str = "below",
-    allow_lossy: bool = False,
-) -> Any:  # fmt: skip
+def build(saved: SavedNetwork, dt: float = DEFAULT_DT, discretization: str = "euler", allow_lossy: bool = False) -> Any:
     """The network as a nir.NIRGraph. UsageError for what NIR can't express, unless allow_lossy."""
     nir, config = package(), saved.config
     if config.v_reset is None and not allow_lossy:
@@ -88,7 +84,7 @@ def build(
     weight = saved.net.weight.detach().cpu().float().numpy()
     reset = np.zeros(CLASSES)
     each = np.ones(CLASSES)
-    level = firing_level(config, threshold) * each
+    level = firing_level(config) * each
     if config.neuron == "if":
         neurons = nir.IF(r=each / dt, v_threshold=level, v_reset=reset)
     else:
@@ -108,7 +104,6 @@ def build(
             "T": config.T,
             "dt": dt,
             "discretization": discretization,
-            "threshold": threshold,
             "neuron": config.neuron,
             "tau": config.tau,
             "v_threshold": config.v_threshold,
@@ -140,14 +135,11 @@ def steps_tau(seconds: float, dt: float, discretization: str) -> float:
     return float(f"{tau:.15g}")
 
 
-def firing_level(config: Config, threshold: str = "below") -> float:
-    """V_threshold - V_reset as a float32, or the next float32 below: for every float32 v,
-    v > firing_level(…) exactly when v >= V_threshold - V_reset."""
+def firing_level(config: Config) -> float:
+    """The float32 for which v > firing_level(…) exactly when v >= V_threshold - V_reset, for every float32 v."""
     threshold_32, reset_32 = np.float32(config.v_threshold), np.float32(config.v_reset or 0.0)
     exact = Fraction(float(threshold_32)) - Fraction(float(reset_32))
     level = np.float32(float(exact))
-    if threshold == "same":
-        return float(level)
     if Fraction(float(level)) < exact:
         level = np.nextafter(level, np.float32(np.inf))
     return float(np.nextafter(level, np.float32(-np.inf)))
@@ -298,10 +290,7 @@ def network(
         gain = np.full(CLASSES, tau)
     elif np.allclose(gain, 1, rtol=1e-6):
         gain = np.ones(CLASSES)
-    level = neurons.v_threshold.astype(np.float32)
-    if _word(metadata, "threshold", "below") == "below":  # v > level is v >= the next float32
-        level = np.nextafter(level, np.float32(np.inf))
-    level = level.astype(np.float64)
+    level = np.nextafter(neurons.v_threshold.astype(np.float32), np.float32(np.inf)).astype(np.float64)  # v > is v >=
     if np.any(level <= reset):
         raise SNNError(f"{source} has a v_threshold that is not above its v_reset {reset:g}; import another network")
     if np.ptp(level):  # different thresholds: v - v_reset of each neuron is scaled so that they become one

@@ -8,7 +8,6 @@ x comes as Poisson spikes, or as a constant current; s is the scale of core/conv
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +16,13 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from snn_mnist.core.conversion import Converter
+from snn_mnist.data.datasets import Split
 from snn_mnist.errors import SNNError
 from snn_mnist.network.autograd_steps import AutogradSteps
 from snn_mnist.network.device import Runtime
 from snn_mnist.network.network import CLASSES, PIXELS, SNN
 from snn_mnist.network.poisson import SpikeKey
+from snn_mnist.network.scoring import Score
 
 CALIBRATION = 10_000  # images at most that the scale is measured on
 
@@ -95,16 +96,22 @@ def scale_of(weight: Tensor, images: Tensor, mode: str | float) -> float:
     return snn.get_buffer("snn tailor.0.2.scale").item()
 
 
+def ann_accuracy(weight: Tensor, split: Split) -> float:
+    """Share of images with the highest ReLU(W x) at their label; the lower class wins a tie."""
+    activation = (values(split.images) @ weight.T).relu()
+    return (activation.argmax(1) == split.labels).double().mean().item()
+
+
 @torch.no_grad()
-def constant_current_counts(net: SNN, images: Tensor, readout_steps: Sequence[int]) -> Tensor:
-    """Output spikes in the first readout_steps[m] steps [N, M, 10], with the pixels' values as input in each step."""
+def constant_current_score(net: SNN, split: Split, readout_steps: list[int]) -> Score:
+    """The score of a network with the pixels' values as input in each step."""
     neurons = copy.deepcopy(net.spiking)
     neurons.step_mode = "s"
     neurons.reset()
-    current = linear(values(images), net.weight)  # [N, 10], the same in each step
+    current = linear(values(split.images), net.weight)  # [N, 10], the same in each step
     total, counts = torch.zeros_like(current), []
     for step in range(1, readout_steps[-1] + 1):
         total += neurons(current)
         if step in readout_steps:
             counts.append(total.clone())
-    return torch.stack(counts, 1)
+    return Score(readout_steps, torch.stack(counts, 1), torch.zeros(len(split), dtype=torch.int64), split.labels)

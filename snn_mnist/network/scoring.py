@@ -84,7 +84,6 @@ def score_split(
     runtime: Runtime,
     readout_steps: list[int],
     keys: Iterable[SpikeKey],
-    batch: int | None = None,
     after_each: Callable[[int], None] = lambda images: None,
 ) -> tuple[list[Score], float]:
     """The scores of a network on a whole split, one for each key, and the seconds they took without compilation."""
@@ -93,6 +92,6 @@ def score_split(
     index = torch.arange(len(split))
     engine.firing_counts(index[:1], readout_steps, SpikeKey(0, 0, 0))  # compiles
     started = time.perf_counter()
-    size = batch or runtime.test_batch
+    size = runtime.test_batch
     scores = [score(engine, index, split.labels, readout_steps, key, size, after_each=after_each) for key in keys]
     return scores, time.perf_counter() - started

@@ -15,8 +15,8 @@ from snn_mnist.cli import convert
 from snn_mnist.cli.convert import ConvertOptions
 from snn_mnist.cli.main import main
 from snn_mnist.core import neuron
-from snn_mnist.data.datasets import load_dataset
-from snn_mnist.network.ann import AnnEngine, WakingReLU, constant_current_counts, scale_of
+from snn_mnist.data.datasets import Split, load_dataset
+from snn_mnist.network.ann import AnnEngine, WakingReLU, constant_current_score, scale_of
 from snn_mnist.network.network import SNN
 from snn_mnist.network.poisson import SpikeKey, Stream
 from snn_mnist.network.scoring import Score
@@ -54,7 +54,7 @@ def test_counts_for_a_constant_current_are_those_of_the_neurons_on_a_sequence():
         spikes = node(linear(images / 255, 3 * net.weight).expand(9, 7, 10))
         net.weight.mul_(3)
     net.spiking(torch.full((7, 10), 0.9))  # what is left of another input
-    counts = constant_current_counts(net, images, [1, 4, 9])
+    counts = constant_current_score(net, Split(images, torch.zeros(7)), [1, 4, 9]).counts
     assert counts.sum() > 0
     assert torch.equal(counts, torch.stack([spikes[:t].sum(0) for t in (1, 4, 9)], 1))
 

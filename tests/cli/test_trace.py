@@ -107,7 +107,7 @@ def test_a_checkpoint_of_the_tutorial_has_its_settings(tmp_path, capsys):
     torch.save({"net": {checkpoint.WEIGHT: weight}, "epoch": 0, "max_test_acc": 0.9}, tmp_path / "old.pth")
     assert main(["trace", "-resume", str(tmp_path / "old.pth"), "-dataset", "digits"]) == 0
     assert steps_of(tmp_path / "trace_0") == 100
-    assert "does not hold T and tau: using 100 and 2" in capsys.readouterr().out
+    assert "does not hold tau, T and the data set: using 2, 100 and digits" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("without_pictures")
@@ -117,15 +117,15 @@ def test_nothing_is_written_over(tmp_path, capsys):
         assert main(base + extra) == 0
     steps = {folder.name: steps_of(folder) for folder in tmp_path.glob("trace_*")}
     assert steps == {"trace_0": 40, "trace_0-2": 10, "trace_0-3": 12}
-    assert main([*base, "-index", "1", "-out", str(tmp_path / "trace_0")]) == 2
-    assert "holds the trace of another image" in capsys.readouterr().err
+    assert main([*base, "-index", "1", "-out", str(tmp_path / "trace_0")]) == 0
+    assert f"written to {tmp_path / 'trace_0-4'}" in capsys.readouterr().out
     assert steps_of(tmp_path / "trace_0") == 40
 
 
 @pytest.mark.parametrize(
     ("flags", "code", "words"),
     [
-        (["-index", "360"], 2, "360 test images; give numbers from 0 to 359"),
+        (["-index", "360"], 2, "360 test images; give numbers up to 359"),
         (["-index", "1", "-misclassified", "1"], 2, "give one of the two"),
         (["-out", "file/x"], 1, "choose another -out"),
     ],
