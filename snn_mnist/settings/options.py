@@ -72,15 +72,17 @@ class Option:
     @property
     def allowed(self) -> str:
         """The allowed values, for error messages."""
-        words = self.wanted or {int: "an integer", float: "a finite number", bool: "true or false"}.get(self.type)
-        if not words:
-            words = f"{'some' if self.several else 'one'} of" if self.choices else "the name of a file or directory"
         between = "from" if None not in (self.low, self.high) else "of at least"
         limits = {between: self.low, "to": self.high, "above": self.above, "below": self.below}
         ends = " and ".join(f"{word} {limit:.10g}" for word, limit in limits.items() if limit is not None)
-        words = (
-            f"{words} {ends.replace(' and to', ' to')}" if ends else "a finite number" if words == "a number" else words
-        )
+        number = f"a number {ends}" if ends else "a finite number"
+        words = self.wanted or {
+            int: f"an integer {ends}".replace(" and to", " to"),
+            float: number,
+            bool: "true or false",
+        }.get(self.type, "the name of a file or directory")
+        if self.choices and not self.wanted:
+            words = f"{'some' if self.several else 'one'} of"
         if self.several and not self.choices:
             words = f"one or several, each {words}"
         return " ".join([f"{words}{' or none' if self.none else ''}", ", ".join(self.words)]).rstrip()
