@@ -24,24 +24,27 @@ from snn_mnist.cli.results import write_json
 from snn_mnist.errors import UsageError
 from snn_mnist.settings.config import Config, train_option
 from snn_mnist.settings.options import Options, option, options_of
-from snn_mnist.settings.words import show
 from snn_mnist.storage.atomic_files import write_file
-from snn_mnist.storage.naming import differences, differing
+from snn_mnist.storage.naming import differences
 
 if TYPE_CHECKING:
     from snn_mnist.storage.survey import Run
 
-SETTINGS = {each.name: each for each in options_of(Config) if each.saved and each.name not in ("epochs", "seeds")}
+SETTINGS = [each.name for each in options_of(Config) if each.saved and each.name not in ("epochs", "seeds")]
 COLUMNS: dict[str, Callable[[Run], Any]] = {
     "run": lambda run: str(run.folder),
-    "epochs": lambda run: run.epochs_done,
-    "last": lambda run: _percent(run.last_known),
-    "best": lambda run: _percent(run.best_known),
+    "epochs": lambda run: run.epochs,
+    "last": lambda run: _accuracies(run)[0],
+    "best": lambda run: _accuracies(run)[1],
     "speed": lambda run: run.images_per_s,
-    "date": lambda run: _date(run.trained),
+    "date": lambda run: run.trained,
     "state": lambda run: run.state,
 }
-ROOM = 24  # characters that what differs needs at least beside the results
+MARKS = {
+    "*": "the highest of all tests, chosen on the test images: too high",
+    "v": "of the held-out images, for lack of a test, as of the trials of a sweep",
+    "a": "of the ANN, as is its best %; eval tests the spiking network",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +75,7 @@ class RunsOptions(Options):
 
 
 def run(options: RunsOptions) -> int:
+    from snn_mnist.storage.seeds import SEEDS, spread_text, summary
     from snn_mnist.storage.survey import survey
 
     folders = options.runs if "runs" in options.given else (options.out_dir,)
@@ -81,166 +85,90 @@ def run(options: RunsOptions) -> int:
     if not found:
         raise UsageError(f"no run was found in {', '.join(folders)}; name directories of runs, such as logs")
     runs = sorted(found, key=lambda run: _sort_key(run, options.sort))
-    groups = _groups(runs)
+    parents = dict.fromkeys(run.folder.parent for run in runs)
+    groups = [{"folder": str(parent), **summary(parent)} for parent in parents if (parent / SEEDS).is_file()]
+    records = [record(run) for run in runs]
     if "-" not in (options.csv, options.json):
         print("\n".join(table(runs, shutil.get_terminal_size((10_000, 24)).columns)))
-        for folder, summary in groups.items():
-            print("\n" + group_text(folder, summary))
+        for each in groups:
+            print(f"\n{each['folder']}: {each['finished']} of {each['seeds']} seeds finished")
+            if each["last_epoch"]:
+                print(f"  last epoch {spread_text(each['last_epoch'])} (mean ± std)")
+            if each["chosen_by_val"]:
+                print(f"  epochs chosen on held-out images {spread_text(each['chosen_by_val'])}")
     if options.csv:
-        _write_csv(options.csv, [record(run) for run in runs])
+        text = io.StringIO()
+        writer = csv.DictWriter(text, records[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(records)
+        if options.csv == "-":
+            print(text.getvalue(), end="")
+        else:
+            write_file(options.csv, text.getvalue(), "-csv")
     if options.json:
-        listed = [{"folder": str(folder), **summary} for folder, summary in groups.items()]
-        write_json(options.json, {"runs": [record(run) for run in runs], "seeds": listed, "skipped": problems})
+        write_json(options.json, {"runs": records, "seeds": groups, "skipped": problems})
     return 0
 
 
-def _groups(runs: Sequence[Run]) -> dict[Path, dict[str, Any]]:
-    """The directories of -seeds that these runs lie in, each with the summary of all its runs."""
-    from snn_mnist.storage.seeds import SEEDS, summary
-
-    parents = dict.fromkeys(run.folder.parent for run in runs)
-    return {folder: summary(folder) for folder in parents if (folder / SEEDS).is_file()}
-
-
-def group_text(folder: Path, summary: dict[str, Any]) -> str:
-    from snn_mnist.storage.seeds import spread_text
-
-    lines = [f"{folder}: {summary['finished']} of {summary['seeds']} seeds finished"]
-    if summary["last_epoch"]:
-        lines.append(f"  last epoch {spread_text(summary['last_epoch'])} (mean ± std)")
-    if summary["chosen_by_val"]:
-        lines.append(f"  epochs chosen on held-out images {spread_text(summary['chosen_by_val'])}")
-    return "\n".join(lines)
-
-
-# ---------------------------------------------------------------------------- values
-
-
-def _percent(share: float | None) -> float | None:
-    return None if share is None else round(100 * share, 10)  # 90.04, not 90.03999999999999
-
-
-def _date(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
-
-
-def _short_date(seconds: float) -> str:
-    """'26 Nov 14:05', or of a run half a year old the day with its year, as `ls` does."""
-    old = abs(time.time() - seconds) > 180 * 86400
-    return time.strftime("%Y-%m-%d" if old else "%d %b %H:%M", time.localtime(seconds))
-
-
-def _value(run: Run, column: str) -> Any:
-    return COLUMNS[column](run) if column in COLUMNS else getattr(run.config, column)
+def _accuracies(run: Run) -> tuple[float | None, float | None]:
+    return (run.last_val, run.best_val) if run.last is None else (run.last, run.best)
 
 
 def _sort_key(run: Run, column: str) -> tuple[Any, ...]:
     """No value comes first; equal ones by date."""
-    value = run.trained if column == "date" else _value(run, column)
+    value = COLUMNS[column](run) if column in COLUMNS else getattr(run.config, column)
     return value is not None, 0 if value is None else value, run.trained, run.folder
 
 
-# ---------------------------------------------------------------------------- the table
-
-
 def table(runs: Sequence[Run], width: int) -> list[str]:
-    """A line for each run; two or more where the width is not enough."""
-    names = differing([run.config for run in runs])
-    names = [name for name in names if name != "epochs"]
-    head = ["run", *(name.replace("_", "-") for name in names), *RESULTS, "date", "state"]
-    lines = [
-        [str(run.folder), *(_setting(run.config, name) for name in names), *results(run), _date(run.trained),
-         run.state_text]
-        for run in runs
-    ]  # fmt: skip
-    widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]
-    if sum(widths) + 2 * len(widths) - 2 <= width:
-        left = {0, len(head) - 1}
-        found = [
-            "  ".join(
-                f"{text:{'<' if i in left else '>'}{size}}"
-                for i, (text, size) in enumerate(zip(row, widths, strict=True))
+    """Return a line for each run; two or more where the width is not enough."""
+    rows = [("run", "what differs", "epochs", "last % ", "best % ", "images/s", "date", "state")]
+    for run, texts in zip(runs, differences([run.config for run in runs]), strict=True):
+        last, best = _accuracies(run)
+        untested = "v" if run.last is None else ""
+        last_mark, best_mark = untested or "a" * run.converted, untested or "*" * (not run.config.val)
+        rows.append(
+            (
+                str(run.folder),
+                ", ".join(texts),
+                f"{run.epochs}/{run.config.epochs}",
+                "" if last is None else f"{100 * last:.2f}{last_mark or ' '}",
+                "" if best is None else f"{100 * best:.2f}{best_mark or ' '}",
+                "" if run.images_per_s is None else f"{run.images_per_s:,.0f}",
+                time.strftime("%Y-%m-%d %H:%M", time.localtime(run.trained)),
+                run.state + (f" at step {run.step}" if run.step else ""),
             )
-            for row in (head, *lines)
-        ]
-    else:
-        found = narrow_table(runs, width)
-    if notes := footnotes(runs):
-        found += ["", *(line for note in notes for line in textwrap.wrap(note, width, subsequent_indent="  "))]
-    return [line.rstrip() for line in found]
+        )
+    lines = _aligned(rows)
+    if max(map(len, lines)) > width:
+        lines = []
+        for (folder, differs, *_), results in zip(rows, _aligned([row[2:] for row in rows]), strict=True):
+            lines += textwrap.wrap(f"{folder}  {differs}", width, subsequent_indent="  ", break_on_hyphens=False)
+            lines.append(f"  {results}")
+    used = [mark for mark in MARKS if any(mark in cell[-1:] for row in rows[1:] for cell in row[3:5])]
+    notes = [textwrap.fill(f"{mark} {MARKS[mark]}", width, subsequent_indent="  ") for mark in used]
+    return [*lines, "", *notes] if notes else lines
 
 
-def footnotes(runs: Sequence[Run]) -> list[str]:
-    marks = {
-        "* the highest of all tests, chosen on the test images: too high":
-            any(not run.config.val and run.best is not None for run in runs),
-        "v of the held-out images, for lack of a test, as of the trials of a sweep":
-            any(run.untested for run in runs),
-        "a of the ANN, as is its best %; eval tests the spiking network":
-            any(run.converted for run in runs),
-    }  # fmt: skip
-    return [note for note, applies in marks.items() if applies]
-
-
-RESULTS = ("epochs", "last % ", "best % ", "images/s")
-
-
-def results(run: Run) -> list[str]:
-    best = "" if run.best is None else f"{100 * run.best:.2f}{' ' if run.config.val else '*'}"
-    if run.untested:
-        best = f"{100 * (run.best_known or 0):.2f}v"
-    mark = "v" if run.untested else "a" if run.converted else " "
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the rows as lines: numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    right = [name.strip() in ("epochs", "last %", "best %", "images/s") for name in rows[0]]
     return [
-        f"{run.epochs_done}/{run.config.epochs}",
-        "" if run.last_known is None else f"{100 * run.last_known:.2f}{mark}",
-        best,
-        "" if run.images_per_s is None else f"{run.images_per_s:,.0f}",
+        "  ".join(
+            f"{cell:{'>' if r else '<'}{size}}" for cell, size, r in zip(row, widths, right, strict=True)
+        ).rstrip()
+        for row in rows
     ]
 
 
-def _setting(config: Config, name: str) -> str:
-    return "" if name in config.unused else show(getattr(config, name)).removesuffix(".0")
-
-
-def narrow_table(runs: Sequence[Run], width: int) -> list[str]:
-    """Of each run a line with its directory and state, and below it what differs and its results."""
-    rows = [[*results(run), _short_date(run.trained)] for run in runs]
-    head = [*RESULTS, "date"]
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    room = width - sum(widths) - len(widths) * 2
-    beside = room >= ROOM
-
-    def below(texts: Sequence[str], cells: Sequence[str]) -> list[str]:
-        joined = ", ".join(text.replace(" ", "\0") for text in texts)  # 'tau 1.1' stays on one line
-        found = [line.replace("\0", " ") for line in textwrap.wrap(joined, (room if beside else width) - 2)]
-        first, *rest = found if beside and found else ["", *found]
-        numbers = "  ".join(f"{cell:>{size}}" for cell, size in zip(cells, widths, strict=True))
-        return [f"  {first:<{max(room - 2, 0)}}  {numbers}", *(f"  {line}" for line in rest)]
-
-    lines = [_ends("run", "state", width), *below(["what differs"], head)]
-    for run, row, texts in zip(runs, rows, differences([run.config for run in runs]), strict=True):
-        lines += [_ends(str(run.folder), run.state_text, width), *below(texts, row)]
-    return lines
-
-
-def _ends(left: str, right: str, width: int) -> str:
-    """The two texts at the ends of a line; the left one in several lines where it is too long."""
-    *before, last = textwrap.wrap(left, width, break_on_hyphens=False) or [""]
-    if len(last) + len(right) + 2 > width:
-        before, last = [*before, last], ""
-    return "\n".join([*before, f"{last:<{width - len(right)}}{right}"])
-
-
-# ---------------------------------------------------------------------------- files
-
-
 def record(run: Run) -> dict[str, Any]:
-    """All of a run in plain types."""
+    """Return all of a run in plain types."""
     return {
         "run": str(run.folder),
         "state": run.state,
         "step": run.step,
-        "epochs_done": run.epochs_done,
+        "epochs_done": run.epochs,
         "last_test_acc": run.last,
         "best_test_acc": run.best,
         "last_val_acc": run.last_val,
@@ -249,15 +177,3 @@ def record(run: Run) -> dict[str, Any]:
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(run.trained)),
         **{name: value for name, value in run.config.to_mapping().items() if name != "seeds"},
     }
-
-
-def _write_csv(where: str, records: list[dict[str, Any]]) -> None:
-    text = io.StringIO()
-    if records:
-        writer = csv.DictWriter(text, records[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(records)
-    if where == "-":
-        print(text.getvalue(), end="")
-    else:
-        write_file(where, text.getvalue(), "-csv")
