@@ -1,4 +1,4 @@
-"""When not to trust a prediction, measured on test images whose labels are known.
+"""Predictions for single pictures, and when not to trust them, measured on test images whose labels are known.
 
 A prediction is doubtful where the winner's margin (its firing rate minus the next) is below that of 90 % of the test
 images that the network reads right, or the winner's rate below that of 99 % of them.
@@ -9,14 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from snn_mnist.data.datasets import Split
-from snn_mnist.network.device import choose_backend
-from snn_mnist.network.engine import make_engine
+from snn_mnist.network.device import choose_runtime
+from snn_mnist.network.engine import TorchEngine
 from snn_mnist.network.network import SNN
 from snn_mnist.network.poisson import SpikeKey, Stream
-from snn_mnist.network.scoring import Score, score
+from snn_mnist.network.scoring import Score, score_split
+from snn_mnist.settings.config import cores
 
 MARGIN_SHARE, RATE_SHARE = 0.10, 0.01  # of the images read right that lie below the limits, at most
 ROUNDING = 1e-6  # rates are multiples of 1 / T
@@ -38,24 +40,77 @@ class Reliability:
     def close(self, margin: Any) -> Any:
         return margin < self.margin - ROUNDING
 
-    def words(self) -> str:
-        """How often it is doubtful, to follow 'doubtful like'."""
-        wrong = "" if self.wrong is None else f" and {100 * self.wrong:.0f} % of those read wrong"
-        return f"{100 * self.right:.0f} % of the test images read right{wrong}"
+
+@dataclass(frozen=True)
+class Prediction:
+    """The firing rates for one picture."""
+
+    rates: list[float]  # output spikes per step of each of the ten neurons
+
+    @property
+    def ranking(self) -> list[int]:
+        """Classes from the highest rate down; the lower class comes first in a tie."""
+        return sorted(range(len(self.rates)), key=lambda c: (-self.rates[c], c))
+
+    @property
+    def margin(self) -> float:
+        """The highest rate minus the next."""
+        first, second = self.ranking[:2]
+        return self.rates[first] - self.rates[second]
+
+    @property
+    def silent(self) -> bool:
+        return not any(self.rates)
+
+    def sentence(self, names: tuple[str, ...]) -> str:
+        first, second = self.ranking[:2]
+        rate, next_rate = self.rates[first], self.rates[second]
+        if self.silent:
+            return "no prediction: no neuron fired; try a larger -T"
+        if self.margin == 0:
+            return f"undecided between {names[first]} and {names[second]} (rate {rate:.2f} both)"
+        rest = f"next {names[second]} with {next_rate:.2f}" if next_rate else "no other neuron fired"
+        return f"{names[first]}  (rate {rate:.2f}, margin {self.margin:.2f}; {rest})"
+
+
+def predict(net: SNN, pixels: np.ndarray, steps: int, seed: int) -> Prediction:
+    """Return the rates for prepared pixels [784] uint8, encoded as image 0 of the stream PREDICT."""
+    net.spiking.step_mode = "m"
+    engine = TorchEngine(net, torch.from_numpy(pixels)[None])
+    counts, _ = engine.firing_counts(torch.tensor([0]), [steps], SpikeKey(seed, Stream.PREDICT, 0))
+    return Prediction((counts[0, -1].double() / steps).tolist())
+
+
+def doubts(prediction: Prediction, objects: int, limits: Reliability | None) -> dict[str, str]:
+    """Return reasons not to trust a prediction from a picture of so many objects: name → a clause for a person.
+
+    limits: None where they are not known.
+    """
+    found = {}
+    if objects > 1:
+        found["several objects"] = f"{objects} separate objects are seen; give one digit per picture"
+    if limits is None or prediction.silent:
+        return found
+    rate, margin = prediction.rates[prediction.ranking[0]], prediction.margin
+    if limits.weak(rate):
+        why = f"99 % of the test images read right have a rate of {limits.rate:.2f} or more"
+        found["nearly silent"] = f"the network is nearly silent at rate {rate:.2f}; {why}"
+    elif limits.close(margin):
+        wrong = "" if limits.wrong is None else f" and {100 * limits.wrong:.0f} % of those read wrong"
+        alike = f"{100 * limits.right:.0f} % of the test images read right{wrong}"
+        found["low margin"] = f"the margin {margin:.2f} is below {limits.margin:.2f}; as doubtful are {alike}"
+    return found
 
 
 def measure(net: SNN, test: Split, steps: int, seed: int) -> Reliability | None:
-    """The limits of a network on the CPU, from one encoding of a test split; None if it reads no image right."""
-    mode, net.spiking.step_mode = net.spiking.step_mode, "m"
-    engine = make_engine(choose_backend("auto", torch.device("cpu"))[0], net, test.images)
-    key = SpikeKey(seed, Stream.EVAL, 0)
-    found = score(engine, torch.arange(len(test)), test.labels, [steps], key)
-    net.spiking.step_mode = mode
+    """Return the limits of a network on the CPU, from one encoding of a test split; None if it reads no image right."""
+    runtime = choose_runtime("cpu", "auto", cores())
+    (found,), _ = score_split(net, test, runtime, [steps], [SpikeKey(seed, Stream.EVAL, 0)])
     return limits(found)
 
 
 def limits(found: Score) -> Reliability | None:
-    """The limits that the rates of a split give. An image for which no neuron fires counts as wrong."""
+    """Return the limits that the rates of a split give. An image for which no neuron fires counts as wrong."""
     rates = found.counts[:, -1].double() / found.readout_steps[-1]  # [N, 10]
     highest, order = rates.sort(dim=1, descending=True, stable=True)
     rate, margin = highest[:, 0], highest[:, 0] - highest[:, 1]
@@ -69,5 +124,5 @@ def limits(found: Score) -> Reliability | None:
 
 
 def _quantile(values: torch.Tensor, share: float) -> float:
-    """The smallest value that at most this share of the values lies below."""
+    """Return the smallest value that at most this share of the values lies below."""
     return values.sort().values[int(share * len(values))].item()

@@ -13,11 +13,11 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from snn_mnist.cli.predict import Prediction
 from snn_mnist.data import pictures as picture
 from snn_mnist.export import html
 from snn_mnist.kernels.philox import philox
 from snn_mnist.network.poisson import SpikeKey, Stream, poisson_encode
+from snn_mnist.network.reliability import Prediction
 from tests.support.export_net import digits, network
 
 NODE = shutil.which("node")

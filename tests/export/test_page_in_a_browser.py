@@ -20,14 +20,13 @@ import torch
 from PIL import Image, ImageDraw
 
 from snn_mnist.cli.main import main
-from snn_mnist.cli.predict import Prediction, doubts
 from snn_mnist.data import pictures as picture
 from snn_mnist.data.datasets import load_dataset
 from snn_mnist.export import html
 from snn_mnist.network import reliability
 from snn_mnist.network.network import SNN
 from snn_mnist.network.poisson import SpikeKey, Stream, poisson_encode
-from snn_mnist.network.reliability import Reliability
+from snn_mnist.network.reliability import Prediction, Reliability, doubts
 from snn_mnist.network.saved_network import SavedNetwork, load_network
 from tests.support import chromium
 from tests.support.export_net import digits, network, saved
@@ -409,7 +408,7 @@ def test_doubts_are_those_of_predict(page, exported):
         limits = {"margin": margin, "rate": rate, "right": 0.097, "wrong": 0.731}
         page.evaluate(f"snn.data.limits = {json.dumps(limits)}, document.getElementById('end').click()")
         page.wait("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))")
-        told, ours = text(page, "#doubt"), [doubt.name for doubt in doubts(made, 1, Reliability(**limits))]
+        told, ours = text(page, "#doubt"), [*doubts(made, 1, Reliability(**limits))]
         assert ("margin is below" in told, "nearly silent" in told) == ("low margin" in ours, "nearly silent" in ours)
         assert page.evaluate("document.getElementById('doubt').hidden") == (ours == [])
         if "low margin" in ours:
