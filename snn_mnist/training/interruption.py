@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 import time
 from types import FrameType, TracebackType
@@ -28,16 +29,16 @@ class Interruption:
         self.signal: int | None = None
         self._depth = 0  # contexts within each other: the outermost one counts
         self._before: dict[int, Any] = {}
-        self._wake = -1
+        self._wake: socket.socket | None = None
 
     def __enter__(self) -> Interruption:
         self._depth += 1
         if self._depth > 1 or threading.current_thread() is not threading.main_thread():
             return self  # signals are noted already, or are somebody else's
         self._before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
-        watched, self._wake = os.pipe()
-        os.set_blocking(self._wake, False)
-        self._wake_before = signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+        watched, self._wake = socket.socketpair()  # Windows has no pipe that does not block
+        self._wake.setblocking(False)
+        self._wake_before = signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
         threading.Thread(target=_leave_at_the_second, args=(watched,), daemon=True).start()
         return self
 
@@ -48,10 +49,10 @@ class Interruption:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
-        if self._wake >= 0:
+        if self._wake:
             signal.set_wakeup_fd(self._wake_before)
-            os.close(self._wake)
-            self._wake = -1
+            self._wake.close()
+            self._wake = None
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.signal = number
@@ -71,12 +72,12 @@ class Interruption:
         return 128 + (self.signal or 0)
 
 
-def _leave_at_the_second(watched: int) -> None:
-    """Python writes the number of each signal to the other end of this pipe, which is closed in the end."""
+def _leave_at_the_second(watched: socket.socket) -> None:
+    """Python writes the number of each signal to the other end of this socket, which is closed in the end."""
     first = 0.0
-    while number := os.read(watched, 1):
+    while number := watched.recv(1):
         if number[0] in Interruption.SIGNALS:
             if first and time.monotonic() - first > REPEAT_SECONDS:
                 os._exit(128 + number[0])
             first = first or time.monotonic()
-    os.close(watched)
+    watched.close()

@@ -110,7 +110,8 @@ def _note_fork() -> None:
 
 
 _forked_with_threads = False
-os.register_at_fork(after_in_child=_note_fork)
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=_note_fork)
 
 
 def set_threads(threads: int) -> int:
