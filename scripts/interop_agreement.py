@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from snn_mnist.data.datasets import load_dataset
-from snn_mnist.export import importers, nir, verify
+from snn_mnist.export import nir, verify
 from snn_mnist.network.network import SNN
 from snn_mnist.network.poisson import SpikeKey, Stream, poisson_encode
 from snn_mnist.network.saved_network import SavedNetwork, load_network
@@ -71,7 +71,7 @@ def main(place: str, count: int) -> None:
 
 
 def traps(loaded: SavedNetwork, images: object) -> None:
-    """What the importers give without the handling of export/importers.py."""
+    """What the importers give without the handling of export/verify.py."""
     config = loaded.config
     index = np.arange(len(images))  # type: ignore[arg-type]
     import torch
@@ -80,13 +80,13 @@ def traps(loaded: SavedNetwork, images: object) -> None:
     spikes = poisson_encode(images, torch.from_numpy(index), 0, config.T, key).numpy()  # type: ignore[arg-type]
     ours = verify.reference(loaded, spikes, np.float32)
     for label, dt, make in (
-        ("Norse, from_nir without dt (its 1e-3)", 1e-4, lambda graph: importers.from_norse(graph, 1e-3)),
-        ("snnTorch, a file with dt 1e-3 as it is", 1e-3, lambda graph: importers.from_snntorch(graph, 1e-4)),
-        ("SpikingJelly, the same with its dt 1e-4", 1e-3, lambda graph: importers.from_spikingjelly(graph, 1e-4)),
+        ("Norse, from_nir without dt (its 1e-3)", 1e-4, lambda graph: verify.from_norse(graph, 1e-3)),
+        ("snnTorch, a file with dt 1e-3 as it is", 1e-3, lambda graph: verify.from_snntorch(graph, 1e-4)),
+        ("SpikingJelly, the same with its dt 1e-4", 1e-3, lambda graph: verify.from_spikingjelly(graph, 1e-4)),
     ):
         agreement = verify.Agreement()
         try:
-            with importers.quiet():
+            with verify.quiet():
                 run = make(nir.build(loaded, dt))
             agreement.add(ours, run(spikes))
         except Exception as error:

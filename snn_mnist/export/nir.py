@@ -14,10 +14,9 @@ soft reset.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
-from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -28,11 +27,10 @@ from snn_mnist import __version__
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.network.network import CLASSES, PIXELS
 from snn_mnist.network.saved_network import SavedNetwork
-from snn_mnist.settings.config import DATASETS, Config
+from snn_mnist.settings.config import Config
 from snn_mnist.storage import checkpoint
 from snn_mnist.storage.atomic_files import make_directory, write_file
 
-MAX_BYTES = 64 << 20  # of a file and of what it unpacks to; this network needs 63 kB
 DEFAULT_DT = 1e-4
 ENCODER = "Poisson: at every step pixel k of 0..255 fires with probability k/255"
 READOUT = "argmax over the neurons of the spike count in T steps; the lower neuron wins a tie"
@@ -113,14 +111,8 @@ def build(saved: SavedNetwork, dt: float = DEFAULT_DT, discretization: str = "eu
             "dataset": config.dataset,
             "seed": config.seed,
             "epochs": saved.epochs,
-            "weight_sha256": checksum(weight),
         },
     )
-
-
-def checksum(weight: np.ndarray) -> str:
-    """SHA-256 of the weights [10, 784] as little-endian float32, row after row."""
-    return hashlib.sha256(np.ascontiguousarray(weight, "<f4").tobytes()).hexdigest()
 
 
 def nir_tau(tau: float, dt: float, discretization: str) -> float:
@@ -128,11 +120,12 @@ def nir_tau(tau: float, dt: float, discretization: str) -> float:
     return tau * dt if discretization == "euler" else -dt / math.log1p(-1 / tau)
 
 
-def steps_tau(seconds: float, dt: float, discretization: str) -> float:
-    """The inverse of `nir_tau`, to the 15 digits that survive it."""
-    ratio = dt / seconds
-    tau = 1 / (ratio if discretization == "euler" else -math.expm1(-ratio))
-    return float(f"{tau:.15g}")
+def gain_of(neurons: Any, dt: float, discretization: str) -> np.ndarray:
+    """Return by how much a step of `dt` moves v [10]: LIF by this share of r I - v, IF by this multiple of I."""
+    if not hasattr(neurons, "tau"):
+        return np.asarray(neurons.r * dt)
+    ratio = dt / neurons.tau
+    return np.asarray(ratio if discretization == "euler" else -np.expm1(-ratio))
 
 
 def firing_level(config: Config) -> float:
@@ -149,36 +142,15 @@ def firing_level(config: Config) -> float:
 
 
 def read(path: Path) -> Any:
-    """The graph of a file; SNNError names the file and what is wrong."""
+    """Return the graph of a file; SNNError names the file and what is wrong."""
     nir = package()
-    import h5py
-
-    def refuse(what: str) -> SNNError:
-        return SNNError(f"{path} {what}; name a NIR file")
-
     if not path.is_file():
         raise UsageError(f"there is no file {path}; name a NIR file")
-    if path.stat().st_size > MAX_BYTES:
-        raise refuse(f"has {path.stat().st_size} bytes, too many for this network")
     try:
-        with h5py.File(path, "r") as file:
-            if sum(size for size in _sizes(file)) > MAX_BYTES:
-                raise refuse("unpacks to more than this network holds")
         return nir.read(str(path), type_check=False)  # `parts` checks the shapes; a parameter may be one number
-    except SNNError:
-        raise
     except Exception as error:  # h5py and nir raise almost anything for a damaged or foreign file
         reason = " ".join(str(error).split())[:100]
-        raise refuse(f"can't be read as NIR ({type(error).__name__}: {reason})") from error
-
-
-def _sizes(group: Any) -> Iterator[int]:
-    for key in group:
-        item = group[key]
-        if hasattr(item, "nbytes"):
-            yield int(item.nbytes)
-        else:
-            yield from _sizes(item)
+        raise SNNError(f"{path} can't be read as NIR ({type(error).__name__}: {reason}); name a NIR file") from error
 
 
 def parts(graph: Any, source: Any = "the graph") -> tuple[np.ndarray, np.ndarray, Any]:
@@ -224,10 +196,7 @@ def simulate(
     leaky = hasattr(neurons, "tau")
     r, level, reset = (np.asarray(x).astype(dtype) for x in (neurons.r, neurons.v_threshold, neurons.v_reset))
     leak = neurons.v_leak.astype(dtype) if leaky else None
-    ratio = dt / neurons.tau if leaky else dt
-    gain = np.asarray(ratio if discretization == "euler" or not leaky else -np.expm1(-ratio)).astype(dtype)
-    if not leaky:  # dv/dt = r I has the same step either way
-        gain = (neurons.r * dt).astype(dtype)
+    gain = gain_of(neurons, dt, discretization).astype(dtype)
     v = np.broadcast_to(reset, (spikes.shape[1], CLASSES))
     fired, potential = [], []
     for step in spikes:
@@ -246,18 +215,13 @@ def simulate(
 def import_nir(
     source: Path, out: Path, dt: float | None = None, discretization: str | None = None, steps: int | None = None
 ) -> tuple[Config, list[str]]:
-    """Makes a checkpoint of a NIR file of this network's shape; returns its settings and notes for the user."""
+    """Make a checkpoint of a NIR file of this network's shape; return its settings and notes for the user."""
     import torch
 
     config, weight, notes = network(read(source), source, dt, discretization, steps)
     make_directory(out.parent, "-out")
-    state = {
-        "net": {checkpoint.WEIGHT: torch.from_numpy(weight)},
-        "epoch": -1,
-        "max_test_acc": 0.0,
-        "config": config.to_mapping(),
-    }
-    checkpoint.save(out, state, "-out")
+    net = {checkpoint.WEIGHT: torch.from_numpy(weight)}
+    checkpoint.save(out, {"net": net, "epoch": -1, "max_test_acc": 0.0, "config": config.to_mapping()}, "-out")
     return config, notes
 
 
@@ -265,83 +229,66 @@ def network(
     graph: Any, source: Any = "the graph", dt: float | None = None, discretization: str | None = None,
     steps: int | None = None,
 ) -> tuple[Config, np.ndarray, list[str]]:  # fmt: skip
-    """Settings and weights [10, 784] float32 of the network that a graph describes, and notes for the user."""
+    """Return settings and weights [10, 784] float32 of the network that a graph describes, and notes for the user.
+
+    What is not given is what this program wrote beside the graph, in a file of another program a default.
+    """
+
+    def refuse(what: str, remedy: str) -> SNNError:
+        return SNNError(f"{source} has {what}; {remedy}")
+
+    def one(name: str) -> float:
+        values = getattr(neurons, name)
+        if not np.allclose(values, values[0], rtol=1e-6, atol=0):
+            raise refuse(f"a different {name} in each neuron", "import a network where it is one number")
+        return float(values[0])
+
     weight, bias, neurons = parts(graph, source)
-    metadata = graph.metadata if isinstance(graph.metadata, dict) else {}
-    dt = dt or _number(metadata, "dt", DEFAULT_DT)
-    discretization = discretization or _word(metadata, "discretization", "euler")
-    steps = steps or int(_number(metadata, "T", 100))
-    notes = [] if "dt" in metadata else [f"{source} does not hold its time step: using dt {dt:g} s and T {steps}"]
+    own, notes = _metadata(graph), []
+    dt = dt or own.get("dt", DEFAULT_DT)
+    discretization = discretization or own.get("discretization", "euler")
+    steps = steps or int(own.get("T", 100))
+    if not own:
+        notes.append(f"{source} does not hold its time step: using dt {dt:g} s and T {steps}")
+    leaky, reset = hasattr(neurons, "tau"), one("v_reset")
+    gain = gain_of(neurons, dt, discretization)
+    tau = float(f"{1 / gain[0]:.15g}") if leaky and one("tau") else 2.0  # the 15 digits that survive the way there
     if np.any(bias):
-        raise SNNError(f"{source} has biases, this program's network has none; import a network without")
-    leaky = hasattr(neurons, "tau")
-    reset = _same(neurons.v_reset, "v_reset", source)
-    if leaky and _same(neurons.v_leak, "v_leak", source) != reset:
-        raise SNNError(f"{source} has v_leak {neurons.v_leak[0]:g} but v_reset {reset:g}; import one with both equal")
-    tau = steps_tau(_same(neurons.tau, "tau", source), dt, discretization) if leaky else 2.0
-    if leaky and not (math.isfinite(tau) and tau > 1):
-        raise SNNError(
-            f"{source} has tau {neurons.tau[0]:g} s, which is {tau:g} steps of dt {dt:g} s, not above 1; "
-            "give the -dt it was made for"
-        )
+        raise refuse("biases, this program's network has none", "import a network without")
+    if leaky and one("v_leak") != reset:
+        raise refuse(f"v_leak {neurons.v_leak[0]:g} but v_reset {reset:g}", "import one with both equal")
+    if not (math.isfinite(tau) and tau > 1):
+        seconds = f"tau {neurons.tau[0]:g} s, which is {tau:g} steps of dt {dt:g} s, not above 1"
+        raise refuse(seconds, "give the -dt it was made for")
     # r I = (r W) S: r goes into the weights. With r = τ the input does not decay: H = V - V / τ + X.
-    gain = neurons.r if leaky else neurons.r * dt
-    if leaky and np.allclose(gain, tau, rtol=1e-6):
-        gain = np.full(CLASSES, tau)
-    elif np.allclose(gain, 1, rtol=1e-6):
-        gain = np.ones(CLASSES)
+    scale = neurons.r if leaky else gain
+    for plain in (tau, 1.0):
+        if np.allclose(scale, plain, rtol=1e-6) and (leaky or plain == 1):
+            scale = np.full(CLASSES, plain)
+            break
     level = np.nextafter(neurons.v_threshold.astype(np.float32), np.float32(np.inf)).astype(np.float64)  # v > is v >=
     if np.any(level <= reset):
-        raise SNNError(f"{source} has a v_threshold that is not above its v_reset {reset:g}; import another network")
+        raise refuse(f"a v_threshold that is not above its v_reset {reset:g}", "import another network")
     if np.ptp(level):  # different thresholds: v - v_reset of each neuron is scaled so that they become one
-        gain = gain / (level - reset)
-        level = np.full(CLASSES, 1.0 + reset)
+        scale, level = scale / (level - reset), np.full(CLASSES, 1.0 + reset)
         notes.append("its neurons have different thresholds: their weights are scaled so that all have one")
-    scaled = (weight.astype(np.float64) * gain[:, None]).astype(np.float32)
+    scaled = (weight.astype(np.float64) * scale[:, None]).astype(np.float32)
     if not np.isfinite(scaled).all():
-        raise SNNError(f"{source} has weights that are not finite numbers; import another network")
-    if "weight_sha256" in metadata and _word(metadata, "weight_sha256", "") != checksum(weight):
-        notes.append(f"{source}: the weights are not those that were exported (their checksum differs)")
-    v_threshold: float = float(f"{level[0]:.9g}")
-    v_reset: float | None = reset
-    original = _original(metadata)
-    if original and firing_level(Config(v_threshold=v_threshold, v_reset=reset)) == firing_level(original):
-        v_threshold, v_reset = original.v_threshold, original.v_reset  # before V_reset was shifted to 0
-    dataset = _word(metadata, "dataset", "mnist")
-    config = Config.from_mapping(
-        {"T": steps, "neuron": "lif" if leaky else "if", "tau": tau}
-        | {"v_threshold": v_threshold, "v_reset": v_reset}
-        | ({"dataset": dataset} if dataset in DATASETS else {}),
-        str(source),
-    )
+        raise refuse("weights that are not finite numbers", "import another network")
+    settings = {"T": steps, "neuron": "lif" if leaky else "if", "tau": tau}
+    settings |= {"v_threshold": float(f"{level[0]:.9g}"), "v_reset": reset}
+    config = Config.from_mapping(settings, str(source))
+    if own:
+        before = {name: own[name] for name in ("v_threshold", "v_reset", "dataset")}  # before V_reset was shifted to 0
+        original = Config.from_mapping(settings | before, str(source))
+        config = original if firing_level(config) == firing_level(original) else replace(config, dataset=own["dataset"])
     return config, scaled, notes
 
 
-def _original(metadata: dict[str, Any]) -> Config | None:
-    """Threshold and reset of the exported network, if the metadata holds them."""
-    if "v_threshold" not in metadata or "v_reset" not in metadata:
-        return None
-    v_reset = None if _word(metadata, "v_reset", "") == "none" else _number(metadata, "v_reset", 0.0)
-    try:
-        return Config(v_threshold=_number(metadata, "v_threshold", 1.0), v_reset=v_reset)
-    except SNNError:
-        return None
-
-
-def _same(values: np.ndarray, name: str, source: Any) -> float:
-    if not np.allclose(values, values[0], rtol=1e-6, atol=0):
-        raise SNNError(f"{source} has a different {name} in each neuron; import a network where it is one number")
-    return float(values[0])
-
-
-def _number(metadata: dict[str, Any], name: str, default: float) -> float:
-    try:
-        value = float(np.asarray(metadata.get(name, default)).item())
-    except (TypeError, ValueError):
-        return default
-    return value if math.isfinite(value) else default
-
-
-def _word(metadata: dict[str, Any], name: str, default: str) -> str:
-    value = metadata.get(name, default)
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+def _metadata(graph: Any) -> dict[str, Any]:
+    """Return what this program wrote beside a graph, {} for a graph of another."""
+    found = graph.metadata if isinstance(graph.metadata, dict) else {}
+    plain = {
+        name: value.decode() if isinstance(value, bytes) else np.asarray(value).item() for name, value in found.items()
+    }
+    return plain if str(plain.get("program")).startswith("snn_mnist ") else {}

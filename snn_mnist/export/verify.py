@@ -1,27 +1,41 @@
 """A NIR file read back and run on the same input spikes as the network it was made of.
 
-A plain Euler loop must give identical output spikes; the importers of other simulators, where they are installed, are
-compared as well.
+A plain Euler loop must give identical output spikes. The importers of other simulators, where they are installed, are
+compared as well, with a correction for what each does differently:
+
+- SpikingJelly: `import_from_nir(dt=…)`, default 1e-4. Fires at >=, so with the next float32 below the
+  threshold it differs only when v is exactly that number. r must be 1 or tau/dt (IF: 1/dt). The net returns
+  its state, which the caller passes to the next step.
+- snnTorch: dt is 1e-4 and can't be chosen, so tau is rescaled to it. The input is not scaled by dt/tau; the
+  threshold is divided by it instead, so its potentials are tau/dt times ours. Refuses IF with r = 1/dt.
+- Norse: `from_nir(dt=…)`, default 1e-3, ten times too long. Takes r as 1 and v_reset as 0, whatever they are.
+All three step by forward Euler: a file for `exact` importers is brought to Euler's tau first.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import importlib.metadata
+import io
+import logging
 import math
-from dataclasses import dataclass, replace
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from snn_mnist.export import importers
 from snn_mnist.export import nir as nir_file
 from snn_mnist.network.network import SNN
 from snn_mnist.network.poisson import SpikeKey, Stream, poisson_encode
 from snn_mnist.network.saved_network import SavedNetwork
-from snn_mnist.settings.config import Config
 
 BATCH = 10_000  # images x steps at a time: 31 MB of spikes
+Runner = Callable[[np.ndarray], np.ndarray]  # input spikes [T, N, 784] to output spikes [T, N, 10]
 
 
 @dataclass
@@ -35,7 +49,7 @@ class Agreement:
     predictions: int = 0  # images with the same argmax of the counts
 
     def add(self, ours: np.ndarray, theirs: np.ndarray) -> None:
-        """Both [T, N, 10] bool."""
+        """Count a batch, both [T, N, 10] bool."""
         differs = ours != theirs
         self.images += ours.shape[1]
         self.identical += int((~differs.any((0, 2))).sum())
@@ -50,29 +64,76 @@ class Agreement:
         )
 
 
-@dataclass(frozen=True)
+@dataclass
 class Comparison:
     """The output spikes of a NIR file against those of our network."""
 
     arithmetic: str  # 'plain euler loop in float32'
-    loop: Agreement
-    first_difference: str  # of the loop, '' for none
-    simulators: dict[str, Agreement | str]  # the reason for one that can't be run
+    loop: Agreement = field(default_factory=Agreement)
+    first_difference: str = ""  # of the loop, '' for none
+    simulators: dict[str, Agreement | str] = field(default_factory=dict)  # the reason for one that can't be run
 
     def __str__(self) -> str:
         results = {self.arithmetic: self.loop} | self.simulators
         return "\n".join(f"  {name}: {result}" for name, result in results.items())
 
 
-def precision(config: Config, gain: float) -> Any:
-    """float32 where both programs round alike: τ is a power of two (or IF) and v is not shifted. Else float64:
-    x / τ and (dt / tau) x are rounded differently, but by 1e-16, too little to change a spike."""
-    exact = config.neuron == "if" or math.frexp(float(np.float32(gain)))[0] == 0.5
-    return np.float32 if exact and not config.v_reset else np.float64
+def compare(path: Path, saved: SavedNetwork, images: torch.Tensor, dt: float, discretization: str) -> Comparison:
+    """Run a NIR file on the spikes of `images` [N, 784] in a plain loop and in every simulator installed.
+
+    The loop is float32 where both programs round alike: τ is a power of two (or IF) and v is not shifted. Else it is
+    float64: x / τ and (dt / tau) x are rounded differently, but by 1e-16, too little to change a spike.
+    """
+    config, graph = saved.config, nir_file.read(path)
+    neurons = nir_file.parts(graph, path)[2]
+    gain = nir_file.gain_of(neurons, dt, discretization)[0] if config.neuron == "lif" else 0.5
+    exact = math.frexp(float(np.float32(gain)))[0] == 0.5 and not config.v_reset
+    dtype: Any = np.float32 if exact else np.float64
+    found = Comparison(f"plain {discretization} loop in {np.dtype(dtype).name}")
+    runners: dict[str, Runner] = {}
+    for package, make in IMPORTERS.items():
+        try:
+            label = f"{package} {importlib.metadata.version(package)}"
+        except importlib.metadata.PackageNotFoundError:
+            found.simulators[package] = "not installed"
+            continue
+        try:
+            with quiet():
+                runners[label] = make(_for_euler(nir_file.read(path), dt, discretization), dt)
+            found.simulators[label] = Agreement()
+        except Exception as error:  # whatever another package raises is its result
+            found.simulators[label] = f"can't import it ({_reason(error)})"
+    batch = max(1, BATCH // config.T)
+    for start in range(0, len(images), batch):
+        part = images[start : start + batch]
+        index = torch.arange(start, start + len(part))
+        spikes = poisson_encode(part, index, 0, config.T, SpikeKey(config.seed, Stream.EVAL, 0)).numpy()
+        ours = reference(saved, spikes, dtype)
+        theirs, potential = nir_file.simulate(graph, spikes, dt, discretization, dtype)
+        found.loop.add(ours, theirs)
+        if not found.first_difference and (ours != theirs).any():
+            t, n, c = (int(x[0]) for x in (ours != theirs).nonzero())
+            found.first_difference = (
+                f"the first at image {start + n}, step {t}, neuron {c}: v {float(potential[t, n, c])!r}, "
+                f"threshold {float(neurons.v_threshold[c])!r}"
+            )
+        for name, runner in [*runners.items()]:
+            try:
+                agreement = found.simulators[name]
+                assert isinstance(agreement, Agreement)
+                agreement.add(ours, runner(spikes))
+            except Exception as error:
+                found.simulators[name] = f"fails with {_reason(error)}"
+                del runners[name]
+    return found
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
 
 
 def reference(saved: SavedNetwork, spikes: np.ndarray, dtype: Any) -> np.ndarray:
-    """Output spikes [T, N, 10] of this program's neurons for input spikes [T, N, 784].
+    """Return output spikes [T, N, 10] of this program's neurons for input spikes [T, N, 784].
 
     The weighted sums are float64, rounded to `dtype`, in which v is kept, as in `nir.simulate`.
     """
@@ -81,52 +142,74 @@ def reference(saved: SavedNetwork, spikes: np.ndarray, dtype: Any) -> np.ndarray
     reset = None if config.v_reset is None else float(np.float32(config.v_reset))
     neuron = SNN.from_config(replace(config, step_mode="s", v_threshold=threshold, v_reset=reset)).spiking
     weight = saved.net.weight.detach().cpu().numpy().astype(np.float64)
-    fired = []
+    currents = ((step.astype(np.float64) @ weight.T).astype(dtype) for step in spikes)
     with torch.no_grad():
-        for step in spikes:
-            current = (step.astype(np.float64) @ weight.T).astype(dtype)
-            fired.append(neuron(torch.from_numpy(current)).numpy() > 0)
-    return np.stack(fired)
+        return np.stack([neuron(torch.from_numpy(current)).numpy() > 0 for current in currents])
 
 
-def compare(path: Path, saved: SavedNetwork, images: torch.Tensor, dt: float, discretization: str) -> Comparison:
-    """Runs a NIR file on the spikes of `images` [N, 784] in a plain loop and in every simulator installed."""
-    config, graph = saved.config, nir_file.read(path)
-    _, _, neurons = nir_file.parts(graph, path)
-    gain = 1.0
-    if config.neuron == "lif":
-        ratio = dt / float(neurons.tau[0])
-        gain = ratio if discretization == "euler" else -math.expm1(-ratio)
-    dtype = precision(config, gain)
-    loop, first_difference = Agreement(), ""
-    runners: dict[str, Any] = {}
-    found: dict[str, Agreement | str] = {}
-    for importer in importers.IMPORTERS:
-        name, runner = importer.load(path, dt, discretization)
-        if callable(runner):
-            runners[name], found[name] = runner, Agreement()
-        else:
-            found[name] = runner
-    batch = max(1, BATCH // config.T)
-    for start in range(0, len(images), batch):
-        part = images[start : start + batch]
-        key = SpikeKey(config.seed, Stream.EVAL, 0)
-        spikes = poisson_encode(part, torch.arange(start, start + len(part)), 0, config.T, key).numpy()
-        ours = reference(saved, spikes, dtype)
-        theirs, potential = nir_file.simulate(graph, spikes, dt, discretization, dtype)
-        loop.add(ours, theirs)
-        if not first_difference and (ours != theirs).any():
-            t, n, c = (int(x[0]) for x in (ours != theirs).nonzero())
-            first_difference = (
-                f"the first at image {start + n}, step {t}, neuron {c}: v {float(potential[t, n, c])!r}, "
-                f"threshold {float(neurons.v_threshold[c])!r}"
-            )
-        for name, runner in list(runners.items()):
-            try:
-                agreement = found[name]
-                assert isinstance(agreement, Agreement)
-                agreement.add(ours, runner(spikes))
-            except Exception as error:  # whatever another package raises is its result
-                found[name] = f"fails with {type(error).__name__}: {' '.join(str(error).split())[:120]}"
-                del runners[name]
-    return Comparison(f"plain {discretization} loop in {np.dtype(dtype).name}", loop, first_difference, found)
+# ---------------------------------------------------------------------------- other simulators
+
+
+def _for_euler(graph: Any, dt: float, discretization: str) -> Any:
+    neurons = nir_file.parts(graph)[2]
+    if discretization == "exact" and hasattr(neurons, "tau"):
+        neurons.tau = dt / -np.expm1(-dt / neurons.tau)
+    return graph
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Suppress the importers' prints, log lines and warnings."""
+    level = logging.root.level
+    logging.root.setLevel(logging.ERROR)
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    logging.root.setLevel(level)
+
+
+def _stepwise(step: Callable[[torch.Tensor, Any], tuple[torch.Tensor, Any]]) -> Runner:
+    def run(spikes: np.ndarray) -> np.ndarray:
+        state, fired = None, []
+        with torch.no_grad(), quiet():
+            for x in torch.from_numpy(spikes):
+                out, state = step(x, state)
+                fired.append(out.numpy() > 0)
+        return np.stack(fired)
+
+    return run
+
+
+def from_spikingjelly(graph: Any, dt: float) -> Runner:
+    exchange = importlib.import_module("spikingjelly.activation_based.nir_exchange")
+    net = exchange.import_from_nir(graph, dt=dt)
+    return _stepwise(lambda x, state: net(x, state))
+
+
+def from_snntorch(graph: Any, dt: float) -> Runner:
+    snntorch = importlib.import_module("snntorch")
+    importer = importlib.import_module("snntorch.import_nir")
+    neurons = nir_file.parts(graph)[2]
+    if hasattr(neurons, "tau"):
+        neurons.tau = neurons.tau * (1e-4 / dt)
+    net = importer.import_from_nir(graph)
+    leaky = [module for module in net.modules() if isinstance(module, snntorch.Leaky)]
+
+    def step(x: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
+        if state is None:
+            for module in leaky:
+                module.reset_mem()
+        out = net(x)
+        return (out[0] if isinstance(out, tuple) else out), True
+
+    return _stepwise(step)
+
+
+def from_norse(graph: Any, dt: float) -> Runner:
+    norse = importlib.import_module("norse.torch")
+    net = norse.from_nir(graph, ignore_warnings=True, dt=dt)
+    return _stepwise(lambda x, state: net(x, state))
+
+
+# package → what makes a runner of a graph with Euler's tau, and dt
+IMPORTERS = {"spikingjelly": from_spikingjelly, "snntorch": from_snntorch, "norse": from_norse}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import sys
 from fractions import Fraction
@@ -68,7 +67,6 @@ def test_the_file_holds_the_shifted_network_in_seconds(tmp_path):
     np.testing.assert_array_equal(affine.weight, weights())
     assert affine.weight.dtype == np.float32 and not affine.bias.any()
     metadata = {k: v.item() if isinstance(v, np.ndarray | np.generic) else v for k, v in graph.metadata.items()}
-    assert metadata["weight_sha256"] == hashlib.sha256(weights().tobytes()).hexdigest()
     assert metadata["T"] == 30 and metadata["dt"] == 1e-3 and metadata["discretization"] == "euler"
     assert metadata["program"].startswith("snn_mnist ") and metadata["nir_version"] == nir.__version__
     assert "k/255" in metadata["encoder"] and "argmax" in metadata["readout"]
@@ -86,7 +84,8 @@ def test_one_step_decays_by_one_over_tau(tau, dt):
     euler, exact = (nir_file.nir_tau(tau, dt, how) for how in ("euler", "exact"))
     assert dt / euler == pytest.approx(1 / tau, rel=1e-14)
     assert 1 - np.exp(-dt / exact) == pytest.approx(1 / tau, rel=1e-12)
-    assert nir_file.steps_tau(euler, dt, "euler") == nir_file.steps_tau(exact, dt, "exact") == tau
+    for seconds, how in ((euler, "euler"), (exact, "exact")):  # the inverse, as `import` rounds it
+        assert float(f"{1 / nir_file.gain_of(lif(tau=seconds), dt, how)[0]:.15g}") == tau
 
 
 @pytest.mark.parametrize(
@@ -159,17 +158,6 @@ def test_at_the_threshold_we_fire_and_so_does_the_file():
         assert (nir_file.simulate(graph, spikes, 1e-4, dtype=dtype)[0] == ours).all() == same
 
 
-def test_verify_refuses_a_file_with_other_spikes(tmp_path):
-    loaded = network()
-    graph = nir_file.build(loaded)
-    graph.nodes["neurons"].v_threshold = graph.nodes["neurons"].v_threshold * 0.9
-    path = tmp_path / "spoiled.nir"
-    nir.write(str(path), graph)
-    found = verify.compare(path, loaded, digits().test.images[:20], 1e-4, "euler")
-    assert found.loop.different > 0 and found.loop.identical < 20
-    assert found.first_difference.startswith("the first at image")
-
-
 # ---------------------------------------------------------------------------- the command line
 
 
@@ -187,19 +175,12 @@ def test_export_verify_and_import_by_command_line(tmp_path, capsys):
     assert main(["eval", "-resume", str(file.with_suffix(".pth")), "-repeats", "1"]) == 0
 
 
-def test_the_default_name_lies_beside_the_checkpoint(tmp_path):
-    loaded = saved(tmp_path)
-    assert main(["export", "-resume", str(loaded.path)]) == 0
-    assert (tmp_path / "checkpoint.nir").is_file()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.nir", "checkpoint.pth"]
-
-
 def test_verify_fails_with_one_line_when_the_spikes_differ(tmp_path, capsys, monkeypatch):
     loaded = saved(tmp_path)
     monkeypatch.setattr(nir_file, "firing_level", lambda config: 0.9)
     assert main(["export", "-resume", str(loaded.path), "-verify"]) == 1
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "does not give this network's spikes" in error
+    assert error.count("\n") == 1 and "does not give this network's spikes" in error and "the first at image" in error
 
 
 def test_soft_reset_is_refused_unless_allowed(tmp_path, capsys):
@@ -306,17 +287,6 @@ def test_a_damaged_file_is_one_line(tmp_path, capsys, spoil):
     assert not path.with_suffix(".pth").exists()
 
 
-def test_a_file_that_unpacks_to_gigabytes_is_refused_unread(tmp_path):
-    import h5py
-
-    path = tmp_path / "bomb.nir"
-    with h5py.File(path, "w") as file:
-        file.create_dataset("node/weight", shape=(1 << 30,), dtype="f8", chunks=True, compression="gzip")
-    assert path.stat().st_size < 1 << 20
-    with pytest.raises(SNNError, match="unpacks to more"):
-        nir_file.read(path)
-
-
 @pytest.mark.parametrize(
     ("nodes", "message"),
     [
@@ -347,24 +317,10 @@ def test_a_ring_of_nodes_is_refused():
         nir_file.parts(graph)
 
 
-def test_altered_weights_are_noticed(tmp_path):
-    graph = nir_file.build(network())
-    graph.nodes["affine"].weight = graph.nodes["affine"].weight * 2
-    _, _, notes = nir_file.network(graph)
-    assert any("checksum" in note for note in notes)
-
-
 def test_a_directory_is_not_a_file_to_write(tmp_path, capsys):
     loaded = saved(tmp_path)
     assert main(["export", "-resume", str(loaded.path), "-out", str(tmp_path)]) == 2
     assert "is a directory; name a file" in capsys.readouterr().err
-
-
-def test_imported_checkpoints_are_checked_like_any_other(tmp_path):
-    path = written(tmp_path, network())
-    assert main(["import", str(path)]) == 0
-    state = checkpoint.load(path.with_suffix(".pth"))
-    assert state["epoch"] == -1 and state["config"]["T"] == 30
 
 
 @pytest.mark.parametrize("shape", [(), (1,)], ids=str)
