@@ -1,6 +1,5 @@
-"""Why CUDA kernels can't run: exact reason, original error and remedy, on machines made up here; how they launch."""
+"""Why CUDA kernels can't run: the original error and the remedy, on machines made up here; how kernels are launched."""
 
-import sys
 import tomllib
 from types import SimpleNamespace
 
@@ -8,13 +7,15 @@ import numpy as np
 import pytest
 import torch
 
+from snn_mnist.cli import info
+from snn_mnist.errors import SNNError
 from snn_mnist.kernels.cache import compile_seconds
 from snn_mnist.kernels.cuda import available
 from snn_mnist.kernels.cuda import launch as cuda
 from snn_mnist.kernels.cuda import neuron as neuron_cuda
-from snn_mnist.kernels.cuda.packages import PAIRS, install_pair, mismatch
+from snn_mnist.network import start_check
 from tests.conftest import ROOT
-from tests.support.cuda_machine import CUDARuntimeError, cupy_with, pretend_machine
+from tests.support.cuda_machine import CUDARuntimeError, cupy_with, pretend_machine, raising
 
 
 @pytest.fixture
@@ -32,64 +33,27 @@ def test_nothing_is_missing(machine):
     assert machine(cupy_with()) is None
     assert neuron_cuda.why_unavailable(None) is None and neuron_cuda.why_unavailable("cuda:0") is None
     assert "not on cpu" in neuron_cuda.why_unavailable("cpu")
+    assert machine(cupy_with(built=12090, driver=13020)) is None  # another CUDA than torch's is used where it works
 
 
 @pytest.mark.parametrize(("torch_cuda", "package"), [("13.2", "cupy-cuda13x"), ("12.8", "cupy-cuda12x")])
-def test_cupy_is_not_installed(machine, torch_cuda, package):
-    reason = machine(None, torch_cuda)
-    assert reason.startswith("CuPy is not installed (ModuleNotFoundError: ")
-    assert reason.endswith(f"); pip install {package}")
+@pytest.mark.parametrize("error", [None, "device", "nvrtc"])
+def test_the_error_and_the_line_that_installs(machine, torch_cuda, package, error):
+    broken = {f"{error}_error": CUDARuntimeError("cudaErrorInsufficientDriver:\n too old")} if error else {}
+    reason = machine(cupy_with(built=int(torch_cuda[:2]) * 1000, **broken) if error else None, torch_cuda)
+    cause = "CUDARuntimeError: cudaErrorInsufficientDriver: too old" if error else "ModuleNotFoundError: "
+    assert reason.startswith(f"CuPy can't be used ({cause}") and reason.endswith(f"); pip install {package}")
 
 
-def test_cupy_can_not_be_imported(machine, tmp_path, monkeypatch):
-    (tmp_path / "cupy.py").write_text("raise ImportError('libcublas.so.13:\\n cannot open shared object file')")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    machine(cupy_with())
-    monkeypatch.delitem(sys.modules, "cupy")
-    available.what_is_missing.cache_clear()
-    reason = available.why_unavailable("cuda")
-    assert reason == (
-        "CuPy can't be imported (ImportError: libcublas.so.13: cannot open shared object file); "
-        "pip install cupy-cuda13x"
-    )
+def test_a_cupy_for_another_cuda_than_torchs_is_named_where_it_fails(machine):
+    reason = machine(cupy_with(built=12090, nvrtc_error=RuntimeError("no libnvrtc.so.12")))
+    assert "no libnvrtc.so.12" in reason and "built for CUDA 12" in reason
+    assert reason.endswith("pip uninstall cupy-cuda12x, then pip install cupy-cuda13x")
 
 
-def test_the_driver_is_too_old_for_cupy(machine):
-    reason = machine(cupy_with(built=13020, driver=12080), torch_cuda="12.8")
-    assert reason == (
-        "CuPy 14.2.0 for CUDA 13 needs a newer driver: the driver knows CUDA up to 12.8; update it, or: torch is built "
-        "for CUDA 12.8 and CuPy for CUDA 13; pip uninstall cupy-cuda13x, then pip install cupy-cuda12x"
-    )
-    reason = machine(cupy_with(built=12090, driver=11040), torch_cuda="12.8")
-    assert reason.endswith("CUDA up to 11.4; update it") and "needs a newer driver" in reason  # no CuPy of ours for 11
-
-
-def test_cupy_for_another_cuda_than_torchs_is_named_where_it_fails(machine):
-    other = (
-        "torch is built for CUDA 13.2 and CuPy for CUDA 12; pip uninstall cupy-cuda12x, then pip install cupy-cuda13x"
-    )
-    error = CUDARuntimeError("cudaErrorSystemDriverMismatch: system has unsupported display driver")
-    reason = machine(cupy_with(built=12090, driver=13020, device_error=error))
-    assert reason == f"CuPy 14.2.0 for CUDA 12 can't use a device ({error}); {other}"
-    missing = RuntimeError("no libnvrtc.so.12")
-    reason = machine(cupy_with(built=12090, driver=13020, nvrtc_error=missing))
-    assert reason == f"CuPy 14.2.0 for CUDA 12 finds no NVRTC, its compiler ({missing}); {other}"
-    assert machine(cupy_with(built=12090, driver=13020)) is None  # used where it works
-
-
-def test_extras_are_the_pairs_that_messages_name():
+def test_the_extras_install_what_messages_name():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert {release: tuple(extras[f"cuda{release}"]) for release in PAIRS} == PAIRS
-    assert install_pair(12) == "pip install 'cupy-cuda12x>=13.3' 'torch<2.11' 'torchvision<0.26'"
-    assert mismatch("12.8", 12) is None and mismatch(None, 13) is None
-
-
-def test_nvrtc_is_missing(machine):
-    error = RuntimeError("CuPy failed to load libnvrtc.so.13: OSError: cannot open shared object file")
-    reason = machine(cupy_with(nvrtc_error=error))
-    assert "finds no NVRTC, its compiler (CuPy failed to load libnvrtc.so.13" in reason
-    assert reason.endswith("; pip install nvidia-cuda-nvrtc")
-    assert "nvidia-cuda-nvrtc-cu12" in machine(cupy_with(built=12090, nvrtc_error=error), torch_cuda="12.8")
+    assert all(extras[f"cuda{release}"][0].startswith(f"cupy-cuda{release}x") for release in (12, 13))
 
 
 def test_torch_has_no_cuda_or_no_driver(machine):
@@ -97,9 +61,14 @@ def test_torch_has_no_cuda_or_no_driver(machine):
     old = RuntimeError("The NVIDIA driver on your system is too old (found version 11040).\nPlease update it.")
     reason = machine(cupy_with(driver=0), torch_error=old)
     assert "can't use a CUDA device: The NVIDIA driver on your system is too old (found version 11040)" in reason
-    assert "\n" not in reason and "pip install" not in reason
-    old = RuntimeError("The NVIDIA driver on your system is too old (found version 12040). Please update it.")
-    assert machine(cupy_with(), torch_error=old).endswith(f"; or {install_pair(12)}")
+    assert "\n" not in reason
+
+
+def test_info_lists_each_backend_although_a_device_is_lost(monkeypatch, machine):
+    assert machine(cupy_with()) is None
+    monkeypatch.setattr(start_check, "find_error", raising(SNNError("cuda can't be used: out of memory")))
+    listed = info.backends()
+    assert listed["cupy"] == "cuda can't be used: out of memory" and listed["torch"] == "available on cpu"
 
 
 class DriverError(Exception):
