@@ -87,7 +87,8 @@ def registers(texts: list[str], architecture: str) -> dict[str, int]:
     return {name: int(used) for name, _, used in kernels}
 
 
-ARCHITECTURES, LIMITS = ("sm_80", "sm_86", "sm_90"), (10**6, 0)  # working memory in the block's own and in global memory
+ARCHITECTURES = ("sm_80", "sm_86", "sm_90")
+LIMITS = (10**6, 0)  # working memory in the block's own and in global memory
 
 
 def check_training_passes(texts, architecture):
