@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -70,143 +70,127 @@ class Threads:
         return []
 
 
+def _group(name: str) -> Callable[..., Any]:
+    """Return `option` for the settings of one group."""
+    return lambda default, help, **rules: option(default, name, help, **rules)
+
+
+network, training, data, files, machine = map(_group, ("Network", "Training", "Data", "Files", "Machine"))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config(Threads, Options):
     """Everything that decides a training run."""
 
-    T: int = option(100, "Network", "time steps an image is shown for", low=1, high=MAX_T, fixed=True)
-    neuron: str = option("lif", "Network", "leaky or plain integrate-and-fire", choices=("lif", "if"), fixed=True)
-    tau: float = option(2.0, "Network", "membrane time constant of the LIF neuron, in time steps", above=1, fixed=True)
-    v_threshold: float = option(1.0, "Network", "a neuron fires at or above this potential", fixed=True)
-    v_reset: float | None = option(
-        0.0, "Network", "potential after a spike; none subtracts the threshold (soft reset)", fixed=True
+    T: int = network(100, "time steps an image is shown for", low=1, high=MAX_T, fixed=True)
+    neuron: str = network("lif", "leaky or plain integrate-and-fire", choices=("lif", "if"), fixed=True)
+    tau: float = network(2.0, "membrane time constant of the LIF neuron, in time steps", above=1, fixed=True)
+    v_threshold: float = network(1.0, "a neuron fires at or above this potential", fixed=True)
+    v_reset: float | None = network(
+        0.0, "potential after a spike; none subtracts the threshold (soft reset)", fixed=True
     )
-    surrogate: str = option("atan", "Network", "surrogate gradient of the spike", choices=_surrogates, fixed=True)
-    alpha: float | None = option(
-        None, "Network", "width parameter of the surrogate", low=0, shown="the surrogate's own", fixed=True
+    surrogate: str = network("atan", "surrogate gradient of the spike", choices=_surrogates, fixed=True)
+    alpha: float | None = network(
+        None, "width parameter of the surrogate", low=0, shown="the surrogate's own", fixed=True
     )
 
-    epochs: int = option(100, "Training", "passes over the training images, those of a resumed run included", low=1)
-    b: int = option(64, "Training", "batch size; the last incomplete batch is dropped", low=1, fixed=True)
-    opt: str = option("adam", "Training", "optimiser", choices=("adam", "sgd"), fixed=True)
-    lr: float = option(1e-3, "Training", "learning rate", above=0)
-    momentum: float = option(0.9, "Training", "momentum of SGD", low=0, below=1, fixed=True)
-    schedule: str = option(
-        "constant",
-        "Training",
-        "learning rate over the run; cosine falls to 0 at the last epoch",
-        choices=("constant", "cosine"),
+    epochs: int = training(100, "passes over the training images, those of a resumed run included", low=1)
+    b: int = training(64, "batch size; the last incomplete batch is dropped", low=1, fixed=True)
+    opt: str = training("adam", "optimiser", choices=("adam", "sgd"), fixed=True)
+    lr: float = training(1e-3, "learning rate", above=0)
+    momentum: float = training(0.9, "momentum of SGD", low=0, below=1, fixed=True)
+    schedule: str = training(
+        "constant", "learning rate over the run; cosine falls to 0 at the last epoch", choices=("constant", "cosine")
     )
-    ema: float = option(
+    ema: float = training(
         0.0,
-        "Training",
         "decay of the exponential moving average (EMA) of the weights, which is tested and saved "
         "instead of the weights; 0 is off",
         low=0,
         below=1,
         fixed=True,
     )
-    amp: bool = option(
-        False, "Training", "mixed precision: float16 with loss scaling on CUDA, bfloat16 without on the CPU", fixed=True
+    amp: bool = training(
+        False, "mixed precision: float16 with loss scaling on CUDA, bfloat16 without on the CPU", fixed=True
     )
-    seed: int = option(
+    seed: int = training(
         0,
-        "Training",
         "decides weights, spikes and batch order; spikes and order are the same on every machine",
         low=0,
         high=MAX_SEED,
         fixed=True,
     )
-    seeds: int = option(
+    seeds: int = training(
         1,
-        "Training",
         "repeat the run with this many seeds from -seed up; report mean ± std; -resume their directory to continue",
         low=1,
         high=MAX_SEEDS,
     )
 
-    dataset: str = option("mnist", "Data", "what to learn; digits needs no download", choices=DATASETS, fixed=True)
-    data_dir: str = option(
+    dataset: str = data("mnist", "what to learn; digits needs no download", choices=DATASETS, fixed=True)
+    data_dir: str = data(
         _data_dir,
-        "Data",
         "where the data are, as MNIST/raw/… and FashionMNIST/raw/…; missing files are downloaded there",
         path="DIR",
         shown="$SNN_MNIST_DATA, else ./data",
     )
-    val: int = option(
-        0,
-        "Data",
-        "training images held out to choose the best checkpoint; with 0 the test images choose it",
-        low=0,
-        fixed=True,
+    val: int = data(
+        0, "training images held out to choose the best checkpoint; with 0 the test images choose it", low=0, fixed=True
     )
-    test: bool = option(True, "Data", "test on the test images too; -no-test keeps them unseen, and needs -val")
-    limit_batches: int | None = option(
-        None, "Data", "at most this many batches an epoch", low=1, shown="all", fixed=True
-    )
+    test: bool = data(True, "test on the test images too; -no-test keeps them unseen, and needs -val")
+    limit_batches: int | None = data(None, "at most this many batches an epoch", low=1, shown="all", fixed=True)
 
-    out_dir: str = option("./logs", "Files", "the run directory is made in here; nothing is overwritten", path="DIR")
-    name: str | None = option(
+    out_dir: str = files("./logs", "the run directory is made in here; nothing is overwritten", path="DIR")
+    name: str | None = files(
         None,
-        "Files",
         "name of the run directory; with -seeds, of the directory of these runs",
         read=_file_name,
         wanted="a plain file name: letters, digits and marks such as _ - . within it, no / and not the word last",
         shown="made of what differs from the defaults",
         saved=False,
     )
-    figures: bool = option(
-        True,
-        "Files",
-        "end with figures of the run; ten times a run they go to TensorBoard; -no-figures leaves them out",
+    figures: bool = files(
+        True, "end with figures of the run; ten times a run they go to TensorBoard; -no-figures leaves them out"
     )
-    resume: str | None = option(None, "Files", f"continue from {CHECKPOINT}", path="PATH", saved=False)
-    force: bool = option(False, "Files", "resume although settings that change the result differ", saved=False)
-    config: str | None = option(
+    resume: str | None = files(None, f"continue from {CHECKPOINT}", path="PATH", saved=False)
+    force: bool = files(False, "resume although settings that change the result differ", saved=False)
+    config: str | None = files(
         None,
-        "Files",
         "YAML file of settings (names as the flags'), or a recipe: best, digits, quick, tutorial; flags win over it",
         path="FILE",
         saved=False,
     )
 
-    device: str = option(
+    device: str = machine(
         "auto",
-        "Machine",
         "cpu, cuda, cuda:1, …; auto takes a GPU where there is one",
         read=_device,
         wanted="auto, cpu, cuda, cuda:0, cuda:1, …",
     )
-    backend: str = option(
-        "auto",
-        "Machine",
-        "what computes: torch is the reference, numba (CPU) and cupy (CUDA) are fused",
-        choices=backends,
+    backend: str = machine(
+        "auto", "what computes: torch is the reference, numba (CPU) and cupy (CUDA) are fused", choices=backends
     )
-    step_mode: str = option(
-        "m", "Machine", "one time step or all T at once; s needs the least memory, m is fast", choices=("s", "m")
+    step_mode: str = machine(
+        "m", "one time step or all T at once; s needs the least memory, m is fast", choices=("s", "m")
     )
-    j: int | None = option(None, "Machine", "threads at most", low=1, shown="all cores", saved=False)
-    eval_every: int = option(1, "Machine", "test after every so many epochs, and after the last", low=1)
+    j: int | None = machine(None, "threads at most", low=1, shown="all cores", saved=False)
+    eval_every: int = machine(1, "test after every so many epochs, and after the last", low=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.v_reset is None and self.v_threshold <= 0:
+        threshold, reset = self.v_threshold, self.v_reset
+        if reset is None and threshold <= 0:
             raise UsageError(
-                f"v_threshold {self.v_threshold} with soft reset (v_reset none) would let every neuron "
-                "fire for ever; give a v_threshold above 0"
+                f"v_threshold {threshold} with v_reset none: every neuron would fire for ever; raise it above 0"
             )
-        if self.v_reset is not None and self.v_reset >= self.v_threshold:
+        if reset is not None and reset >= threshold:
             raise UsageError(
-                f"v_reset {self.v_reset} is not below v_threshold {self.v_threshold}, so every neuron "
-                "would fire for ever; lower v_reset or raise v_threshold"
+                f"v_reset {reset} is not below v_threshold {threshold}: every neuron would fire for ever; lower v_reset"
             )
         if self.alpha is not None:
             self._check_alpha(self.alpha)
         if self.step_mode == "s" and self.backend not in ("auto", "torch"):
-            raise UsageError(
-                f"backend {self.backend} computes all T steps at once; use it with step_mode m, or take backend torch"
-            )
+            raise UsageError(f"backend {self.backend} computes all T steps at once; give step_mode m or backend torch")
         if not self.test and not self.val:
             raise UsageError("-no-test leaves no images to test on; hold some training images out with -val")
         if self.seed + self.seeds - 1 > MAX_SEED:
@@ -217,10 +201,7 @@ class Config(Threads, Options):
 
         defaults = FORMULAS[self.surrogate].defaults
         if "alpha" not in defaults:
-            raise UsageError(
-                f"alpha {alpha}: the surrogate {self.surrogate} has no alpha "
-                f"(it has {', '.join(defaults) or 'no parameter'}); leave alpha out"
-            )
+            raise UsageError(f"alpha {alpha}: the surrogate {self.surrogate} has no alpha; leave it out")
         least = 1.0 if self.surrogate == "q_pseudo_spike" else 0.0
         if alpha < least or (alpha == least and self.surrogate != "log_tailed_relu"):
             raise UsageError(
@@ -232,15 +213,11 @@ class Config(Threads, Options):
         """UsageError when `val` and `b` leave no full batch of the data set's n_train training images."""
         left = n_train - self.val
         if left < 1:
-            raise UsageError(
-                f"-val {self.val} holds out all {n_train} training images of {self.dataset}; "
-                f"give a number below {n_train}"
-            )
+            images = f"{n_train} training images of {self.dataset}"
+            raise UsageError(f"-val {self.val} holds out all {images}; give a number below {n_train}")
         if self.b > left:
-            raise UsageError(
-                f"-b {self.b} is more than the {left} training images of {self.dataset}"
-                f"{' that -val leaves' if self.val else ''}; give a number from 1 to {left}"
-            )
+            images = f"{left} training images of {self.dataset}{' that -val leaves' if self.val else ''}"
+            raise UsageError(f"-b {self.b} is more than the {images}; give a number from 1 to {left}")
 
     @property
     def unused(self) -> set[str]:
@@ -248,23 +225,19 @@ class Config(Threads, Options):
         return set(self.idle())
 
     def notes(self) -> list[str]:
-        idle = {} if self.resume else self.idle()  # those of a resumed run are known once its checkpoint is read
-        if not self.resume:
-            idle["force"] = "it is for -resume"
+        # What has no effect in a resumed run is known once its checkpoint is read.
+        idle = {} if self.resume else self.idle() | {"force": "it is for -resume"}
         return super().notes() + self.without_effect(idle)
 
     def idle(self, device: str = "") -> dict[str, str]:
-        """Settings that change nothing beside the others, each with the reason; device: 'cuda' once one is chosen."""
-        return {
-            name: reason
-            for name, reason, applies in (
-                ("tau", "IF neurons have no leak", self.neuron == "if"),
-                ("momentum", "it is for -opt sgd", self.opt != "sgd"),
-                ("data_dir", DIGITS_INCLUDED, self.dataset == "digits"),
-                ("j", "a GPU computes", device == "cuda"),
-            )
-            if applies
+        """Return the settings without effect in this combination, with the reason; device: 'cuda' once it is known."""
+        reasons = {
+            "tau": "IF neurons have no leak" if self.neuron == "if" else "",
+            "momentum": "it is for -opt sgd" if self.opt != "sgd" else "",
+            "data_dir": DIGITS_INCLUDED if self.dataset == "digits" else "",
+            "j": "a GPU computes" if device == "cuda" else "",
         }
+        return {name: reason for name, reason in reasons.items() if reason}
 
     @classmethod
     def from_yaml(cls, file: str | os.PathLike[str]) -> Self:
@@ -308,8 +281,6 @@ def train_option(name: str, **changes: Any) -> Any:
     return declared_as(replace(field.metadata["option"], **changes), default)
 
 
-# ---------------------------------------------------------------------------- resume
-
 FIXED_ON_RESUME = tuple(each.name for each in options_of(Config) if each.fixed)
 """Another value of these gives another result, which is neither the old run's nor a new one's."""
 
@@ -320,25 +291,25 @@ DECIDING = tuple(each.name for each in options_of(Config) if each.fixed or each.
 """The settings that decide the result, in the order of their declaration."""
 
 
-def _paragraph(text: str, indent: int = 2) -> str:
-    space = " " * indent
-    return textwrap.fill(text, 78, initial_indent=space, subsequent_indent=space, break_on_hyphens=False)
-
-
-def _flags(names: Iterable[str]) -> str:
-    return ", ".join("-" + name.replace("_", "-") for name in names)
-
-
-RESUME_RULES = "\n".join([
-    "Resuming (-resume FILE_OR_DIRECTORY):",
-    _paragraph("The run continues in its own directory with its own settings, exactly as if it had never stopped. "
-               f"A flag given now replaces the saved setting: {_flags(CHANGEABLE_ON_RESUME)} and the settings of the "
-               "machine may change. These may not, because the result would belong neither to the old run nor to a "
-               "new one, unless -force is given:"),
-    _paragraph(_flags(FIXED_ON_RESUME), 4),
-    _paragraph("With -force and such a change, with another -out-dir, or from a file other than a run's "
-               "checkpoint_latest.pth, it continues in a new directory, with a metrics.csv and a "
-               "checkpoint_max.pth of its own. A finished run has nothing to do; extend it with a larger -epochs."),
-    _paragraph("Of a directory made by -seeds all unfinished runs continue, one after another; a larger -seeds adds "
-               "runs. -lr and -schedule, and with a cosine -epochs, may not change there."),
-])  # fmt: skip
+_FIXED_FLAGS = textwrap.fill(
+    ", ".join(f"-{each.flag}" for each in options_of(Config) if each.fixed),
+    78,
+    initial_indent=4 * " ",
+    subsequent_indent=4 * " ",
+    break_on_hyphens=False,
+)
+RESUME_RULES = f"""\
+Resuming (-resume FILE_OR_DIRECTORY):
+  The run continues in its own directory with its own settings, exactly as if
+  it had never stopped. A flag given now replaces the saved setting: -epochs,
+  -lr, -schedule and the settings of the machine may change. These may not,
+  because the result would belong neither to the old run nor to a new one,
+  unless -force is given:
+{_FIXED_FLAGS}
+  With -force and such a change, with another -out-dir, or from a file other
+  than a run's checkpoint_latest.pth, it continues in a new directory, with a
+  metrics.csv and a checkpoint_max.pth of its own. A finished run has nothing to
+  do; extend it with a larger -epochs.
+  Of a directory made by -seeds all unfinished runs continue, one after another;
+  a larger -seeds adds runs. -lr and -schedule, and with a cosine -epochs, may
+  not change there."""
