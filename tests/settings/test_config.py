@@ -2,9 +2,9 @@
 
 import dataclasses
 import os
-from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -36,84 +36,37 @@ def refused(**values: object) -> str:
 
 
 def test_the_defaults_are_the_tutorials():
-    c = Config(data_dir="./data")
-    assert (c.T, c.device, c.b, c.epochs, c.opt, c.momentum, c.lr) == (
-        100,
-        "auto",
-        64,
-        100,
-        "adam",
-        0.9,
-        1e-3,
-    )
-    assert (c.tau, c.v_threshold, c.v_reset, c.surrogate, c.alpha, c.neuron) == (
-        2.0,
-        1.0,
-        0.0,
-        "atan",
-        None,
-        "lif",
-    )
-    assert (c.out_dir, c.resume, c.amp, c.schedule, c.backend, c.dataset) == (
-        "./logs", None, False, "constant", "auto", "mnist",
-    )  # fmt: skip
-    assert (c.seed, c.val, c.eval_every, c.limit_batches, c.seeds, c.ema, c.force) == (
-        0,
-        0,
-        1,
-        None,
-        1,
-        0.0,
-        False,
-    )
+    tutorial = dict(T=100, device="auto", b=64, epochs=100, opt="adam", momentum=0.9, lr=1e-3, tau=2.0)
+    tutorial |= dict(v_threshold=1.0, v_reset=0.0, neuron="lif", surrogate="atan", out_dir="./logs")
+    assert tutorial.items() <= vars(Config()).items()
 
 
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("T", 0, "integer from 1"),
-        ("T", 100.0, "integer"),
-        ("T", True, "integer"),
-        ("T", "ten", "integer"),
+        *[("T", value, "integer from 1 to 1000000") for value in (0, 100.0, True, "ten", "9" * 5000, np.float32(3))],
+        *[("tau", value, "number above 1") for value in (1, 1.0, float("nan"), "inf", "1e400", None, [2.0], True)],
+        *[("seed", value, "from 0 to 4294967295") for value in (-1, 2**32)],
+        *[("device", value, "cuda:0") for value in ("gpu", "cuda:-1", 3)],
+        *[("data_dir", value, "directory") for value in ("", "a\0b", None, b"x")],
         ("b", 0, "at least 1"),
-        ("epochs", -1, "at least 1"),
-        ("tau", 1, "above 1"),
-        ("tau", 1.0, "above 1"),
-        ("tau", float("nan"), "above 1"),
-        ("tau", "inf", "above 1"),
-        ("tau", 10**400, "above 1"),
-        ("tau", None, "(no value)"),
-        ("tau", [2.0], "above 1"),
-        ("lr", 0, "above 0"),
         ("lr", "-1e-3", "above 0"),
-        ("momentum", 1, "below 1"),
-        ("ema", 1.0, "below 1"),
-        ("seed", -1, "from 0 to 4294967295"),
-        ("seed", 2**32, "from 0 to 4294967295"),
-        ("opt", "adamw", "adam, sgd (did you mean adam?)"),
+        ("momentum", 1, "of at least 0 and below 1"),
+        ("opt", "adamw", "one of adam, sgd (did you mean adam?)"),
+        ("opt", "x" * 10**6, "xxx..."),
+        ("opt", "a\nb", r"opt 'a\nb'"),
         ("surrogate", "ATam", "did you mean atan?"),
         ("neuron", 3, "lif, if"),
-        ("dataset", "MNST", "did you mean mnist?"),
-        ("device", "gpu", "cuda:0"),
-        ("device", "cuda:-1", "cuda:0"),
         ("amp", 1, "true or false"),
-        ("data_dir", "", "directory"),
-        ("data_dir", "a\0b", "directory"),
-        ("out_dir", None, "directory"),
         ("v_reset", "nothing", "finite number or none"),
         ("limit_batches", 0, "at least 1"),
         ("alpha", -1, "at least 0"),
+        ("name", "a/b", "a plain file name"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_allowed(name: str, value: object, words: str):
     message = refused(**{name: value})
     assert message.startswith(f"{name} ") and words in message
-
-
-def test_a_rejected_value_is_shown_briefly():
-    assert refused(T=10**5000).startswith("T of type int is not allowed")
-    assert "xxx..." in refused(opt="x" * 10**6)
-    assert refused(opt="a\nb").startswith(r"opt 'a\nb'")
 
 
 def test_settings_that_contradict_each_other():
@@ -141,9 +94,9 @@ def test_every_surrogate_by_function_and_by_class_name(name: str):
         assert Config(surrogate=spelling).surrogate == known
 
 
-def test_integers_are_fine_where_floats_are_meant():
-    c = Config(tau=2, v_threshold=1, v_reset=0, lr=1)
-    assert all(type(x) is float for x in (c.tau, c.v_threshold, c.v_reset, c.lr))
+def test_numbers_of_any_type_are_fine():
+    c = Config(tau=2, v_threshold=np.float32(1), v_reset=np.int8(0), lr=1, T=np.int64(20), amp=np.True_)
+    assert [type(x) for x in (c.tau, c.v_threshold, c.v_reset, c.lr, c.T, c.amp)] == [*[float] * 4, int, bool]
 
 
 def test_replace_checks_again():
@@ -304,55 +257,10 @@ def test_yaml_values_as_people_write_them(yaml_file):
     assert Config.from_yaml(yaml_file("")) == Config.from_yaml(yaml_file("# nothing\n---\n")) == Config()
 
 
-def test_the_config_yaml_of_an_older_run(yaml_file):
-    """As version 0.1.0 wrote it, before the settings were read by yaml.safe_load."""
-    text = """\
-# snn_mnist 0.1.0; to repeat the run: python -m snn_mnist train -config THIS_FILE
-T: 100
-neuron: lif
-tau: 1.3
-v_threshold: 1.0
-v_reset: null
-surrogate: piecewise_leaky_relu
-alpha: null
-epochs: 30
-b: 64
-opt: adam
-lr: 1.0e-05
-momentum: 0.9
-schedule: cosine
-ema: 0.0
-amp: true
-seed: 4294967295
-seeds: 1
-dataset: 'mnist'
-data_dir: '1e3'
-val: 5000
-limit_batches: null
-out_dir: "\\u7ED3 'no'"
-figures: false
-device: cuda:1
-backend: auto
-step_mode: m
-eval_every: 1
-"""
-    c = Config.from_yaml(yaml_file(text))
-    assert c == Config(
-        tau=1.3, v_reset=None, surrogate="piecewise_leaky_relu", epochs=30, lr=1e-5, schedule="cosine", amp=True,
-        seed=4294967295, data_dir="1e3", val=5000, out_dir="结 'no'", figures=False, device="cuda:1",
-    )  # fmt: skip
-    later = {"test"}  # settings that it did not have
-    assert set(c.to_mapping()) - later == c.given == {name for name in c.to_mapping() if f"\n{name}: " in text}
-
-
-BOMB = "a: &a [x]\n" + "".join(f"{y}: &{y} [{', '.join([f'*{x}'] * 9)}]\n" for x, y in pairwise("abcdefghi"))
-
-
 @pytest.mark.parametrize(
     ("content", "words"),
     [
         ("epoch: 3", "unknown setting epoch; did you mean epochs?"),
-        ("zzzz: 3", "unknown setting zzzz; the known ones are"),
         ("3: 3", "unknown setting 3"),
         ("tau: 1", "tau 1 is not allowed; give a number above 1"),
         ("T:", "T (no value) is not allowed"),
@@ -360,18 +268,13 @@ BOMB = "a: &a [x]\n" + "".join(f"{y}: &{y} [{', '.join([f'*{x}'] * 9)}]\n" for x
         ("data-dir: a\ndata_dir: b", "data_dir is set twice"),
         ("tau: !!python/object/apply:os.system ['touch hacked']", "line 1: tau has a nested value"),
         ("!!python/object/apply:os.system ['touch hacked']", "could not determine a constructor"),
-        (BOMB, "a has a nested value"),
         ("T: [10\nb: 3", "line 2: while parsing a flow sequence, expected ',' or ']'"),
         ("T: [1, 2]", "T has a nested value"),
-        ("T: {a: 1}", "T has a nested value"),
         ("[" * 100_000, "nested"),
         ("T: " + "[" * 100_000, "nested"),
         ("- T: 1", "not a mapping"),
-        ("just text", "not a mapping"),
         ("? [T]\n: 1", "line 1: a name is nested"),
-        ("? {T: 1}\n: 1", "line 1: a name is nested"),
         ("<<: {T: 1}", "<< has a nested value"),
-        ("T: 1\n'T': 2", "line 2: T is set twice"),
         ("lr: 1\nno: 1\n", "unknown setting no"),
         ("T: 1\n---\nT: 2", "line 2: expected a single document in the stream, but found another"),
         ("T: 1\n  b: 2", "line 2: mapping values are not allowed"),
@@ -381,9 +284,7 @@ BOMB = "a: &a [x]\n" + "".join(f"{y}: &{y} [{', '.join([f'*{x}'] * 9)}]\n" for x
         ("T: 1".encode("utf-16"), "not UTF-8"),
         ("#" * (MAX_BYTES + 1), "larger than"),
         ("T: " + "9" * 10_000, "T 999"),
-        ("T: 2001-12-14", "T 2001-12-14 is not allowed"),
         ("T: 2001-12-45", "T 2001-12-45 is not allowed"),
-        ("T: 0b_", "T 0b_ is not allowed"),
     ],
 )
 def test_a_bad_file_is_named_with_its_fault(yaml_file, tmp_path: Path, content: str | bytes, words: str):
@@ -440,35 +341,14 @@ def test_any_mapping_is_read_or_refused(mapping: dict):
         assert Config.from_mapping(c.to_mapping()).to_mapping() == c.to_mapping()  # -resume and such are not saved
 
 
-def test_settings_that_nothing_uses_are_named():
-    def notes(*tokens: str) -> list[str]:
-        return cli.read_command(["train", *tokens])[1].notes()
-
-    assert notes("-neuron", "if", "-tau", "3") == ["-tau 3.0 has no effect: IF neurons have no leak"]
-    assert notes("-momentum", "0.5") == ["-momentum 0.5 has no effect: it is for -opt sgd"]
-    assert notes("-opt", "sgd", "-momentum", "0.5", "-tau", "3") == [] == notes("-neuron", "if")
-    assert notes("-resume", "x", "-momentum", "0.5") == []  # the run's own optimiser may be sgd
-
-
 # ---------------------------------------------------------------------------- resume
 
 
 def test_what_may_change_on_resume_and_what_not():
     assert {"T", "b", "tau", "v_threshold", "v_reset", "surrogate", "neuron", "seed", "dataset"} <= set(FIXED_ON_RESUME)
-    free = {
-        *CHANGEABLE_ON_RESUME,
-        "device",
-        "backend",
-        "step_mode",
-        "j",
-        "data_dir",
-        "out_dir",
-        "eval_every",
-    }
+    free = {*CHANGEABLE_ON_RESUME, "device", "backend", "step_mode", "j", "data_dir", "out_dir", "eval_every"}
     assert free.isdisjoint(FIXED_ON_RESUME)
-    assert {*free, *FIXED_ON_RESUME} <= {each.name for each in options_of(Config)}
-    for name in (*FIXED_ON_RESUME, *CHANGEABLE_ON_RESUME):
-        assert f"-{name.replace('_', '-')}" in RESUME_RULES
+    assert all(f"-{name.replace('_', '-')}" in RESUME_RULES for name in (*FIXED_ON_RESUME, *CHANGEABLE_ON_RESUME))
 
 
 def test_a_resumed_run_keeps_its_settings_except_those_given_now(monkeypatch: pytest.MonkeyPatch):
