@@ -18,13 +18,13 @@ from pathlib import Path
 
 import numpy as np
 
-from snn_mnist.cli.evaluate import EvalOptions
 from snn_mnist.data.datasets import load_dataset
 from snn_mnist.export import hardware
 from snn_mnist.export.fixed_point import quantise, spike_counts
 from snn_mnist.network.network import SNN
 from snn_mnist.network.poisson import SpikeKey, Stream
 from snn_mnist.network.saved_network import SavedNetwork, load_network
+from snn_mnist.settings.config import Config
 
 VARIANTS: list[tuple[str, dict, dict]] = [  # (name, settings of the network, settings of the export)
     ("16 bits", {}, {"bits": 16}),
@@ -39,8 +39,8 @@ VARIANTS: list[tuple[str, dict, dict]] = [  # (name, settings of the network, se
 
 
 def main(place: str, count: int) -> int:
-    trained = load_network(place)
-    data = load_dataset(trained.config.dataset, EvalOptions(resume="-").data_dir)
+    trained = load_network(place, data_dir=Config().data_dir)
+    data = load_dataset(trained.config.dataset, trained.config.data_dir)
     images, labels = data.test.images[:count], data.test.labels[:count].numpy()
     key = SpikeKey(trained.config.seed, Stream.EVAL, 0)
     print(f"{len(images):,} test images, T {trained.config.T}, seed {key.seed}\n")
@@ -68,7 +68,7 @@ def main(place: str, count: int) -> int:
 
 def compare(loaded, folder, images, labels, key, flags):  # type: ignore[no-untyped-def]
     """(images with equal counts and prediction, whether the golden vectors are, images/s of C, accuracy)."""
-    hardware.export_hardware(loaded, folder, EvalOptions(resume="-").data_dir, report=False, **flags)
+    hardware.export_hardware(loaded, folder, report=False, **flags)
     program = folder / "snn_infer"
     strict = ["-std=c99", "-O2", "-Wall", "-Wextra", "-Werror"]
     subprocess.run(["cc", *strict, "-o", str(program), str(folder / "snn_infer.c")], check=True)

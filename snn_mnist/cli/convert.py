@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from snn_mnist.cli.evaluate import accuracy_against_T
 from snn_mnist.cli.results import write_json
@@ -25,25 +25,17 @@ from snn_mnist.cli.shared_options import given_data_dir, json_option
 from snn_mnist.settings.config import Config, Threads, train_option
 from snn_mnist.settings.options import Options, option, options_of
 
-if TYPE_CHECKING:
-    from snn_mnist.network.scoring import Score
-
 NEURONS: dict[str, Any] = {"neuron": "if", "v_reset": None}  # of the network, with the defaults of the others
 POISSON, CONSTANT = "Poisson spikes", "constant current"
 
 
 def _read_mode(value: Any) -> str | float:
-    """'max', '99.9%' or 0.8; ValueError for another."""
-    text = str(value).strip()
-    if text.lower() == "max":
-        return "Max"
-    if text.endswith("%"):
-        if not 0 < float(text[:-1]) <= 100:
-            raise ValueError
-        return text
-    if not 0 < float(text) <= 1:
+    """Return 'Max', '99.9%' or 0.8; ValueError for another."""
+    text = str(value).strip().lower()
+    number = 1.0 if text == "max" else float(text.removesuffix("%"))
+    if not 0 < number <= (100 if text.endswith("%") else 1):
         raise ValueError
-    return float(text)
+    return "Max" if text == "max" else text if text.endswith("%") else number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,10 +98,6 @@ class ConvertOptions(Threads, Options):
         return self.training().notes()
 
 
-def _name(key: Any) -> Any:
-    return key.replace("-", "_") if isinstance(key, str) else key
-
-
 def run(options: ConvertOptions) -> int:
     from snn_mnist.network.device import choose_runtime
     from snn_mnist.training.conversion import Conversion
@@ -144,7 +132,10 @@ def report(options: ConvertOptions, folder: Path) -> None:
     runtime = choose_runtime(options.device, options.backend, options.threads)
     keys = [SpikeKey(config.seed, Stream.EVAL, repeat) for repeat in range(options.repeats)]
     poisson, _ = score_split(loaded.net, data.test, runtime, steps, keys)
-    results = summarise(accuracy, poisson, constant) | {
+    against_T = {POISSON: accuracy_against_T(poisson), CONSTANT: accuracy_against_T([constant])}
+    results = {
+        "images": len(data.test), "encodings": len(keys), "T": config.T, "ann_accuracy": accuracy,
+        "standard_error": math.sqrt(accuracy * (1 - accuracy) / len(data.test)), "accuracy_against_T": against_T,
         "mode": ann["mode"], "scale": ann["scale"], "checkpoint": str(loaded.path), "epochs": loaded.epochs,
         "dataset": data.name, "seed": config.seed,
     }  # fmt: skip
@@ -154,41 +145,24 @@ def report(options: ConvertOptions, folder: Path) -> None:
         write_json(options.json, results)
     if options.figures if "figures" in options.given else config.figures:
         run_figures.write_run_figures(folder, loaded.net.weight, poisson[0], data.class_names, [run_figures.OF_THE_ANN])
-        against_T = {
-            name: [100 * at["mean"] for at in each.values()] for name, each in results["accuracy_against_T"].items()
-        }
-        figure = run_figures.conversion(constant.readout_steps, against_T, 100 * accuracy)
-        run_figures.write(folder / run_figures.CONVERSION, figure)
-
-
-def summarise(ann: float, poisson: list[Score], constant: Score) -> dict[str, Any]:
-    """Accuracies, shares of 1, as plain numbers."""
-    images = len(constant.labels)
-    return {
-        "images": images,
-        "encodings": len(poisson),
-        "T": constant.readout_steps[-1],
-        "ann_accuracy": ann,
-        "standard_error": math.sqrt(ann * (1 - ann) / images),
-        "accuracy_against_T": {POISSON: accuracy_against_T(poisson), CONSTANT: accuracy_against_T([constant])},
-    }
+        percent = {name: [100 * at["mean"] for at in each.values()] for name, each in against_T.items()}
+        run_figures.write(folder / run_figures.CONVERSION, run_figures.conversion(steps, percent, 100 * accuracy))
 
 
 def describe(results: dict[str, Any], folder: Path) -> str:
-    """The report for a person."""
-    ann, several = results["ann_accuracy"], results["encodings"] > 1
+    """Return the report for a person."""
+    ann, several, error = results["ann_accuracy"], results["encodings"] > 1, 100 * results["standard_error"]
     poisson, constant = (results["accuracy_against_T"][name] for name in (POISSON, CONSTANT))
     lines = [
         "",
-        f"ANN: {ann:.2%} of {results['images']:,} test images right "
-        f"(± {100 * results['standard_error']:.2f} % standard error)",
+        f"ANN: {ann:.2%} of {results['images']:,} test images right (± {error:.2f} % standard error)",
         f"SNN: its weights, divided by {results['scale']:.4g} (mode {results['mode']}); IF neurons, soft reset",
         "",
         f"{'T':>8}  {POISSON:>18}  {CONSTANT:>18}",
     ]
     for step, at in poisson.items():
-        deviation = f" ± {100 * at['std']:.2f} %" if several else " %"
-        cell = f"{100 * at['mean']:.2f}{deviation}"
+        deviation = f" ± {100 * at['std']:.2f}" if several else ""
+        cell = f"{100 * at['mean']:.2f}{deviation} %"
         lines.append(f"{step:>8}  {cell:>18}  {100 * constant[step]['mean']:>16.2f} %")
     last = [round(100 * (each[str(results["T"])]["mean"] - ann), 2) + 0.0 for each in (poisson, constant)]
     lines += [f"{'SNN-ANN':>8}  {last[0]:>+16.2f} %  {last[1]:>+16.2f} %", ""]

@@ -97,7 +97,7 @@ def run(options: ExportOptions) -> None:
         settings = (options.bits, options.scale, options.fraction, options.report)
         if options.report:
             say("measuring the accuracy of each weight width on all test images")
-        print(fit(hardware.export_hardware(saved, out, saved.config.data_dir, *settings).rstrip(), indent=""))
+        print(fit(hardware.export_hardware(saved, out, *settings).rstrip(), indent=""))
         print(f"\nwritten to {out}\nthe C reference: cd {shlex.quote(str(out))} && "
               "cc -std=c99 -O2 -o snn_infer snn_infer.c")  # fmt: skip
         return
@@ -105,7 +105,7 @@ def run(options: ExportOptions) -> None:
     if options.format == "nir":
         _export_nir(saved, out, options)
     else:
-        size = html.export_html(saved, out, saved.config.data_dir)
+        size = html.export_html(saved, out)
         print(f"{out}: {size / 1024:,.0f} kB; open it in a browser")
 
 

@@ -66,7 +66,8 @@ def open_checkpoint(options: Any, device: str = "") -> "SavedNetwork":
     print_notes(notes)
     if getattr(options, "json", None) != "-":
         about = f"epoch {loaded.epochs}, trained on {loaded.trained_on or config.dataset}"
-        print(fit(f"{loaded.path} ({about}), T {config.T}, tau {config.tau:g}, seed {config.seed}"))
+        tau = f", tau {config.tau:g}" if config.neuron == "lif" else ""
+        print(fit(f"{loaded.path} ({about}), T {config.T}{tau}, seed {config.seed}"))
     return loaded
 
 

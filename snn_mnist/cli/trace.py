@@ -106,7 +106,7 @@ def describe(trace: Trace, class_names: Sequence[str]) -> str:
     lines = [f"test image {trace.index}, label {class_names[trace.label]}", f"{'class':>{width}}  firing rate"]
     for number, (name, rate) in enumerate(zip(class_names, trace.rates, strict=True)):
         mark = "  <- prediction" if number == trace.prediction else ""
-        lines.append(f"{name:>{width}}  {rate:.3f}  {'#' * round(30 * float(rate))}{mark}")
+        lines.append(f"{name:>{width}}  {rate:.3f}  {'#' * round(30 * float(rate))}{mark}".rstrip())
     correct = "right" if trace.prediction == trace.label else f"wrong, it is {class_names[trace.label]}"
     prediction = f"prediction: {class_names[trace.prediction]} ({correct})"
     if not trace.s.any():

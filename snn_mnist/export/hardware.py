@@ -43,30 +43,30 @@ REPORTED_BITS = (16, 8, 6, 4)
 def export_hardware(
     saved: SavedNetwork,
     out: Path,
-    data_dir: str,
     bits: int = 8,
     scale: str = "tensor",
     fraction: int | None = None,
     report: bool = True,
 ) -> str:
-    """Writes all files into the directory `out`; returns the text of report.md.
+    """Write all files into the directory `out`; return the text of report.md.
 
     scale: 'tensor' or 'neuron', one scale for all weights or one for each neuron; fraction: bits of a potential after
     the binary point; report: whether to measure the accuracy for several weight widths on the whole test set.
     """
-    if saved.config.T > MAX_STEPS:
-        raise UsageError(f"T {saved.config.T} makes golden vectors of gigabytes; give -T up to {MAX_STEPS:,}")
-    fixed = quantise(saved.net, saved.config, bits, scale == "neuron", fraction)
-    data = load_dataset(saved.config.dataset, data_dir)
-    spike_key = SpikeKey(saved.config.seed, Stream.EVAL, 0)
+    config = saved.config
+    if config.T > MAX_STEPS:
+        raise UsageError(f"T {config.T} makes golden vectors of gigabytes; give -T up to {MAX_STEPS:,}")
+    fixed = quantise(saved.net, config, bits, scale == "neuron", fraction)
+    data, spike_key = load_dataset(config.dataset, config.data_dir), SpikeKey(config.seed, Stream.EVAL, 0)
     results = describe(fixed, scale, spike_key)
     if report:
         results |= measure(saved, fixed, data, spike_key, scale)
-    text = as_markdown(results)
+    constants = {name: getattr(fixed, name) for name in ("bits", "fraction", "multiplier", "shift", "soft", "steps")}
+    weight, text = fixed.weight.astype(np.int16), as_markdown(results)
     contents: dict[str, str | bytes] = {
         "weights.mem": weights_mem(fixed),
         "snn_weights.h": header(fixed, saved),
-        "weights.npz": weights_npz(fixed),
+        "weights.npz": npz(weight=weight, scale=fixed.scale, threshold=fixed.threshold, **constants),
         "snn_infer.c": resources.files("snn_mnist.export").joinpath("snn_infer.c").read_bytes(),
         **golden(fixed, data, spike_key),
         "report.json": json.dumps(results, indent=2) + "\n",
@@ -139,15 +139,6 @@ def npz(**arrays: Any) -> bytes:
     return file.getvalue()
 
 
-def weights_npz(fixed: FixedPoint) -> bytes:
-    return npz(
-        weight=fixed.weight.astype(np.int16),
-        scale=fixed.scale,
-        threshold=fixed.threshold,
-        **{name: getattr(fixed, name) for name in ("bits", "fraction", "multiplier", "shift", "soft", "steps")},
-    )
-
-
 # ---------------------------------------------------------------------------- golden vectors
 
 
@@ -157,36 +148,32 @@ def golden(fixed: FixedPoint, data: Dataset, spike_key: SpikeKey) -> dict[str, s
     index = torch.arange(len(images))
     spikes = poisson_encode(images, index, 0, fixed.steps, spike_key).numpy().astype(np.uint8)  # [T, 16, 784]
     fired, potential = fixed.run(np.einsum("tnp,cp->tnc", spikes, fixed.weight, optimize=True))
-    by_image = {
-        name: values.swapaxes(0, 1)
-        for name, values in (("input", spikes), ("spikes", fired.astype(np.uint8)), ("v", potential))
-    }
-    note = f"// {len(images)} images x {fixed.steps} steps, a line per step, "
-    mem = {
-        "golden_input.mem": ("784 input spikes, pixel 0 the lowest bit", "input", 1),
-        "golden_spikes.mem": ("10 output spikes, neuron 0 the lowest bit", "spikes", 1),
-        "golden_v.mem": ("potentials after the reset, neuron 0 in the lowest 32 bits", "v", 32),
-    }
-    contents: dict[str, str | bytes] = {}
-    for file, (what, name, bits) in mem.items():
-        rows = by_image[name].reshape(-1, by_image[name].shape[-1])
-        lines = packed_lines(rows) if bits == 1 else [hex_fields(row, bits) for row in rows]
-        contents[file] = note + what + "\n" + "\n".join(lines) + "\n"
-    counts = by_image["spikes"].sum(1, dtype=np.int64)
-    contents["golden.npz"] = npz(
-        **{**by_image, "v": by_image["v"].astype(np.int32)}, index=index.numpy(), labels=labels,
-        counts=counts, verdicts=counts.argmax(1), seed=spike_key.seed, stream=int(spike_key.stream),
-        epoch=spike_key.epoch,
-    )  # fmt: skip
-    return contents
+    spikes, output, potential = (each.swapaxes(0, 1) for each in (spikes, fired.astype(np.uint8), potential))
+    counts = output.sum(1, dtype=np.int64)
+
+    def mem(what: str, lines: list[str]) -> str:
+        return f"// {len(images)} images x {fixed.steps} steps, a line per step, {what}\n" + "\n".join(lines) + "\n"
+
+    return {
+        "golden_input.mem": mem("784 input spikes, pixel 0 the lowest bit", packed_lines(spikes)),
+        "golden_spikes.mem": mem("10 output spikes, neuron 0 the lowest bit", packed_lines(output)),
+        "golden_v.mem": mem(
+            "potentials after the reset, neuron 0 in the lowest 32 bits",
+            [hex_fields(row, 32) for row in potential.reshape(-1, CLASSES)],
+        ),
+        "golden.npz": npz(
+            input=spikes, spikes=output, v=potential.astype(np.int32), index=index.numpy(), labels=labels,
+            counts=counts, verdicts=counts.argmax(1), seed=spike_key.seed, stream=int(spike_key.stream),
+            epoch=spike_key.epoch,
+        ),
+    }  # fmt: skip
 
 
-def packed_lines(rows: np.ndarray) -> list[str]:
-    """Rows of bits [n, width] in hex, column 0 the lowest bit."""
-    width = rows.shape[1]
-    digits = -(-width // 4)
-    packed = np.packbits(rows[:, ::-1], axis=1, bitorder="big")  # the spare bits are the lowest ones
-    return [f"{int.from_bytes(row.tobytes(), 'big') >> (-width % 8):0{digits}x}" for row in packed]
+def packed_lines(bits: np.ndarray) -> list[str]:
+    """Return rows of bits [..., width] in hex, column 0 the lowest bit."""
+    width = bits.shape[-1]
+    packed = np.packbits(bits.reshape(-1, width)[:, ::-1], axis=1, bitorder="big")  # the spare bits are the lowest ones
+    return [f"{int.from_bytes(row.tobytes(), 'big') >> (-width % 8):0{-(-width // 4)}x}" for row in packed]
 
 
 # ---------------------------------------------------------------------------- report

@@ -13,6 +13,7 @@ from torture import differences
 
 from snn_mnist.cli import convert
 from snn_mnist.cli.convert import ConvertOptions
+from snn_mnist.cli.evaluate import accuracy_against_T
 from snn_mnist.cli.main import main
 from snn_mnist.core import neuron
 from snn_mnist.data.datasets import Split, load_dataset
@@ -88,16 +89,12 @@ def test_the_report_by_hand():
             counts[number:, m, 4] = 1
         return Score([5, 10], counts, torch.zeros(4), torch.full((4,), 3))
 
-    results = convert.summarise(0.5, [score(2, 4), score(1, 2)], score(2, 1))
     against_T = {
-        name: {T: {key: at[key] for key in ("mean", "std")} for T, at in each.items()}
-        for name, each in results["accuracy_against_T"].items()
+        convert.POISSON: accuracy_against_T([score(2, 4), score(1, 2)]),
+        convert.CONSTANT: accuracy_against_T([score(2, 1)]),
     }
-    assert against_T == {
-        "Poisson spikes": {"5": {"mean": 0.375, "std": pytest.approx(0.125 * 2**0.5)},
-                           "10": {"mean": 0.75, "std": pytest.approx(0.25 * 2**0.5)}},
-        "constant current": {"5": {"mean": 0.5, "std": 0.0}, "10": {"mean": 0.25, "std": 0.0}},
-    }  # fmt: skip
+    results = {"images": 4, "encodings": 2, "T": 10, "ann_accuracy": 0.5, "standard_error": 0.25}
+    results |= {"accuracy_against_T": against_T}
     lines = convert.describe(results | {"scale": 1.5, "mode": "Max"}, Path("a run")).splitlines()
     assert "ANN: 50.00% of 4 test images right (± 25.00 % standard error)" in lines
     assert lines[5].split() == ["5", "37.50", "±", "17.68", "%", "50.00", "%"]

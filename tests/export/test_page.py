@@ -32,7 +32,7 @@ def script(page: str, name: str) -> str:
 
 
 def test_the_page_is_one_file_that_reaches_for_nothing():
-    page = html.render(network(), "nowhere")
+    page = html.render(network())
     assert "default-src 'none'" in page
     outside_data = page.replace(script(page, "data"), "")
     assert not re.search(
@@ -45,7 +45,7 @@ def test_the_page_is_one_file_that_reaches_for_nothing():
 
 def test_the_page_holds_the_network():
     loaded = network(T=60, tau=3.0, v_threshold=0.7, v_reset=-0.5, seed=5)
-    data = json.loads(script(html.render(loaded, "nowhere"), "data"))
+    data = json.loads(script(html.render(loaded), "data"))
     held = np.frombuffer(base64.b64decode(data["weight"]), "<f4").reshape(10, 784)
     np.testing.assert_array_equal(held, loaded.net.weight.detach().numpy())
     told = {name: data[name] for name in ("T", "tau", "v_threshold", "v_reset", "seed", "stream", "neuron", "box")}
@@ -59,7 +59,7 @@ def test_the_page_holds_the_network():
 
 def test_no_setting_can_end_the_script(monkeypatch):
     monkeypatch.setattr(html, "DIGITS", ("</script><b>",) * 10)
-    page = html.render(network(), "nowhere")
+    page = html.render(network())
     assert page.count("</script>") == 3
     assert json.loads(script(page, "data"))["names"][0] == "</script><b>"
 
@@ -84,7 +84,7 @@ def contrast(a: str, b: str) -> float:
 
 @pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
 def test_text_and_marks_stand_out_in_both_themes(theme):
-    c = colours(html.render(network(), "nowhere"))[theme]
+    c = colours(html.render(network()))[theme]
     for text in ("text", "quiet", "trace", "spike"):
         for ground in ("page", "card", "tint", "future"):
             assert contrast(c[text], c[ground]) >= 4.5, (text, ground)
@@ -94,7 +94,7 @@ def test_text_and_marks_stand_out_in_both_themes(theme):
 @pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
 def test_potentials_and_spikes_differ_for_the_colour_blind(theme):
     """Viénot et al. 1999: what protanopes and deuteranopes see of linear RGB."""
-    c = colours(html.render(network(), "nowhere"))[theme]
+    c = colours(html.render(network()))[theme]
     protan = np.array([[0.11238, 0.88762, 0], [0.11238, 0.88762, 0], [0.00401, -0.00401, 1]])
     deutan = np.array([[0.29275, 0.70725, 0], [0.29275, 0.70725, 0], [-0.02234, 0.02234, 1]])
     for sight in (np.eye(3), protan, deutan):
@@ -109,7 +109,7 @@ def test_potentials_and_spikes_differ_for_the_colour_blind(theme):
 def node(tmp_path_factory):
     """node(body, **values): what JavaScript returns, with `core` and the values at hand."""
     folder = tmp_path_factory.mktemp("node")
-    (folder / "core.js").write_text(script(html.render(network(), "nowhere"), "core"))
+    (folder / "core.js").write_text(script(html.render(network()), "core"))
 
     def run(body, **values):
         text = (
@@ -287,7 +287,7 @@ def test_the_weakest_ink_that_counts_is_the_same_in_both(node, dark):
 @needs_node
 def test_a_tie_goes_to_the_lower_class_and_rates_are_per_step_so_far(node):
     """The functions of the page's own script, on counts after 10 of 20 steps, as predict's sentence tells them."""
-    page = html.render(network(), "nowhere")
+    page = html.render(network())
     functions = "".join(re.findall(r"^function (?:ranking|prediction)\(t\) \{.*?^\}", page, re.M | re.S))
     body = f"""
         const state = {{ run: true, steps: 20, counts: [] }}, data = {{ names: given.names }};
@@ -308,4 +308,4 @@ def test_a_tie_goes_to_the_lower_class_and_rates_are_per_step_so_far(node):
 
 
 def test_a_long_sequence_is_cut_to_what_the_page_can_keep():
-    assert [html.content(network(T=T), "nowhere")["T"] for T in (1999, 2000, 2001)] == [1999, 2000, 2000]
+    assert [html.content(network(T=T))["T"] for T in (1999, 2000, 2001)] == [1999, 2000, 2000]

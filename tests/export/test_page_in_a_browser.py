@@ -21,7 +21,6 @@ from PIL import Image, ImageDraw
 
 from snn_mnist.cli.main import main
 from snn_mnist.data import pictures as picture
-from snn_mnist.data.datasets import load_dataset
 from snn_mnist.export import html
 from snn_mnist.network import reliability
 from snn_mnist.network.network import SNN
@@ -225,8 +224,7 @@ def test_the_sliders_change_the_network(page, exported):
     loaded = exported[1]
     page.evaluate("document.querySelector('#examples button:nth-child(4)').click()")
     page.wait(FINISHED)
-    example = html.examples(load_dataset(loaded.config.dataset, os.environ.get("SNN_MNIST_DATA", "data")).test)
-    third = base64.b64decode(example["examples"])[3 * 784 : 4 * 784]
+    third = base64.b64decode(html.content(loaded)["examples"])[3 * 784 : 4 * 784]
     for control, value, settings in (
         ("tau", 3.5, {"tau": 3.5}),
         ("threshold", 0.6, {"v_threshold": 0.6, "tau": 3.5}),
@@ -376,9 +374,7 @@ def test_examples_have_labels_and_a_word_where_the_network_is_wrong(browser, tmp
     loaded.net.load_state_dict(state["net"])
     buttons = "[...document.querySelectorAll('#examples button')]"
     words = browser.evaluate(f"{buttons}.map(b => b.textContent)")
-    held = np.frombuffer(
-        base64.b64decode(html.examples(load_dataset("digits", "").test)["examples"]), np.uint8
-    ).reshape(10, 784)
+    held = np.frombuffer(base64.b64decode(html.content(network())["examples"]), np.uint8).reshape(10, 784)
     settings = {"steps": 60, "seed": 0}
     counts = [expected(loaded, settings | {"pixels": image.tolist()})[1].sum(0) for image in held]
     wrong = [f"read as {count.argmax()}" if count.argmax() != c else "" for c, count in enumerate(counts)]
@@ -435,8 +431,9 @@ def test_the_page_holds_limits_measured_at_its_own_number_of_steps():
     for steps in (30, 2001):
         loaded = network(T=steps)
         ours = reliability.measure(loaded.net, digits().test, min(steps, 2000), 0)
-        assert html.content(loaded, "nowhere")["limits"] == vars(ours)
-    assert "limits" not in html.content(replace(loaded, config=replace(loaded.config, dataset="fashion")), "nowhere")
+        assert html.content(loaded)["limits"] == vars(ours)
+    fashion = replace(loaded.config, dataset="fashion", data_dir="nowhere")
+    assert "limits" not in html.content(replace(loaded, config=fashion))
 
 
 def test_clear_begins_anew(page):
@@ -491,12 +488,11 @@ def test_other_neurons(browser, tmp_path, settings):
     assert browser.problems == []
 
 
-def test_long_names_and_no_examples(browser, tmp_path, monkeypatch):
-    monkeypatch.setattr(html, "examples", lambda *_: {})
+def test_long_names_and_no_examples(browser, tmp_path):
     loaded = network()
-    fashion = replace(loaded, config=replace(loaded.config, dataset="fashion"))
+    fashion = replace(loaded, config=replace(loaded.config, dataset="fashion", data_dir="nowhere"))
     file = tmp_path / "page.html"
-    file.write_text(html.render(fashion, "nowhere"))
+    file.write_text(html.render(fashion))
     browser.problems.clear()
     browser.open(file, 360, 740)
     browser.draw("#pad", SEVEN)
