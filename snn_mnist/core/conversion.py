@@ -20,24 +20,38 @@ classification", Frontiers in Neuroscience 11 (2017) (soft reset, percentile).
 """
 
 import copy
+import itertools
+import re
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from snn_mnist.core import layer, neuron
 from snn_mnist.core.base import StepModule
+from snn_mnist.core.functional import POINTWISE, keeps_time
 
-FUSIONS: tuple[tuple[type[nn.Module], type[nn.Module], Any], ...] = (
-    (nn.Linear, nn.BatchNorm1d, fuse_linear_bn_eval),
-    (nn.Conv1d, nn.BatchNorm1d, fuse_conv_bn_eval),
-    (nn.Conv2d, nn.BatchNorm2d, fuse_conv_bn_eval),
-    (nn.Conv3d, nn.BatchNorm3d, fuse_conv_bn_eval),
-)
-OTHER_ACTIVATIONS = {name.lower() for name in nn.modules.activation.__all__} - {"relu"}
+# What an ANN may compute beside ReLUs. A name stands for module, function and method: conv for nn.Conv1d and F.conv2d.
+LINEAR = POINTWISE | {
+    "alphadropout", "avgpool", "adaptiveavgpool", "batchnorm", "cat", "channelshuffle", "chunk", "circularpad",
+    "concat", "constantpad", "conv", "convtranspose", "dim", "expand", "featurealphadropout", "flatten", "flip", "fold",
+    "getattr", "getitem", "identity", "interpolate", "linear", "matmul", "mean", "movedim", "narrow", "pad", "permute",
+    "pixelshuffle", "pixelunshuffle", "reflectionpad", "repeat", "replicationpad", "reshape", "roll", "select", "size",
+    "split", "squeeze", "stack", "sum", "transpose", "unflatten", "unfold", "unsqueeze", "upsample",
+    "upsamplingbilinear", "upsamplingnearest", "view", "votinglayer", "zeropad",
+}  # fmt: skip
+PASSING = LINEAR | {"maxpool", "adaptivemaxpool"}
+PRODUCTS = {"conv", "convtranspose", "linear", "matmul", "mul"}  # linear while only one factor depends on the input
+OF_THE_FIRST = {"div", "getitem", "truediv"}  # linear in the first argument alone
+SHAPES = {"device", "dtype", "ndim", "shape"}  # attributes of a tensor that do not depend on its values
+WEIGHT_HOOKS = (BasePruningMethod, SpectralNorm, WeightNorm)  # compute a weight before each forward pass
 
 
 class VoltageScaler(nn.Module):
@@ -65,16 +79,24 @@ class Converter(nn.Module):
     s = (1 - momentum) s + momentum s_batch, from the first batch on. device: of the SNN, by default the ANN's.
     fuse_flag: whether batch normalisation is fused.
 
-    Supported are Linear, convolutions, average pooling, batch normalisation and other linear layers; ReLU as a module
-    or function. Another activation is a ValueError. Maximum pooling passes, but the maximum of spikes is not that of
-    the rates; prefer the average. `functional.set_step_mode(snn, 'm')` works for a net made of modules only.
+    An ANN may consist of ReLUs, as modules or functions, and of what is linear or affine in its input: Linear,
+    convolutions, average pooling, batch normalisation, sums, products with constants, changes of shape, and dropout,
+    which evaluation leaves out. All else is a ValueError that names the node. Maximum pooling passes, but the maximum
+    of spikes is not that of the rates; prefer the average. `functional.set_step_mode(snn, 'm')` works for a net of
+    modules and sums; a function such as torch.flatten takes one step only, and is refused by name.
     """
 
     def __init__(
-        self, dataloader: Iterable[Any], device: Any = None, mode: str | float = "Max", momentum: float = 0.1,
+        self,
+        dataloader: Iterable[Any],
+        device: Any = None,
+        mode: str | float = "Max",
+        momentum: float = 0.1,
         fuse_flag: bool = True,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
+        if not hasattr(dataloader, "__iter__") and not hasattr(dataloader, "__getitem__"):
+            raise TypeError(f"dataloader={dataloader!r} must give batches; pass e.g. a DataLoader of training images")
         check_mode(mode)
         self.dataloader, self.device, self.mode = dataloader, device, mode
         self.momentum, self.fuse_flag = momentum, fuse_flag
@@ -82,21 +104,53 @@ class Converter(nn.Module):
     @torch.no_grad()
     def forward(self, ann: nn.Module) -> fx.GraphModule:
         device = self.device or next((p.device for p in ann.parameters()), torch.device("cpu"))
-        net = trace(copy.deepcopy(ann).to(device).eval())
+        batches = (_images(batch).to(device) for batch in self.dataloader)
+        if (first := next(batches, None)) is None:
+            raise ValueError("the dataloader gave no batch; give some of the training images")
+        ann = with_plain_weights(ann).to(device).eval()
+        expected = ann(first.clone())
+        net = trace(ann)
+        relus = check_operations(net)
+        _compare(_Dimensions(net).run(first), expected)
         if self.fuse_flag:
             fuse(net)
-        relus = relu_nodes(net)
         calibration = _Calibration(net, relus, self.mode, self.momentum)
-        for batch in self.dataloader:
-            images = batch[0] if isinstance(batch, tuple | list) else batch
-            calibration.run(images.to(device))
+        for images in itertools.chain([first], batches):
+            calibration.run(images)
+        _give_step_modes(net)
         for number, node in enumerate(relus):
             _replace_by_if_node(net, node, number, calibration.scale(node))
-        _give_step_modes(net)
         net.delete_all_unused_submodules()
         net.graph.lint()
         net.recompile()
         return net.to(device)
+
+
+def _images(batch: Any) -> Tensor:
+    images = batch[0] if isinstance(batch, tuple | list) else batch
+    if not isinstance(images, Tensor):
+        raise TypeError(f"a batch must be a tensor or (images, …), not {type(images).__name__}")
+    return images
+
+
+def with_plain_weights(ann: nn.Module) -> nn.Module:
+    """Return a copy of the network with the present values of parametrised weights; ValueError for those of hooks."""
+    for name, module in ann.named_modules():
+        if hook := next((h for h in module._forward_pre_hooks.values() if isinstance(h, WEIGHT_HOOKS)), None):
+            raise ValueError(
+                f"a hook computes the weight of {name!r} ({type(hook).__name__}); use torch.nn.utils.parametrizations, "
+                "or remove the hook first, e.g. by torch.nn.utils.remove_weight_norm or prune.remove"
+            )
+    ann = copy.deepcopy(ann).eval()
+    for module in list(ann.modules()):
+        if parametrize.is_parametrized(module):
+            values = {name: getattr(module, name).detach() for name in module.parametrizations}  # type: ignore[union-attr]
+            module.__class__ = type(module).__bases__[0]  # the parametrised class is the original's too: it stays
+            del module.parametrizations
+            module._load_state_dict_pre_hooks.clear()  # weight_norm's, which can't be pickled
+            for name, value in values.items():
+                module.register_parameter(name, nn.Parameter(value))
+    return ann
 
 
 # ---- scales --------------------------------------------------------------------------------------------------
@@ -142,8 +196,6 @@ class _Calibration(fx.Interpreter):
         return y
 
     def scale(self, node: fx.Node) -> float:
-        if node not in self.scales:
-            raise ValueError("the dataloader gave no batch; give some of the training images")
         if not 0 < (scale := self.scales[node]) < float("inf"):
             raise ValueError(
                 f"mode={self.mode!r} gives the activations of {node.name!r} the scale {scale:g}, which must be above 0 "
@@ -163,30 +215,105 @@ class _Tracer(fx.Tracer):
 
 
 def trace(ann: nn.Module) -> fx.GraphModule:
+    """Return the network as a graph; ValueError where its `forward` depends on values of tensors."""
     tracer = _Tracer()
-    return fx.GraphModule(ann, tracer.trace(ann))
+    try:
+        return fx.GraphModule(ann, tracer.trace(ann))
+    except fx.proxy.TraceError as error:
+        raise ValueError(f"the network's forward can't be traced: {error}; write it without such a branch") from error
 
 
-def relu_nodes(net: fx.GraphModule) -> list[fx.Node]:
-    """The ReLUs in order; ValueError for another activation, or where there is none."""
-    named = [(node, _operation(net, node)) for node in net.graph.nodes]
-    if other := next((node for node, name in named if name in OTHER_ACTIVATIONS), None):
-        raise ValueError(
-            f"{other.name!r} is neither linear nor a ReLU, so no IF neuron stands for it; train with nn.ReLU"
-        )
-    if not (found := [node for node, name in named if name == "relu"]):
+def check_operations(net: fx.GraphModule) -> list[fx.Node]:
+    """Return the ReLUs in order, each now torch.relu; ValueError for other operations, or where there is no ReLU."""
+    relus, varying = [], set()  # varying: nodes whose values depend on the input
+    for node in net.graph.nodes:
+        arguments: list[fx.Node] = []
+        fx.map_arg((node.args, node.kwargs), arguments.append)  # with repetitions, unlike all_input_nodes
+        dependent = [argument for argument in arguments if argument in varying]
+        name = _operation(net, node)
+        if node.op == "placeholder":
+            varying.add(node)
+        elif name == "relu" and dependent:
+            _out_of_place(net, node)
+            relus.append(node)
+            varying.add(node)
+        elif dependent and node.op != "output":
+            if not _is_linear(net, node, name, dependent):
+                raise ValueError(
+                    f"{node.name!r} is neither linear nor a ReLU ({name}), so no IF neuron stands for it; "
+                    "use nn.ReLU and layers that are linear in evaluation"
+                )
+            if not (name in ("size", "dim") or (name == "getattr" and node.args[1] in SHAPES)):
+                varying.add(node)
+    if not relus:
         raise ValueError("the network has no ReLU, so there is nothing to convert")
-    return found
+    return relus
 
 
 def _operation(net: fx.GraphModule, node: fx.Node) -> str:
-    """'relu' of nn.ReLU(), F.relu(x), torch.relu_(x) and x.relu(); 'avgpool2d' of F.avg_pool2d(x, 2); …"""
-    name: Any = ""
+    """'relu' of nn.ReLU(), F.relu(x), torch.relu_(x) and x.relu(); 'avgpool' of F.avg_pool2d(x, 2); …"""
+    target: Any = node.target
+    known = True
     if node.op == "call_module":
-        name = type(net.get_submodule(str(node.target))).__name__
-    elif node.op in ("call_function", "call_method"):
-        name = getattr(node.target, "__name__", node.target)
-    return str(name).lower().replace("_", "")
+        kind = type(net.get_submodule(target))
+        target, known = kind.__name__, kind.__module__.startswith(("torch.nn.", "snn_mnist.core."))
+    elif node.op == "call_function":
+        known = (target.__module__ or "torch").split(".")[0] in ("torch", "_operator", "builtins")
+        target = target.__name__
+    plain = re.sub("[123]d$", "", str(target).lower().rstrip("_").replace("_", ""))
+    in_place = str(target).endswith("_") and plain != "relu"
+    return plain if known and not in_place else f"{target}, unknown" if not known else f"{target}, in place"
+
+
+def _is_linear(net: fx.GraphModule, node: fx.Node, name: str, dependent: list[fx.Node]) -> bool:
+    """Return whether the node is linear (or maximum pooling) in the nodes that depend on the input."""
+    if name not in PASSING:
+        return False
+    if name in PRODUCTS and len(dependent) > 1:
+        return False
+    if name in OF_THE_FIRST and dependent != [node.args[0]]:
+        return False
+    if node.op == "call_module":
+        return name != "batchnorm" or net.get_submodule(str(node.target)).running_mean is not None
+    if name == "getattr":
+        return node.args[1] in SHAPES | {"T", "mT"}
+    if name == "dropout":
+        return not node.kwargs.get("training", node.args[2] if len(node.args) > 2 else True)
+    return name != "batchnorm"  # as a function it has no module whose statistics are fixed
+
+
+def _out_of_place(net: fx.GraphModule, relu: fx.Node) -> None:
+    """Makes it torch.relu; where it changed its input in place, all later uses of the input get its output."""
+    before = relu.all_input_nodes[0]
+    in_place = str(getattr(relu.target, "__name__", relu.target)).endswith("_")
+    in_place |= bool(relu.kwargs.get("inplace", len(relu.args) > 1 and relu.args[1]))
+    if relu.op == "call_module":
+        in_place = bool(net.get_submodule(str(relu.target)).inplace)
+    if in_place:
+        for user in list(before.users):
+            if relu < user:
+                user.replace_input_with(before, relu)
+    relu.op, relu.target, relu.args, relu.kwargs = "call_function", torch.relu, (before,), {}
+
+
+class _Dimensions(fx.Interpreter):
+    """Runs the graph once and keeps each tensor's number of dimensions."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        y = super().run_node(n)
+        n.meta["dim"] = y.dim() if isinstance(y, Tensor) else None
+        return y
+
+
+def _compare(traced: Any, expected: Any) -> None:
+    """ValueError where the graph computes something else than the network did on the first batch."""
+    try:
+        torch.testing.assert_close(traced, expected, rtol=1e-3, atol=1e-5, equal_nan=True)
+    except AssertionError as error:
+        raise ValueError(
+            "the traced network gives another output than the network itself; write its forward without branches that "
+            "depend on the data and without operations in place on a tensor, or a view of it, that is used again"
+        ) from error
 
 
 def fuse(net: fx.GraphModule) -> None:
@@ -199,12 +326,15 @@ def fuse(net: fx.GraphModule) -> None:
         if len(before.users) > 1 or calls.count(before.target) > 1:
             continue
         linear, norm = net.get_submodule(str(before.target)), net.get_submodule(str(node.target))
-        for linear_type, norm_type, fused in FUSIONS:
-            if isinstance(linear, linear_type) and isinstance(norm, norm_type) and norm.running_mean is not None:
-                _set_submodule(net, str(before.target), fused(linear, norm))
-                node.replace_all_uses_with(before)
-                net.graph.erase_node(node)
-                break
+        is_norm = isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d)
+        if not is_norm or not isinstance(linear, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+            continue
+        channels = before.meta["dim"] + 1 - linear.weight.dim()  # the last dimension of Linear, before those of space
+        if channels == 1:  # as the norm's
+            fused: Any = fuse_linear_bn_eval if isinstance(linear, nn.Linear) else fuse_conv_bn_eval
+            _set_submodule(net, str(before.target), fused(linear, norm))
+            node.replace_all_uses_with(before)
+            net.graph.erase_node(node)
 
 
 def _set_submodule(net: nn.Module, target: str, module: nn.Module) -> None:
@@ -227,12 +357,17 @@ def _replace_by_if_node(net: fx.GraphModule, relu: fx.Node, number: int, scale: 
 
 
 def _give_step_modes(net: fx.GraphModule) -> None:
-    """PyTorch's layers become those of `core.layer`, of which they differ by the step mode only."""
-    for module in net.modules():
-        kind = type(module)
-        stepped = getattr(layer, kind.__name__, None)
-        if kind.__module__.startswith("torch.nn.modules.") and stepped and issubclass(stepped, kind):
+    """PyTorch's layers become those of `core.layer`, of which they differ by the step mode only; those that `layer`
+    lacks and that would take T for the batch are put into a container."""
+    for target in {str(node.target) for node in net.graph.nodes if node.op == "call_module"}:
+        module = net.get_submodule(target)
+        stepped = getattr(layer, type(module).__name__, None)
+        if isinstance(module, StepModule):
+            continue
+        if stepped and issubclass(stepped, type(module)):
             module.__class__ = stepped
+        elif not keeps_time(module):
+            _set_submodule(net, target, layer.StepModeContainer(False, module))
 
 
 __all__ = ["Converter", "VoltageScaler"]

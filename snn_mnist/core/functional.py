@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from snn_mnist.core.base import (
     MemoryModule,
@@ -47,21 +47,79 @@ def _inside_containers(net: nn.Module) -> set[nn.Module]:
     return {inner for c in containers for inner in c.modules() if inner is not c}
 
 
+# What computes the same for [T, N, *] as for each [N, *]: functions and methods, and modules of torch.
+POINTWISE = {"add", "clone", "contiguous", "detach", "div", "dropout", "float", "mul", "neg", "sub", "truediv"}
+_TIME_KEEPING = set(nn.modules.activation.__all__) - {"MultiheadAttention", "PReLU", "Softmax2d"} | {
+    "AlphaDropout", "Dropout", "Embedding", "Identity", "LayerNorm", "Linear", "PixelShuffle", "PixelUnshuffle",
+    "RMSNorm", "ZeroPad1d", "ZeroPad2d", "ZeroPad3d", "ConstantPad1d", "ConstantPad2d", "ConstantPad3d",
+}  # fmt: skip
+
+
+def keeps_time(module: nn.Module) -> bool:
+    """Return whether a module of torch without a step mode takes [T, N, *] as T steps [N, *]."""
+    if isinstance(module, nn.PReLU):
+        return module.num_parameters == 1
+    dim = getattr(module, "dim", -1)  # of Softmax and GLU
+    return any(kind.__name__ in _TIME_KEEPING for kind in type(module).__mro__) and dim is not None and dim < 0
+
+
+def _refuse_what_takes_time_for_batch(net: nn.Module, prefix: str = "") -> bool:
+    """ValueError for a module of torch to which nested nn.Sequentials give [T, N, *], or a function of a converted net.
+
+    Return whether the output is known to be a sequence still; a module of the user's own may return anything.
+    """
+    if isinstance(net, fx.GraphModule) and hasattr(net, "snn tailor"):
+        for node in net.graph.nodes:
+            if node.op in ("call_function", "call_method"):
+                function = getattr(node.target, "__name__", node.target)
+                if function not in POINTWISE:
+                    raise ValueError(
+                        f"{prefix}{node.name}: {function} would take T for the batch in step mode 'm'; use a "
+                        "module such as nn.Flatten, or functional.multi_step_forward(x_seq, net)"
+                    )
+    if type(net) is not nn.Sequential:
+        return type(net).__module__.startswith("snn_mnist.core.")
+    for name, module in net.named_children():
+        kind = type(module)
+        if kind is not nn.Sequential and kind.__module__.startswith("torch.nn."):
+            if not keeps_time(module):
+                raise ValueError(
+                    f"module {prefix + name!r}: nn.{kind.__name__} would take T for the batch in step mode 'm'; use "
+                    "the layer of that name in core.layer, or put it into layer.SeqToANNContainer"
+                )
+        elif not _refuse_what_takes_time_for_batch(module, f"{prefix}{name}."):
+            return False
+    return True
+
+
 def set_step_mode(net: nn.Module, step_mode: str) -> None:
     """Sets 's' or 'm' in every module with a step mode, but not in what a container of `layer` holds.
 
-    ValueError, and nothing changed, when a module does not support it.
+    ValueError, and nothing changed, when a module does not support it, or where a sequence would go to a module or
+    function of torch that takes T for the batch, as far as nn.Sequential and a converted net show.
     """
     check_step_mode(step_mode)
+    if step_mode == "m":
+        _refuse_what_takes_time_for_batch(net)
     inside = _inside_containers(net)
-    changing: list[Any] = [m for m in net.modules() if m not in inside and hasattr(m, "step_mode")]
-    before = [m.step_mode for m in changing]
+    changing: list[tuple[str, Any]] = [
+        (name, m) for name, m in net.named_modules() if m not in inside and hasattr(m, "step_mode")
+    ]
+    _set_everywhere(changing, "step_mode", step_mode)
+
+
+def _set_everywhere(changing: list[tuple[str, Any]], attribute: str, value: str, hint: str = "") -> None:
+    """Sets the attribute of all these modules; where one refuses, names it and changes nothing."""
+    before = [getattr(module, attribute) for _, module in changing]
     try:
-        for module in changing:
-            module.step_mode = step_mode
-    except ValueError:
-        for module, mode in zip(changing, before, strict=True):
-            module.step_mode = mode
+        for name, module in changing:
+            try:
+                setattr(module, attribute, value)
+            except (ValueError, RuntimeError) as error:
+                raise type(error)(f"module {name!r}: {error}{hint}" if name else str(error)) from error
+    except (ValueError, RuntimeError):
+        for (_, module), old in zip(changing, before, strict=True):
+            setattr(module, attribute, old)
         raise
 
 
@@ -76,18 +134,8 @@ def set_backend(net: nn.Module, backend: str, instance: type | tuple[type, ...] 
         for name, m in net.named_modules()
         if hasattr(m, "backend") and (instance is None or isinstance(m, instance))
     ]
-    before = [m.backend for _, m in changing]
-    try:
-        for name, module in changing:
-            try:
-                module.backend = backend
-            except (ValueError, RuntimeError) as error:
-                others = "" if instance else "; pass instance=… to choose the modules to change"
-                raise type(error)(f"module {name!r}: {error}{others}" if name else str(error)) from error
-    except (ValueError, RuntimeError):
-        for (_, module), value in zip(changing, before, strict=True):
-            module.backend = value
-        raise
+    hint = "" if instance else "; pass instance=… to choose the modules to change"
+    _set_everywhere(changing, "backend", backend, hint)
 
 
 def _apply(x: Any, modules: Modules) -> Any:

@@ -29,7 +29,7 @@ from torch.nn.functional import pad
 from torch.nn.grad import conv1d_weight, conv2d_weight
 
 from snn_mnist.core import monitor
-from snn_mnist.core.base import MemoryModule, check_sequence
+from snn_mnist.core.base import MemoryModule, check_sequence, state_dtype
 from snn_mnist.core.numbers import finite
 
 Trace = float | Tensor | None  # None and 0 before the first spike
@@ -54,65 +54,71 @@ def trace_step(trace: Trace, spike: Tensor, tau: float) -> Tensor:
 
 @torch.no_grad()
 def stdp_linear_single_step(
-    fc: nn.Linear, in_spike: Tensor, out_spike: Tensor, trace_pre: Trace, trace_post: Trace, tau_pre: float,
-    tau_post: float, f_pre: Weighting = _identity, f_post: Weighting = _identity,
-) -> Change:  # fmt: skip
-    """in_spike  # [N, C_in], out_spike  # [N, C_out] -> traces of the same shapes, delta_w  # [C_out, C_in]"""
-    in_spike, out_spike = in_spike.to(fc.weight), out_spike.to(fc.weight)
+    synapse: nn.Module,
+    in_spike: Tensor,
+    out_spike: Tensor,
+    trace_pre: Trace,
+    trace_post: Trace,
+    tau_pre: float,
+    tau_post: float,
+    f_pre: Weighting = _identity,
+    f_post: Weighting = _identity,
+) -> Change:
+    """Return the traces of one time step and delta_w, of the weight's shape, in float32 at least.
+
+    in_spike  # [N, C_in] of nn.Linear or [N, C_in, *] of nn.Conv1d and nn.Conv2d, with N or without
+    out_spike  # [N, C_out] or [N, C_out, *]; a convolution's trace_pre is as large as the padded input
+    """
+    weight: Any = synapse.weight
+    weight = weight.to(state_dtype(weight))
+    in_spike, out_spike = in_spike.to(weight), out_spike.to(weight)
+    if not isinstance(synapse, nn.Linear):
+        conv: Any = synapse
+        mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
+        in_spike = pad(in_spike, conv._reversed_padding_repeated_twice, mode)
     trace_pre, trace_post = trace_step(trace_pre, in_spike, tau_pre), trace_step(trace_post, out_spike, tau_post)
-    flat = [x.reshape(-1, x.shape[-1]) for x in (in_spike, out_spike, trace_pre, trace_post)]
-    after, before = flat[1].T @ flat[2], flat[3].T @ flat[0]  # post fires after pre, post before pre
-    return trace_pre, trace_post, f_post(fc.weight) * after - f_pre(fc.weight) * before
+    if isinstance(synapse, nn.Linear):
+        after = torch.einsum("...o,...i->oi", out_spike, trace_pre)  # post fires after pre
+        before = torch.einsum("...o,...i->oi", trace_post, in_spike)
+    else:
+        after = _correlation(conv, trace_pre, out_spike)
+        before = _correlation(conv, in_spike, trace_post)
+    return trace_pre, trace_post, f_post(weight) * after - f_pre(weight) * before
 
 
-@torch.no_grad()
-def stdp_conv1d_single_step(
-    conv: nn.Conv1d | nn.Conv2d, in_spike: Tensor, out_spike: Tensor, trace_pre: Trace, trace_post: Trace,
-    tau_pre: float, tau_post: float, f_pre: Weighting = _identity, f_post: Weighting = _identity,
-) -> Change:  # fmt: skip
-    """in_spike  # [N, C_in, *], out_spike  # [N, C_out, *]; trace_pre is as large as the padded input"""
-    mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
-    in_spike = pad(in_spike.to(conv.weight), conv._reversed_padding_repeated_twice, mode)
-    out_spike = out_spike.to(conv.weight)
-    trace_pre, trace_post = trace_step(trace_pre, in_spike, tau_pre), trace_step(trace_post, out_spike, tau_post)
+def _correlation(conv: Any, before: Tensor, behind: Tensor) -> Tensor:
+    """Return the products of what lies before and behind each weight, summed over the batch and all places."""
+    correlate: Any = conv1d_weight if conv.weight.dim() == 3 else conv2d_weight
+    if before.dim() < conv.weight.dim():  # one image without N
+        before, behind = before[None], behind[None]
     geometry: dict[str, Any] = {"stride": conv.stride, "dilation": conv.dilation, "groups": conv.groups}
-    correlate: Any = conv1d_weight if conv.weight.dim() == 3 else conv2d_weight  # summed over the batch and all places
-    after = correlate(trace_pre, conv.weight.shape, out_spike, **geometry)
-    before = correlate(in_spike, conv.weight.shape, trace_post, **geometry)
-    return trace_pre, trace_post, f_post(conv.weight) * after - f_pre(conv.weight) * before
+    return correlate(before, conv.weight.shape, behind, **geometry)
 
 
-stdp_conv2d_single_step = stdp_conv1d_single_step  # SpikingJelly has both names
-
-
-SINGLE_STEPS: dict[type[nn.Module], Callable[..., Change]] = {
-    nn.Linear: stdp_linear_single_step,
-    nn.Conv1d: stdp_conv1d_single_step,
-    nn.Conv2d: stdp_conv2d_single_step,
-}
-
-
-def _single_step_of(layer: nn.Module) -> Callable[..., Change]:
-    for kind, rule in SINGLE_STEPS.items():
-        if isinstance(layer, kind):
-            return rule
-    raise NotImplementedError(f"STDP of {type(layer).__name__} is not implemented; use Linear, Conv1d or Conv2d")
+stdp_conv1d_single_step = stdp_conv2d_single_step = stdp_linear_single_step  # SpikingJelly has three names
 
 
 def stdp_multi_step(
-    layer: nn.Module, in_spike: Tensor, out_spike: Tensor, trace_pre: Trace, trace_post: Trace, tau_pre: float,
-    tau_post: float, f_pre: Weighting = _identity, f_post: Weighting = _identity,
-) -> Change:  # fmt: skip
-    """in_spike and out_spike  # [T, N, *]: the single step of the layer's kind, delta_w summed over T"""
+    layer: nn.Module,
+    in_spike: Tensor,
+    out_spike: Tensor,
+    trace_pre: Trace,
+    trace_post: Trace,
+    tau_pre: float,
+    tau_post: float,
+    f_pre: Weighting = _identity,
+    f_post: Weighting = _identity,
+) -> Change:
+    """Return the traces after a sequence and delta_w summed over T; in_spike and out_spike  # [T, N, *]"""
     check_sequence(in_spike)
-    rule, changes = _single_step_of(layer), []
+    delta_w: Any = 0.0
     for pre, post in zip(in_spike, out_spike, strict=True):
-        trace_pre, trace_post, change = rule(
+        trace_pre, trace_post, change = stdp_linear_single_step(
             layer, pre, post, trace_pre, trace_post, tau_pre, tau_post, f_pre, f_post
-        )  # fmt: skip
-        changes.append(change)
+        )
+        delta_w = delta_w + change
     assert isinstance(trace_pre, Tensor) and isinstance(trace_post, Tensor)
-    return trace_pre, trace_post, torch.stack(changes).sum(0)
+    return trace_pre, trace_post, delta_w
 
 
 class STDPLearner(MemoryModule):
@@ -120,26 +126,51 @@ class STDPLearner(MemoryModule):
 
     synapse: Linear, Conv1d or Conv2d; only its weight learns. sn: the module whose output is the postsynaptic spikes.
     tau_pre, tau_post >= 1, in time steps. step_mode must be that of the layers: in 's' a record is one step, in 'm' a
-    sequence. `trace_pre` and `trace_post` are memories, None before the first `step`.
+    sequence. `trace_pre` and `trace_post` are memories, None before the first `step`. A copy of the learner watches
+    the copies `synapse` and `sn`, those of the net where both are copied at once: copy.deepcopy((net, learner)).
     """
 
     trace_pre: Any
     trace_post: Any
 
     def __init__(
-        self, step_mode: str, synapse: nn.Conv1d | nn.Conv2d | nn.Linear, sn: nn.Module, tau_pre: float,
-        tau_post: float, f_pre: Weighting = _identity, f_post: Weighting = _identity,
-    ) -> None:  # fmt: skip
+        self,
+        step_mode: str,
+        synapse: nn.Conv1d | nn.Conv2d | nn.Linear,
+        sn: nn.Module,
+        tau_pre: float,
+        tau_post: float,
+        f_pre: Weighting = _identity,
+        f_post: Weighting = _identity,
+    ) -> None:
         super().__init__()
-        _single_step_of(synapse)
+        if not isinstance(synapse, nn.Linear | nn.Conv1d | nn.Conv2d):
+            raise NotImplementedError(
+                f"STDP of {type(synapse).__name__} is not implemented; use Linear, Conv1d or Conv2d"
+            )
         self.step_mode = step_mode
         self.synapse = synapse
+        self.__dict__["sn"] = sn  # no submodule: reset_net(learner) leaves it alone
         self.tau_pre, self.tau_post = _time_constant("tau_pre", tau_pre), _time_constant("tau_post", tau_post)
         self.f_pre, self.f_post = f_pre, f_post
-        self.in_spike_monitor = monitor.InputMonitor(synapse, function_on_input=Tensor.detach)
-        self.out_spike_monitor = monitor.OutputMonitor(sn, function_on_output=Tensor.detach)
+        self.in_spikes: list[Tensor] = []
+        self.out_spikes: list[Tensor] = []
+        self._enabled = True
         self.register_memory("trace_pre", None)
         self.register_memory("trace_post", None)
+        self._watch()
+
+    def _watch(self) -> None:
+        def record(spikes: list[Tensor], data: Tensor) -> None:
+            if self._enabled:
+                spikes.append(data.detach())
+
+        self.synapse.register_forward_pre_hook(monitor.Hook(lambda m, x: record(self.in_spikes, x[0])))
+        self.sn.register_forward_hook(monitor.Hook(lambda m, x, y: record(self.out_spikes, y)))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:  # of copy.deepcopy and pickle, which drop hooks
+        super().__setstate__(state)
+        self._watch()
 
     def reset(self) -> None:
         """Forgets traces and records; weights and gradients stay."""
@@ -147,41 +178,52 @@ class STDPLearner(MemoryModule):
         self._clear()
 
     def _clear(self) -> None:
-        self.in_spike_monitor.clear_recorded_data()
-        self.out_spike_monitor.clear_recorded_data()
+        self.in_spikes.clear()
+        self.out_spikes.clear()
 
     def disable(self) -> None:
         """Pauses recording, e.g. for a test; traces and records stay."""
-        self.in_spike_monitor.disable()
-        self.out_spike_monitor.disable()
+        self._enabled = False
 
     def enable(self) -> None:
-        self.in_spike_monitor.enable()
-        self.out_spike_monitor.enable()
+        """Goes on recording."""
+        self._enabled = True
 
     @torch.no_grad()
     def step(self, on_grad: bool = True, scale: float = 1.0) -> Tensor | None:
         """Uses up the records since the last call. With `on_grad` subtracts scale delta_w from the weight's gradient,
-        else returns it, of the weight's shape; None where nothing was recorded. The weight itself does not change."""
-        records = self.in_spike_monitor.records, self.out_spike_monitor.records
-        if len(records[0]) != len(records[1]):
+        else returns it, of the weight's shape, in float32 at least; None where nothing was recorded. The weight itself
+        does not change. RuntimeError for `on_grad` where the weight is parametrised: its gradient would be lost."""
+        weight: Any = self.synapse.weight
+        if on_grad and not isinstance(weight, nn.Parameter):
             raise RuntimeError(
-                f"{len(records[0])} inputs of the synapse and {len(records[1])} outputs of the neurons were recorded; "
-                "run both in each step, and call reset() after an error between them"
+                "the synapse's weight is computed from other parameters, so a gradient of it is lost; use "
+                "step(on_grad=False) and apply the change yourself, or remove the parametrisation first"
             )
-        rule = _single_step_of(self.synapse) if self.step_mode == "s" else stdp_multi_step
+        if len(self.in_spikes) != len(self.out_spikes):
+            raise RuntimeError(
+                f"{len(self.in_spikes)} inputs of the synapse and {len(self.out_spikes)} outputs of the neurons were "
+                "recorded; run both in each step, and call reset() after an error between them"
+            )
+        rule = stdp_linear_single_step if self.step_mode == "s" else stdp_multi_step
         delta_w: Tensor | None = None
-        for in_spike, out_spike in zip(*records, strict=True):
+        for in_spike, out_spike in zip(self.in_spikes, self.out_spikes, strict=True):
             self.trace_pre, self.trace_post, change = rule(
-                self.synapse, in_spike, out_spike, self.trace_pre, self.trace_post, self.tau_pre, self.tau_post,
-                self.f_pre, self.f_post,
-            )  # fmt: skip
+                self.synapse,
+                in_spike,
+                out_spike,
+                self.trace_pre,
+                self.trace_post,
+                self.tau_pre,
+                self.tau_post,
+                self.f_pre,
+                self.f_post,
+            )
             delta_w = scale * change if delta_w is None else delta_w + scale * change
         self._clear()
         if not on_grad or delta_w is None:
             return delta_w
-        weight = self.synapse.weight
-        weight.grad = -delta_w if weight.grad is None else weight.grad - delta_w
+        weight.grad = (-delta_w if weight.grad is None else weight.grad - delta_w).to(weight.dtype)
         return None
 
     def extra_repr(self) -> str:

@@ -15,8 +15,10 @@ A monitor belongs to the net in memory: copies and saved files of the net are wi
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+
+from snn_mnist.core.base import map_tensors
 
 
 def _identity(data: Any) -> Any:
@@ -28,7 +30,7 @@ def _only(data: Any) -> Any:
     return data[0] if isinstance(data, tuple) and len(data) == 1 else data
 
 
-class _Hook:
+class Hook:
     """A hook that copy.deepcopy and pickle replace by one that does nothing."""
 
     def __init__(self, call: Callable[..., None]):
@@ -38,7 +40,7 @@ class _Hook:
         self._call(*args)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _Hook, (_nothing,)
+        return Hook, (_nothing,)
 
 
 def _nothing(*_: Any) -> None:
@@ -119,7 +121,7 @@ class OutputMonitor(BaseMonitor):
         super().__init__(net, instance, function_on_output)
 
     def _hook(self, name: str, module: nn.Module) -> RemovableHandle:
-        return module.register_forward_hook(_Hook(lambda m, x, y: self._record(name, y)))
+        return module.register_forward_hook(Hook(lambda m, x, y: self._record(name, y)))
 
 
 class InputMonitor(BaseMonitor):
@@ -129,7 +131,10 @@ class InputMonitor(BaseMonitor):
         super().__init__(net, instance, function_on_input)
 
     def _hook(self, name: str, module: nn.Module) -> RemovableHandle:
-        return module.register_forward_pre_hook(_Hook(lambda m, x: self._record(name, _only(x))))
+        def record(module: nn.Module, x: Any) -> None:  # a copy where the layer overwrites its input
+            self._record(name, map_tensors(Tensor.clone, _only(x)) if getattr(module, "inplace", False) else _only(x))
+
+        return module.register_forward_pre_hook(Hook(record))
 
 
 class AttributeMonitor(BaseMonitor):
@@ -151,7 +156,7 @@ class AttributeMonitor(BaseMonitor):
             if self._enabled:
                 self._record(name, getattr(module, self.attribute_name))
 
-        hook = _Hook(record)
+        hook = Hook(record)
         return module.register_forward_pre_hook(hook) if self.pre_forward else module.register_forward_hook(hook)
 
 
@@ -162,7 +167,7 @@ class GradInputMonitor(BaseMonitor):
         super().__init__(net, instance, function_on_grad_input)
 
     def _hook(self, name: str, module: nn.Module) -> RemovableHandle:
-        hook = _Hook(lambda m, grad_in, grad_out: self._record(name, _only(grad_in)))
+        hook = Hook(lambda m, grad_in, grad_out: self._record(name, _only(grad_in)))
         return module.register_full_backward_hook(hook)
 
 
@@ -173,5 +178,5 @@ class GradOutputMonitor(BaseMonitor):
         super().__init__(net, instance, function_on_grad_output)
 
     def _hook(self, name: str, module: nn.Module) -> RemovableHandle:
-        hook = _Hook(lambda m, grad_in, grad_out: self._record(name, _only(grad_out)))
+        hook = Hook(lambda m, grad_in, grad_out: self._record(name, _only(grad_out)))
         return module.register_full_backward_hook(hook)
