@@ -108,10 +108,9 @@ class Converter(nn.Module):
         if (first := next(batches, None)) is None:
             raise ValueError("the dataloader gave no batch; give some of the training images")
         ann = with_plain_weights(ann).to(device).eval()
-        expected = ann(first.clone())
         net = trace(ann)
         relus = check_operations(net)
-        _compare(_Dimensions(net).run(first), expected)
+        _compare(_Dimensions(net).run(first), ann(first.clone()))
         if self.fuse_flag:
             fuse(net)
         calibration = _Calibration(net, relus, self.mode, self.momentum)

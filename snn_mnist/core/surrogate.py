@@ -196,13 +196,37 @@ class SurrogateFunctionBase(nn.Module):
     def primitive_function(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         raise NotImplementedError("a surrogate function with spiking=False must define primitive_function(x, …)")
 
+    @property
+    def parameters_of_formula(self) -> dict[str, Any]:
+        """Name -> value now."""
+        return {name: getattr(self, name) for name in self._parameter_names}
+
     def forward(self, x: Tensor) -> Tensor:
         function = self.spiking_function if self.spiking else self.primitive_function
-        parameters = {name: getattr(self, name) for name in self._parameter_names}
+        parameters = self.parameters_of_formula
         return function(x, *parameters.values()) if len(parameters) == 1 else function(x, **parameters)
 
+    def gradient(self, x: Tensor) -> Tensor:
+        """Return g(x), which here is what autograd passes through the step."""
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            return torch.autograd.grad(self._in_mode(True, x).sum(), x)[0]
+
+    def primitive(self, x: Tensor) -> Tensor:
+        """Return p(x); ValueError or NotImplementedError where there is none."""
+        with torch.no_grad():
+            return self._in_mode(False, x)
+
+    def _in_mode(self, spiking: bool, x: Tensor) -> Tensor:
+        before, self.spiking = self.spiking, spiking
+        try:
+            return self(x)
+        finally:
+            self.spiking = before
+
     def extra_repr(self) -> str:
-        return ", ".join([*(f"{n}={getattr(self, n)!r}" for n in self._parameter_names), f"spiking={self.spiking}"])
+        parameters = (f"{name}={value!r}" for name, value in self.parameters_of_formula.items())
+        return ", ".join([*parameters, f"spiking={self.spiking}"])
 
 
 class MultiArgsSurrogateFunctionBase(SurrogateFunctionBase):
@@ -264,10 +288,6 @@ class FormulaSurrogate(SurrogateFunctionBase):
             return heaviside(x)  # without the cost of an autograd function
         function: Any = _Spike if self.spiking else _Primitive
         return function.apply(x, self.formula, *self.parameters_of_formula.values())
-
-    def extra_repr(self) -> str:
-        parameters = (f"{name}={value!r}" for name, value in self.parameters_of_formula.items())
-        return ", ".join([*parameters, f"spiking={self.spiking}"])
 
 
 class PiecewiseQuadratic(FormulaSurrogate, formula="piecewise_quadratic"):

@@ -8,6 +8,7 @@ colour-blind readers can distinguish. The text size grows with `figsize`, so tha
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -212,13 +213,13 @@ def plot_surrogate_function(
 ) -> Figure:
     """The Heaviside step, the primitive and the gradient of a surrogate, or of several, in one figure.
 
-    surrogate_function: a module of core.surrogate such as ATan(alpha=2.0), or a list of them.
+    surrogate_function: a module of core.surrogate such as ATan(alpha=2.0), or one of your own, or a list of them.
     """
     several = surrogate_function if isinstance(surrogate_function, list | tuple) else [surrogate_function]
-    if not several or not all(hasattr(one, "gradient") and hasattr(one, "formula") for one in several):
+    if not several or not all(hasattr(one, "gradient") and hasattr(one, "primitive") for one in several):
         raise ValueError(
-            f"surrogate_function={surrogate_function!r} must be a surrogate module, e.g. surrogate.ATan(), "
-            "or a list of them"
+            f"surrogate_function={surrogate_function!r} must be a surrogate module, e.g. surrogate.ATan() or a "
+            "subclass of surrogate.SurrogateFunctionBase, or a list of them"
         )
     import torch
 
@@ -229,7 +230,7 @@ def plot_surrogate_function(
     for index, one in enumerate(several):
         colour, line = curve_style(index, len(several))
         label = _surrogate_label(one)
-        if one.formula.primitive is not None:
+        with contextlib.suppress(NotImplementedError, ValueError):  # it has no primitive
             left.plot(x, one.primitive(x), color=colour, linestyle=line, linewidth=2, label=label)
         right.plot(x, one.gradient(x), color=colour, linestyle=line, linewidth=2, label=label)
     style(left, "forward: step and primitive", "$x = H - V_{threshold}$", "spike $S$")

@@ -2,6 +2,7 @@
 give f_post(w) (1 - 1/tau_pre)^d, a post spike and a pre spike d >= 0 steps later take f_pre(w) (1 - 1/tau_post)^d."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -184,3 +185,75 @@ def test_errors_name_the_remedy():
             learning.STDPLearner("s", net[0], net[1], 2.0, tau)
     with pytest.raises(ValueError, match="step_mode 'x'"):
         learning.STDPLearner("x", net[0], net[1], 2.0, 2.0)
+
+
+def test_the_neurons_may_be_a_block():
+    """One record a step, of the block's output, though modules of its own type are inside."""
+    block = nn.Sequential(nn.Sequential(nn.Identity(), neuron.IFNode()), nn.Identity())
+    net = nn.Sequential(layer.Linear(6, 4), block)
+    learner = learning.STDPLearner("s", net[0], block, 2.0, 2.0)
+    net(torch.ones(2, 6))
+    assert learner.step(on_grad=False).shape == (4, 6)
+
+
+@pytest.mark.parametrize("mode", ["s", "m"])
+@pytest.mark.parametrize("synapse", [LINEAR, CONVS["stride, padding, oblong"], nn.Conv1d(2, 3, 3, padding=1)])
+def test_one_sample_without_a_batch(synapse, mode):
+    """What the same spikes in a batch of one give."""
+    synapse, sn = copy.deepcopy(synapse).float(), nn.Identity()
+    learner = learning.STDPLearner(mode, synapse, sn, **TAUS)
+    shape = (5,) if isinstance(synapse, nn.Linear) else (2, 7, 6)[: synapse.weight.dim() - 1]
+    x, changes = random_spikes(T, *shape).float(), []
+    y = torch.stack([synapse(x_t) for x_t in x]).gt(0).float()
+    for batched in (False, True):
+        learner.reset()
+        pre, post = (x[:, None], y[:, None]) if batched else (x, y)
+        if mode == "m":
+            learner.in_spikes.append(pre)
+            learner.out_spikes.append(post)
+        else:
+            learner.in_spikes += list(pre)
+            learner.out_spikes += list(post)
+        changes.append(learner.step(on_grad=False))
+    assert changes[0].abs().sum() > 0
+    torch.testing.assert_close(*changes)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_does_not_saturate(dtype):
+    """A spike in each of 1,500 steps with tau 1000: the trace is 1000 (1 - 0.999^1500)."""
+    fc, sn, one = nn.Linear(1, 1, bias=False, dtype=dtype), nn.Identity(), torch.ones(1, 1, dtype=dtype)
+    learner = learning.STDPLearner("s", fc, sn, 1000.0, 1000.0)
+    total = 0.0
+    for _ in range(1500):
+        fc(one)
+        sn(one)
+        total += learner.step(on_grad=False, scale=1e-3)
+    assert learner.trace_pre.item() == pytest.approx(1000 * (1 - 0.999**1500), rel=1e-4)
+    assert learner.trace_pre.dtype == total.dtype == torch.float32
+    fc(one)
+    sn(one)
+    learner.step()
+    assert fc.weight.grad.dtype == dtype
+
+
+@pytest.mark.parametrize("way", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])
+def test_copies_of_a_learner_learn(way):
+    net, learner = net_and_learner()
+    net, learner = way((net, learner))
+    assert learner.synapse is net[0] and learner.sn is net[1]
+    twin, other = net_and_learner()
+    for x in random_spikes(5, 2, 6).float():
+        net(x)
+        twin(x)
+    change = learner.step(on_grad=False)
+    assert torch.equal(change, other.step(on_grad=False)) and change.abs().sum() > 0
+
+
+def test_a_parametrised_weight_loses_no_change_silently():
+    net, learner = net_and_learner()
+    nn.utils.parametrizations.weight_norm(net[0])
+    net(torch.ones(2, 6))
+    with pytest.raises(RuntimeError, match=r"computed from other parameters.*on_grad=False"):
+        learner.step()
+    assert learner.step(on_grad=False).shape == (4, 6)

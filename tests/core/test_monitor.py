@@ -150,13 +150,55 @@ def test_which_layers():
         _ = monitor.OutputMonitor(net, neuron.IFNode)["7"]
 
 
-def test_v_seq():
-    net = make_net()
-    for node in (net[1], net[3]):
-        node.store_v_seq = True
-    mon = monitor.AttributeMonitor("v_seq", False, net, NODES)
-    run(net, batches(1)[0], "m", False)
-    assert [tuple(r.shape) for r in mon.records] == [(5, 3, 4), (5, 3, 2)]
+CONTAINERS = [
+    lambda node: layer.MultiStepContainer(node),
+    lambda node: layer.StepModeContainer(True, node, step_mode="m"),
+    lambda node: layer.ElementWiseRecurrentContainer(node, torch.add, "m"),
+    lambda node: layer.LinearRecurrentContainer(node, 4, 4, step_mode="m"),
+]
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize("kind", [neuron.IFNode, neuron.LIFNode, neuron.ParametricLIFNode])
+def test_v_seq_in_containers(kind, container):
+    """[T, N, *] of the steps so far, as SpikingJelly 2.0 has it; v of each step by a hook is the oracle."""
+    node = kind(store_v_seq=True)
+    net, x, v = container(node), torch.rand(5, 3, 4), []
+    node.register_forward_hook(lambda module, x, y: v.append(module.v))
+    mon = monitor.AttributeMonitor("v_seq", False, net, kind)
+    for _ in range(2):
+        net(x)
+    assert torch.equal(node.v_seq, torch.stack(v)) and [len(record) for record in mon] == list(range(1, 11))
+    assert torch.equal(mon[4], torch.stack(v[:5])) and copy.deepcopy(node).double().v_seq.dtype == torch.float64
+    functional.detach_net(net)
+    assert not node.v_seq.requires_grad
+    functional.reset_net(net)
+    assert node.v_seq is None
+
+
+def test_v_seq_by_hand_and_in_step_mode_m():
+    node, x = neuron.LIFNode(store_v_seq=True), torch.rand(5, 3)
+    by_hand = torch.stack([(node(x_t), node.v)[1] for x_t in x])
+    assert torch.equal(node.v_seq, by_hand)
+    functional.reset_net(node)
+    node.step_mode = "m"
+    assert len(node(x)) == len(node(x)) == len(node.v_seq) == 5, "of the last sequence only"
+    node.step_mode, node.v = "s", 0.0
+    node(torch.rand(2))
+    assert node.v_seq.shape == (1, 2)
+
+
+def test_order_and_values_of_nested_and_in_place_layers():
+    """An input is recorded before the layers inside run, an output after them; in-place layers change no record."""
+    net = nn.Sequential(nn.Sequential(nn.Hardtanh(-0.5, 0.5, inplace=True), nn.ReLU(inplace=True)), nn.ReLU())
+    x = torch.tensor([-2.0, 0.2, 3.0])
+    with monitor.InputMonitor(net, nn.Module) as inputs, monitor.OutputMonitor(net, nn.Module) as outputs:
+        net(x.clone())
+    order = {name: places for name, places in inputs.name_records_index.items()}
+    assert order == {"": [0], "0": [1], "0.0": [2], "0.1": [3], "1": [4]}
+    assert outputs.name_records_index == {"0.0": [0], "0.1": [1], "0": [2], "1": [3], "": [4]}
+    assert torch.equal(inputs["0.0"][0], x) and torch.equal(inputs["0.1"][0], x.clamp(-0.5, 0.5))
+    assert torch.equal(outputs[""][0], x.clamp(0, 0.5))
 
 
 @pytest.mark.filterwarnings("ignore:Full backward hook is firing")

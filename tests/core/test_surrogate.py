@@ -14,6 +14,7 @@ from torch import nn
 
 from snn_mnist.core import neuron, surrogate
 from snn_mnist.kernels.formulas import FORMULAS, expression
+from snn_mnist.visualizing import plot_surrogate_function
 
 pi, exp, where = math.pi, torch.exp, torch.where
 
@@ -430,6 +431,26 @@ def test_without_a_primitive_nothing_is_learned(name):
         module(name, alpha=nn.Parameter(torch.tensor(1.0)))
 
 
+@pytest.mark.parametrize("spiking", [True, False])
+@pytest.mark.parametrize("name", [name for name, case in ORACLE.items() if case[3]])
+def test_second_derivatives(name, spiking):
+    """Of a penalty on the gradients by x and by a learned parameter, against finite differences of the penalty."""
+    start = ORACLE[name][1][-1]
+    parameter = next(n for n in start if n != "n")
+    points = torch.tensor([-2.1, -0.71, -0.02, 0.013, 0.29, 1.7], dtype=torch.float64)
+
+    function = getattr(surrogate, name)
+
+    def penalty(x, value):
+        y = (function.apply if spiking else function.primitive)(x, **(start | {parameter: value}))
+        gradients = torch.autograd.grad((y * torch.cos(3 * points)).sum(), (x, value), create_graph=True)
+        return sum((g**2).sum() for g in gradients)
+
+    x = points.clone().requires_grad_()
+    value = torch.tensor(start[parameter], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(penalty, (x, value), eps=1e-6, atol=1e-5, rtol=1e-4)
+
+
 class Box(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, alpha):
@@ -502,6 +523,12 @@ def test_a_surrogate_of_ones_own(own):
             results.append((y.detach(), x_own.grad))
         for a, b in zip(*results, strict=True):
             torch.testing.assert_close(a, b)
+    torch.testing.assert_close(own.gradient(x), reference.gradient(x))
+    torch.testing.assert_close(own.primitive(x), reference.primitive(x))
+    left, right = plot_surrogate_function(own).axes
+    for axes, expected in ((left, reference.primitive), (right, reference.gradient)):
+        drawn = axes.lines[-1]
+        np.testing.assert_allclose(drawn.get_ydata(), expected(torch.as_tensor(drawn.get_xdata())), atol=1e-6)
     own.set_spiking_mode(True)
     node = neuron.LIFNode(surrogate_function=own, step_mode="m")
     same = neuron.LIFNode(surrogate_function=surrogate.Rect(2.0), step_mode="m")
