@@ -129,14 +129,16 @@ def read_flags(tokens: Sequence[str]) -> tuple[str, dict[str, Any]]:
             raise UsageError(f"-{each.flag} needs a value; give {each.allowed}") from None
         raise UsageError(f"{error.argument_name}: {error.message}; --help lists the flags") from None
     given = {name: value for name, value in vars(found).items() if name != "verb"}
+    plain = tokens[tokens.index("--") :] if "--" in tokens else []  # of which none is a flag
     for token in rest:
-        if token.startswith("-") and token != "-":
+        if token.startswith("-") and token not in ("-", *plain):
             guess = closest(_name(token), [each.flag for each in options.values() if not each.positional])
             remedy = f"did you mean -{guess}?" if guess else "--help lists the flags"
             raise UsageError(f"unknown flag {brief(token.partition('=')[0])}; {remedy}")
     for each in options.values():
         if each.positional:
-            words, rest = [*given.pop(each.name, []), *rest], []  # argparse leaves those after a flag in the rest
+            # argparse leaves words after a flag in the rest
+            words, rest = [*given.pop(each.name, []), *(word for word in rest if word != "--")], []
             if words:
                 given[each.name] = words if each.several else words.pop(0)
                 rest = [] if each.several else words

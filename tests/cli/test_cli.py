@@ -66,6 +66,7 @@ def test_switches_lists_and_names_without_a_flag():
         "show": False, "images": ("a",), "T": 3, "resume": "r", "json": "-",
     }  # fmt: skip
     assert parse("predict", "-resume", "r", "--", "-a.png") == {"images": ("-a.png",), "resume": "r"}
+    assert parse("predict", "a", "-resume", "r", "--", "-b.png")["images"] == ("a", "-b.png")
     assert parse("import", "a") == {"file": "a"}
     for tokens in (["a", "b"], ["a", "-T", "3", "b"]):
         with pytest.raises(UsageError, match="b is an unexpected argument"):
