@@ -25,7 +25,6 @@ MIN_CONTRAST = 24  # grey levels between the background and the strongest ink
 MORE_COLOUR = 3  # times the contrast of the luma (and MIN_CONTRAST), above which a colour channel is taken instead
 SMALL = 32 * 32  # pixels; in a larger picture faint pixels are noise or JPEG artefacts, here the edges of strokes
 
-
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp")
 
@@ -49,7 +48,7 @@ class Prepared:
 
 
 def read(source: str | Path | BinaryIO, name: str = "") -> Picture:
-    """A picture from a file; SNNError, which begins with its name, unless it is a PNG, JPEG, GIF, WebP or BMP."""
+    """Return a picture from a PNG, JPEG, GIF, WebP or BMP file; SNNError that begins with its name for another."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     def refuse(what: str, kind: type[SNNError] = SNNError) -> SNNError:
@@ -74,7 +73,7 @@ def read(source: str | Path | BinaryIO, name: str = "") -> Picture:
 
 
 def fill_transparent(picture):  # type: ignore[no-untyped-def]
-    """Transparent pixels become white or black, whichever differs more from the opaque ones."""
+    """Make transparent pixels white or black, whichever differs more from the opaque ones."""
     from PIL import Image
 
     if picture.mode not in ("RGBA", "LA", "PA") and "transparency" not in picture.info:
@@ -87,14 +86,12 @@ def fill_transparent(picture):  # type: ignore[no-untyped-def]
 
 
 def to_grey(picture) -> np.ndarray:  # type: ignore[no-untyped-def]
-    """Grey levels [h, w] uint8 of an image of Pillow, reduced to 400 pixels and evenly lit."""
-    if picture.mode.startswith("I") or picture.mode == "F":  # 16 bits
-        deep = np.asarray(picture.convert("F"), np.float64)
-        from PIL import Image
+    """Return grey levels [h, w] uint8 of an image of Pillow, reduced to 400 pixels and evenly lit."""
+    from PIL import Image
 
-        full = next(
-            (2**bits - 1 for bits in (10, 12) if deep.max() < 2**bits), 2**16 - 1
-        )  # cameras store 10 or 12 in 16
+    if picture.mode.startswith("I") or picture.mode == "F":  # 16 bits, in which cameras store 10 or 12
+        deep = np.asarray(picture.convert("F"), np.float64)
+        full = next(2**bits - 1 for bits in (10, 12, 16) if deep.max() < 2**bits or bits == 16)
         picture = Image.fromarray(np.clip(deep * (255 / full), 0, 255).round().astype(np.uint8))
     picture = picture.convert("L" if picture.mode in ("1", "L") else "RGB")
     factor = math.ceil(max(picture.size) / MAX_SIDE)
@@ -103,31 +100,30 @@ def to_grey(picture) -> np.ndarray:  # type: ignore[no-untyped-def]
 
 
 def strongest_channel(rgb: np.ndarray) -> np.ndarray:
-    """Grey levels [h, w] uint8 of colours [h, w, 3]: their luma, or a channel that shows far more contrast.
+    """Return grey levels [h, w] uint8 of colours [h, w, 3]: their luma, or a channel that shows far more contrast.
 
     Red on a green of the same luma differs in the channels only.
     """
     luma = (rgb @ np.array([19595, 38470, 7471]) + 32768) >> 16  # of ITU-R 601, rounded as Pillow does
     channels = [luma, *rgb.transpose(2, 0, 1).astype(np.int64)]
-    contrasts = [contrast(channel) for channel in channels]
+    contrasts = [int(np.abs(channel - quantile(frame(channel), 1, 2)).max()) for channel in channels]
     best = int(np.argmax(contrasts))  # the first one of equal ones
     more = contrasts[best] > MORE_COLOUR * max(contrasts[0], MIN_CONTRAST)
     return (channels[best] if more else luma).astype(np.uint8)
 
 
-def contrast(grey: np.ndarray) -> int:
-    """The largest difference from the background."""
-    background = quantile(frame(grey), 1, 2)
-    return int(max(background - grey.min(), grey.max() - background))
-
-
 def frame(grey: np.ndarray) -> np.ndarray:
-    """The outermost pixels of [h, w]."""
+    """Return the outermost pixels of [h, w]; their median is the background."""
     return np.concatenate([grey[0], grey[-1], grey[1:-1, 0], grey[1:-1, -1]])
 
 
+def quantile(values: np.ndarray, numerator: int, denominator: int) -> int:
+    """Return the quantile numerator / denominator of integers."""
+    return int(np.sort(values)[(len(values) - 1) * numerator // denominator])
+
+
 def even_lighting(grey: np.ndarray) -> np.ndarray:
-    """A photograph with uneven lighting corrected: minus the bilinear surface through the medians of its corners."""
+    """Correct the uneven lighting of a photograph: subtract the bilinear surface through the medians of its corners."""
     height, width = grey.shape
     b, c = height // 6, width // 6
     if min(b, c) < 4:
@@ -147,7 +143,7 @@ def even_lighting(grey: np.ndarray) -> np.ndarray:
 
 
 def prepare(grey: np.ndarray, box: int = BOXES["mnist"]) -> Prepared | None:
-    """MNIST's preparation of grey levels [height, width] uint8; None when nothing stands out from the background.
+    """Prepare grey levels as MNIST's, [height, width] uint8; None when nothing stands out from the background.
 
     The background is the median of the outermost pixels. Ink is the difference from it, in the direction (darker or
     lighter) of the largest difference; differences within the variation of the outermost pixels are set to 0.
@@ -173,7 +169,7 @@ def prepare(grey: np.ndarray, box: int = BOXES["mnist"]) -> Prepared | None:
 
 
 def count_objects(ink: np.ndarray) -> int:
-    """Connected regions (of 8 neighbours) of ink above a quarter of the strongest, those of a fifth of the largest up.
+    """Count regions (of 8 neighbours) of ink above a quarter of the strongest, from a fifth of the largest region up.
 
     On 0.5 % of MNIST's test images that is more than one; two of them side by side count as two where a gap shows.
     """
@@ -189,13 +185,8 @@ def count_objects(ink: np.ndarray) -> int:
     return sum(5 * mass >= max(masses) for mass in masses)
 
 
-def quantile(values: np.ndarray, numerator: int, denominator: int) -> int:
-    """The quantile numerator / denominator of integers."""
-    return int(np.sort(values)[(len(values) - 1) * numerator // denominator])
-
-
 def centre(ink: np.ndarray, box: int) -> np.ndarray:
-    """Ink [h, w] without empty margins, as 784 pixels: resized to the box, its centre of mass in the middle."""
+    """Return ink [h, w] without empty margins as 784 pixels: resized to the box, its centre of mass in the middle."""
     small = resize(thicken(ink), box)
     field = np.zeros((SIDE, SIDE), np.uint8)
     y, x = (shift_to_middle(small.sum(axis), small.shape[1 - axis]) for axis in (1, 0))
@@ -204,7 +195,7 @@ def centre(ink: np.ndarray, box: int) -> np.ndarray:
 
 
 def resize(ink: np.ndarray, side: int) -> np.ndarray:
-    """Ink averaged over the area of each pixel of a picture whose longer side is `side`, scaled to a maximum of 255."""
+    """Average ink over the area of each pixel of a picture whose longer side is `side`, scaled to a maximum of 255."""
     h, w = ink.shape
     longer = max(h, w)
     size = [max(1, (2 * side * length + longer) // (2 * longer)) for length in (h, w)]
@@ -213,8 +204,15 @@ def resize(ink: np.ndarray, side: int) -> np.ndarray:
     return (2 * 255 * sums + top) // (2 * top)
 
 
+def overlaps(n: int, m: int) -> np.ndarray:
+    """Return [n, m]: the overlap of target pixel i (of n) with source pixel j (of m) on an axis of n m units."""
+    low, high = np.arange(n)[:, None] * m, np.arange(1, n + 1)[:, None] * m
+    first, last = np.arange(m) * n, np.arange(1, m + 1) * n
+    return np.maximum(np.minimum(high, last) - np.maximum(low, first), 0)
+
+
 def thicken(ink: np.ndarray) -> np.ndarray:
-    """Ink whose strokes are thinner than MNIST's is widened by a maximum filter; other ink is returned as it is.
+    """Widen ink whose strokes are thinner than MNIST's by a maximum filter; return other ink as it is.
 
     A stroke of width b and length l has the area b l and an edge of 2 l pixel sides: b is twice their ratio.
     """
@@ -234,15 +232,8 @@ def thicken(ink: np.ndarray) -> np.ndarray:
     return wide
 
 
-def overlaps(n: int, m: int) -> np.ndarray:
-    """[n, m]: the overlap of target pixel i (of n) with source pixel j (of m) on an axis of n m units."""
-    low, high = np.arange(n)[:, None] * m, np.arange(1, n + 1)[:, None] * m
-    first, last = np.arange(m) * n, np.arange(1, m + 1) * n
-    return np.maximum(np.minimum(high, last) - np.maximum(low, first), 0)
-
-
 def shift_to_middle(profile: np.ndarray, size: int) -> int:
-    """The first row (or column) of a box with this ink per row, so that its centre of mass is nearest to the middle."""
+    """Return the row (or column) at which a box with this ink per row has its centre of mass nearest to the middle."""
     mass = int(profile.sum())
     moment = int((profile * np.arange(len(profile))).sum())
     shift = (SIDE * mass - 2 * moment + mass) // (2 * mass)

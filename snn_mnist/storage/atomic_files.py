@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Iterator
@@ -28,8 +29,10 @@ def make_directory(path: str | os.PathLike[str], flag: str = "-out-dir") -> None
 
 
 def write_error(path: str | os.PathLike[str], error: OSError, flag: str = "-out-dir") -> SNNError:
-    """The error for a file that could not be written; `flag` is the one that named it."""
-    return SNNError(f"{path} can't be written ({reason(error)}); free space or choose another {flag}")
+    """Return the error for a file that could not be written; `flag` is the one that named it."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    remedy = "free space" if full else "check its permissions"
+    return SNNError(f"{path} can't be written ({reason(error)}); {remedy} or choose another {flag}")
 
 
 def reason(error: BaseException) -> str:

@@ -1,6 +1,8 @@
 """The verb plot."""
 
+import errno
 import hashlib
+import os
 import subprocess
 import sys
 
@@ -13,6 +15,7 @@ from snn_mnist.cli.main import main
 from snn_mnist.data.datasets import DIGITS
 from snn_mnist.settings.config import Config
 from snn_mnist.storage import checkpoint
+from snn_mnist.storage.atomic_files import write_error
 from snn_mnist.storage.directory import LATEST
 from snn_mnist.visualizing import run_figures as figures
 from tests.support.export_net import weights
@@ -105,15 +108,6 @@ def test_a_directory_of_runs_stands_for_them_and_what_differs_names_them(tmp_pat
     assert drawn["notes"][0] in out
 
 
-def test_the_number_of_runs_has_a_limit_that_is_said(tmp_path, capsys, drawn):
-    for number in range(20):
-        make_run(tmp_path / f"r{number:02}", list(rows_of(1)))
-    assert main(["plot", str(tmp_path)]) == 0
-    assert list(drawn["runs"]) == [f"r{number:02}" for number in range(16)]
-    assert drawn["notes"] == ["The first 16 of 20 runs are drawn; name those to compare"]
-    assert drawn["notes"][0] in capsys.readouterr().out
-
-
 def test_runs_without_a_curve_are_named(tmp_path, capsys, drawn):
     """Of more than eight runs only the tests are drawn, and the trials of a sweep have none."""
     for number in range(9):
@@ -126,12 +120,17 @@ def test_runs_without_a_curve_are_named(tmp_path, capsys, drawn):
     assert "not drawn" not in capsys.readouterr().out and len(drawn["runs"]) == 3
 
 
-def test_the_limit_counts_the_runs_that_are_drawn(tmp_path, capsys, drawn):
+@pytest.mark.parametrize(("untested", "drawn_of"), [(0, 20), (5, 15)])
+def test_the_number_of_runs_has_a_limit_that_is_said(tmp_path, capsys, drawn, untested, drawn_of):
+    """It counts the runs that are drawn."""
     for number in range(20):
-        make_run(tmp_path / f"r{number:02}", list(rows_of(1, every=1 if number > 4 else 2)))
+        make_run(tmp_path / f"r{number:02}", list(rows_of(1, every=1 if number >= untested else 2)))
     assert main(["plot", str(tmp_path)]) == 0
-    assert list(drawn["runs"]) == [f"r{number:02}" for number in range(5, 20)]
-    assert "runs are drawn" not in capsys.readouterr().out
+    assert list(drawn["runs"]) == [f"r{number:02}" for number in range(untested, 20)][:16]
+    assert drawn["notes"] == (
+        [f"The first 16 of {drawn_of} runs are drawn; name those to compare"] if not untested else []
+    )
+    assert all(note in capsys.readouterr().out for note in drawn["notes"])
 
 
 def test_curves_of_a_conversion_are_said_to_be_the_anns(tmp_path, monkeypatch, drawn):
@@ -183,3 +182,14 @@ def test_errors_name_the_remedy(tmp_path, monkeypatch, capsys, arguments, words,
     (tmp_path / "logs" / "inner").mkdir(parents=True)
     assert main(["plot", *arguments]) == code
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"), [(errno.ENOSPC, "free space"), (errno.EACCES, "permissions"), (errno.EROFS, "permissions")]
+)
+def test_the_remedy_of_a_file_that_can_not_be_written(number, remedy):
+    text = str(write_error("curves.png", OSError(number, os.strerror(number)), "-out"))
+    assert text.startswith(f"curves.png can't be written ({os.strerror(number)})") and text.endswith(
+        "choose another -out"
+    )
+    assert remedy in text and ("free space" in text) == (remedy == "free space")
