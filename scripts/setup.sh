@@ -17,6 +17,7 @@ say() { printf 'setup: %s\n' "$*" >&2; }
 die() { say "error: $*"; exit 1; }
 { read -r _ _ before <"$stamp"; } 2>/dev/null || before=
 extras=$(echo $(printf '%s\n' "$@" ${more//,/ } $before | sort -u)) # those installed stay
+trap "exit 130" INT # a child that handles Ctrl-C itself, as pip does, would let the set-up go on
 known=$(sed -n '/^\[project.opt/,/^\[/p' pyproject.toml)
 for extra in $extras; do grep -q -- "^$extra = " <<<"$known" || die "pyproject.toml has no extra $extra"; done
 case $extras in *cuda12*cuda13*) die "cuda12 and cuda13 exclude each other; to change, delete $venv" ;; esac

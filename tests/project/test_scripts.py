@@ -9,6 +9,7 @@ import importlib.util
 import io
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -18,11 +19,12 @@ import pytest
 import torch
 
 from snn_mnist.cli.main import main
-from tests.conftest import ROOT, no_network
+from tests.conftest import ROOT, Done, no_network
 from tests.support.runs import wait_until
 
 pytestmark = pytest.mark.skipif(os.name != "posix" or not shutil.which("bash"), reason="needs bash")
 
+DRIVER = os.path.exists("/proc/driver/nvidia/version")
 PYTHON = f"""#!/bin/sh
 echo "python $*" >>"$CALLS"
 here=$(dirname "$0")
@@ -31,12 +33,13 @@ case "$*" in
         [ ! -e "$here/../mixed" ] && exit
         echo "RuntimeError: operator torchvision::nms does not exist" >&2
         exit 1 ;;
+    *"import sys, urllib.request"*) [ -n "$TORCH_INDEX" ] ;;
     "-m pip install"*" uv") [ -n "$PIP_HAS_UV" ] && cp "$STUBS/uv-stub" "$here/uv" ;;
     "-m pip install"*) install "$here/.." "$@" ;;
     "-m venv "*) for last; do :; done; make-venv "$last" && [ -z "$NO_ENSUREPIP" ] ;;
     "-m ruff"*) exit ${{RUFF:-0}} ;;
     "-m mypy"*) exit ${{MYPY:-0}} ;;
-    "-m pytest"*) echo "data $SNN_MNIST_DATA"; exit ${{PYTEST:-0}} ;;
+    "-m pytest"*) echo "data $SNN_MNIST_DATA, strict $SNN_MNIST_STRICT"; exit ${{PYTEST:-0}} ;;
     *"scripts/train.py"*) for argument; do echo "<$argument>"; done ;;
     *) exec {sys.executable} "$@" ;;
 esac
@@ -45,8 +48,9 @@ UV = """#!/bin/sh
 echo "uv $*" >>"$CALLS"
 case "$*" in
     "venv "*) for last; do :; done; make-venv "$last" ;;
-    "pip compile"*) [ -n "$TORCH_INDEX" ] ;;
-    "pip install"*) [ -z "$UV_FAILS" ] && install "$(dirname "$(dirname "$5")")" "$@" ;;
+    "pip install"*)
+        echo "no cache $UV_NO_CACHE" >>"$CALLS"
+        [ -z "$UV_FAILS" ] && install "$(dirname "$(dirname "$5")")" "$@" ;;
 esac
 """
 INSTALL = """#!/bin/sh
@@ -63,7 +67,7 @@ mkdir -p "$1/bin" "$1/lib/python3.11/site-packages" && : >"$1/pyvenv.cfg" && cp 
 """
 STAND_INS = {"python3.11": PYTHON, "uv": UV, "uv-stub": UV, "install": INSTALL, "make-venv": MAKE_VENV}
 TOOLS = ["bash", "sh", "env", "cat", "cksum", "cp", "dirname", "flock", "grep", "mkdir", "mktemp", "rm", "rmdir", "sed"]
-TOOLS += ["sleep", "sort", "tr"]
+TOOLS += ["sleep", "sort", "tr", "uname"]
 
 
 class Checkout:
@@ -87,14 +91,18 @@ class Checkout:
         self.home = folder / "home"
         self.home.mkdir()
 
-    def run(self, script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    def run(self, script: str, *arguments: str, shell: str = "bash", **variables: str) -> Done:
         self.calls_file.write_text("")
         settings = {"PATH": str(self.stubs), "STUBS": str(self.stubs), "CALLS": str(self.calls_file)}
         environment = settings | {"HOME": str(self.home)} | no_network() | variables
-        command = [str(self.stubs / "bash"), str(self.root / script), *arguments]
+        command = [str(self.stubs / shell), str(self.root / script), *arguments]
         return subprocess.run(
             command, env=environment, cwd=self.home, capture_output=True, encoding="utf-8", timeout=60
         )
+
+    def installed(self) -> str:
+        """What the last run had uv or pip install, and how."""
+        return ["", *self.calls("--editable")][-1].partition("install ")[2]
 
     def calls(self, word: str) -> list[str]:
         return [line for line in self.calls_file.read_text(encoding="utf-8").splitlines() if word in line]
@@ -124,87 +132,90 @@ def test_the_shell_can_read_it(script: Path):
 
 def test_set_up_with_uv_then_nothing_more_to_do(checkout: Checkout):
     first = checkout.run("scripts/setup.sh", TORCH_INDEX="there")
-    assert first.returncode == 0, first.stderr
-    assert first.stdout == f"{checkout.python}\n"
-    assert checkout.calls("uv pip install") == [
-        f"uv pip install -q --python {checkout.python} --compile-bytecode --torch-backend=auto --editable ."
-    ]
+    assert (first.returncode, first.stdout) == (0, f"{checkout.python}\n"), first.stderr
+    assert f"first: source '{checkout.root}/.venv/bin/activate'" in first.stderr  # quoted, for a path with spaces
+    assert checkout.installed() == f"-q --python {checkout.python} --compile-bytecode --torch-backend=auto --editable ."
     again = checkout.run("scripts/setup.sh")
     assert (again.returncode, again.stdout, again.stderr) == (0, first.stdout, "")
     assert checkout.calls("") == ["python -c "], "only whether its Python runs is looked at"
 
 
-def test_without_pytorchs_own_index_the_package_indexs_build_is_taken(checkout: Checkout):
-    done = checkout.run("scripts/setup.sh")
-    assert done.returncode == 0 and "PyTorch's index can't be reached: taking the package index's build" in done.stderr
-    assert checkout.calls("uv pip install") == [
-        f"uv pip install -q --python {checkout.python} --compile-bytecode --editable ."
-    ]
-
-
-def test_extras_for_cuda_bring_the_torch_of_the_package_index(checkout: Checkout):
-    assert checkout.run("scripts/setup.sh", "cuda12", TORCH_INDEX="there").returncode == 0
-    assert not checkout.calls("torch-backend")
-    (check,) = checkout.calls("import torch, torchvision")
-    assert "assert '12' in str(torch.version.cuda)" in check, "a torch that was there may be for another release"
+@pytest.mark.parametrize("uv", ["is there", "comes by pip", "is not to be had", "fails"])
+@pytest.mark.parametrize("index", ["", "there"])
+def test_pytorchs_own_index_is_used_where_it_can_be_reached(checkout: Checkout, uv: str, index: str):
+    if uv not in ("is there", "fails"):
+        (checkout.stubs / "uv").unlink()
+    settings = {"comes by pip": {"PIP_HAS_UV": "1"}, "fails": {"UV_FAILS": "1"}}.get(uv, {})
+    done = checkout.run("scripts/setup.sh", "dev", TORCH_INDEX=index, **settings)
+    assert done.returncode == 0, done.stderr
+    assert ("PyTorch's index can't be reached" in done.stderr) == (not index)
+    assert ("uv failed (see above): trying pip" in done.stderr) == (uv == "fails")
+    by_uv = uv in ("is there", "comes by pip")
+    assert checkout.calls("--editable .[dev]")[-1].startswith("uv pip install" if by_uv else "python -m pip install")
+    option = "--torch-backend=auto" if by_uv else "--extra-index-url=https://"
+    assert (option in checkout.installed()) == bool(index and (by_uv or not DRIVER))
 
 
 def test_extras_add_up_and_a_changed_pyproject_installs_again(checkout: Checkout):
     checkout.ready()
     assert checkout.run("scripts/setup.sh", "dev").returncode == 0
-    assert checkout.calls("uv pip install")[0].endswith(" .[dev]")
+    assert checkout.installed().endswith(" .[dev]")
     for extras in ([], ["dev"]):
         assert checkout.run("scripts/setup.sh", *extras).returncode == 0
         assert not checkout.calls("uv ")
-    assert checkout.run("scripts/setup.sh", SNN_MNIST_EXTRAS="nir,cuda13").returncode == 0
-    assert checkout.calls("uv pip install")[0].endswith(" .[cuda13,dev,nir]")
+    assert checkout.run("scripts/setup.sh", TORCH_INDEX="there", SNN_MNIST_EXTRAS="nir,cuda13").returncode == 0
+    assert checkout.installed().endswith(" .[cuda13,dev,nir]")
+    assert not checkout.calls("torch-backend"), "PyTorch for CUDA comes from the package index"
+    (check,) = checkout.calls("import torch, torchvision")
+    assert "assert '13' in str(torch.version.cuda)" in check, "a torch that was there may be for another release"
     with (checkout.root / "pyproject.toml").open("a") as file:
         file.write("\n# changed\n")
     assert checkout.run("scripts/setup.sh").returncode == 0
-    assert checkout.calls("uv pip install")[0].endswith(" .[cuda13,dev,nir]")
+    assert checkout.installed().endswith(" .[cuda13,dev,nir]")
 
 
 @pytest.mark.parametrize(
-    ("extras", "message"),
-    [("cuda15", "has no extra cuda15"), ("torch", "has no extra torch"), ("cuda12 cuda13", "exclude each other")],
+    ("extras", "system", "message"),
+    [
+        ("cuda15", "Linux x86_64", "has no extra cuda15"),
+        ("torch", "Linux x86_64", "has no extra torch"),
+        ("cuda12 cuda13", "Linux x86_64", "exclude each other"),
+        ("cuda13", "Darwin arm64", "(extras cuda13 dev) are not made for Darwin arm64"),
+        ("cuda12", "Linux aarch64", "(extras cuda12 dev) are not made for Linux aarch64"),
+        ("", "Darwin x86_64", "not made for Macs with an Intel processor"),
+    ],
 )
-def test_extras_that_can_not_be_are_refused(checkout: Checkout, extras: str, message: str):
+def test_what_can_not_be_is_refused_in_one_line(checkout: Checkout, extras: str, system: str, message: str):
+    (checkout.stubs / "uname").unlink()
+    (checkout.stubs / "uname").write_text(f"#!/bin/sh\necho {system}\n")
+    (checkout.stubs / "uname").chmod(0o755)
     done = checkout.run("scripts/setup.sh", "dev", SNN_MNIST_EXTRAS=extras)
     assert done.returncode == 1 and message in done.stderr and done.stderr.count("\n") == 1
     assert not checkout.calls("uv ") and not (checkout.root / ".venv").exists()
 
 
 def test_an_environment_stays_with_its_cuda_release(checkout: Checkout):
+    (checkout.stubs / "uname").unlink()
+    (checkout.stubs / "uname").write_text("#!/bin/sh\necho Linux x86_64\n")
+    (checkout.stubs / "uname").chmod(0o755)
     checkout.ready("dev", "cuda13", "sanitizer13")
     done = checkout.run("scripts/setup.sh", SNN_MNIST_EXTRAS="cuda12")
     assert done.returncode == 1 and f"to change, delete {checkout.root}/.venv" in done.stderr
     assert checkout.run("scripts/setup.sh").stdout == f"{checkout.python}\n" and not checkout.calls("uv ")
 
 
-@pytest.mark.skipif(os.path.exists("/proc/driver/nvidia/version"), reason="a driver is here")
+@pytest.mark.skipif(DRIVER, reason="a driver is here")
 def test_gpu_tests_look_for_a_driver_first(checkout: Checkout):
     done = checkout.run("scripts/test_gpu.sh")
     assert (done.returncode, done.stdout) == (1, "GPU tests: nothing was tested: no NVIDIA driver here\n")
     assert not checkout.calls("")
 
 
-def test_uv_from_pip_where_it_is_not_there(checkout: Checkout):
-    (checkout.stubs / "uv").unlink()
-    assert checkout.run("scripts/setup.sh", PIP_HAS_UV="1").returncode == 0
-    assert checkout.calls("uv pip install")[-1].endswith("--editable .")
-    assert not checkout.calls("python -m pip install -q --disable-pip-version-check --editable")
-
-
-@pytest.mark.parametrize("uv", ["is not there", "fails"])
-def test_pip_where_uv_can_not(checkout: Checkout, uv: str):
-    if uv == "is not there":
-        (checkout.stubs / "uv").unlink()
-    done = checkout.run("scripts/setup.sh", "dev", UV_FAILS="1")
-    assert done.returncode == 0, done.stderr
-    assert ("uv failed (see above): trying pip" in done.stderr) == (uv == "fails")
-    assert checkout.calls("python -m pip install")[-1] == (
-        "python -m pip install -q --disable-pip-version-check --editable .[dev]"
-    )
+def test_no_cache_where_the_home_directory_can_not_be_written(checkout: Checkout):
+    assert checkout.run("scripts/setup.sh", HOME="/dev/null", TORCH_INDEX="there").returncode == 0
+    assert checkout.calls("no cache") == ["no cache 1"] and "--torch-backend=auto" in checkout.installed()
+    checkout.run("scripts/setup.sh", "dev")
+    assert checkout.calls("no cache") == ["no cache "]
 
 
 @pytest.mark.parametrize("uv", ["", "1"])
@@ -217,26 +228,67 @@ def test_a_torch_that_does_not_fit_torchvision_is_replaced(checkout: Checkout, u
     assert not (checkout.root / ".venv" / "mixed").exists()
 
 
-def test_a_pair_that_can_not_be_mended_is_an_error_and_no_success_next_time(checkout: Checkout):
+@pytest.mark.parametrize(
+    ("failing", "message"),
+    [
+        ({"MIXED": "1", "HOPELESS": "1"}, "still do not fit together"),
+        ({"INSTALL_FAILS": "1"}, "can't be installed"),
+        ({"NO_ENSUREPIP": "1"}, "on Debian: apt install python3.11-venv"),
+    ],
+)
+def test_a_failed_set_up_is_no_success_next_time(checkout: Checkout, failing: dict[str, str], message: str):
+    if "NO_ENSUREPIP" in failing:
+        (checkout.stubs / "uv").unlink()
     for _ in range(2):
-        done = checkout.run("scripts/setup.sh", MIXED="1", HOPELESS="1")
-        assert (done.returncode, done.stdout) == (1, "")
-        assert "RuntimeError: operator torchvision::nms" in done.stderr
-        assert "still do not fit together (see above)" in done.stderr.splitlines()[-1]
-
-
-def test_a_failed_installation_is_no_success_next_time(checkout: Checkout):
-    for _ in range(2):
-        done = checkout.run("scripts/setup.sh", INSTALL_FAILS="1")
-        assert (done.returncode, done.stdout) == (1, "") and "can't be installed" in done.stderr
+        done = checkout.run("scripts/setup.sh", **failing)
+        assert (done.returncode, done.stdout) == (1, "") and message in done.stderr.splitlines()[-1]
+    assert checkout.run("scripts/setup.sh").stdout == f"{checkout.python}\n"
 
 
 def test_a_failed_addition_leaves_the_environment_as_it_was(checkout: Checkout):
     checkout.ready()
     assert checkout.run("scripts/setup.sh", "dev", INSTALL_FAILS="1").returncode == 1
-    assert not checkout.calls("uninstall")
     again = checkout.run("scripts/setup.sh")
     assert (again.returncode, again.stdout) == (0, f"{checkout.python}\n") and not checkout.calls("uv ")
+
+
+@pytest.mark.parametrize("moment", ["making", "installing", "adding"])
+def test_a_set_up_that_was_killed_starts_anew(checkout: Checkout, tmp_path: Path, moment: str):
+    """With uv and then without: the environment that uv or venv left half made may have no pip."""
+    if moment == "adding":
+        checkout.ready("dev")
+    kill = "#!/bin/sh\n{}\nkill -9 $PPID\n"
+    real = checkout.stubs / "real"
+    real.mkdir()
+    for name, text in {"make-venv": 'mkdir -p "$1/bin"', "install": 'rm -f "$1/bin/python"'}.items():
+        if (name == "make-venv") == (moment == "making"):
+            (checkout.stubs / name).rename(real / name)
+            (checkout.stubs / name).write_text(kill.format(text).replace("$PPID", "$SETUP"))
+            (checkout.stubs / name).chmod(0o755)
+    (checkout.stubs / "bash-that-dies").write_text('#!/bin/bash\nexport SETUP=$$\nexec bash "$@"\n')
+    (checkout.stubs / "bash-that-dies").chmod(0o755)
+    killed = checkout.run("scripts/setup.sh", "nir", shell="bash-that-dies")
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    for file in real.iterdir():
+        file.rename(checkout.stubs / file.name)
+    (checkout.stubs / "uv").unlink()
+    done = checkout.run("scripts/setup.sh", "nir")
+    assert done.stdout == f"{checkout.python}\n", done.stderr
+    assert "anew: the last set-up was interrupted" in done.stderr
+    assert checkout.installed().endswith(" .[dev,nir]" if moment == "adding" else " .[nir]")
+
+
+@pytest.mark.parametrize("how", [shutil.move, shutil.copytree])
+def test_a_checkout_in_another_place_gets_an_environment_of_its_own(checkout: Checkout, tmp_path: Path, how):
+    checkout.ready("dev")
+    old, checkout.root = checkout.root, tmp_path / "it's elsewhere"
+    how(old, checkout.root)
+    for _ in range(2):
+        done = checkout.run("scripts/setup.sh")
+        assert done.stdout == f"{checkout.python}\n"
+        assert ("anew: it was made in another place" in done.stderr) == bool(done.stderr)
+        assert not done.stderr or checkout.installed().endswith(" .[dev]")
+    assert not checkout.calls("uv ")
 
 
 @pytest.mark.skipif(not shutil.which("flock"), reason="no flock here: nobody waits")
@@ -254,14 +306,6 @@ def test_a_second_start_waits_and_says_so(checkout: Checkout, tmp_path: Path):
         assert first.result().returncode == 0
     assert second.result().stdout == f"{checkout.python}\n"
     assert second.result().stderr == f"setup: another set-up of {checkout.root}/.venv is running: waiting for it\n"
-
-
-def test_a_half_made_environment_is_removed(checkout: Checkout):
-    (checkout.stubs / "uv").unlink()
-    done = checkout.run("scripts/setup.sh", NO_ENSUREPIP="1")
-    assert done.returncode == 1 and done.stderr.endswith("on Debian: apt install python3.11-venv\n")
-    assert not (checkout.root / ".venv").exists()
-    assert checkout.run("scripts/setup.sh").returncode == 0
 
 
 def test_no_python(checkout: Checkout):
@@ -297,6 +341,7 @@ def test_the_environment_elsewhere_and_one_whose_python_is_gone(checkout: Checko
 def test_train_passes_its_flags_on(checkout: Checkout):
     done = checkout.ready().run("scripts/train.sh", "-out-dir", "a b", "-tau", "1.5")
     assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("Takes about ")
     assert done.stdout == f"<{checkout.root}/scripts/train.py>\n<-out-dir>\n<a b>\n<-tau>\n<1.5>\n"
 
 
@@ -374,15 +419,35 @@ def test_all_checks_run_whatever_one_says(checkout: Checkout):
         assert all(checkout.calls(f"-m {check}") for check in ("ruff", "mypy", "pytest"))
 
 
-def test_ci_takes_the_shared_data_where_they_are(checkout: Checkout):
+def test_missing_programs_are_named_first_and_strictness_is_for_ci(checkout: Checkout):
+    checkout.ready("dev")
+    (checkout.stubs / "node").symlink_to("/bin/sh")
+    for flags, variables, strict in (([], {}, ""), (["-strict"], {}, "1"), ([], {"CI": "true"}, "1")):
+        done = checkout.run("scripts/test.sh", *flags, "-x", **variables)
+        assert done.returncode == 0 and f"data , strict {strict}\n" in done.stdout
+        assert checkout.calls("-m pytest") == ["python -m pytest -n 2 -x"]
+        said, _, _ = done.stdout.partition("\n\n")
+        assert "Takes about four minutes" in said and ("which fails the run" in said) == bool(strict)
+        assert "\n  g++: the CUDA kernels" in said and "\n  chromium: " in said and "node" not in said
+        assert "apt-get install g++ gcc chromium" in said and "brew install gcc gcc google-chrome" in said
+    assert checkout.run("scripts/test.sh", "-missing").stdout.startswith(" g++ gcc chromium")
+    done = checkout.run("scripts/test.sh", "tests/core", "-quick")
+    assert "Takes about a minute" in done.stdout
+    assert checkout.calls("-m pytest") == ["python -m pytest -n 2 -m not slow and not starts_programs tests/core"]
+
+
+def test_ci_is_strict_and_takes_the_shared_data_where_they_are(checkout: Checkout):
     checkout.ready("dev")
     alone = checkout.run(".ci/run").stdout
-    assert "data \n" in alone and "nothing was checked on one\nnot run here: test_every_training_pass of " in alone
-    assert "not to be had from the system: chromium nodejs g++ gcc; " in alone
+    assert (
+        "data , strict 1\n" in alone
+        and "nothing was checked on one\nnot run here: test_every_training_pass of " in alone
+    )
+    assert "not to be had from the system: g++ gcc nodejs chromium" in alone
     shared = checkout.root.parent / "shared" / "data"
     shared.mkdir(parents=True)
     done = checkout.run(".ci/run", "-x")
-    assert done.returncode == 0 and f"data {shared}\n" in done.stdout
+    assert done.returncode == 0 and done.stdout.count(f"data {shared}, strict 1\n") == 2
     usual, long = checkout.calls("-m pytest")
     assert usual == "python -m pytest -n 2 -x"
     assert long.startswith("python -m pytest -n 2 -m slow or oracle -k not every_training_pass ")
@@ -406,7 +471,7 @@ def test_ci_checks_a_newer_python_too(checkout: Checkout):
     done = checkout.run(".ci/run", "-x", PYTEST="1")
     assert done.returncode == 1
     whole, _, quick = checkout.calls("-m pytest")
-    assert whole == "python -m pytest -n 2 -x" and quick.startswith("python -m pytest -n 2 tests/")
+    assert whole == "python -m pytest -n 2 -x" and quick.startswith("python -m pytest -n 2 -m not slow and not starts")
     assert checkout.calls("uv venv") == [
         f"uv venv -q --seed --python {python} {checkout.root}/{venv}"
         for python, venv in (("python3.11", ".venv"), ("python3.12", ".venv-newest"))

@@ -1,9 +1,9 @@
 """What machines do to a training run, done to one on purpose, with real processes, signals and files.
 
-    python scripts/torture.py                 everything at full counts, a few minutes
-    python scripts/torture.py kills -n 50     50 x kill -9, each followed by a resume
-    python scripts/torture.py starts -n 20    20 runs that start within a millisecond
-    python scripts/torture.py damage -n 5000  a checkpoint cut short and with flipped bits
+    python tests/support/torture.py                 everything at full counts, a few minutes
+    python tests/support/torture.py kills -n 50     50 x kill -9, each followed by a resume
+    python tests/support/torture.py starts -n 20    20 runs that start within a millisecond
+    python tests/support/torture.py damage -n 5000  a checkpoint cut short and with flipped bits
 
 It trains on the bundled digits in a temporary directory (-out names another) and prints what it found; the exit
 code is 0 when all was well. The tests call the same functions with smaller counts.
@@ -26,7 +26,7 @@ from typing import Any
 
 from nursery import Child, Nursery
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TIMES = {"train_images_per_s", "test_images_per_s", "seconds"}  # differ between any two runs
 QUICK = shlex.split("-dataset digits -T 4 -b 16 -limit-batches 4 -no-figures -j 1 -backend torch")
 

@@ -1,6 +1,6 @@
 """Starts `python -m snn_mnist …` as real processes without paying their seconds of imports each time.
 
-One process imports everything and then forks a child for each command line. scripts/torture.py and the tests use it.
+One process imports everything and then forks a child for each command line. torture.py and the tests use it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SLOW_IMPORTS = (  # what takes long of all that the children import
     "optuna.importance",
     "optuna.visualization.matplotlib",
