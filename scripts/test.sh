@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Set up what is missing, then run every check: `bash scripts/test.sh [-quick] [-strict] [flags of pytest]`.
-#   -quick    about a minute: without the tests that start programs (the command line, studies, compilers, a browser)
+#   -quick    about a minute: without the tests of verbs, studies, documents and CUDA, and those that start programs
 #   -strict   fail where a test is skipped for a reason that tests/support/skips.py does not accept; so does CI=true
 #   -missing  only print the Debian packages of the programs that are missing here
 # All checks run, whatever the others say; the exit code is 0 when all pass. The versions are those of constraints.txt;
@@ -33,8 +33,8 @@ for flag in "$@"; do
     esac
 done
 if [ -n "$quick" ]; then
-    flags=(-m 'not slow and not starts_programs' ${flags[@]+"${flags[@]}"})
-    printf 'Takes about a minute on two cores; leaves out the tests that start programs.\n'
+    flags=(-m 'not slow and not not_quick' ${flags[@]+"${flags[@]}"})
+    printf 'Takes about a minute on two cores; leaves out the tests of verbs, studies, documents and CUDA, and those that start programs.\n'
 else
     printf 'Takes about four minutes on two cores; -quick takes about one.\n'
 fi

@@ -33,15 +33,25 @@ with contextlib.suppress(ModuleNotFoundError):  # the tests of a GPU do without
     hypothesis.settings.load_profile("snn_mnist")
 
 
-# Fixtures that start programs; `scripts/test.sh -quick` leaves out the tests that use them.
-STARTS_PROGRAMS = {"ask", "browser", "built", "checkout", "compiled_c", "compiled_here"}
+STARTS_PROGRAMS = {"ask", "browser", "built", "checkout", "compiled_c", "compiled_here"}  # fixtures that do
 STARTS_PROGRAMS |= {"database", "node", "nursery", "program"}
 
 
+def not_quick(item: pytest.Item) -> bool:
+    """Return whether `scripts/test.sh -quick` leaves a test out: verbs, studies, documents, CUDA, and other programs."""
+    folder, file = item.path.parent.name, item.path.name
+    names = getattr(getattr(item, "function", None), "__code__", None)
+    return bool(
+        folder in ("cli", "search", "project")
+        or file.startswith("test_cuda")
+        or STARTS_PROGRAMS.intersection(getattr(item, "fixturenames", ()))
+        or (names and "subprocess" in names.co_names)
+    )
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if STARTS_PROGRAMS.intersection(getattr(item, "fixturenames", ())):
-            item.add_marker("starts_programs")
+    for item in filter(not_quick, items):
+        item.add_marker("not_quick")
     gpu = [item for item in items if item.get_closest_marker("gpu")]
     if not gpu:
         return

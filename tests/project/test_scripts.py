@@ -433,7 +433,7 @@ def test_missing_programs_are_named_first_and_strictness_is_for_ci(checkout: Che
     assert checkout.run("scripts/test.sh", "-missing").stdout.startswith(" g++ gcc chromium")
     done = checkout.run("scripts/test.sh", "tests/core", "-quick")
     assert "Takes about a minute" in done.stdout
-    assert checkout.calls("-m pytest") == ["python -m pytest -n 2 -m not slow and not starts_programs tests/core"]
+    assert checkout.calls("-m pytest") == ["python -m pytest -n 2 -m not slow and not not_quick tests/core"]
 
 
 def test_ci_is_strict_and_takes_the_shared_data_where_they_are(checkout: Checkout):
@@ -471,7 +471,9 @@ def test_ci_checks_a_newer_python_too(checkout: Checkout):
     done = checkout.run(".ci/run", "-x", PYTEST="1")
     assert done.returncode == 1
     whole, _, quick = checkout.calls("-m pytest")
-    assert whole == "python -m pytest -n 2 -x" and quick.startswith("python -m pytest -n 2 -m not slow and not starts")
+    assert whole == "python -m pytest -n 2 -x" and quick.startswith(
+        "python -m pytest -n 2 -m not slow and not not_quick"
+    )
     assert checkout.calls("uv venv") == [
         f"uv venv -q --seed --python {python} {checkout.root}/{venv}"
         for python, venv in (("python3.11", ".venv"), ("python3.12", ".venv-newest"))
