@@ -38,7 +38,7 @@ STARTS_PROGRAMS |= {"database", "node", "nursery", "program"}
 
 
 def not_quick(item: pytest.Item) -> bool:
-    """Return whether `scripts/test.sh -quick` leaves a test out: verbs, studies, documents, CUDA, and other programs."""
+    """Return whether `scripts/test.sh -quick` leaves a test out: verbs, studies, documents, CUDA, programs."""
     folder, file = item.path.parent.name, item.path.name
     names = getattr(getattr(item, "function", None), "__code__", None)
     return bool(
