@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -163,16 +164,13 @@ def test_help_shows_every_flag_with_its_default(name: str, capsys: pytest.Captur
     assert VERBS[name].summary[1:] in text
 
 
-def test_the_help_of_train_names_the_recipes(capsys: pytest.CaptureFixture):
-    main(["train", "--help"])
-    recipes = sorted(file.stem for file in (ROOT / "configs").iterdir() if not file.stem.startswith("sweep_"))
-    assert f"a recipe: {', '.join(recipes)};" in " ".join(capsys.readouterr().out.split())
-
-
 def test_help_lists_the_verbs(capsys: pytest.CaptureFixture):
     assert main(["--help"]) == main(["help"]) == main(["-h"]) == 0
     text = capsys.readouterr().out
     assert all(f"  {name} " in text for name in VERBS)
+    main(["train", "--help"])
+    recipes = sorted(file.stem for file in (ROOT / "configs").iterdir() if not file.stem.startswith("sweep_"))
+    assert f"a recipe: {', '.join(recipes)};" in " ".join(capsys.readouterr().out.split())
     for flag in ("-version", "--version"):
         assert main([flag]) == 0
         assert capsys.readouterr().out == f"snn_mnist {__version__}\n"
@@ -200,24 +198,20 @@ class FakeOptions(Options):
     n: int = option(1, "Work", "a number", low=1)
 
 
-class Handler:
-    """Stands for a verb: does what it is told when the verb is called."""
-
-    outcome: object = None
-    options: Options | None = None
-
-    @classmethod
-    def run(cls, options: Options) -> object:
-        cls.options = options
-        if isinstance(cls.outcome, BaseException):
-            raise cls.outcome
-        return cls.outcome
-
-
 @pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> type[Handler]:
-    monkeypatch.setitem(VERBS, "fake", Verb(FakeOptions, Handler.run, "does nothing"))
-    return Handler
+def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Runs a verb that returns or raises this outcome, and returns the program's exit code."""
+
+    def run(outcome: object, *flags: str) -> int:
+        def verb(options: Options) -> Any:
+            if isinstance(outcome, BaseException):
+                raise outcome
+            return outcome
+
+        monkeypatch.setitem(VERBS, "fake", Verb(FakeOptions, verb, "does nothing"))
+        return main(["fake", *flags])
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -232,24 +226,22 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> type[Handler]:
         (RuntimeError("a\nb"), 1, "snn_mnist fake: error: RuntimeError: a; run again with -debug for the traceback\n"),
     ],
 )
-def test_how_a_verb_ends(fake: type[Handler], capsys: pytest.CaptureFixture, outcome: object, code: int, line: str):
-    fake.outcome = outcome
-    assert main(["fake", "-n", "2"]) == code
+def test_how_a_verb_ends(
+    fake: Callable[..., int], capsys: pytest.CaptureFixture, outcome: object, code: int, line: str
+):
+    assert fake(outcome, "-n", "2") == code
     assert capsys.readouterr().err == line
-    assert fake.options == FakeOptions(n=2)
 
 
 @pytest.mark.parametrize("flag", ["-debug", "--debug"])
-def test_debug_shows_the_traceback(fake: type[Handler], flag: str):
-    fake.outcome = ZeroDivisionError("x")
+def test_debug_shows_the_traceback(fake: Callable[..., int], flag: str):
     with pytest.raises(ZeroDivisionError):
-        main(["fake", flag])
+        fake(ZeroDivisionError("x"), flag)
 
 
-def test_notes_are_shown(fake: type[Handler], capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
-    fake.outcome = None
+def test_notes_are_shown(fake: Callable[..., int], capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(FakeOptions, "notes", lambda self: ["something to know"])
-    assert main(["fake"]) == 0
+    assert fake(None) == 0
     assert capsys.readouterr().err == "snn_mnist: note: something to know\n"
 
 
@@ -351,9 +343,8 @@ def test_info_names_damaged_data_and_broken_packages(capsys: pytest.CaptureFixtu
 
 def test_results_that_cannot_be_written(capsys: pytest.CaptureFixture, tmp_path: Path):
     assert main(["info", "-json", str(tmp_path / "none" / "x")]) == 1
-    out, err = capsys.readouterr()
-    assert "snn_mnist" in out and "none/x can't be written (No such file or directory); free" in err
-    assert err.endswith("choose another -json\n")
+    err = capsys.readouterr().err
+    assert "none/x can't be written (No such file or directory)" in err and err.endswith(" -json\n")
 
 
 @pytest.mark.parametrize(

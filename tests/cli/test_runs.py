@@ -21,11 +21,10 @@ from snn_mnist.settings.config import Config
 from snn_mnist.storage import atomic_files, checkpoint
 from snn_mnist.storage.atomic_files import exclusive_lock, is_locked
 from snn_mnist.storage.directory import newest_run
-from snn_mnist.storage.position import Position, read_plain
-from snn_mnist.storage.seeds import SEEDS, Wanted, write_summary
+from snn_mnist.storage.seeds import SEEDS, write_summary
 from snn_mnist.storage.survey import survey
 from tests.conftest import ROOT
-from tests.support.runs import config, metrics, train_run
+from tests.support.runs import metrics, train_run
 
 CHECKPOINT = {"net": {checkpoint.WEIGHT: torch.zeros(10, 784)}}
 NOON = time.mktime((2026, 3, 4, 12, 0, 0, 0, 0, -1))
@@ -232,39 +231,29 @@ class Evil:
         return os.system, ("touch executed",)
 
 
-def damage(folder, what):
-    file = folder / checkpoint.LATEST
-    if what == "torn checkpoint":
-        file.write_bytes(file.read_bytes()[:-3000])
-    elif what == "a checkpoint that is none":
-        file.write_bytes(b"nonsense")
-    elif what == "a checkpoint that executes":
-        with zipfile.ZipFile(file, "w") as archive:
-            archive.writestr("archive/data.pkl", pickle.dumps({"epoch": Evil()}))
-    elif what == "metrics":
-        (folder / "metrics.csv").write_bytes(b"\xff\n")
-    elif what == "no metrics":
-        (folder / "metrics.csv").unlink()
-    elif what == "no settings":
-        (folder / "config.yaml").unlink()
-    elif what == "settings":
-        (folder / "config.yaml").write_text("tau: 0.5\n")
+def executing(file):
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps({"epoch": Evil()}))
 
 
 @pytest.mark.parametrize(
-    ("what", "words"),
+    ("name", "damage", "words"),
     [
-        ("torn checkpoint", "checkpoint_latest.pth is damaged"),
-        ("a checkpoint that is none", "checkpoint_latest.pth is damaged"),
-        ("a checkpoint that executes", "checkpoint_latest.pth is damaged"),
-        ("metrics", "metrics.csv can't be read"),
-        ("no metrics", "logs/slow has no metrics.csv"),
-        ("no settings", "logs/slow has no config.yaml"),
-        ("settings", "logs/slow/config.yaml: tau 0.5 is not allowed"),
+        (
+            checkpoint.LATEST,
+            lambda file: file.write_bytes(file.read_bytes()[:-3000]),
+            "checkpoint_latest.pth is damaged",
+        ),
+        (checkpoint.LATEST, lambda file: file.write_bytes(b"nonsense"), "checkpoint_latest.pth is damaged"),
+        (checkpoint.LATEST, executing, "checkpoint_latest.pth is damaged"),
+        ("metrics.csv", lambda file: file.write_bytes(b"\xff\n"), "metrics.csv can't be read"),
+        ("metrics.csv", Path.unlink, "logs/slow has no metrics.csv"),
+        ("config.yaml", Path.unlink, "logs/slow has no config.yaml"),
+        ("config.yaml", lambda file: file.write_text("tau: 0.5\n"), "slow/config.yaml: tau 0.5 is not allowed"),
     ],
 )
-def test_a_damaged_directory_is_named_in_one_line_and_skipped(logs, capsys, tmp_path, what, words):
-    damage(logs / "slow", what)
+def test_a_damaged_directory_is_named_in_one_line_and_skipped(logs, capsys, tmp_path, name, damage, words):
+    damage(logs / "slow" / name)
     assert main(["runs"]) == 0
     out, err = capsys.readouterr()
     assert "slow" not in out and all(name in out for name in ("plain", "held", "soft"))
@@ -291,16 +280,6 @@ def test_a_directory_that_may_not_be_read_hides_no_other(logs, capsys, monkeypat
     out, err = capsys.readouterr()
     assert err == "skipped: logs/lost+found can't be read (Permission denied)\n" and out.count("2026-03-04") == 4
     assert newest_run("logs").name == "held"
-
-
-def test_the_position_is_that_which_the_checkpoint_has(tmp_path):
-    """Of a checkpoint that training wrote, read with PyTorch and without."""
-    folder = train_run(tmp_path, epochs=2, limit_batches=2)
-    assert Position.of(read_plain(folder / checkpoint.LATEST)) == Position.of(checkpoint.load(folder))
-    state = checkpoint.load(folder) | {"epoch": 6, "step": 345}
-    torch.save(state, tmp_path / "c.pth")
-    position = Position.of(read_plain(tmp_path / "c.pth"))
-    assert (position.epochs, position.step) == (7, 345)
 
 
 def test_a_row_that_is_ahead_of_the_checkpoint_does_not_count(logs):
@@ -336,29 +315,6 @@ def test_seeds_are_summed_up(tmp_path, capsys, monkeypatch):
     assert main(["runs", "-json", "-"]) == 0
     (summary,) = json.loads(capsys.readouterr().out)["seeds"]
     assert summary == {"folder": "logs/group"} | kept
-
-
-def test_seeds_that_a_kill_prevented_are_counted(tmp_path, capsys):
-    make(tmp_path / "group" / "seed0", [0.5, 0.6, 0.9])
-    for _ in range(2):  # seed0 ends; a resumed run ends
-        write_summary(tmp_path / "group", Wanted(0, 5, 3) if not (tmp_path / "group" / SEEDS).exists() else None)
-        assert f"{tmp_path}/group: 1 of 5 seeds finished" in "\n".join(shown(capsys, str(tmp_path)))
-    (tmp_path / "group" / SEEDS).write_text("[")
-    assert "1 of 1 seeds finished" in "\n".join(shown(capsys, str(tmp_path)))
-
-
-def test_a_seed_that_is_resumed_is_summed_up_anew(tmp_path):
-    from snn_mnist.cli import train as training
-
-    settings = {"epochs": 1, "seeds": 2, "limit_batches": 1, "T": 5}
-    assert training.run(config(out_dir=str(tmp_path), **settings)) == 0
-    (group,) = tmp_path.iterdir()
-    before = json.loads((group / SEEDS).read_text())
-    assert main(["train", "-resume", "last", "-out-dir", str(tmp_path), "-epochs", "2"]) == 0
-    assert len(metrics(group / "seed1")) == 2 and [*tmp_path.iterdir()] == [group]
-    after = json.loads((group / SEEDS).read_text())
-    assert before["last_epoch"]["of_seed"].keys() == {"0", "1"}  # of two runs as long as each other
-    assert after["last_epoch"]["of_seed"] == {"1": metrics(group / "seed1")[1]["test_acc"]}
 
 
 # ---------------------------------------------------------------------------- last
