@@ -160,12 +160,14 @@ def scales(weight: np.ndarray, bits: int, per_neuron: bool) -> np.ndarray:
 
 
 def leak(tau: float) -> tuple[int, int]:
-    """(M, S) with M / 2^S = 1/τ: M = 1 when τ is a power of two, else a 16-bit M, exact to 2^-17."""
-    mantissa, exponent = math.frexp(tau)
-    if mantissa == 0.5:
-        return 1, exponent - 1
-    shift = MULTIPLIER_BITS + exponent - 1  # 2^(exponent-1) < τ < 2^exponent
-    return round(Fraction(1 << shift) / Fraction(tau)), shift
+    """Return (M, S) with M / 2^S = 1/τ: M = 1 where τ is a power of two, or nearly so, else a 16-bit M.
+
+    The relative error is at most 2^-16.
+    """
+    _, exponent = math.frexp(tau)
+    shift = MULTIPLIER_BITS + exponent - 1  # 2^(exponent-1) <= τ < 2^exponent
+    multiplier = round(Fraction(1 << shift) / Fraction(tau))
+    return (1, exponent - 1) if multiplier == 1 << MULTIPLIER_BITS else (multiplier, shift)
 
 
 # ---------------------------------------------------------------------------- over a data set

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ from torture import differences
 from snn_mnist.cli import convert
 from snn_mnist.cli.convert import ConvertOptions
 from snn_mnist.cli.evaluate import accuracy_against_T
-from snn_mnist.cli.main import main
 from snn_mnist.core import neuron
 from snn_mnist.data.datasets import Split, load_dataset
 from snn_mnist.network.ann import AnnEngine, WakingReLU, constant_current_score, scale_of
@@ -127,19 +125,9 @@ def test_the_network_comes_to_its_ann(run):
     assert results["accuracy_against_T"]["constant current"]["1"]["mean"] < 0.5
 
 
-def test_real_mnist_comes_to_its_ann(real_mnist, tmp_path, capsys):
-    """Both inputs, after one epoch, within 0.3 % of 10,000 images."""
-    flags = ["-T", "200", "-epochs", "1", "-repeats", "1", "-no-figures", "-data-dir", str(real_mnist)]
-    assert main(["convert", *flags, "-out-dir", str(tmp_path), "-json", "-"]) == 0
-    out = capsys.readouterr().out
-    results = json.loads(out)
-    assert results["ann_accuracy"] > 0.9 and results["images"] == 10_000
-    for each in results["accuracy_against_T"].values():
-        assert abs(each["200"]["mean"] - results["ann_accuracy"]) < 0.003
-
-
 def test_the_checkpoint_is_the_ann_divided_by_its_scale(run):
     folder, _, results = run
+    assert folder.name == "converted_T200_b64_adam_lr0.005_digits" and (folder / "conversion.png").is_file()
     state, data = checkpoint.load(folder), load_dataset("digits")
     ann = state["ann"]
     assert torch.equal(state["net"][WEIGHT], ann["weight"] / ann["scale"])
@@ -152,15 +140,6 @@ def test_the_checkpoint_is_the_ann_divided_by_its_scale(run):
     right = (data.test.images / 255 @ ann["weight"].T).relu().argmax(1) == data.test.labels
     assert results["ann_accuracy"] == right.double().mean().item()
     assert f"ANN: {results['ann_accuracy']:.2%} of 360 test images right" in run[1]
-
-
-def test_its_files(run):
-    names = {file.name for file in run[0].iterdir() if "tfevents" not in file.name}
-    assert names == {
-        "config.yaml", "environment.json", "metrics.csv", "checkpoint_latest.pth", "checkpoint_max.pth", "curves.png",
-        "weights.png", "confusion.png", "accuracy_against_T.png", "conversion.png",
-    }  # fmt: skip
-    assert run[0].name == "converted_T200_b64_adam_lr0.005_digits"
 
 
 def test_the_other_verbs_take_it(run, nursery: Nursery, tmp_path):
@@ -228,7 +207,7 @@ def start(nursery: Nursery, *arguments: str, out: Path, until: int):
     return child
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
 def test_stopped_and_resumed_equals_undisturbed(nursery: Nursery, tmp_path, number, code):
     """Every checkpoint on the way is a spiking network. With an average of the weights, and images held out."""
     settings, out = [*QUICK, "-ema", "0.9", "-val", "100"], tmp_path / "stopped"
@@ -250,38 +229,18 @@ def test_stopped_and_resumed_equals_undisturbed(nursery: Nursery, tmp_path, numb
     )
 
 
-def test_killed_while_the_network_is_tested(nursery: Nursery, tmp_path):
-    """All is saved by then, and resuming tests again."""
-    long_test = [*QUICK, "-epochs", "1", "-repeats", "100000", "-out-dir", str(tmp_path)]
-    child = start(nursery, *long_test, out=tmp_path, until=1)
-    wait_until(lambda: "last epoch" in child.out)
-    time.sleep(0.05)
-    child.send(signal.SIGINT)
-    assert child.wait() == 130 and child.err == "snn_mnist convert: error: interrupted\n"
-    done = nursery.run("convert", "-resume", str(newest(tmp_path)), "-repeats", "1")
-    assert done.code == 0 and "\nANN: " in done.out, done.err
-
-
 # ---------------------------------------------------------------------------- bad input
 
 
 @pytest.mark.parametrize(
     ("flags", "code", "message"),
     [
-        (
-            ["-mode", "max%"],
-            2,
-            "-mode max% is not allowed; give Max, a percentage such as 99.9%, or a number in (0, 1]",
-        ),
+        (["-mode", "max%"], 2, "-mode max% is not allowed; give Max"),
         (["-mode", "0"], 2, "-mode 0 is not allowed; give Max"),
-        (["-tau", "2"], 2, "unknown flag -tau"),
         (["-neuron", "lif"], 2, "unknown flag -neuron"),
-        (["-b", "2000"], 2, "b 2000 is more than the 1437 training images of digits"),
         (["-lr", "1e30"], 1, "the weights are not finite by step"),
-        (["-resume", "nowhere"], 2, "there is no checkpoint nowhere; name a checkpoint file or a run directory"),
         (["-resume", "trained"], 2, "is not of a conversion; name one that `convert` wrote, or use train -resume"),
         (["-resume", "RUN", "-mode", "Max"], 2, "mode 99.9% → Max changes the result; start a new run"),
-        (["-resume", "RUN", "-T", "7"], 2, "T 200 → 7 changes the result"),
     ],
 )
 def test_bad_input_is_one_line(run, nursery: Nursery, tmp_path, flags, code, message):

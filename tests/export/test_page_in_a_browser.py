@@ -22,13 +22,12 @@ from PIL import Image, ImageDraw
 from snn_mnist.cli.main import main
 from snn_mnist.data import pictures as picture
 from snn_mnist.export import html
-from snn_mnist.network import reliability
 from snn_mnist.network.network import SNN
 from snn_mnist.network.poisson import SpikeKey, Stream, poisson_encode
 from snn_mnist.network.reliability import Prediction, Reliability, doubts
 from snn_mnist.network.saved_network import SavedNetwork, load_network
 from tests.support import chromium
-from tests.support.export_net import digits, network, saved
+from tests.support.export_net import network, saved
 
 SEVEN = [[(0.25, 0.25), (0.4, 0.24), (0.55, 0.24), (0.72, 0.25), (0.65, 0.4), (0.55, 0.6), (0.47, 0.8)]]
 FOUR_OR_NINE = [  # the network wavers
@@ -128,19 +127,6 @@ def test_a_drawn_digit_is_read_with_the_librarys_spikes(page, exported):
     assert rates == [f"{count / state['steps']:.2f}" for count in counts]
     assert page.evaluate("document.querySelectorAll('.neuron.best').length") == 1
     keep(page, "drawn.png")
-
-
-def test_the_drawing_saved_as_png_is_prepared_alike(page, exported, tmp_path):
-    page.draw("#pad", THREE)
-    page.wait(FINISHED)
-    url = page.evaluate("document.getElementById('pad').toDataURL('image/png')")
-    file = tmp_path / "drawing.png"
-    file.write_bytes(base64.b64decode(url.split(",")[1]))
-    box = picture.BOXES[exported[1].config.dataset]
-    assert picture.prepare(picture.read(file).grey, box).pixels.tolist() == shown(page)["pixels"]
-    seen = page.evaluate("document.getElementById('seen').toDataURL('image/png')")
-    grey = np.asarray(Image.open(io.BytesIO(base64.b64decode(seen.split(",")[1]))).convert("L")).astype(int)
-    assert np.corrcoef(grey.flatten(), shown(page)["pixels"])[0, 1] < -0.99  # dark ink on the card
 
 
 def test_by_finger_on_a_phone(browser, exported):
@@ -427,15 +413,6 @@ def test_two_digits_are_noticed(page):
         "document.getElementById('pad').toDataURL('image/png')").split(",")[1]))).grey).objects == 2  # fmt: skip
 
 
-def test_the_page_holds_limits_measured_at_its_own_number_of_steps():
-    for steps in (30, 2001):
-        loaded = network(T=steps)
-        ours = reliability.measure(loaded.net, digits().test, min(steps, 2000), 0)
-        assert html.content(loaded)["limits"] == vars(ours)
-    fashion = replace(loaded.config, dataset="fashion", data_dir="nowhere")
-    assert "limits" not in html.content(replace(loaded, config=fashion))
-
-
 def test_clear_begins_anew(page):
     page.draw("#pad", SEVEN)
     page.wait("snn.state.run !== null")
@@ -460,14 +437,6 @@ def test_every_control_has_a_name(page):
     for node in controls:
         assert node.get("name", {}).get("value", "").strip(), node["role"]
     assert any(n.get("role", {}).get("value") == "status" for n in nodes)
-
-
-def test_who_wants_no_motion_gets_the_result_at_once(browser, exported):
-    browser.problems.clear()
-    browser.open(exported[0], prefers_reduced_motion="reduce")
-    browser.draw("#pad", SEVEN)
-    assert browser.evaluate(FINISHED)
-    assert browser.problems == []
 
 
 @pytest.mark.parametrize("settings", [{"v_reset": None}, {"neuron": "if", "v_reset": -0.5}], ids=str)
