@@ -104,17 +104,17 @@ def stdp_multi_step(
     out_spike: Tensor,
     trace_pre: Trace,
     trace_post: Trace,
-    tau_pre: float,
-    tau_post: float,
-    f_pre: Weighting = _identity,
-    f_post: Weighting = _identity,
+    *taus_and_weightings: Any,
 ) -> Change:
-    """Return the traces after a sequence and delta_w summed over T; in_spike and out_spike  # [T, N, *]"""
+    """Return the traces after a sequence and delta_w summed over T; in_spike and out_spike  # [T, N, *]
+
+    settings: tau_pre, tau_post, f_pre and f_post, as of a single step.
+    """
     check_sequence(in_spike)
     delta_w: Any = 0.0
     for pre, post in zip(in_spike, out_spike, strict=True):
         trace_pre, trace_post, change = stdp_linear_single_step(
-            layer, pre, post, trace_pre, trace_post, tau_pre, tau_post, f_pre, f_post
+            layer, pre, post, trace_pre, trace_post, *settings, **named_settings
         )
         delta_w = delta_w + change
     assert isinstance(trace_pre, Tensor) and isinstance(trace_post, Tensor)
@@ -205,19 +205,12 @@ class STDPLearner(MemoryModule):
                 f"{len(self.in_spikes)} inputs of the synapse and {len(self.out_spikes)} outputs of the neurons were "
                 "recorded; run both in each step, and call reset() after an error between them"
             )
-        rule = stdp_linear_single_step if self.step_mode == "s" else stdp_multi_step
+        rule: Any = stdp_linear_single_step if self.step_mode == "s" else stdp_multi_step
+        settings = self.tau_pre, self.tau_post, self.f_pre, self.f_post
         delta_w: Tensor | None = None
         for in_spike, out_spike in zip(self.in_spikes, self.out_spikes, strict=True):
             self.trace_pre, self.trace_post, change = rule(
-                self.synapse,
-                in_spike,
-                out_spike,
-                self.trace_pre,
-                self.trace_post,
-                self.tau_pre,
-                self.tau_post,
-                self.f_pre,
-                self.f_post,
+                self.synapse, in_spike, out_spike, self.trace_pre, self.trace_post, *settings
             )
             delta_w = scale * change if delta_w is None else delta_w + scale * change
         self._clear()

@@ -182,30 +182,9 @@ def nets() -> None:
 
 
 def layers() -> None:
-    """Each layer and memory in both step modes: values, and gradients of the input and of every parameter."""
+    """Layers that torch lacks, in both step modes: values, and gradients of the input and of every parameter."""
     if_node, lif_node = (lambda m: m[1].IFNode(), lambda m: m[1].LIFNode())
     table = {
-        "Linear": ((5, 4), (3, 5)),
-        "Conv1d": ((2, 3, 3, 2, 1), (3, 2, 7)),
-        "Conv2d": ((2, 3, 3, 1, 1), (3, 2, 6, 5)),
-        "Conv3d": ((1, 2, 2), (2, 1, 3, 4, 3)),
-        "ConvTranspose1d": ((2, 3, 3, 2), (3, 2, 5)),
-        "ConvTranspose2d": ((2, 3, 3, 2, 1, 1), (3, 2, 5, 4)),
-        "ConvTranspose3d": ((1, 2, 2), (2, 1, 3, 2, 3)),
-        "BatchNorm1d": ((4,), (3, 4, 5)),
-        "BatchNorm2d": ((4,), (3, 4, 3, 2)),
-        "BatchNorm3d": ((2,), (3, 2, 2, 3, 2)),
-        "GroupNorm": ((2, 4), (3, 4, 5)),
-        "MaxPool1d": ((2,), (3, 2, 6)),
-        "MaxPool2d": ((2, 1), (3, 2, 6, 5)),
-        "MaxPool3d": ((2,), (3, 2, 4, 4, 6)),
-        "AvgPool1d": ((2,), (3, 2, 6)),
-        "AvgPool2d": ((2,), (3, 2, 6, 4)),
-        "AvgPool3d": ((2,), (3, 2, 4, 4, 2)),
-        "AdaptiveAvgPool1d": ((3,), (3, 2, 7)),
-        "AdaptiveAvgPool2d": (((3, 2),), (3, 2, 7, 5)),
-        "AdaptiveAvgPool3d": ((2,), (3, 2, 4, 5, 3)),
-        "Flatten": ((), (3, 2, 4)),
         "VotingLayer": ((3,), (3, 12)),
         "Dropout": ((0.4,), (3, 50)),
         "Dropout2d": ((0.4,), (3, 20, 2, 2)),

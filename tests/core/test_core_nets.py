@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from snn_mnist.core import base, encoding, functional, layer, monitor, neuron, surrogate
+from snn_mnist.core import functional, layer, monitor, neuron, surrogate
 from snn_mnist.network.network import SNN
 
 
@@ -79,38 +79,6 @@ def test_equal_losses_in_both_step_modes(make):
         torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-12)
 
 
-def test_conv_bn_lif_trains_with_batch_statistics():
-    torch.manual_seed(0)
-    net, shape = conv_bn_lif()
-    functional.set_step_mode(net, "m")
-    by_hand = copy.deepcopy(net)
-    x = torch.rand(4, 3, *shape)
-    y = net(x)
-    # by hand: what is stateless folded, the neurons stepped
-    z = by_hand[0](x)
-    flat = z.flatten(0, 1)
-    mean, var = flat.mean((0, 2, 3), keepdim=True), flat.var((0, 2, 3), unbiased=False, keepdim=True)
-    z = ((flat - mean) / (var + 1e-5).sqrt()).reshape(z.shape)
-    torch.testing.assert_close(net[1](net[0](x)), z, rtol=1e-4, atol=1e-5)
-    y.sum().backward()
-    assert net[1].weight.grad.abs().sum() > 0
-
-
-def test_state_dict_of_a_net_loads_into_plain_torch():
-    net, _ = conv_bn_lif()
-    plain = nn.Sequential(
-        nn.Conv2d(1, 4, 3, padding=1, bias=False),
-        nn.BatchNorm2d(4),
-        nn.Identity(),
-        nn.MaxPool2d(2),
-        nn.Flatten(),
-        nn.Linear(4 * 9, 5),
-    )
-    net(torch.rand(2, 1, 6, 6))
-    plain.load_state_dict(net.state_dict())
-    net.load_state_dict(plain.state_dict())
-
-
 def test_gradient_check_through_time():
     """With primitives instead of spikes the whole net is smooth, so finite differences must agree."""
     torch.manual_seed(3)
@@ -127,18 +95,6 @@ def test_gradient_check_through_time():
 
     x = torch.rand(4, 2, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(run, (x,))
-
-
-def test_names():
-    from snn_mnist import core
-    from snn_mnist.core.neuron import LIFNode
-
-    assert core.neuron.LIFNode is LIFNode
-    assert all(hasattr(base, n) for n in ("StepModule", "MemoryModule"))
-    for n in ("PoissonEncoder", "PeriodicEncoder", "LatencyEncoder", "WeightedPhaseEncoder"):
-        assert hasattr(encoding, n)
-    for n in ("Output", "Input", "Attribute", "GradInput", "GradOutput"):
-        assert hasattr(monitor, f"{n}Monitor")
 
 
 @pytest.mark.parametrize("mode", ["s", "m"])

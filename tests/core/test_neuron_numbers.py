@@ -1,7 +1,6 @@
 """What neurons take as input, as settings and as a start; what transforms, replicas and checkpoints make of them."""
 
 import copy
-import inspect
 import math
 
 import numpy as np
@@ -28,22 +27,6 @@ def run(node, x, mode="m"):
 
 
 # ---- input -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind, backend", make_pairs())
-@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.int8, torch.bool])
-def test_whole_numbers_count_as_floats(kind, backend, dtype):
-    x = torch.randint(0, 2, (7, 5), generator=torch.Generator().manual_seed(0)).to(dtype)
-    results = []
-    for part in (x, x.float()):
-        node = kind(v_threshold=1.7, step_mode="m", backend=backend, store_v_seq=True)
-        s = node(part)
-        assert s.dtype == node.v.dtype == node.v_seq.dtype == torch.float32
-        results.append((s, node.v, node.v_seq))
-    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
-    assert results[0][1].frac().abs().sum() > 0 or kind is neuron.IFNode
-    for module in (layer.SynapseFilter(2.0, step_mode="m"), layer.Dropout(0.0, "m"), layer.VotingLayer(5, "m")):
-        assert torch.equal(module(x), (functional.reset_net(module), module(x.float()))[1])
 
 
 @pytest.mark.parametrize("kind, backend", make_pairs())
@@ -112,19 +95,6 @@ def test_membrane_stays_in_float32_under_autocast(kind, mode):
     assert spikes.dtype == node.v.dtype == torch.float32 and torch.equal(spikes, expected)
 
 
-@pytest.mark.parametrize("kind, backend", make_pairs())
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_half_precision_input_keeps_its_type(kind, backend, dtype):
-    x = torch.rand(20, 5, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
-    node = kind(step_mode="m", backend=backend, v_threshold=0.4, store_v_seq=True)
-    s = node(x)
-    s.sum().backward()
-    state = torch.float64 if dtype == torch.float64 else torch.float32
-    assert s.dtype == x.grad.dtype == dtype and node.v.dtype == node.v_seq.dtype == state
-    wide = kind(step_mode="m", v_threshold=0.4)
-    assert torch.equal(wide(x.detach().to(state)), s.to(state)) and s.sum() > 0
-
-
 # ---- parameters --------------------------------------------------------------------------------------------
 
 
@@ -183,36 +153,6 @@ def test_fused_backends_refuse_parameters_by_name(name):
         setattr(where, name, nn.Parameter(torch.tensor(2.0), requires_grad=False))
         node.backend = "numba"  # a fixed number again
         node(torch.ones(2, 3))
-
-
-def test_parametric_lif():
-    node = neuron.ParametricLIFNode(init_tau=3.0, step_mode="m")
-    assert list(node.state_dict()) == ["w"] and node.w.sigmoid().item() == pytest.approx(1 / 3)
-    parameters = list(inspect.signature(neuron.ParametricLIFNode).parameters)
-    assert parameters == ["init_tau", *list(inspect.signature(neuron.LIFNode).parameters)[1:]]
-    x = torch.rand(12, 5, dtype=torch.float64) * 3
-    for decay_input in (True, False):
-        for v_reset in (0.0, None, -0.3):
-            settings = {"decay_input": decay_input, "v_reset": v_reset, "step_mode": "m", "store_v_seq": True}
-            learned, fixed = neuron.ParametricLIFNode(3.0, **settings).double(), neuron.LIFNode(3.0, **settings)
-            assert torch.equal(learned(x), fixed(x))
-            torch.testing.assert_close(learned.v_seq, fixed.v_seq, rtol=1e-6, atol=1e-6)
-    node(x.float()).sum().backward()
-    assert node.w.grad.abs() > 0
-    for backend in ("numba", "cupy"):
-        with pytest.raises(ValueError, match=r"ParametricLIFNode cannot use backend.*'torch'"):
-            functional.set_backend(node, backend)
-    with pytest.raises(ValueError, match=r"init_tau=1.0 must be above 1"):
-        neuron.ParametricLIFNode(1.0)
-
-
-def test_simple_base_node():
-    class SquareIF(neuron.SimpleBaseNode):
-        def neuronal_charge(self, x):
-            self.v = self.v + x**2
-
-    x = torch.rand(5, 3) * 2
-    assert torch.equal(run(SquareIF(), x, "s"), run(SquareIF(), x, "m"))
 
 
 @pytest.mark.parametrize("two", [np.float32(2), np.int64(2), np.array(2.0), torch.tensor(2.0), torch.tensor(2)])
