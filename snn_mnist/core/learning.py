@@ -104,7 +104,8 @@ def stdp_multi_step(
     out_spike: Tensor,
     trace_pre: Trace,
     trace_post: Trace,
-    *taus_and_weightings: Any,
+    *settings: Any,
+    **named_settings: Any,
 ) -> Change:
     """Return the traces after a sequence and delta_w summed over T; in_spike and out_spike  # [T, N, *]
 

@@ -83,18 +83,20 @@ def test_against_equations(kind, backend, mode, dtype):
         differentiable = x.is_floating_point()
         ours, wide = (y.requires_grad_(differentiable) for y in (x.clone(), x.to(state)))
         node = make(
-            **arguments, v_threshold=0.7, v_reset=v_reset, surrogate_function=surrogate.ATan(ALPHA),
+            **arguments, v_threshold=0.65, v_reset=v_reset, surrogate_function=surrogate.ATan(ALPHA),
             detach_reset=detach_reset, step_mode=mode, backend=backend, store_v_seq=True,
         ).to(state)  # fmt: skip
         s = node(ours) if mode == "m" else torch.stack([node(x_t) for x_t in ours])
         decay = arguments.get("decay_input", True)
-        expected_s, expected_v = written_out(wide**2 if kind == "own" else wide, tau, decay, 0.7, v_reset, detach_reset)
+        expected_s, expected_v = written_out(
+            wide**2 if kind == "own" else wide, tau, decay, 0.65, v_reset, detach_reset
+        )
         assert s.dtype == (dtype if differentiable else torch.float32) and node.v.dtype == node.v_seq.dtype == state
         assert torch.equal(s.to(state), expected_s)
         close = {"rtol": 1e-9, "atol": 1e-12} if state == torch.float64 else {"rtol": 1e-4, "atol": 1e-5}
         close = {"rtol": 1e-6, "atol": 1e-6} if "PLIF" in kind and state == torch.float64 else close  # w is float32
         torch.testing.assert_close(node.v_seq, expected_v, **close)
-        assert torch.equal(node.v_seq[-1], node.v) and (T == 1 or dtype == torch.bool or expected_s.sum() > 0)
+        assert torch.equal(node.v_seq[-1], node.v) and (T == 1 or expected_s.sum() > 0)
         if differentiable:
             weight = torch.randn(T, 7, generator=generator).to(state)
             (s * weight + node.v_seq * weight.flip(0)).sum().backward()
