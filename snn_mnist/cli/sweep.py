@@ -12,15 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.search.space import SWEPT, Choices, Range, grid, varying
+from snn_mnist.search.space import SWEPT, Choices, Range, corners, varying
 from snn_mnist.settings.config import Config, Threads, train_option
 from snn_mnist.settings.options import Options, option, options_of
 
 if TYPE_CHECKING:
-    from optuna import Study
-
-    from snn_mnist.data.datasets import Dataset
-    from snn_mnist.search.plan import Plan
+    from snn_mnist.search.study import Plan
 
 TRIALS = 40
 
@@ -28,8 +25,8 @@ EPILOG = """\
 A setting of Network, Training and -limit-batches has one value, several, as in
 -tau 1.1,1.3,2, or a range, as in -T 50:200 and -lr 1e-3:1e-2:log; in a YAML
 file of -config too. The same command goes on with a study that was interrupted
-or killed. More machines join with the same -study and -storage: a journal file
-on a shared disk, or a database such as postgresql://user@host/database."""
+or killed. More commands join with the same -study and -storage; those on other
+machines need a database such as postgresql://user@host/database."""
 
 
 def _study_name(name: str) -> str:
@@ -55,14 +52,11 @@ class StudyOptions(Threads, Options):
     storage: str | None = option(
         None,
         "Study",
-        "a journal file, or a database for SQLAlchemy",
+        "an SQLite file, or a database for SQLAlchemy",
         path="PATH_OR_URL",
-        shown="OUT_DIR/STUDY/journal.log",
+        shown="OUT_DIR/STUDY/study.db",
     )
     workers: int | None = option(None, "Study", "processes here", low=1, high=10_000, shown="one a core; one on a GPU")
-    heartbeat: int = option(
-        20, "Study", "seconds between signs of life; after three without, a worker counts as dead", low=1, high=86_400
-    )
 
 
 def _train_settings() -> list[tuple[str, Any, Any]]:
@@ -94,43 +88,38 @@ def run(options: Any) -> int:
     plan, workers = make_plan(options)
     from snn_mnist.data.datasets import load_dataset
     from snn_mnist.network.device import choose_runtime
-    from snn_mnist.search.storage import in_use, open_study
-
-    choose_runtime(options.device, options.backend, plan.fixed["j"], options.step_mode)  # or else each trial would fail
-    dataset = load_dataset(options.dataset, options.data_dir)
-    plan.check().check_sizes(len(dataset.train))
-    study = open_study(plan)
-    with in_use(plan.storage):
-        return _go_on(study, plan, workers, dataset, options)
-
-
-def _go_on(study: Study, plan: Plan, workers: int, dataset: Dataset, options: Any) -> int:
-    from snn_mnist.search import messages
     from snn_mnist.search.report import write_report
-    from snn_mnist.search.trials import finished
+    from snn_mnist.search.study import finished, open_study, storage_errors
     from snn_mnist.search.worker import run_workers, work
     from snn_mnist.training.interruption import Interruption
 
-    interruption = Interruption()
-    print(messages.begins(plan, finished(study, plan.trials), workers), flush=True)
-    if finished(study, plan.trials) < plan.trials:
+    choose_runtime(options.device, options.backend, plan.fixed["j"], options.step_mode)  # or else each trial would fail
+    dataset = load_dataset(options.dataset, options.data_dir)
+    plan.check(len(dataset.train))
+    study, interruption = open_study(plan), Interruption()
+    with storage_errors(plan.storage):
+        count = max(plan.trials, finished(study))
+        here = f"{workers} worker{'s' if workers > 1 else ''}"
+        print(f"study {plan.study}: {finished(study)} of {count} trials finished, {here}, in {plan.folder}", flush=True)
         if workers == 1:
             work(plan, dataset, interruption)
-        else:
+        elif finished(study) < count:
             run_workers(plan, workers, interruption)
-    done = finished(study, plan.trials)
-    if done < plan.trials and not interruption.requested:
-        raise SNNError(f"{done} of {plan.trials} trials are finished and no worker is left; the same command goes on")
-    if done < plan.trials:
-        print(f"interrupted with {done} of {plan.trials} trials finished; the same command goes on")
-        return interruption.exit_code
-    print(write_report(study, plan, dataset, options.repeats, options.threads))
+        if (done := finished(study)) < count:
+            state = f"{done} of {count} trials finished; the same command goes on"
+            if not interruption.requested:
+                raise SNNError(f"no worker is left, with {state}")
+            print(f"interrupted with {state}")
+            return interruption.exit_code
+        print(write_report(study, plan, dataset, options.repeats, options.threads))
     return 0
 
 
 def make_plan(options: Any) -> tuple[Plan, int]:
     """The plan, and the number of workers here; UsageError where the settings make no study."""
-    from snn_mnist.search.plan import Plan
+    import torch
+
+    from snn_mnist.search.study import Plan
 
     if not options.val:
         raise UsageError(
@@ -142,26 +131,20 @@ def make_plan(options: Any) -> tuple[Plan, int]:
     space = {name: value for name, value in settings.items() if isinstance(value, Choices | Range)}
     if not space:
         raise UsageError("no setting varies; give one several values (-tau 1.1,1.3,2) or a range (-lr 1e-3:1e-2:log)")
-    points = len(grid(space)) if options.sampler == "grid" else 0
-    if points and options.trials not in (None, points):
-        raise UsageError(f"trials {options.trials}: the grid has {points} points, one trial each; leave -trials out")
-    folder = Path(options.out_dir) / options.study
-    trials = points or options.trials or TRIALS
-    workers, threads = _workers(options, trials)
-    fixed = {name: value for name, value in settings.items() if name not in {*space, "out_dir", "seeds"}}
-    plan = Plan(
-        study=options.study, folder=folder, storage=options.storage or str(folder / "journal.log"), space=space,
-        fixed=fixed | {"j": threads, "test": False, "figures": False}, trials=trials,
-        sampler=options.sampler, seeds=options.seeds, prune=options.prune, heartbeat=options.heartbeat,
-    )  # fmt: skip
-    plan.check()
-    return plan, workers
-
-
-def _workers(options: Any, trials: int) -> tuple[int, int]:
-    """Workers on this machine, and the threads of each."""
-    import torch
-
+    trials = options.trials or TRIALS
+    if options.sampler == "grid":
+        if ranges := [f"{name} {value}" for name, value in space.items() if isinstance(value, Range)]:
+            raise UsageError(f"{ranges[0]} is a range, which has no grid; give values as a,b,c or another -sampler")
+        trials = len(list(corners(space)))
+        if options.trials not in (None, trials):
+            raise UsageError(f"trials {options.trials}: a grid has its own number, {trials}; leave -trials out")
     gpu = options.device.startswith("cuda") or (options.device == "auto" and torch.cuda.is_available())
     workers = min(options.workers or (1 if gpu else options.threads), trials)
-    return workers, max(1, options.threads // workers)
+    fixed = {name: value for name, value in settings.items() if name not in {*space, "out_dir", "seeds"}}
+    fixed |= {"j": max(1, options.threads // workers), "test": False, "figures": False}
+    folder = Path(options.out_dir) / options.study
+    plan = Plan(
+        study=options.study, folder=folder, storage=options.storage or str(folder / "study.db"), space=space,
+        fixed=fixed, trials=trials, sampler=options.sampler, seeds=options.seeds, prune=options.prune,
+    )  # fmt: skip
+    return plan, workers

@@ -1,11 +1,10 @@
-"""The figures of a study: Optuna's own, in this program's style.
-
-Optuna draws with pyplot in the style of ggplot; both are undone here, for neither belongs to this program's process.
-"""
+"""The figures of a study: its history, the accuracy against each setting and over two settings, what mattered."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import statistics
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,199 +13,183 @@ import optuna
 from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState
 
-from snn_mnist.search.messages import counted, short
-from snn_mnist.search.plan import Plan
-from snn_mnist.search.trials import number_of
+from snn_mnist.search.space import Choices
+from snn_mnist.search.study import RUNS, Plan, number_of
 from snn_mnist.settings.words import show
 from snn_mnist.visualizing import drawing
+from snn_mnist.visualizing.drawing import BLACK, BLUE, GREY, VERMILLION
 from snn_mnist.visualizing.run_figures import write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ACCURACY = "held-out accuracy in %"
-SMALL = 8  # points
 FEWEST = 4  # complete trials below which no importance is computed; nor where all are equally accurate
 
 
 def write_figures(trials: Sequence[FrozenTrial], plan: Plan) -> list[Path]:
-    """history.png, settings.png, importance.png and contour.png, as far as the finished trials allow them."""
-    import matplotlib
-
+    """Write history.png, settings.png, importance.png and pair.png, as far as the complete trials allow them."""
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    near, far = without_outliers(complete)
-    note = f" ({counted(len(far), 'trial')} below {100 * (near[-1].value or 0):.2f} % not shown)" if far else ""
-    names = [name for name in plan.space if len({trial.params[name] for trial in near}) > 1]
-    figures = {}
-    with matplotlib.rc_context({"figure.dpi": drawing.DPI}):
-        figures["history.png"] = history(as_study(trials), near, note)
-        if names:
-            figures["settings.png"] = settings(as_study(near), names, note)
-        if len(names) > 1 and len(complete) >= FEWEST and len({trial.value for trial in complete}) > 1:
-            figures["importance.png"], ordered = importance(as_study(complete), names)
-            figures["contour.png"] = contour(as_study(near), ordered[:2], note)
+    figures = {"history.png": history(trials)}
+    names = [name for name in plan.space if len({trial.params[name] for trial in complete}) > 1]
+    if names:
+        figures["settings.png"] = against_each(complete, names, plan)
+    if len(names) > 1:
+        if len(complete) >= FEWEST and len({trial.value for trial in complete}) > 1:
+            shares = importances(complete, names)
+            names = list(shares)
+            figures["importance.png"] = importance(shares)
+        figures["pair.png"] = over_two(complete, names, plan)
     return [write(plan.folder / name, figure) for name, figure in figures.items()]
 
 
-def without_outliers(complete: Sequence[FrozenTrial]) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
-    """The trials, best first, and those so far below the others that they would squeeze them into a line."""
-    ordered = sorted(complete, key=lambda trial: -(trial.value or 0))
-    values = np.array([trial.value for trial in ordered])
-    best, usual = values[0], np.quantile(values, 0.2)
-    count = int((values >= best - 2 * (best - usual)).sum()) if best > usual else len(ordered)
-    return ordered[:count], ordered[count:]
+def percent(trials: Sequence[FrozenTrial]) -> list[float]:
+    """The accuracy of every run of the trials."""
+    return [100 * accuracy for trial in trials for accuracy in trial.user_attrs[RUNS]]
 
 
-def as_study(trials: Sequence[FrozenTrial]) -> optuna.Study:
-    """A study in memory of these trials under the numbers of their directories, accuracies in percent."""
-    study = optuna.create_study(direction="maximize")
-    by_number = {number_of(trial): trial for trial in trials}
-    for number in range(max(by_number) + 1):
-        trial = by_number.get(number)
-        if trial is None or trial.value is None:  # keeps the place of a number
-            study.add_trial(optuna.create_trial(state=TrialState.FAIL))
-        else:
-            study.add_trial(optuna.create_trial(
-                state=trial.state, value=100 * trial.value, params=trial.params, distributions=trial.distributions,
-            ))  # fmt: skip
-    return study
+def mean_and_std(trials: Sequence[FrozenTrial]) -> tuple[float, float]:
+    """The mean and standard deviation over all runs of the trials; 0 for a single run, which has no error bar."""
+    values = percent(trials)
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-# ---------------------------------------------------------------------------- the figures
+def lowest_shown(trials: Sequence[FrozenTrial]) -> float:
+    """The lower end of the accuracy axis: trials far below the better four fifths would squeeze those into a line."""
+    means = [100 * (trial.value or 0) for trial in trials]
+    best, usual = max(means), float(np.quantile(means, 0.2))
+    shown = min(mean for mean in means if mean >= best - 3 * (best - usual))
+    spread = max(mean_and_std([trial])[1] for trial in trials)
+    return max(0.0, shown - (spread + 0.06 * (best - shown) or 0.1))
 
 
-def history(study: optuna.Study, near: Sequence[FrozenTrial], note: str) -> Figure:
-    """The accuracy of each complete trial, and the best so far."""
-    figure, axes = restyled(optuna.visualization.matplotlib.plot_optimization_history(study), drawing.SIZE)
-    (points, *_), (line,) = axes[0].collections, axes[0].lines
-    points.set(color=drawing.BLUE)
-    line.set(color=drawing.VERMILLION, linewidth=2, alpha=1)
-    axes[0].get_legend().remove()
-    low, high = 100 * (near[-1].value or 0), 100 * (near[0].value or 0)
-    margin = 0.06 * (high - low) or 0.1
-    axes[0].set_ylim(low - margin, high + margin)
-    drawing.style(axes[0], f"The best trial: {high:.2f} %{note}", "trial", ACCURACY, int_x_ticks=True)
-    drawing.legend_below(figure, [points, line], ["a complete trial", "best so far"])
+def history(trials: Sequence[FrozenTrial]) -> Figure:
+    """The accuracy of each trial, and the best so far; what lies below the axis is marked at its edge."""
+    ended = sorted((trial for trial in trials if trial.value is not None), key=number_of)
+    complete, pruned = ([t for t in ended if t.state == state] for state in (TrialState.COMPLETE, TrialState.PRUNED))
+    figure = drawing.own_figure()
+    axes = figure.add_subplot()
+    numbers = list(map(number_of, complete))
+    means, stds = zip(*(mean_and_std([trial]) for trial in complete), strict=True)
+    label = "complete trial" + (" (± std over seeds)" if any(stds) else "")
+    axes.errorbar(numbers, means, stds, fmt="o", color=BLUE, label=label)
+    axes.step(numbers, np.maximum.accumulate(means), where="post", color=VERMILLION, linewidth=2, label="best so far")
+    if pruned:
+        values = [100 * (trial.value or 0) for trial in pruned]
+        axes.plot(list(map(number_of, pruned)), values, "x", color=GREY, label="pruned trial, at its last epoch")
+    low = lowest_shown(complete)
+    axes.set_ylim(bottom=low)
+    if hidden := [number_of(trial) for trial in ended if 100 * (trial.value or 0) < low]:
+        axes.plot(hidden, [low] * len(hidden), "v", color=BLACK, clip_on=False, label=f"trial below {low:.2f} %")
+    failed = sum(trial.state == TrialState.FAIL for trial in trials)
+    title = f"The best trial: {max(means):.2f} %" + (f"; {failed} failed, without a mark" if failed else "")
+    drawing.style(axes, title, "trial", ACCURACY, int_x_ticks=True)
+    drawing.legend_below(figure, *axes.get_legend_handles_labels())
     return figure
 
 
-def settings(study: optuna.Study, names: list[str], note: str) -> Figure:
-    """The accuracy against each setting."""
-    columns = min(len(names), 5)
+def against_each(complete: Sequence[FrozenTrial], names: list[str], plan: Plan) -> Figure:
+    """The accuracy against each setting: every trial with its error bar over seeds; for a list also the means.
+
+    Of a grid of two lists the trials with the same value of the other setting are joined to curves.
+    """
+    columns = min(len(names), 4)
     rows = -(-len(names) // columns)
-    figure, axes = restyled(
-        optuna.visualization.matplotlib.plot_slice(study, names), (1.5 + 1.9 * columns, 1.0 + 2.0 * rows)
-    )
-    *panels, bar = axes
-    bar.remove()
-    places = figure.add_gridspec(rows, columns)
-    for index, (panel, name) in enumerate(zip(panels, sorted(names), strict=True)):
-        panel.set_subplotspec(places[index // columns, index % columns])
+    figure = drawing.own_figure((2.2 + 2.6 * columns, 1.2 + 2.8 * rows))
+    panels = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    low = lowest_shown(complete)
+    for panel, name in itertools.zip_longest(panels.flat, names):
+        if name is None:
+            panel.set_axis_off()
+            continue
+        place = scale(panel, "x", name, plan)
+        other = next((each for each in names if each != name), name)
+        joined = len(names) < 3 and all(isinstance(plan.space[each], Choices) for each in names)
+        curves = grouped(complete, other if joined else "")
+        for number, ((value,), trials) in enumerate(curves.items()):
+            ordered = sorted(trials, key=lambda trial: place(trial.params[name]))
+            means, stds = zip(*(mean_and_std([trial]) for trial in ordered), strict=True)
+            label = f"{other} {value}" if joined and other != name else None
+            panel.errorbar(
+                [place(trial.params[name]) for trial in ordered], means, stds, fmt="o-" if joined else "o",
+                color=drawing.curve_style(number, len(curves))[0], markersize=4, capsize=3, label=label,
+            )  # fmt: skip
         drawing.style(panel, "", name, "")
-        panel.tick_params(labelleft=index % columns == 0, labelbottom=True, labelsize=SMALL)
-        panel.xaxis.label.set_size(SMALL + 1)
-        plain_ticks(panel.xaxis)
-        panel.collections[0].set(cmap="viridis", edgecolors="none", sizes=[16])
-    bar = drawing.add_colorbar(np.array(panels), panels[0].collections[0], "trial").ax
-    plain(bar)
-    bar.tick_params(labelsize=SMALL)
-    bar.yaxis.label.set_size(SMALL + 1)
-    figure.supylabel(ACCURACY, fontsize=SMALL + 1)
-    figure.suptitle(f"The complete trials against each setting{note}", fontsize=SMALL + 2, x=0.01, ha="left")
+        if len(curves) > 1:
+            panel.legend(fontsize="x-small")
+        panel.set_ylim(bottom=low)
+    hidden = sum(100 * (trial.value or 0) < low for trial in complete)
+    figure.supylabel(ACCURACY)
+    spread = " (± std over seeds)" if plan.seeds > 1 else ""
+    below = f"; {hidden} below {low:.2f} % not shown" if hidden else ""
+    drawing.heading(figure, f"The complete trials against each setting{spread}{below}")
     return figure
 
 
-def importance(study: optuna.Study, names: list[str]) -> tuple[Figure, list[str]]:
-    """How much each setting tells the better trials from the others (PED-ANOVA); the settings, most important first."""
-    evaluator = PedAnovaImportanceEvaluator()
-    shares = optuna.importance.get_param_importances(study, evaluator=evaluator, params=names)
-    plot = optuna.visualization.matplotlib.plot_param_importances(study, evaluator=evaluator, params=names)
-    figure, axes = restyled(plot, (8.0, 1.8 + 0.4 * len(names)))
-    for patch in axes[0].patches:
-        patch.set_color(drawing.BLUE)
-    for text in axes[0].texts:
-        text.set(fontsize=0.9 * drawing.text_size(figure), text=f" {text.get_text()}")
-    axes[0].get_legend().remove()
-    drawing.style(axes[0], f"{next(iter(shares))} matters most", "share of the importance (PED-ANOVA)", "")
-    return figure, list(shares)
+def grouped(trials: Sequence[FrozenTrial], *names: str) -> dict[tuple[str, ...], list[FrozenTrial]]:
+    """The trials by their values of the settings, as text."""
+    groups: dict[tuple[str, ...], list[FrozenTrial]] = {}
+    for trial in trials:
+        groups.setdefault(tuple(show(trial.params.get(name)) for name in names), []).append(trial)
+    return groups
 
 
-def contour(study: optuna.Study, names: list[str], note: str) -> Figure:
-    """The accuracy over two settings, interpolated between the trials (points)."""
-    from matplotlib.contour import ContourSet
+def scale(axes: Any, axis: str, name: str, plan: Plan) -> Callable[[Any], float]:
+    """Label an axis with the values of a setting; return where on it a value lies."""
+    values = plan.space[name]
+    if isinstance(values, Choices):
+        axes.set(**{f"{axis}ticks": range(len(values.values)), f"{axis}ticklabels": list(map(show, values.values))})
+        return values.values.index
+    if values.log:
+        axes.set(**{f"{axis}scale": "log"})
+        drawing.plain_log_ticks(getattr(axes, f"{axis}axis"))
+    return float
 
-    figure, axes = restyled(optuna.visualization.matplotlib.plot_contour(study, names), (8.0, 6.0))
-    panel, *bars = axes
-    for bar in bars:  # Optuna's colour bar has a grid that the layout can't use
-        bar.remove()
-    panel.set_subplotspec(figure.add_gridspec(1, 1)[0])
-    for filled in (each for each in panel.collections if isinstance(each, ContourSet) and each.filled):
-        filled.set_cmap("viridis")
-        plain(drawing.add_colorbar(panel, filled, ACCURACY).ax)
-    title = f"The two settings that matter most{note}"
-    drawing.style(panel, title, panel.get_xlabel(), panel.get_ylabel())
-    for axis in (panel.xaxis, panel.yaxis):
-        plain_ticks(axis)
+
+def over_two(complete: Sequence[FrozenTrial], names: list[str], plan: Plan) -> Figure:
+    """The accuracy over two settings: of two lists a heat map with the numbers in its cells, else a point per trial."""
+    (x, y), others = names[:2], names[2:]
+    figure = drawing.own_figure((8.0, 6.0))
+    axes = figure.add_subplot()
+    place_x, place_y = scale(axes, "x", x, plan), scale(axes, "y", y, plan)
+    low, high = lowest_shown(complete), max(100 * (trial.value or 0) for trial in complete)
+    title = f"Accuracy over {x} and {y}"
+    if isinstance(across := plan.space[x], Choices) and isinstance(up := plan.space[y], Choices):
+        cells = np.full((len(up.values), len(across.values)), np.nan)
+        several = False
+        for trials in grouped(complete, x, y).values():
+            column, row = int(place_x(trials[0].params[x])), int(place_y(trials[0].params[y]))
+            mean, std = mean_and_std(trials)
+            several |= len(percent(trials)) > 1
+            cells[row, column] = mean
+            text = f"{mean:.2f}" + (f"\n± {std:.2f}" if len(percent(trials)) > 1 else "")
+            colour = "black" if mean > (low + high) / 2 else "white"
+            axes.text(column, row, text, ha="center", va="center", color=colour)
+        shown: Any = axes.imshow(cells, vmin=low, vmax=high, aspect="auto", origin="lower")
+        if several:
+            title += ": mean ± std over " + " and ".join(["seeds"] * (plan.seeds > 1) + others)
+    else:
+        ordered = sorted(complete, key=lambda trial: trial.value or 0)
+        right, upward = ([place(t.params[name]) for t in ordered] for place, name in ((place_x, x), (place_y, y)))
+        values = [100 * (trial.value or 0) for trial in ordered]
+        shown = axes.scatter(right, upward, 50, values, vmin=low, vmax=high, edgecolors="black", linewidths=0.5)
+    drawing.style(axes, title, x, y)
+    drawing.add_colorbar(axes, shown, ACCURACY, extend="min" if min(percent(complete)) < low else "neither")
     return figure
 
 
-# ---------------------------------------------------------------------------- style
+def importances(complete: Sequence[FrozenTrial], names: list[str]) -> dict[str, float]:
+    """The share of each setting in what distinguishes the better trials from the others (PED-ANOVA), largest first."""
+    study = optuna.create_study(direction="maximize")
+    study.add_trials(complete)
+    return optuna.importance.get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(), params=names)
 
 
-def restyled(plot: Any, size: tuple[float, float]) -> tuple[Figure, list[Any]]:
-    """The figure of Optuna's axes, and all its axes, without the colours of ggplot; pyplot forgets it."""
-    from matplotlib import pyplot
-
-    figure: Figure = np.ravel(plot)[0].figure
-    pyplot.close(figure)
-    figure.set_layout_engine("constrained")
-    figure.set_size_inches(size)
-    figure.set_facecolor("white")
-    figure.suptitle("")
-    for axes in figure.axes:
-        plain(axes)
-    return figure, figure.axes
-
-
-def plain(axes: Any) -> None:
-    axes.set_title("")
-    axes.set_facecolor("white")
-    axes.grid(color="#b0b0b0", alpha=0.3, linestyle="-")
-    axes.tick_params(which="both", colors="black")
-    for label in (axes.xaxis.label, axes.yaxis.label, axes.title):
-        label.set_color("black")
-    for spine in axes.spines.values():
-        spine.set(edgecolor="black", linewidth=0.8)
-
-
-def plain_ticks(axis: Any) -> None:
-    """A few ticks as the settings are typed: 'atan' without the quotes, None as none, 0.001 instead of 10^-3."""
-    from matplotlib.category import StrCategoryFormatter
-    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
-
-    formatter = axis.get_major_formatter()
-    if isinstance(formatter, StrCategoryFormatter) or isinstance(axis.get_major_locator(), FixedLocator):
-        ticks = range(round(sum(map(abs, axis.get_view_interval()))) + 1)
-        texts = [typed(formatter(tick, tick)) for tick in ticks]
-        while texts and not texts[-1]:
-            texts.pop()
-        axis.set_ticks(list(range(len(texts))), texts)
-        if sum(map(len, texts)) > 16 and axis.axis_name == "x":
-            for label in axis.get_ticklabels():
-                label.set(rotation=30, ha="right")
-    elif axis.get_scale() == "log":
-        low, high = axis.get_view_interval()
-        axis.set_major_locator(LogLocator(subs=(1, 3) if high > 10 * low else (1, 2, 5), numticks=6))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.set_minor_formatter(NullFormatter())
-
-
-def typed(text: str) -> str:
-    """A value of Optuna's label, as repr or str made it."""
-    text = text.strip("'")
-    if text in ("None", "True", "False"):
-        return show({"None": None, "True": True, "False": False}[text])
-    try:
-        return short(float(text)).removesuffix(".0")
-    except ValueError:
-        return text
+def importance(shares: dict[str, float]) -> Figure:
+    figure = drawing.own_figure((8.0, 1.8 + 0.4 * len(shares)))
+    axes = figure.add_subplot()
+    names = list(shares)[::-1]
+    bars = axes.barh(names, [shares[name] for name in names], color=BLUE)
+    axes.bar_label(bars, fmt=" %.2f")
+    drawing.style(axes, f"{names[-1]} matters most", "share of the importance (PED-ANOVA)", "")
+    return figure

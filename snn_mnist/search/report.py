@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import shlex
 import statistics
-from pathlib import Path
+import textwrap
+from typing import Any
 
 import optuna
 import yaml
@@ -17,111 +19,124 @@ from snn_mnist.network.device import choose_runtime
 from snn_mnist.network.poisson import SpikeKey, Stream
 from snn_mnist.network.saved_network import load_network
 from snn_mnist.network.scoring import score_split
-from snn_mnist.search import messages
-from snn_mnist.search.plan import Plan
-from snn_mnist.search.trials import REASON, RUNS, number_of, standing
-from snn_mnist.settings.config import DECIDING, Config
+from snn_mnist.search.study import REASON, RUNS, Plan, number_of, trials_of
+from snn_mnist.settings.config import Config
+from snn_mnist.settings.resume_rules import DECIDING
+from snn_mnist.settings.words import show
 from snn_mnist.storage.atomic_files import write_file
 from snn_mnist.storage.directory import LATEST
 
-TESTED = "test"  # user attribute of a study: the test of its winner
 SHOWN = 10  # rows of the table that are printed
-
-
-def ranked(study: optuna.Study, count: int) -> list[FrozenTrial]:
-    """The finished trials, the best first: complete ones, then pruned ones, then failed ones."""
-    order = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL]
-    finished = [trial for trial in standing(study)[:count] if trial.state in order]
-    return sorted(finished, key=lambda trial: (order.index(trial.state), -(trial.value or 0), number_of(trial)))
+ORDER = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL]
 
 
 def write_report(study: optuna.Study, plan: Plan, dataset: Dataset, repeats: int, threads: int) -> str:
-    """Writes the files of the report into the study's directory; returns what is printed."""
-    trials = ranked(study, plan.trials)
+    """Write the files of the report into the study's directory; return what is printed."""
+    trials = sorted(trials_of(study), key=lambda each: (ORDER.index(each.state), -(each.value or 0), number_of(each)))
     write_file(plan.folder / "study.csv", table(trials, plan))
     best = trials[0]
     if best.state != TrialState.COMPLETE:
-        raise SNNError(f"no trial of {plan.study} came to its end; the first: {messages.result(best)}")
-    tested = test(study, plan, best, dataset, repeats, threads)
-    write_file(plan.folder / "best.yaml", best_yaml(best, plan, tested))
+        raise SNNError(f"no trial of {plan.study} came to its end; the first: {result(best)}")
+    tested = test_result(plan, best, dataset, repeats, threads)
+    write_file(plan.folder / "best.yaml", best_yaml(best, plan, len(trials), tested))
     from snn_mnist.search.figures import write_figures
 
-    drawn = write_figures(trials, plan)
-    counts = {state: sum(trial.state == state for trial in trials) for state in (TrialState.PRUNED, TrialState.FAIL)}
+    files = ", ".join(["study.csv", *(path.name for path in write_figures(trials, plan))])
+    complete, pruned, failed = (sum(each.state == state for each in trials) for state in ORDER)
     lines = [
-        messages.wrapped(
-            f"study {plan.study}: {messages.counted(len(trials), 'trial')}, {counts[TrialState.PRUNED]} pruned, "
-            f"{counts[TrialState.FAIL]} failed; accuracy on {plan.fixed['val']} held-out images, best first:"
-        ),
-        *(messages.row(trial) for trial in trials[:SHOWN]),
+        f"study {plan.study}: {complete} trials complete, {pruned} pruned, {failed} failed; accuracy on "
+        f"{plan.fixed['val']} held-out images, best first:",
+        *(f"{number_of(trial):>5}  {result(trial)}  {settings(trial)}" for trial in trials[:SHOWN]),
         *([f"… and {len(trials) - SHOWN} more in study.csv"] if len(trials) > SHOWN else ()),
-        messages.winner(best, plan, tested),
-        messages.files(plan, drawn),
+        f"the winner, trial {number_of(best)}, on the {tested or 'test images: on the machine that trained it'}",
+        f"in {plan.folder}: {files}",
+        "train the winner on all images:",
     ]
-    return "\n".join(lines)
+    command = f"  python -m snn_mnist train -config {shlex.quote(str(plan.folder / 'best.yaml'))}"
+    return "\n".join([*map(wrapped, lines), command])
+
+
+def wrapped(text: str) -> str:
+    """The text in lines of at most 80 columns."""
+    return textwrap.fill(text, 80, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
+
+
+def settings(trial: FrozenTrial) -> str:
+    """'tau 1.3, lr 0.00123', with at most four significant digits."""
+    return ", ".join(
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {show(value)}"
+        for name, value in trial.params.items()
+    )
+
+
+def result(trial: FrozenTrial) -> str:
+    """'92.84 %', '92.84 ± 0.05 %', '90.10 % pruned after epoch 4' or why it failed."""
+    if trial.state == TrialState.FAIL:
+        return f"failed: {trial.user_attrs.get(REASON, '')}"
+    percent = f"{100 * (trial.value or 0):.2f}"
+    if trial.state == TrialState.PRUNED:
+        return f"{percent} % pruned after epoch {trial.last_step}"
+    runs = trial.user_attrs[RUNS]
+    return f"{percent} ± {100 * statistics.stdev(runs):.2f} %" if len(runs) > 1 else f"{percent} %"
 
 
 def table(trials: list[FrozenTrial], plan: Plan) -> str:
     """study.csv: a row for each trial, the best first."""
-    runs = [f"val_acc_seed{plan.fixed['seed'] + run}" for run in range(plan.seeds)] if plan.seeds > 1 else []
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["trial", "state", "val_acc", "val_std", *runs, "epochs", *plan.space, "seconds", "run", "reason"])
+    rows: list[dict[str, Any]] = []
     for trial in trials:
-        each = trial.user_attrs.get(RUNS, [])
-        spread = statistics.stdev(each) if len(each) > 1 else ""
-        seconds = trial.duration.total_seconds() if trial.duration else ""
-        writer.writerow([
-            number_of(trial), trial.state.name.lower(), "" if trial.value is None else trial.value, spread,
-            *(each if runs and each else [""] * len(runs)), "" if trial.last_step is None else trial.last_step + 1,
-            *(messages.show(trial.params[name]) if name in trial.params else "" for name in plan.space),
-            seconds, plan.run_names(number_of(trial))[0], trial.user_attrs.get(REASON, ""),
-        ])  # fmt: skip
+        runs = trial.user_attrs.get(RUNS, [])
+        rows.append({
+            "trial": number_of(trial), "state": trial.state.name.lower(), "val_acc": trial.value,
+            "val_std": statistics.stdev(runs) if len(runs) > 1 else None,
+            **{f"val_acc_seed{plan.fixed['seed'] + run}": accuracy for run, accuracy in enumerate(runs)},
+            "epochs": trial.last_step,
+            **{name: show(value) for name, value in trial.params.items()},
+            "seconds": trial.duration.total_seconds() if trial.duration else None,
+            "run": plan.run_names(number_of(trial))[0], "reason": trial.user_attrs.get(REASON),
+        })  # fmt: skip
+    text = io.StringIO()
+    writer = csv.DictWriter(text, dict.fromkeys(name for row in rows for name in row), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     return text.getvalue()
 
 
-def test(
-    study: optuna.Study, plan: Plan, best: FrozenTrial, dataset: Dataset, repeats: int, threads: int
-) -> list[list[float]] | None:
-    """The accuracy of each of the winner's runs on the test images, for each encoding; None where they lie elsewhere.
+def test_result(plan: Plan, best: FrozenTrial, dataset: Dataset, repeats: int, threads: int) -> str:
+    """'test images: 92.95 ± 0.03 % (mean ± std over 5 seeds, each the mean of 10 encodings)'.
 
-    The test images are looked at once: the result is kept with the study.
+    '' where the winner's runs are on another machine.
     """
-    asked = {"trial": number_of(best), "repeats": repeats}
-    kept = study.user_attrs.get(TESTED, {})
-    if {name: kept.get(name) for name in asked} == asked:
-        return kept["accuracies"]
     folders = [plan.folder / name for name in plan.run_names(number_of(best))]
     if not all((folder / LATEST).is_file() for folder in folders):
-        return None
-    accuracies = [_test_run(folder, plan, dataset, repeats, threads) for folder in folders]
-    study.set_user_attr(TESTED, asked | {"accuracies": accuracies})
-    return accuracies
-
-
-def _test_run(folder: Path, plan: Plan, dataset: Dataset, repeats: int, threads: int) -> list[float]:
-    """As `eval -resume FOLDER -repeats N`."""
-    loaded = load_network(str(folder))
+        return ""
     runtime = choose_runtime(plan.fixed["device"], plan.fixed["backend"], threads)
-    keys = [SpikeKey(loaded.config.seed, Stream.EVAL, repeat) for repeat in range(repeats)]
-    scores, _ = score_split(loaded.net, dataset.test, runtime, [loaded.config.T], keys)
-    return [each.accuracy() for each in scores]
+    accuracies = []  # [seeds][encodings], as `eval -resume FOLDER -repeats N`
+    for folder in folders:
+        loaded = load_network(str(folder))
+        keys = [SpikeKey(loaded.config.seed, Stream.EVAL, repeat) for repeat in range(repeats)]
+        scores, _ = score_split(loaded.net, dataset.test, runtime, [loaded.config.T], keys)
+        accuracies.append([100 * each.accuracy() for each in scores])
+    encodings = "1 encoding" if repeats == 1 else f"{repeats} encodings"
+    values, what = accuracies[0], encodings
+    if len(folders) > 1:
+        values, what = list(map(statistics.mean, accuracies)), f"{len(folders)} seeds, each the mean of {encodings}"
+    mean = f"test images: {statistics.mean(values):.2f}"
+    if len(values) == 1:
+        return f"{mean} % ({what})"
+    return f"{mean} ± {statistics.stdev(values):.2f} % (mean ± std over {what})"
 
 
-def best_yaml(best: FrozenTrial, plan: Plan, tested: list[list[float]] | None) -> str:
+def best_yaml(best: FrozenTrial, plan: Plan, trials: int, tested: str) -> str:
     """The winner's settings for `train -config`: those that decide the result and are not the defaults.
 
     val is not among them, so that all images are learned.
     """
     settings, defaults = plan.config(best.params).to_mapping(), Config().to_mapping()
     chosen = {
-        name: settings[name] for name in DECIDING
+        name: settings[name]
+        for name in DECIDING
         if name not in ("seed", "val") and (name in plan.space or settings[name] != defaults[name])
-    }  # fmt: skip
-    lines = [
-        f"# The winner of the study {plan.study}, trial {number_of(best)} of {plan.trials}:",
-        f"# {messages.result(best)} of {plan.fixed['val']} held-out training images.",
-    ]
-    if tested:
-        lines.append(f"# {messages.test_result(tested)}")
-    return "\n".join(lines) + "\n" + yaml.safe_dump(chosen, sort_keys=False)
+    }
+    head = f"# The winner of the study {plan.study}, trial {number_of(best)} of {trials}:\n"
+    head += f"# {result(best)} of {plan.fixed['val']} held-out training images.\n" + (tested and f"# {tested}\n")
+    return head + yaml.safe_dump(chosen, sort_keys=False)

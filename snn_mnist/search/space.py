@@ -6,12 +6,14 @@ import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from snn_mnist.errors import UsageError
 from snn_mnist.settings.config import Config
 from snn_mnist.settings.options import Option, options_of
 from snn_mnist.settings.words import show
+
+if TYPE_CHECKING:
+    from optuna import Trial
 
 NOT_SWEPT = ("seed", "seeds")  # of the groups below; -seeds repeats each trial
 SWEPT = tuple(
@@ -76,21 +78,16 @@ def parse(option: Option, value: Any) -> Any:
     return option.convert(value)
 
 
-def grid(space: Space) -> list[dict[str, Any]]:
-    """All combinations, the last setting varying fastest; UsageError for a range."""
-    for name, values in space.items():
-        if isinstance(values, Range):
-            raise UsageError(f"{name} {values} is a range, which has no grid; give values as a,b,c or another -sampler")
-    return list(_product({name: values.values for name, values in space.items() if isinstance(values, Choices)}))
-
-
 def corners(space: Space) -> Iterator[dict[str, Any]]:
-    """All combinations of the choices and of the ends of the ranges."""
-    return _product({
-        name: values.values if isinstance(values, Choices) else (values.low, values.high)
-        for name, values in space.items()
-    })  # fmt: skip
+    """All combinations of the choices and of the ends of the ranges, the last setting varying fastest."""
+    ends = [each.values if isinstance(each, Choices) else (each.low, each.high) for each in space.values()]
+    return (dict(zip(space, point, strict=True)) for point in itertools.product(*ends))
 
 
-def _product(values: Mapping[str, tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
-    return (dict(zip(values, point, strict=True)) for point in itertools.product(*values.values()))
+def suggest(trial: Trial, name: str, values: Choices | Range) -> Any:
+    """A setting of the trial, drawn unless it was before."""
+    if isinstance(values, Choices):
+        return trial.suggest_categorical(name, values.values)
+    if isinstance(values.low, int):
+        return trial.suggest_int(name, values.low, int(values.high), log=values.log)
+    return trial.suggest_float(name, values.low, values.high, log=values.log)

@@ -239,3 +239,12 @@ def mark_levels(axes: Axes, v_threshold: float, v_reset: float | None) -> None:
             f"{name}\n{height:g}", (1, height), xycoords=("axes fraction", "data"), xytext=(5, 0),
             textcoords="offset points", va=side, color=colour, fontsize=size,
         )  # fmt: skip
+
+
+def plain_log_ticks(axis: Any) -> None:
+    """0.001 and 0.003 instead of powers of ten, on a logarithmic axis."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 3), numticks=8))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
