@@ -91,10 +91,7 @@ def accuracy(trial: optuna.Trial, plan: Plan, dataset: Dataset, interruption: In
     """The objective: the mean over seeds of the accuracy on the held-out images after the last epoch."""
     study = trial.study
     frozen = study.get_trials(deepcopy=False)[trial.number]
-    # A generator for each trial: no two workers draw alike, and a study that goes on does not repeat its first draws.
-    seed = int(np.random.SeedSequence([plan.fixed["seed"], trial.number]).generate_state(1)[0])
-    tpe = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
-    study.sampler = tpe if plan.sampler == "tpe" else optuna.samplers.RandomSampler(seed=seed)
+    study.sampler = sampler_of(plan, trial.number)
     try:
         values = {name: suggest(trial, name, plan.space[name]) for name in plan.space}
         names = plan.run_names(number_of(frozen))
@@ -108,6 +105,14 @@ def accuracy(trial: optuna.Trial, plan: Plan, dataset: Dataset, interruption: In
         raise
     trial.set_user_attr(RUNS, runs)
     return statistics.mean(runs)
+
+
+def sampler_of(plan: Plan, number: int) -> optuna.samplers.BaseSampler:
+    """A generator for each trial: no two workers draw alike, and a study that goes on does not repeat its draws."""
+    seed = int(np.random.SeedSequence([plan.fixed["seed"], number]).generate_state(1)[0])
+    if plan.sampler == "tpe":
+        return optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+    return optuna.samplers.RandomSampler(seed=seed)
 
 
 def train_run(

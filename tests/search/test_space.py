@@ -1,6 +1,9 @@
-"""Values, lists and ranges of a sweep's settings; the samplers; what a study can't be made of."""
+"""Values, lists and ranges of a sweep's settings; the queue; what a study can't be made of."""
 
+import dataclasses
+import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import optuna
@@ -10,11 +13,9 @@ from nursery import Nursery
 from snn_mnist.cli import sweep
 from snn_mnist.cli.parser import read_command
 from snn_mnist.errors import UsageError
-from snn_mnist.search.objective import suggest
-from snn_mnist.search.plan import Plan
-from snn_mnist.search.sampler import new_sampler
-from snn_mnist.search.space import SWEPT, Choices, Range, corners, grid
-from snn_mnist.search.trials import return_to_queue
+from snn_mnist.search.space import SWEPT, Choices, Range, corners, suggest
+from snn_mnist.search.study import Plan, number_of, open_study, return_to_queue, trials_of
+from snn_mnist.search.worker import sampler_of
 from snn_mnist.settings.config import Config
 from snn_mnist.settings.options import options_of
 from snn_mnist.storage.metrics import read_metrics
@@ -74,13 +75,10 @@ def test_all_that_decides_the_result_may_vary():
     assert {each.name for each in options_of(Config)} - names == {"resume", "force", "figures", "test", "name"}
 
 
-def test_grid_and_corners():
-    space = {"tau": Choices((1.1, 2.0)), "T": Choices((5, 6, 7))}
-    assert [tuple(point.values()) for point in grid(space)] == [
-        (1.1, 5), (1.1, 6), (1.1, 7), (2.0, 5), (2.0, 6), (2.0, 7)
-    ]  # fmt: skip
-    ends = [tuple(point.values()) for point in corners({"lr": Range(0.1, 0.2), "amp": Choices((True, False))})]
-    assert ends == [(0.1, True), (0.1, False), (0.2, True), (0.2, False)]
+def test_corners():
+    space = {"lr": Range(0.1, 0.2), "amp": Choices((True, False)), "T": Choices((5,))}
+    ends = [tuple(point.values()) for point in corners(space)]
+    assert ends == [(0.1, True, 5), (0.1, False, 5), (0.2, True, 5), (0.2, False, 5)]
 
 
 @pytest.mark.parametrize(
@@ -88,12 +86,7 @@ def test_grid_and_corners():
     [
         ([], "no setting varies; give one several values"),
         (["-lr", "1e-3:1e-2", "-sampler", "grid"], "lr 0.001:0.01 is a range, which has no grid"),
-        (["-tau", "1.1,2", "-sampler", "grid", "-trials", "3"], "trials 3: the grid has 2 points"),
-        (["-v-reset", "2,3"], "v_reset 2.0 is not below v_threshold 1.0"),
-        (
-            ["-surrogate", "leaky_k_relu,piecewise_leaky_relu", "-alpha", "1:2"],
-            "alpha 1.0: the surrogate leaky_k_relu has",
-        ),
+        (["-tau", "1.1,2", "-sampler", "grid", "-trials", "3"], "trials 3: a grid has its own number, 2"),
     ],
 )
 def test_what_makes_no_study(flags: list[str], message: str):
@@ -105,7 +98,9 @@ def test_combinations_that_can_not_be_trained_are_allowed_beside_others():
     plan = plan_of("-v-threshold", "0.5:2", "-v-reset", "0,1")
     with pytest.raises(UsageError, match="every neuron would fire for ever"):
         plan.config({"v_threshold": 0.5, "v_reset": 1.0})
-    assert plan_of("-v-threshold", "3:4", "-v-reset", "2").check().v_threshold == 3, "the default 1 is below"
+    plan_of("-v-threshold", "3:4", "-v-reset", "2").check(1000)  # the default threshold is below
+    with pytest.raises(UsageError, match=r"v_reset 2.0 is not below v_threshold 1.0"):
+        plan_of("-v-reset", "2,3").check(1000)
     assert plan.config({"v_threshold": 1.5, "v_reset": 1.0}, run=2, name="x").seed == 2
 
 
@@ -127,66 +122,86 @@ def test_run_directories_are_named_by_trial_and_seed():
     assert names == ["trial-0012-seed5", "trial-0012-seed6"]
 
 
-# ---------------------------------------------------------------------------- samplers
+# ---------------------------------------------------------------------------- the queue
 
 
-def draws(flags: Sequence[str], trials: int, study: optuna.Study | None = None) -> list[dict]:
-    plan = plan_of(*flags)
-    study = study or optuna.create_study(direction="maximize")
-    study.sampler = new_sampler(plan)
-    for _ in range(trials):
-        trial = study.ask()
-        values = {name: suggest(trial, name, plan) for name in plan.space}
-        study.tell(trial, -abs(values.get("tau", 0) - 1.5))
-    return [trial.params for trial in study.get_trials()]
+def drawn(tmp_path: Path, flags: Sequence[str], sessions: Sequence[int]) -> list[dict]:
+    """The settings of a study's trials, which several sessions work on one after another."""
+    for trials in sessions:
+        plan = plan_of("-out-dir", str(tmp_path), *flags)
+        study = open_study(plan)
+        for _ in range(trials):
+            study.optimize(partial(draw, plan=plan), n_trials=1)
+    return [trial.params for trial in trials_of(study)]
+
+
+def draw(trial: optuna.Trial, plan: Plan) -> float:
+    trial.study.sampler = sampler_of(plan, trial.number)
+    values = {name: suggest(trial, name, plan.space[name]) for name in plan.space}
+    return -abs(values.get("tau", 0) - 1.5)
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
-def test_a_study_that_goes_on_draws_as_if_it_had_not_stopped(sampler: str):
-    flags = ["-tau", "1.1:4", "-lr", "1e-4:1e-2:log", "-T", "5:50", "-sampler", sampler]
-    whole = draws(flags, 16)
-    study = optuna.create_study(direction="maximize")
-    draws(flags, 9, study)
-    assert draws(flags, 7, study) == whole
-    assert len({params["tau"] for params in whole}) == 16
-    assert draws([*flags, "-seed", "1"], 1) != whole[:1]
-    assert all(float(f"{p[name]:.4g}") == p[name] for p in whole for name in ("tau", "lr"))
+def test_a_study_that_goes_on_draws_as_if_it_had_not_stopped(tmp_path: Path, sampler: str):
+    flags = ["-tau", "1.1:4", "-lr", "1e-4:1e-2:log", "-T", "5:50", "-trials", "14", "-sampler", sampler]
+    whole = drawn(tmp_path / "whole", flags, [14])
+    assert drawn(tmp_path / "twice", flags, [6, 8]) == whole
+    assert len({params["tau"] for params in whole}) == 14
+    assert drawn(tmp_path / "other", [*flags, "-seed", "1"], [1])[0] != whole[0]
     assert all(1.1 <= p["tau"] <= 4 and 1e-4 <= p["lr"] <= 1e-2 and type(p["T"]) is int for p in whole)
 
 
-def test_a_rounded_draw_stays_in_its_range():
-    narrow = draws(["-tau", "1.23456:1.23462"], 20)
-    assert all(1.23456 <= params["tau"] <= 1.23462 for params in narrow)
+def test_a_grid_has_each_point_once_also_after_a_kill_while_it_was_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    plan = plan_of("-tau", "1.1,2,3", "-v-reset", "none,0", "-sampler", "grid", "-out-dir", str(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Study, "set_user_attr", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            open_study(dataclasses.replace(plan, trials=4))
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    study = open_study(plan)
+    study.optimize(partial(draw, plan=plan), n_trials=6)
+    points = [(trial.params["tau"], trial.params["v_reset"]) for trial in trials_of(study)]
+    assert points == [(1.1, None), (1.1, 0), (2, None), (2, 0), (3, None), (3, 0)]
+    assert len(trials_of(open_study(plan))) == 6
 
 
-def test_tpe_learns():
-    """Of 40 trials the last 20 come nearer to the best tau, 1.5 in 1.1 … 9, than the first 10, which are random."""
-    taus = [abs(params["tau"] - 1.5) for params in draws(["-tau", "1.1:9"], 40)]
-    assert sum(taus[20:]) / 20 < sum(taus[:10]) / 10 / 3
+def test_more_trials_extend_a_study(tmp_path: Path):
+    for trials, total in ((3, 3), (5, 5), (2, 5)):
+        plan = plan_of("-tau", "1.1:2", "-trials", str(trials), "-out-dir", str(tmp_path))
+        assert len(trials_of(open_study(plan))) == total
 
 
-def test_a_trial_of_a_grid_that_was_killed_while_it_was_drawn_gets_its_point_again():
-    """It returns to the queue with those of its settings that the storage had, under another number."""
-    flags = ["-tau", "1.1,2,3", "-T", "5,6", "-sampler", "grid"]
-    study = optuna.create_study(direction="maximize")
-    draws(flags, 1, study)
-    killed = study.ask()
-    suggest(killed, "tau", plan_of(*flags))
-    draws(flags, 2, study)
-    study.tell(killed, state=optuna.trial.TrialState.FAIL)
-    return_to_queue(study, study.get_trials()[1])
-    draws(flags, 3, study)
-    points = [(each.params["tau"], each.params["T"]) for each in study.get_trials() if each.value is not None]
-    assert sorted(points) == [(1.1, 5), (1.1, 6), (2.0, 5), (2.0, 6), (3.0, 5), (3.0, 6)]
+def test_two_workers_never_take_the_same_trial(tmp_path: Path):
+    """Of an SQLite file, where Optuna reads and writes the state of a trial in two statements."""
+    plan = plan_of("-tau", "1.1:2", "-trials", "60", "-out-dir", str(tmp_path))
+    open_study(plan)
+    taken: list[int] = []
+
+    def take() -> None:
+        study = open_study(plan)
+        taken.extend(study.ask().number for _ in range(15))
+
+    threads = [threading.Thread(target=take) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(taken) == list(range(60))
 
 
-def test_a_grid_whose_trial_was_lost_gets_its_point_again():
-    flags = ["-tau", "1.1,2", "-T", "5,6", "-sampler", "grid"]
-    study = optuna.create_study(direction="maximize")
-    draws(flags, 1, study)
-    study.tell(study.ask(), state=optuna.trial.TrialState.FAIL)  # killed between two words to the storage
-    points = [(params.get("tau"), params.get("T")) for params in draws(flags, 3, study)]
-    assert points == [(1.1, 5), (None, None), (1.1, 6), (2.0, 6), (2.0, 5)]
+def test_a_trial_that_returns_twice_keeps_its_first_number(tmp_path: Path):
+    study = open_study(plan_of("-tau", "1.1:2", "-trials", "2", "-out-dir", str(tmp_path)))
+    study.ask()
+    for _ in range(2):
+        trial = study.ask()
+        trial.suggest_float("x", 0, 1)
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        return_to_queue(study, study.get_trials()[trial.number])
+    first, again = trials_of(study)
+    assert (first.number, number_of(first), again.number, number_of(again)) == (0, 0, 3, 1)
+    assert again.params == study.get_trials()[1].params
 
 
 # ---------------------------------------------------------------------------- the command line
@@ -200,13 +215,13 @@ def test_a_grid_whose_trial_was_lost_gets_its_point_again():
         (["-val", "9", "-taw", "1,2"], 2, "unknown flag -taw; did you mean -tau?"),
         (["-val", "9", "-tau", "1.1,2", "-backend", "cupy", "-device", "cpu"], 2, "backend 'cupy' can't be used"),
         (["-val", "9", "-tau", "1.1,2", "-b", "1429,2000"], 2, "b 1429 is more than the 1428 training images"),
-        (["-val", "9", "-tau", "1.1,2", "-storage", "."], 1, "-storage . can't be read and written (Is a directory)"),
+        (["-val", "9", "-tau", "1.1,2", "-storage", "."], 1, "-storage . can't be used (unable to open database"),
         (["-val", "9", "-tau", "1.1,2", "-out-dir", "/dev/null/x"], 1, "/dev/null/x/sweep can't be made (Not a dir"),
         (["-val", "1437", "-tau", "1.1,2"], 2, "val 1437 holds out all 1437 training images of digits"),
         (["-val", "9", "-tau", "1.1,2", "-storage", "postgresql+psycopg2://u:secret@127.0.0.1:1/x"], 1,
-         "-storage postgresql+psycopg2://u:***@127.0.0.1:1/x is out of reach (connection to server at"),
-        (["-val", "9", "-tau", "1.1,2", "-storage", "nonsense://x"], 2, "nonsense://x is no URL of a database; give"),
-        (["-val", "9", "-tau", "1.1,2", "-storage", "sqlite:////nowhere/x"], 1, "is out of reach (unable to open"),
+         "-storage postgresql+psycopg2://***@127.0.0.1:1/x can't be used (connection to server at"),
+        (["-val", "9", "-tau", "1.1,2", "-storage", "nonsense://x"], 1, "x can't be used (Can't load plugin"),
+        (["-val", "9", "-tau", "1.1,2", "-storage", "/etc/passwd"], 1, "/etc/passwd can't be used (file is not a data"),
         (["-val", "9", "-tau", "1.1,2", "-storage", "/dev/null/x"], 1, "/dev/null can't be made"),
     ],
 )  # fmt: skip

@@ -2,25 +2,25 @@
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 import yaml
 from nursery import Nursery
 from PIL import Image
 
-from snn_mnist.search import messages
-from snn_mnist.search.figures import typed, write_figures
-from snn_mnist.search.objective import suggest
-from snn_mnist.search.plan import Plan
-from snn_mnist.search.space import Choices, Range, Space, corners
+from snn_mnist.search import figures
+from snn_mnist.search.figures import write_figures
+from snn_mnist.search.space import Choices, Range, Space, corners, suggest
+from snn_mnist.search.study import Plan
 from snn_mnist.settings.config import Config
 from snn_mnist.storage.metrics import read_metrics
 from tests.support.runs import metrics
 
 RUN = ["-dataset", "digits", "-val", "200", "-T", "5", "-b", "50", "-epochs", "3"]
-FIGURES = ["contour.png", "history.png", "importance.png", "settings.png"]
 
 
 def rows_of(folder: Path) -> list[dict[str, str]]:
@@ -75,21 +75,6 @@ def test_the_test_images_are_looked_at_for_the_winner_only(study: tuple[Path, st
     assert line in " ".join(out.split())
 
 
-@pytest.mark.parametrize(
-    ("tested", "line"),
-    [
-        ([[0.925]], "test images: 92.50 % (1 encoding)"),
-        ([[0.92, 0.93, 0.94]], "test images: 93.00 ± 1.00 % (mean ± std over 3 encodings)"),
-        (
-            [[0.91, 0.93], [0.93, 0.97]],
-            "test images: 93.50 ± 2.12 % (mean ± std over 2 seeds, each the mean of 2 encodings)",
-        ),
-    ],
-)
-def test_the_winner_s_test_in_words(tested: list[list[float]], line: str):
-    assert messages.test_result(tested) == line
-
-
 def test_the_winner_as_settings(study: tuple[Path, str, list[str]], nursery: Nursery, tmp_path: Path):
     folder, _, _ = study
     best = rows_of(folder)[0]
@@ -101,14 +86,6 @@ def test_the_winner_as_settings(study: tuple[Path, str, list[str]], nursery: Nur
     assert metrics(tmp_path / "again") == metrics(folder / best["run"])
 
 
-def test_figures(study: tuple[Path, str, list[str]]):
-    folder, _, _ = study
-    assert sorted(file.name for file in folder.glob("*.png")) == FIGURES
-    for name in FIGURES:
-        picture = Image.open(folder / name).convert("L")
-        assert picture.size[0] >= 600 and len(set(picture.get_flattened_data())) > 20, name
-
-
 def test_a_finished_study_is_reported_again(study: tuple[Path, str, list[str]], nursery: Nursery):
     folder, out, command = study
     before = {file: file.stat().st_mtime_ns for file in folder.glob("trial-*/*")}
@@ -116,6 +93,8 @@ def test_a_finished_study_is_reported_again(study: tuple[Path, str, list[str]], 
     again = nursery.run(*command)
     assert again.out.startswith("study s: 6 of 6 trials finished") and rows_of(folder)
     assert again.out.partition("\nstudy s: 6 trials")[2] == out.partition("\nstudy s: 6 trials")[2] != ""
+    other = nursery.run(*command, "-repeats", "1")
+    assert "2 seeds, each the mean of 1 encoding)" in " ".join(other.out.split())
     assert {file: file.stat().st_mtime_ns for file in folder.glob("trial-*/*")} == before
 
 
@@ -154,58 +133,93 @@ def test_nothing_that_can_be_trained_is_an_error(nursery: Nursery, tmp_path: Pat
 
 
 def test_runs_of_another_study_are_not_taken_for_its_own(nursery: Nursery, tmp_path: Path):
-    """The journal was removed, or the study is in another storage: its directory has runs with other settings. They
+    """The database was removed, or the study is in another storage: its directory has runs with other settings. They
     stay as they are, and no trial gets their accuracy; those with the same settings are its own."""
     command = ["sweep", *RUN, "-sampler", "grid", "-out-dir", str(tmp_path), "-workers", "1", "-repeats", "1"]
     assert nursery.run(*command, "-tau", "1.1,2").code == 0
-    rows, journal = rows_of(tmp_path / "sweep"), tmp_path / "sweep" / "journal.log"
-    journal.unlink()
+    rows, database = rows_of(tmp_path / "sweep"), tmp_path / "sweep" / "study.db"
+    database.unlink()
     before = {file: file.stat().st_mtime_ns for file in tmp_path.glob("sweep/trial-*/*")}
     child = nursery.run(*command, "-tau", "1.2,2", "-lr", "0.01")
-    assert (
-        child.code == 1 and "trial-0000 is a run of another study, with tau 1.1 instead of 1.2, lr 0.001" in child.err
-    )
+    assert child.code == 1 and "trial-0000 is a run of another study, with tau 1.1, lr 0.001; choose" in child.err
     assert "  trial " not in child.out
-    journal.unlink()
+    database.unlink()
     assert nursery.run(*command, "-tau", "1.1,2").code == 0
     assert [row["val_acc"] for row in rows_of(tmp_path / "sweep")] == [row["val_acc"] for row in rows]
     assert {file: file.stat().st_mtime_ns for file in tmp_path.glob("sweep/trial-*/*")} == before
 
 
-def plan_of_figures(folder: Path, space: Space) -> Plan:
-    return Plan(study="s", folder=folder, storage="", space=space, fixed={"seed": 0}, trials=1, sampler="tpe", seeds=1,
-                prune=True, heartbeat=1)  # fmt: skip
+# ---------------------------------------------------------------------------- figures
+
+
+def finished(folder: Path, space: Space, results: Sequence[tuple[dict, list[float]]]) -> tuple[list, Plan]:
+    """Complete trials with these settings and accuracies of their runs."""
+    plan = Plan(study="s", folder=folder, storage="", space=space, fixed={"seed": 0}, trials=1, sampler="tpe", seeds=1,
+                prune=True)  # fmt: skip
+    study = optuna.create_study(direction="maximize")
+    for point, accuracies in results:
+        study.enqueue_trial(point)
+        trial = study.ask()
+        for name in space:
+            suggest(trial, name, space[name])
+        trial.set_user_attr("runs", accuracies)
+        study.tell(trial, sum(accuracies) / len(accuracies))
+    return study.get_trials(), plan
+
+
+ALL = ["history.png", "importance.png", "pair.png", "settings.png"]
+TAUS, RATES = Range(1.1, 2.0), Range(1e-4, 1.0, log=True)
 
 
 @pytest.mark.parametrize(
     ("space", "accuracies", "drawn"),
     [
-        ({"tau": Range(1.1, 2.0)}, [0.5], ["history.png"]),
-        ({"tau": Range(1.1, 2.0)}, [0.5, 0.6, 0.7, 0.8], ["history.png", "settings.png"]),
-        ({"v_reset": Choices((None, 0.0)), "amp": Choices((True, False))}, [0.5, 0.6, 0.7, 0.8], None),
-        ({"tau": Range(1.1, 2.0), "T": Range(2, 9)}, [0.5] * 5, ["history.png", "settings.png"]),
-        ({"tau": Range(1.1, 2.0), "lr": Range(1e-4, 1.0, log=True)}, [0.5, 0.6, 0.7, 0.8, 0.9], None),
+        ({"tau": TAUS}, [0.5], ["history.png"]),
+        ({"tau": TAUS}, [0.5, 0.6], ["history.png", "settings.png"]),
+        ({"v_reset": Choices((None, 0.0)), "amp": Choices((True, False))}, [0.5, 0.6, 0.7, 0.8], ALL),
+        ({"tau": TAUS, "T": Range(2, 9)}, [0.5] * 4, ["history.png", "pair.png", "settings.png"]),
+        ({"tau": TAUS, "lr": RATES, "T": Range(2, 9)}, [0.5, 0.6, 0.7, 0.8, 0.9], ALL),
     ],
     ids=["one trial", "one setting", "choices only", "equally accurate", "ranges"],
 )
 @pytest.mark.filterwarnings("error::UserWarning")
-def test_figures_of_small_studies(tmp_path: Path, space: Space, accuracies: list[float], drawn: list[str] | None):
+def test_figures_of_small_studies(tmp_path: Path, space: Space, accuracies: list[float], drawn: list[str]):
     """As many as say something; nothing else fails or warns."""
-    sampler = optuna.samplers.RandomSampler(seed=0)
-    study = optuna.create_study(direction="maximize", sampler=sampler)
-    plan = plan_of_figures(tmp_path, space)
-    points = list(corners(space))
-    for i, accuracy in enumerate(accuracies):
-        study.enqueue_trial(points[i % len(points)])
-        trial = study.ask()
-        for name in space:
-            suggest(trial, name, plan)
-        study.tell(trial, accuracy)
-    files = write_figures(study.get_trials(), plan)
-    assert sorted(file.name for file in files) == (drawn or FIGURES) == sorted(file.name for file in tmp_path.iterdir())
+    trials, plan = finished(tmp_path, space, [(p, [a]) for p, a in zip(corners(space), accuracies, strict=False)])
+    files = write_figures(trials, plan)
+    assert sorted(file.name for file in files) == drawn == sorted(file.name for file in tmp_path.iterdir())
+    assert all(Image.open(file).size[0] >= 600 for file in files)
 
 
-def test_ticks_are_values_as_they_are_typed():
-    assert [typed(text) for text in ("'atan'", "None", "True", "False", "0.0", "1e-05", "50")] == [
-        "atan", "none", "on", "off", "0", "1e-05", "50"
-    ]  # fmt: skip
+def test_the_heat_map_of_a_grid_has_every_number(tmp_path: Path):
+    """Mean and standard deviation over three seeds in each cell, the worst far below the others too."""
+    space: Space = {"tau": Choices((1.1, 2.0)), "lr": Choices((1e-3, 1e-2, 0.1))}
+    means = [0.92, 0.91, 0.915, 0.93, 0.12, 0.9]
+    results = [(point, [mean - 0.01, mean, mean + 0.01]) for point, mean in zip(corners(space), means, strict=True)]
+    trials, plan = finished(tmp_path, space, results)
+    axes = figures.over_two(trials, ["tau", "lr"], plan).axes[0]
+    at = {text.get_position(): text.get_text() for text in axes.texts}
+    assert at == {
+        (column, row): f"{100 * means[3 * column + row]:.2f}\n± 1.00" for column in range(2) for row in range(3)
+    }
+    shown = axes.images[0].get_array()
+    assert np.allclose(shown, 100 * np.array(means).reshape(2, 3).T)
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["0.001", "0.01", "0.1"]
+
+
+def test_curves_of_a_grid_have_error_bars_and_what_is_not_shown_is_said(tmp_path: Path):
+    space: Space = {"tau": Choices((1.1, 2.0)), "lr": Choices((1e-3, 1e-2, 0.1))}
+    means = [0.92, 0.91, 0.915, 0.93, 0.12, 0.9]
+    results = [(point, [mean - 0.01, mean + 0.01]) for point, mean in zip(corners(space), means, strict=True)]
+    trials, plan = finished(tmp_path, space, results)
+    figure = figures.against_each(trials, ["tau", "lr"], plan)
+    rates = figure.axes[1]
+    assert [text.get_text() for text in rates.get_legend().get_texts()] == ["tau 1.1", "tau 2.0"]
+    for curve, expected in zip(rates.containers, (means[:3], means[3:]), strict=True):
+        line, _, (bars,) = curve
+        assert np.allclose(line.get_xydata(), [(place, 100 * mean) for place, mean in enumerate(expected)])
+        assert np.allclose([np.ptp(bar[:, 1]) for bar in bars.get_segments()], 2 * 2**0.5)
+    assert "; 1 below 8" in figure.get_suptitle() and figure.get_suptitle().endswith(" not shown")
+    history = figures.history(trials)
+    below = next(line for line in history.axes[0].lines if line.get_marker() == "v")
+    assert below.get_xdata().tolist() == [4] and below.get_label().startswith("trial below 8")
