@@ -52,7 +52,7 @@ for format in hardware html; do run export -resume "$network" -format "$format" 
 run export -resume "$network" -format nir -out digits.nir -verify
 run import digits.nir -out back.pth
 run eval -resume back.pth -dataset digits -repeats 1
-"$folder/env/bin/pip" install --quiet "optuna>=4.9" "scipy>=1.11"
+"$folder/env/bin/pip" install --quiet "optuna>=4.9"
 run sweep -dataset digits -tau 1.1,2 -trials 2 -epochs 2 -val 200
 run bench -dataset digits -repeats 2
 printf 'the wheel works: every verb ran\n'

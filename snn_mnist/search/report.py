@@ -20,8 +20,7 @@ from snn_mnist.network.poisson import SpikeKey, Stream
 from snn_mnist.network.saved_network import load_network
 from snn_mnist.network.scoring import score_split
 from snn_mnist.search.study import REASON, RUNS, Plan, number_of, trials_of
-from snn_mnist.settings.config import Config
-from snn_mnist.settings.resume_rules import DECIDING
+from snn_mnist.settings.config import DECIDING, Config
 from snn_mnist.settings.words import show
 from snn_mnist.storage.atomic_files import write_file
 from snn_mnist.storage.directory import LATEST

@@ -26,7 +26,6 @@ from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.search import report
 from snn_mnist.search.space import suggest
 from snn_mnist.search.study import (
-    DEAD_AFTER,
     REASON,
     RUNS,
     Plan,
@@ -37,8 +36,7 @@ from snn_mnist.search.study import (
     storage_errors,
     trials_of,
 )
-from snn_mnist.settings.config import Config
-from snn_mnist.settings.resume_rules import DECIDING
+from snn_mnist.settings.config import DECIDING, Config
 from snn_mnist.settings.words import show
 from snn_mnist.storage import checkpoint
 from snn_mnist.storage.atomic_files import reason
@@ -166,10 +164,7 @@ def run_workers(plan: Plan, count: int, interruption: Interruption) -> None:
             if interruption.requested:
                 sending.close()
             for worker in [worker for worker in workers if worker.exitcode]:
-                print(
-                    f"a worker ended with exit code {worker.exitcode}; its trial is resumed in {DEAD_AFTER} s",
-                    flush=True,
-                )
+                print(f"a worker ended (exit code {worker.exitcode}); its trial goes back to the queue", flush=True)
                 workers.remove(worker)
             time.sleep(0.1)
 

@@ -25,7 +25,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 SLOW_IMPORTS = (  # what takes long of all that the children import
     "optuna.importance",
-    "optuna.visualization.matplotlib",
+    "matplotlib.figure",
     "tensorboard.backend.event_processing.event_accumulator",
     "torch._dynamo",
     "torch.utils.tensorboard",

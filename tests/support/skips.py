@@ -28,7 +28,7 @@ ACCEPTED = {  # start of the reason -> why a check without these tests still cou
     "only real MNIST": "its images themselves are what is tested",
     "names of x86 processors": "another architecture",
     "needs a processor with AVX-512": "cases of some x86 processors",
-    "no PostgreSQL server here": "the same study on a journal runs; CI installs the server",
+    "no PostgreSQL server here": "the same study on an SQLite file runs; CI installs the server",
     "one core": "needs two threads",
     "needs root": "mounts a full disk; the limits on file sizes show the same without",
     "can't mount here": "as above, in a container",
