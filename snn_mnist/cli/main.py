@@ -45,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _failed(verb, str(error), error.exit_code)
         if isinstance(error, ModuleNotFoundError):
             remedy = "activate the environment that scripts/train.sh makes: source .venv/bin/activate"
-            if error.name in ("optuna", "scipy"):
-                remedy = "sweep needs it: SNN_MNIST_EXTRAS=sweep bash scripts/setup.sh, or pip install optuna scipy"
+            if error.name == "optuna":
+                remedy = "sweep needs it: SNN_MNIST_EXTRAS=sweep bash scripts/setup.sh, or pip install optuna"
             return _failed(verb, f"{sys.executable} has no {error.name}; {remedy}", 1)
         what = (str(error).strip().splitlines() or [""])[0]
         return _failed(verb, f"{type(error).__name__}: {what}; run again with -debug for the traceback", 1)

@@ -17,7 +17,7 @@ from snn_mnist.search.space import Choices
 from snn_mnist.search.study import RUNS, Plan, number_of
 from snn_mnist.settings.words import show
 from snn_mnist.visualizing import drawing
-from snn_mnist.visualizing.drawing import BLACK, BLUE, GREY, VERMILLION
+from snn_mnist.visualizing.drawing import BLACK, BLUE, GREY, VERMILLION, own_style
 from snn_mnist.visualizing.run_figures import write
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def lowest_shown(trials: Sequence[FrozenTrial]) -> float:
     return max(0.0, shown - (spread + 0.06 * (best - shown) or 0.1))
 
 
+@own_style()
 def history(trials: Sequence[FrozenTrial]) -> Figure:
     """The accuracy of each trial, and the best so far; what lies below the axis is marked at its edge."""
     ended = sorted((trial for trial in trials if trial.value is not None), key=number_of)
@@ -88,6 +89,7 @@ def history(trials: Sequence[FrozenTrial]) -> Figure:
     return figure
 
 
+@own_style()
 def against_each(complete: Sequence[FrozenTrial], names: list[str], plan: Plan) -> Figure:
     """The accuracy against each setting: every trial with its error bar over seeds; for a list also the means.
 
@@ -146,6 +148,7 @@ def scale(axes: Any, axis: str, name: str, plan: Plan) -> Callable[[Any], float]
     return float
 
 
+@own_style()
 def over_two(complete: Sequence[FrozenTrial], names: list[str], plan: Plan) -> Figure:
     """The accuracy over two settings: of two lists a heat map with the numbers in its cells, else a point per trial."""
     (x, y), others = names[:2], names[2:]
@@ -185,6 +188,7 @@ def importances(complete: Sequence[FrozenTrial], names: list[str]) -> dict[str, 
     return optuna.importance.get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(), params=names)
 
 
+@own_style()
 def importance(shares: dict[str, float]) -> Figure:
     figure = drawing.own_figure((8.0, 1.8 + 0.4 * len(shares)))
     axes = figure.add_subplot()

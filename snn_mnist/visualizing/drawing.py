@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,52 +17,57 @@ BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK = COLOURS = (
 )  # fmt: skip
 GREY = "#777777"
 SIZE, DPI = (8.0, 5.0), 150
+STYLE = {
+    "axes.titlelocation": "left", "axes.titlesize": "medium", "figure.titlesize": "medium", "axes.titlepad": 8.0,
+    "axes.spines.top": False, "axes.spines.right": False,
+}  # fmt: skip
 
 
-# ---------------------------------------------------------------------------- layout
+# ---------------------------------------------------------------------------- style and layout
 
 
-def own_figure(figsize: tuple[float, float] = SIZE, dpi: int = DPI, legend: float = 0) -> Figure:
+@contextlib.contextmanager
+def own_style() -> Iterator[None]:
+    """Draw with matplotlib's defaults, whatever the user's settings are: usetex needs LaTeX, image.origin turns images.
+
+    As a decorator or a context; what it changes is undone at its end.
+    """
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)
+        yield
+
+
+def own_figure(figsize: tuple[float, float] = SIZE, dpi: int = DPI) -> Figure:
     """A figure without pyplot: it needs no display, and no global state refers to it.
 
-    legend: inches at the bottom besides, for a legend below.
+    Its text size, which `own_style` ends with the figure's function, is 13 points for 8 × 5 inches, and in proportion.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    import matplotlib
     from matplotlib.figure import Figure
 
-    figure: Any = Figure(figsize=(figsize[0], figsize[1] + legend), dpi=dpi, layout="constrained")
-    figure.legend_inches = legend
-    FigureCanvasAgg(figure)
-    return figure
+    matplotlib.rcParams["font.size"] = max(7.0, 1.65 * min(figsize[0], 1.6 * figsize[1]))
+    return Figure(figsize=figsize, dpi=dpi, layout="constrained")
 
 
-def text_size(figure: Figure) -> float:
-    """Points: 13 for 8 × 5 inches, and in proportion."""
-    width, height = figure.get_size_inches()
-    return _points(width, height - getattr(figure, "legend_inches", 0))
+def text_size() -> float:
+    """Points of the figure that is being drawn."""
+    import matplotlib
 
-
-def _points(width: float, height: float) -> float:
-    return max(7.0, 1.65 * min(width, 1.6 * height))
+    return matplotlib.rcParams["font.size"]
 
 
 def style(
     axes: Axes, title: str, xlabel: str, ylabel: str, int_x_ticks: bool = False, int_y_ticks: bool = False
 ) -> None:
-    """Title, labels and text sizes, set on the axes themselves: ticks are made later, when rcParams may differ."""
-    figure: Any = axes.figure
-    size = text_size(figure)
+    """Title, labels and ticks. Sizes are set on the ticks, which are made when the figure is saved."""
     if title:
-        spec = axes.get_subplotspec()
-        columns = spec.get_gridspec().ncols if spec else 1
-        text = wrapped(title, figure.get_size_inches()[0] / columns, 1.08 * size)
-        axes.set_title(text, fontsize=1.08 * size, loc="left", pad=0.6 * size)
-    axes.set_xlabel(xlabel, fontsize=size)
-    axes.set_ylabel(ylabel, fontsize=size)
-    axes.tick_params(labelsize=0.9 * size)
-    for side in ("top", "right"):
-        if side in axes.spines:
-            axes.spines[side].set_visible(False)
+        axes.set_title(title, wrap=True)
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.tick_params(labelsize=0.9 * text_size())
     if int_x_ticks:
         whole_ticks(axes.xaxis)
     if int_y_ticks:
@@ -71,63 +76,25 @@ def style(
 
 def heading(figure: Figure, text: str) -> None:
     """A title over all axes of the figure, flush left."""
-    size = 1.08 * text_size(figure)
-    text = "\n".join(wrapped(line, figure.get_size_inches()[0], size) for line in text.split("\n"))
-    figure.suptitle(text, fontsize=size, x=0.01, horizontalalignment="left")
+    figure.suptitle(text, x=0.01, horizontalalignment="left", wrap=True)
 
 
-def wrapped(text: str, width: float, size: float) -> str:
-    """A title broken into lines that fit `width` inches less the axis labels at its left."""
-    from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import text_to_path
-
-    font = FontProperties(size=size)
-    longest = len(text)
-    while longest > 20:
-        lines = textwrap.wrap(text, longest, break_long_words=False)
-        widest = max(text_to_path.get_text_width_height_descent(line, font, False)[0] for line in lines)
-        if widest <= 0.86 * width * 72:
-            return "\n".join(lines)
-        longest = min(longest - 1, int(longest * 0.95 * width * 72 / widest))
-    return textwrap.fill(text, 20, break_long_words=False)
-
-
-def legend_below(
-    figure: Figure, handles: Sequence[Any], labels: Sequence[str], columns: int | None = None, scale: float = 0.9
-) -> None:
-    """A legend under the axes, where it covers nothing; scale: its text to that of the figure."""
-    size, width = text_size(figure), figure.get_size_inches()[0]
-    rows = _legend_rows(labels, width, scale * size)
-    columns = columns or -(-len(labels) // rows)  # rows of equal length
-    figure.legend(
-        handles,
-        labels,
-        loc="outside lower center",
-        ncols=columns,
-        fontsize=scale * size,
-        frameon=False,
-    )
-
-
-def _legend_rows(labels: Sequence[str], width: float, size: float) -> int:
-    widest = (max(map(len, labels)) * 0.6 + 4) * size / 72  # inches, about
-    return -(-len(labels) // max(1, int(width / widest)))
-
-
-def legend_height(labels: Sequence[str], figsize: tuple[float, float], scale: float = 0.9) -> float:
-    """The inches that `legend_below` takes below axes of this size."""
-    size = scale * _points(*figsize)
-    return _legend_rows(labels, figsize[0], size) * 1.6 * size / 72
+def legend_below(figure: Figure, handles: Sequence[Any], labels: Sequence[str], scale: float = 0.9) -> None:
+    """A legend under the axes, where it covers nothing; the figure becomes taller by it. scale: its text size."""
+    size, (width, height) = scale * text_size(), figure.get_size_inches()
+    columns = max(1, int(72 * width / ((max(map(len, labels)) * 0.6 + 4) * size)))
+    rows = -(-len(labels) // columns)
+    figure.set_size_inches(width, height + 1.6 * size / 72 * rows)
+    columns = -(-len(labels) // rows)  # rows of equal length
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=size, frameon=False)
 
 
 def add_colorbar(axes: Any, image: Any, label: str, **options: Any) -> Any:
     """axes: one, or an array of those that share the colours."""
     first = np.ravel(axes)[0]
     figure = first.get_figure()
-    bar = figure.colorbar(image, ax=axes, pad=0.02, **options)
-    size = text_size(figure)
-    bar.set_label(label, fontsize=size)
-    bar.ax.tick_params(labelsize=0.9 * size)
+    bar = figure.colorbar(image, ax=axes, pad=0.02, label=label, **options)
+    bar.ax.tick_params(labelsize=0.9 * text_size())
     return bar
 
 
@@ -200,7 +167,7 @@ def draw_rates(axes: Axes, rates: np.ndarray, colours: Sequence[Any] | None = No
     axes.xaxis.set_major_locator(FixedLocator([0, 0.5, 1]))
     axes.tick_params(labelleft=False)
     if len(rates) <= 16:
-        size = 0.8 * text_size(axes.figure)  # type: ignore[arg-type]
+        size = 0.8 * text_size()
         for neuron, rate in enumerate(rates):
             inside = rate > 0.55
             axes.text(
@@ -229,7 +196,7 @@ def draw_potential(axes: Axes, h: np.ndarray, v: np.ndarray, fired: np.ndarray) 
 
 def mark_levels(axes: Axes, v_threshold: float, v_reset: float | None) -> None:
     """Dashed lines at threshold and reset, named at the right edge."""
-    size = 0.9 * text_size(axes.figure)  # type: ignore[arg-type]
+    size = 0.9 * text_size()
     levels = [(v_threshold, "threshold", VERMILLION, "--", "center")]
     if v_reset is not None:  # below the threshold: the names stand on different sides of the two lines
         levels = [(v_threshold, "threshold", VERMILLION, "--", "bottom"), (v_reset, "reset", GREEN, ":", "top")]

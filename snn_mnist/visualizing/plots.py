@@ -33,6 +33,7 @@ from snn_mnist.visualizing.drawing import (
     legend_below,
     mark_levels,
     own_figure,
+    own_style,
     style,
     text_size,
     whole_ticks,
@@ -54,6 +55,7 @@ __all__ = [
 # ---------------------------------------------------------------------------- the functions
 
 
+@own_style()
 def plot_2d_heatmap(
     array: Any,
     title: str,
@@ -81,6 +83,7 @@ def plot_2d_heatmap(
     return figure
 
 
+@own_style()
 def plot_2d_bar_in_3d(
     array: Any,
     title: str,
@@ -103,9 +106,8 @@ def plot_2d_bar_in_3d(
         bars = {"width": 0.8, "color": colours, "edgecolor": "white", "alpha": 0.9}
         axes.bar(np.arange(columns), values[row], zs=row, zdir="y", **bars)
     style(axes, title, xlabel, ylabel, int_x_ticks, int_y_ticks)
-    size = text_size(figure)
-    axes.set_zlabel(zlabel, fontsize=size, labelpad=size)
-    axes.xaxis.labelpad = axes.yaxis.labelpad = size
+    axes.set_zlabel(zlabel)
+    axes.xaxis.labelpad = axes.yaxis.labelpad = axes.zaxis.labelpad = text_size()
     axes.set_xticks(*few_ticks(columns)) if int_x_ticks else None
     axes.set_yticks(*few_ticks(rows)) if int_y_ticks else None
     if int_z_ticks:
@@ -114,6 +116,7 @@ def plot_2d_bar_in_3d(
     return figure
 
 
+@own_style()
 def plot_1d_spikes(
     spikes: Any,
     title: str,
@@ -141,6 +144,7 @@ def plot_1d_spikes(
     return figure
 
 
+@own_style()
 def plot_2d_feature_map(
     x3d: Any,
     nrows: int,
@@ -171,6 +175,7 @@ def plot_2d_feature_map(
     return figure
 
 
+@own_style()
 def plot_one_neuron_v_s(
     v: Any,
     s: Any,
@@ -208,6 +213,7 @@ def plot_one_neuron_v_s(
     return figure
 
 
+@own_style()
 def plot_surrogate_function(
     surrogate_function: Any, figsize: tuple[float, float] = SIZE, dpi: int = DPI, x_max: float = 2.5
 ) -> Figure:
@@ -244,6 +250,7 @@ def plot_surrogate_function(
     return figure
 
 
+@own_style()
 def plot_curves(
     curves: Mapping[str, Any],
     title: str,
@@ -313,11 +320,11 @@ def _spikes(values: np.ndarray, name: str) -> np.ndarray:
 
 
 def new_figure(figsize: tuple[float, float], dpi: int) -> Figure:
-    """A figure of pyplot if the caller's program has imported it, else one that no global state refers to."""
-    pyplot = sys.modules.get("matplotlib.pyplot")
-    if pyplot is not None:
+    """A figure that pyplot shows too, if the caller's program has imported it; else no global state refers to it."""
+    figure = own_figure(figsize, dpi)
+    if pyplot := sys.modules.get("matplotlib.pyplot"):
         return pyplot.figure(figsize=figsize, dpi=dpi, layout="constrained")
-    return own_figure(figsize, dpi)
+    return figure
 
 
 def _surrogate_label(one: Any) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor
 from snn_mnist.storage.atomic_files import write_file
 from snn_mnist.storage.metrics import read_metrics
 from snn_mnist.visualizing import drawing
-from snn_mnist.visualizing.drawing import BLUE, GREEN, GREY, VERMILLION
+from snn_mnist.visualizing.drawing import BLUE, GREEN, GREY, VERMILLION, own_style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,7 +62,8 @@ def _accuracies(test: Score) -> list[float]:
 def write(path: Path, figure: Figure, flag: str = "-out-dir") -> Path:
     """Writes the figure as a PNG; `flag` is the one that named the file."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    with own_style():
+        figure.savefig(buffer, format="png")
     write_file(path, buffer.getvalue(), flag)
     return path
 
@@ -70,6 +71,7 @@ def write(path: Path, figure: Figure, flag: str = "-out-dir") -> Path:
 # ---------------------------------------------------------------------------- the figures
 
 
+@own_style()
 def learning_curves(
     runs: Mapping[str, Sequence[Mapping[str, Any]]], notes: Sequence[str] = (), comparable: bool = True
 ) -> Figure:
@@ -81,8 +83,7 @@ def learning_curves(
     shown = _parts(runs)
     names = [_clipped(name) for name in runs] if several else []
     keys = [PARTS[part][2] for part in shown] if len(shown) > 1 or not several else []
-    legend = drawing.legend_height([*names, *keys], CURVES_SIZE, LEGEND)
-    figure = drawing.own_figure(CURVES_SIZE, legend=legend)
+    figure = drawing.own_figure((10.0, 4.9))
     left, right = figure.subplots(1, 2)
     every = max(1, max(len(rows) for rows in runs.values()) // 20)  # rows between two marks, the same for all runs
     lines = []
@@ -135,7 +136,6 @@ def _clipped(name: str) -> str:
     return name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}…{name[1 - LONGEST // 2 :]}"
 
 
-CURVES_SIZE = 10.0, 4.9  # inches, without the legend
 LEGEND = 0.8  # size of its text to that of the figure
 LONGEST = 64  # characters of a name in a legend
 PARTS = {
@@ -170,6 +170,7 @@ def _curves_title(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 PIXELATED: dict[str, Any] = {"interpolation": "nearest", "interpolation_stage": "rgba"}
 
 
+@own_style()
 def receptive_fields(weight: Tensor, class_names: Sequence[str]) -> Figure:
     """weight [10, 784]: the weights of each neuron as an image, all on one colour scale symmetric about 0."""
     from matplotlib.patches import Rectangle
@@ -184,7 +185,7 @@ def receptive_fields(weight: Tensor, class_names: Sequence[str]) -> Figure:
     for (row, column), name in zip(np.ndindex(2, 5), class_names, strict=True):
         top, left = row * down + 7, column * across
         mosaic[top : top + 28, left : left + 28] = images[row, column]
-        axes.text(left + 13.5, top - 2, name, ha="center", fontsize=drawing.text_size(figure), in_layout=False)
+        axes.text(left + 13.5, top - 2, name, ha="center", fontsize=drawing.text_size(), in_layout=False)
         frame = Rectangle((left - 0.5, top - 0.5), 28, 28, fill=False, linewidth=0.8)
         frame.set_in_layout(False)
         axes.add_patch(frame)
@@ -195,6 +196,7 @@ def receptive_fields(weight: Tensor, class_names: Sequence[str]) -> Figure:
     return figure
 
 
+@own_style()
 def confusion_matrix(confusion: Tensor, class_names: Sequence[str]) -> Figure:
     """confusion [10, 10]: images by label (row) and prediction (column); colour: share of the label's images."""
     from matplotlib.colors import PowerNorm
@@ -205,7 +207,7 @@ def confusion_matrix(confusion: Tensor, class_names: Sequence[str]) -> Figure:
     axes = figure.add_subplot()
     # errors are a few percent: a linear scale would show the diagonal only
     image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.4, vmin=0, vmax=100), **PIXELATED)
-    size = drawing.text_size(figure)
+    size = drawing.text_size()
     for (row, column), count in np.ndenumerate(counts):
         if count:
             colour = "white" if shares[row, column] > 20 else "black"
@@ -234,6 +236,7 @@ def confusion_title(counts: np.ndarray, class_names: Sequence[str]) -> str:
     return f"{right:.2f} % right; most frequent error: {often}"
 
 
+@own_style()
 def accuracy_against_T(readout_steps: Sequence[int], accuracies: Iterable[float]) -> Figure:
     """Accuracy (share of 1) when the rates are read after readout_steps[m] time steps."""
     percent = 100 * np.array(list(accuracies))
@@ -263,6 +266,7 @@ def _log_steps(axes: Any, last: int) -> None:
     axes.xaxis.set_major_formatter(lambda tick, _: f"{tick:g}")
 
 
+@own_style()
 def conversion(readout_steps: Sequence[int], networks: Mapping[str, Sequence[float]], ann: float) -> Figure:
     """Accuracy in % after readout_steps[m] time steps of one or more spiking networks, beside that of an ANN."""
     figure = drawing.own_figure()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from snn_mnist.network.trace import Trace
 from snn_mnist.visualizing import drawing
-from snn_mnist.visualizing.drawing import BLUE, VERMILLION
+from snn_mnist.visualizing.drawing import BLUE, VERMILLION, own_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 LONGEST = 60  # time steps of a voltage trace that can be distinguished in a figure
 
 
+@own_style()
 def shown_image(trace: Trace, class_names: Sequence[str]) -> Figure:
     """The image beside the number of spikes of each pixel."""
     figure = drawing.own_figure((8.4, 4.2))
@@ -38,6 +39,7 @@ def _name_neurons(axes: Axes, class_names: Sequence[str]) -> None:
     axes.set_yticks(range(len(class_names)), class_names)
 
 
+@own_style()
 def raster(trace: Trace, class_names: Sequence[str]) -> Figure:
     """When each output neuron fired, and how often; the prediction in another colour."""
     figure = drawing.own_figure((8.6, 5.0))
@@ -61,6 +63,7 @@ def _outcome(trace: Trace, class_names: Sequence[str]) -> str:
     return f"Neuron {name} fires most, in {100 * rate:.0f} % of the steps, {outcome}"
 
 
+@own_style()
 def voltages(trace: Trace, class_names: Sequence[str], v_threshold: float) -> Figure:
     """V[t] of all ten neurons."""
     figure = drawing.own_figure((8.6, 5.0))
@@ -73,6 +76,7 @@ def voltages(trace: Trace, class_names: Sequence[str], v_threshold: float) -> Fi
     return figure
 
 
+@own_style()
 def winner(trace: Trace, class_names: Sequence[str], v_threshold: float, v_reset: float | None) -> Figure:
     """The potential of the predicted class's neuron, and below it that of the label's neuron if it is another."""
     numbers = [trace.prediction] + ([trace.label] if trace.label != trace.prediction else [])
