@@ -42,6 +42,7 @@ def measure(common: list[str]) -> dict[str, Any]:
     }
 
 
+@drawing.own_style()
 def draw(measured: dict[str, Any], path: Path) -> None:
     """Three panels, microseconds an image on logarithmic axes."""
     figure = drawing.own_figure((12.0, 4.2))

@@ -45,6 +45,8 @@ def show_log() -> None:
     if not log.handlers:
         log.addHandler(_Stderr())
         log.setLevel(logging.INFO)
+        logging.getLogger("matplotlib").setLevel(logging.ERROR)  # not that it can't write to HOME
+        os.environ["MPLBACKEND"] = "agg"  # figures are files; Jupyter names a backend that may be missing
 
 
 def columns(stream: TextIO) -> int:

@@ -153,7 +153,8 @@ def finish_epoch(
     if evaluation:
         if last and config.figures:
             progress.says("drawing the figures")
-        files.draw(evaluation, row, last)
+        if problem := files.draw(evaluation, row, last):
+            progress.line(problem)
     skipped = learner.take_skipped()
     position.epochs, position.step, position.seconds = epochs, 0, 0.0
     if improved:

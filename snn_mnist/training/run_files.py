@@ -11,7 +11,7 @@ from snn_mnist.errors import SNNError
 from snn_mnist.network.device import Runtime
 from snn_mnist.settings.yaml_file import yaml_text
 from snn_mnist.storage import checkpoint, directory, environment, seeds
-from snn_mnist.storage.atomic_files import exclusive_lock, write_file
+from snn_mnist.storage.atomic_files import exclusive_lock, reason, write_file
 from snn_mnist.storage.metrics import METRICS, VALIDATION, MetricsFile
 from snn_mnist.storage.naming import run_name
 from snn_mnist.storage.position import Position
@@ -83,9 +83,10 @@ class RunFiles:
         self.metrics.append(row)
         self.tensorboard.write(row)
 
-    def draw(self, evaluation: Evaluation, row: dict[str, Any], last: bool) -> None:
+    def draw(self, evaluation: Evaluation, row: dict[str, Any], last: bool) -> str:
         """Figures of an evaluation for TensorBoard, ten times a run; after the last epoch also those of the run.
 
+        Return why those could not be drawn: a figure ends no run.
         Of an ANN only the settings and metrics: the figures of a conversion are those of the network it ends with.
         """
         config, epochs = self.config, row["epochs"]
@@ -96,4 +97,9 @@ class RunFiles:
         if last:
             self.tensorboard.end(config.epochs)
             if figures:
-                run_figures.write_run_figures(self.folder, evaluation.weight, evaluation.test, evaluation.class_names)
+                try:
+                    pictured = evaluation.weight, evaluation.test, evaluation.class_names
+                    run_figures.write_run_figures(self.folder, *pictured)
+                except Exception as error:
+                    return f"no figures ({reason(error)}); draw them with plot {self.folder}"
+        return ""

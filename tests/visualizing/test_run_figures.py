@@ -1,5 +1,6 @@
 """The figures of runs: they show what metrics.csv and the checkpoint hold."""
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -139,9 +140,9 @@ def test_titles_quote_the_last_test_of_the_highest_run():
     ]
     title = flat(figures.learning_curves({"run": rows}).get_suptitle())
     assert title == "70.00 % of the test images right after 3 epochs"
-    other = [{"epochs": 1, "test_acc": 0.8}, {"epochs": 2, "test_acc": 0.65}]
+    other = [{"epochs": 1, "test_acc": 0.8}, {"epochs": 2, "test_acc": 0.75}]
     title = flat(figures.learning_curves({"other": other, "run": rows}).get_suptitle())
-    assert title == "Highest at the end: run, 70.00 % of the test images"
+    assert title == "Highest at the end: other, 75.00 % of the test images"  # and not of the longest
     figure = figures.learning_curves({"other": other, "run": rows}, ["Different data"], comparable=False)
     assert figure.get_suptitle() == "Different data"
     assert flat(figures.learning_curves({"run": rows[:1]}).get_suptitle()).endswith("right after 1 epoch")
@@ -194,6 +195,17 @@ def test_run_figures_are_written(tmp_path):
     assert [file.name for file in files] == ["curves.png", "weights.png", "confusion.png", "accuracy_against_T.png"]
     assert all(file.read_bytes().startswith(PNG) for file in files)
     assert sorted(file.name for file in run.iterdir()) == sorted(["metrics.csv", *(file.name for file in files)])
+
+
+def test_the_users_settings_reach_no_figure(tmp_path):
+    """LaTeX that is not there, images upside down, invisible text; and they are as they were afterwards."""
+    mine = {"text.usetex": True, "image.origin": "lower", "text.color": "none", "image.cmap": "prism", "font.size": 3}
+    confusion = torch.eye(10).long()
+    plain = figures.write(tmp_path / "plain.png", figures.confusion_matrix(confusion, DIGITS)).read_bytes()
+    with matplotlib.rc_context(mine):
+        figure = figures.confusion_matrix(confusion, DIGITS)
+        assert figures.write(tmp_path / "mine.png", figure).read_bytes() == plain
+        assert {name: matplotlib.rcParams[name] for name in mine} == mine
 
 
 def test_a_full_disk_is_an_error_that_says_so(tmp_path):
