@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from snn_mnist.cli.main import main
-from snn_mnist.data.datasets import load_dataset
-from snn_mnist.data.idx import DataMissing
+from snn_mnist.data.datasets import DataMissing, load_dataset
 from snn_mnist.errors import SNNError
 from snn_mnist.terminal import fit
 

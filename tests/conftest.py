@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from snn_mnist.data import idx
+from snn_mnist.data import datasets
 from tests.support import skips
 
 Done = subprocess.CompletedProcess[str]
@@ -105,9 +104,8 @@ def mnist_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     from tests.support import made_mnist
 
     folder = tmp_path_factory.mktemp("made_mnist")
-    files = dataclasses.replace(idx.FILE_SETS["mnist"], md5=made_mnist.write(folder))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(idx.FILE_SETS, "mnist", files)
+        patch.setitem(datasets.MD5, "mnist", made_mnist.write(folder))
         yield folder
 
 

@@ -33,18 +33,18 @@ class InfoOptions(Options):
 
 
 def run(options: InfoOptions) -> None:
-    from snn_mnist.data import idx
+    from snn_mnist.data import datasets
 
     def data_files(name: str) -> dict[str, str]:
-        return {file: file_state(name, file) for file in idx.FILE_SETS[name].md5}
+        return {file: file_state(name, file) for file in datasets.MD5[name].md5}
 
     def file_state(name: str, file: str) -> str:
-        raw = idx.raw_directory(name, options.data_dir)
-        path = idx.find(file, raw)
+        raw = datasets.raw_directory(name, options.data_dir)
+        path = datasets.find_file(file, raw)
         if path is None:
             return f"missing in {raw}"
         try:
-            idx.read(path, idx.FILE_SETS[name].md5[file])
+            datasets.read(path, datasets.MD5[name].md5[file])
             return "ok, md5 as published"
         except SNNError as error:
             return str(error)
@@ -57,7 +57,7 @@ def run(options: InfoOptions) -> None:
         "devices": guarded(devices),
         "backends": guarded(backends),
         "data directory": os.path.abspath(options.data_dir),
-        **{name: data_files(name) for name in idx.FILE_SETS},
+        **{name: data_files(name) for name in datasets.MD5},
         "kernel cache": guarded(kernel_cache),
     }
     if options.json != "-":

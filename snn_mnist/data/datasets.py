@@ -1,28 +1,53 @@
-"""The data sets, each split as one uint8 tensor: small enough to lie in memory (or on the GPU) as a whole."""
+"""The data sets, each split as one uint8 tensor: small enough to lie in memory (or on the GPU) as a whole.
 
+MNIST and Fashion-MNIST lie as torchvision puts them, DATA_DIR/MNIST/raw/train-images-idx3-ubyte, uncompressed or as
+.gz: a header of 16 bytes before images, 8 before labels, then a byte per pixel or label. torchvision is imported for a
+download only: its import takes 1.2 s, reading and checking the four files 0.25 s.
+"""
+
+import contextlib
+import gzip
+import hashlib
+import io
 import os
+import socket
+import sys
+import tempfile
+import zlib
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from snn_mnist.data import idx
 from snn_mnist.errors import SNNError
 
-FASHION = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
 DIGITS = tuple("0123456789")
+FASHION = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+FOLDERS = {"mnist": "MNIST", "fashion": "FashionMNIST"}  # also the names of torchvision's classes
+MD5 = {  # of the uncompressed files
+    "mnist": {
+        "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+        "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+        "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+        "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+    },
+    "fashion": {
+        "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+        "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
+        "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
+        "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
+    },
+}
+MAX_BYTES = 47_040_016  # of the largest file
+TIMEOUT = 20.0  # seconds without a byte from a mirror after which a download fails
+
+
+class DataMissing(SNNError):
+    """The files are not there and can't be downloaded."""
 
 
 @dataclass(frozen=True)
@@ -51,19 +76,87 @@ class Dataset:
 
 
 def load_dataset(name: str, data_dir: str | os.PathLike[str] = "./data", download: bool = True) -> Dataset:
-    """'mnist' or 'fashion' from data_dir (downloaded when missing), or the bundled 'digits'.
+    """Return 'mnist' or 'fashion' from data_dir (downloaded when missing), or the bundled 'digits'.
 
     Raises DataMissing when files are missing and can't be downloaded, SNNError for a damaged file.
     """
     if name == "digits":
         return _digits()
-    if name not in idx.FILE_SETS:
-        raise ValueError(f"data set {name!r} is unknown; give one of {', '.join((*idx.FILE_SETS, 'digits'))}")
-    paths = idx.ensure(name, data_dir, download)
-    contents = map(idx.read, paths, idx.FILE_SETS[name].md5.values())
+    if name not in MD5:
+        raise ValueError(f"data set {name!r} is unknown; give one of {', '.join((*MD5, 'digits'))}")
+    raw = raw_directory(name, data_dir)
+    if missing := [file for file in MD5[name] if not find_file(file, raw)]:
+        reason = _download(name, missing, raw) if download else "not downloaded"
+        if reason:
+            raise DataMissing(
+                f"{FOLDERS[name]} is not in {raw} (no {', '.join(missing)}) and can't be downloaded ({reason}); "
+                f"put the files there (.gz or not), or set SNN_MNIST_DATA or -data-dir to the directory above "
+                f"{FOLDERS[name]}/raw, or take the bundled digits with -dataset digits"
+            )
+    contents = [read(find_file(file, raw) or raw / file, md5) for file, md5 in MD5[name].items()]
     arrays = [torch.frombuffer(content, dtype=torch.uint8) for content in contents]
     train, test = (Split(images.view(-1, 784), labels.long()) for images, labels in (arrays[:2], arrays[2:]))
     return Dataset(name, train, test, FASHION if name == "fashion" else DIGITS)
+
+
+def load_test_images(name: str, data_dir: str) -> Split | None:
+    """Return the test images of a data set without a download; None where they are not on this machine."""
+    try:
+        return load_dataset(name, data_dir, download=False).test
+    except SNNError:
+        return None
+
+
+def raw_directory(name: str, data_dir: str | os.PathLike[str]) -> Path:
+    return Path(data_dir).expanduser() / FOLDERS[name] / "raw"
+
+
+def find_file(file: str, raw: Path) -> Path | None:
+    """Return the path of a file, else of its .gz, else None."""
+    return next((path for path in (raw / file, raw / f"{file}.gz") if path.is_file()), None)
+
+
+def read(path: Path, md5: str) -> bytearray:
+    """Return the uncompressed bytes of a file without its header; SNNError that says what is wrong with the file."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+            data = bytearray(stream.read(MAX_BYTES + 1))  # no more of a .gz that unpacks to gigabytes
+        found = hashlib.md5(data, usedforsecurity=False).hexdigest()
+        damage = "" if found == md5 else f"the md5 of its {len(data):,} bytes is {found} instead of {md5}"
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        damage = f"a broken .gz ({error})"
+    except OSError as error:
+        raise SNNError(f"{path}: {(error.strerror or str(error)).lower()}; make the file readable") from None
+    if damage:
+        raise SNNError(f"{path} is damaged: {damage}; delete it, and the next run downloads it again")
+    del data[: 16 if "images" in path.name else 8]
+    return data
+
+
+def _download(name: str, missing: list[str], raw: Path) -> str:
+    """Let torchvision download, check and unpack a data set; return '' or the reason why it could not.
+
+    It does so in a temporary directory, from which whole files are moved to `raw`: a failure leaves nothing behind.
+    """
+    existing = next(folder for folder in (raw, *raw.parents) if folder.exists())
+    progress_bar = sys.stderr if sys.stderr.isatty() else io.StringIO()
+    timeout = socket.getdefaulttimeout()
+    try:
+        with tempfile.TemporaryDirectory(prefix=".download-", dir=existing) as scratch:
+            from torchvision import datasets
+
+            print(f"downloading {FOLDERS[name]} to {raw}", file=sys.stderr, flush=True)
+            socket.setdefaulttimeout(TIMEOUT)  # torchvision waits for ever
+            with contextlib.redirect_stderr(progress_bar):
+                complete = getattr(datasets, FOLDERS[name])(scratch, download=True)
+            raw.mkdir(parents=True, exist_ok=True)
+            for file in missing:
+                os.replace(Path(complete.raw_folder, file), raw / file)
+    except (OSError, HTTPException, RuntimeError) as error:  # URLError and timeouts are OSErrors
+        return " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())
+    finally:
+        socket.setdefaulttimeout(timeout)
+    return ""
 
 
 def _digits() -> Dataset:
@@ -73,16 +166,18 @@ def _digits() -> Dataset:
     Enlarged bilinearly in integer arithmetic, so that every machine gets the same pixels.
     """
     table = digits_table()  # a row: 64 pixels 0 … 16, the label
-    small = table[:, :64].reshape(-1, 8, 8)
-    weights = _bilinear_weights(28, 8)  # rows sum to 2·28
-    sums = weights @ small @ weights.T  # 0 … 16 · 56²
-    scale = 16 * int(weights[0].sum()) ** 2
+    position = (2 * np.arange(28) + 1) * 8 - 28  # of each pixel among the 8 samples, times 56
+    low, part = position // 56, position % 56
+    weights = np.zeros((28, 8), dtype=np.int64)  # rows sum to 56; the edges are repeated outwards
+    rows = np.arange(28)
+    np.add.at(weights, (rows, low.clip(0, 7)), 56 - part)
+    np.add.at(weights, (rows, (low + 1).clip(0, 7)), part)
+    sums = weights @ table[:, :64].reshape(-1, 8, 8) @ weights.T  # 0 … 16 · 56²
+    scale = 16 * 56**2
     pixels = ((sums * 510 + scale) // (2 * scale)).astype(np.uint8)  # round(255 · sums / scale)
-    images = torch.from_numpy(pixels.reshape(-1, 784))
-    labels = torch.from_numpy(table[:, 64].copy())
-    by_class = labels.argsort(stable=True)
+    images, labels = torch.from_numpy(pixels.reshape(-1, 784)), torch.from_numpy(table[:, 64].copy())
     is_test = torch.zeros(len(labels), dtype=torch.bool)
-    is_test[by_class[::5]] = True
+    is_test[labels.argsort(stable=True)[::5]] = True
     train, test = Split(images[~is_test], labels[~is_test]), Split(images[is_test], labels[is_test])
     return Dataset("digits", train, test, DIGITS)
 
@@ -90,22 +185,3 @@ def _digits() -> Dataset:
 def digits_table() -> np.ndarray:
     """[1797, 65] int64, from the table beside this file; its source and licence are in digits.md."""
     return np.loadtxt(Path(__file__).with_name("digits.csv.gz"), delimiter=",", dtype=np.int64)
-
-
-def _bilinear_weights(n: int, m: int) -> np.ndarray:
-    """W [n, m] int64: row i interpolates m samples at (i + ½) m/n − ½, times 2n; the edges are repeated outwards."""
-    position = (2 * np.arange(n) + 1) * m - n  # times 2n
-    low, part = position // (2 * n), position % (2 * n)
-    weights = np.zeros((n, m), dtype=np.int64)
-    rows = np.arange(n)
-    np.add.at(weights, (rows, low.clip(0, m - 1)), 2 * n - part)
-    np.add.at(weights, (rows, (low + 1).clip(0, m - 1)), part)
-    return weights
-
-
-def load_test_images(name: str, data_dir: str) -> Split | None:
-    """The test images of a data set without a download; None where they are not on this machine."""
-    try:
-        return load_dataset(name, data_dir, download=False).test
-    except SNNError:
-        return None

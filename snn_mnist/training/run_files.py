@@ -98,8 +98,8 @@ class RunFiles:
             self.tensorboard.end(config.epochs)
             if figures:
                 try:
-                    pictured = evaluation.weight, evaluation.test, evaluation.class_names
-                    run_figures.write_run_figures(self.folder, *pictured)
+                    weight, test, class_names = evaluation.weight, evaluation.test, evaluation.class_names
+                    run_figures.write_run_figures(self.folder, weight, test, class_names)
                 except Exception as error:
                     return f"no figures ({reason(error)}); draw them with plot {self.folder}"
         return ""

@@ -17,7 +17,7 @@ BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK = COLOURS = (
 )  # fmt: skip
 GREY = "#777777"
 SIZE, DPI = (8.0, 5.0), 150
-STYLE = {
+STYLE: Any = {
     "axes.titlelocation": "left", "axes.titlesize": "medium", "figure.titlesize": "medium", "axes.titlepad": 8.0,
     "axes.spines.top": False, "axes.spines.right": False,
 }  # fmt: skip
@@ -46,10 +46,13 @@ def own_figure(figsize: tuple[float, float] = SIZE, dpi: int = DPI) -> Figure:
     Its text size, which `own_style` ends with the figure's function, is 13 points for 8 × 5 inches, and in proportion.
     """
     import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     matplotlib.rcParams["font.size"] = max(7.0, 1.65 * min(figsize[0], 1.6 * figsize[1]))
-    return Figure(figsize=figsize, dpi=dpi, layout="constrained")
+    figure = Figure(figsize=figsize, dpi=dpi, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
 
 
 def text_size() -> float:

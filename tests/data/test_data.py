@@ -20,9 +20,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snn_mnist.data import idx
-from snn_mnist.data.datasets import digits_table, load_dataset
-from snn_mnist.data.idx import DataMissing, FileSet
+from snn_mnist.data import datasets
+from snn_mnist.data.datasets import DataMissing, digits_table, load_dataset
 from snn_mnist.errors import SNNError
 from tests.conftest import no_network
 
@@ -45,17 +44,17 @@ CONTENTS = {
 ZIPPED = {name: gzip.compress(data, mtime=0) for name, data in CONTENTS.items()}
 
 
-SMALL = FileSet("MNIST", "MNIST", {name: md5(data) for name, data in CONTENTS.items()})
+SMALL = {name: md5(data) for name, data in CONTENTS.items()}
 IMAGES = "t10k-images-idx3-ubyte"
 
 
 @pytest.fixture
 def small_mnist(monkeypatch: pytest.MonkeyPatch) -> None:
     """In place of MNIST, a set of thirty random images with their own md5s, for torchvision too."""
-    from torchvision import datasets
+    from torchvision.datasets import MNIST
 
-    monkeypatch.setitem(idx.FILE_SETS, "mnist", SMALL)
-    monkeypatch.setattr(datasets.MNIST, "resources", [(f"{name}.gz", md5(data)) for name, data in ZIPPED.items()])
+    monkeypatch.setitem(datasets.MD5, "mnist", SMALL)
+    monkeypatch.setattr(MNIST, "resources", [(f"{name}.gz", md5(data)) for name, data in ZIPPED.items()])
     for name, value in no_network().items():
         monkeypatch.setenv(name, value)
 
@@ -94,11 +93,11 @@ def test_the_same_as_torchvision_reads(mnist_dir: Path):
 
 
 def test_the_names_are_torchvisions():
-    from torchvision import datasets
+    import torchvision
 
-    for files in idx.FILE_SETS.values():
-        published = getattr(datasets, files.folder).resources
-        assert [f"{file}.gz" for file in files.md5] == [name for name, _ in published]
+    for name, folder in datasets.FOLDERS.items():
+        published = getattr(torchvision.datasets, folder).resources
+        assert [f"{file}.gz" for file in datasets.MD5[name]] == [file for file, _ in published]
 
 
 @pytest.mark.usefixtures("small_mnist")
@@ -116,21 +115,12 @@ def test_raw_and_zipped_files(tmp_path: Path, zipped: tuple[str, ...]):
 
 
 @pytest.mark.usefixtures("small_mnist")
-def test_a_tilde_is_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_read_only_directory_with_an_odd_name_in_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    write(tmp_path / "data")
-    assert len(load_dataset("mnist", "~/data").train) == 20
-
-
-@pytest.mark.usefixtures("small_mnist")
-def test_a_read_only_directory_and_odd_names(tmp_path: Path):
-    place = tmp_path / "数据 and spaces"
-    raw = write(place)
+    raw = write(tmp_path / "数据 and spaces")
     raw.chmod(stat.S_IRUSR | stat.S_IXUSR)
-    try:
-        assert len(load_dataset("mnist", place).train) == 20
-    finally:
-        raw.chmod(0o700)
+    assert len(load_dataset("mnist", "~/数据 and spaces").train) == 20
+    raw.chmod(0o700)
 
 
 def test_digits():
@@ -175,7 +165,7 @@ def test_an_unknown_name():
 
 def refused(path: Path) -> str:
     with pytest.raises(SNNError) as caught:
-        idx.read(path, SMALL.md5[IMAGES])
+        datasets.read(path, SMALL[IMAGES])
     message = str(caught.value)
     assert message.startswith(str(path)) and "\n" not in message
     return message
@@ -233,7 +223,7 @@ def test_a_gz_that_unpacks_to_gigabytes_is_left_after_what_is_needed(tmp_path: P
     assert "47,040,017 bytes" in refused(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 3 * idx.MAX_BYTES
+    assert peak < 3 * datasets.MAX_BYTES
 
 
 def test_a_file_that_can_not_be_read(tmp_path: Path):
@@ -274,7 +264,7 @@ def test_any_damage_is_refused_or_harmless(tmp_path_factory: pytest.TempPathFact
     path = tmp_path_factory.getbasetemp() / (IMAGES + ".gz" * zipped)
     path.write_bytes(mutate(GOOD_GZ if zipped else GOOD, changes))
     try:
-        body = idx.read(path, SMALL.md5[IMAGES])
+        body = datasets.read(path, SMALL[IMAGES])
     except SNNError as error:
         assert str(path) in str(error)
     else:
@@ -326,16 +316,16 @@ def mirror() -> Iterator[Server]:
 
 @pytest.fixture
 def use_mirrors(monkeypatch: pytest.MonkeyPatch, small_mnist: None):
-    from torchvision import datasets
+    from torchvision.datasets import MNIST
 
     for name in no_network():
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(idx, "TIMEOUT", 0.5)
+    monkeypatch.setattr(datasets, "TIMEOUT", 0.5)
 
     def use(*urls: object) -> None:
         listed = [url if isinstance(url, str) else f"http://127.0.0.1:{url.server_port}/" for url in urls]  # type: ignore[attr-defined]
-        monkeypatch.setattr(datasets.MNIST, "mirrors", listed)
+        monkeypatch.setattr(MNIST, "mirrors", listed)
 
     return use
 
@@ -376,8 +366,11 @@ def test_a_download_that_fails_leaves_nothing_and_names_the_ways_on(
 ):
     use_mirrors(mirror)
     mirror.mode = mode
+    socket.setdefaulttimeout(7.5)
     with pytest.raises(DataMissing) as caught:
         load_dataset("mnist", tmp_path / "mistyped" / "data")
+    assert socket.getdefaulttimeout() == 7.5, "that of all sockets of the process is what it was"
+    socket.setdefaulttimeout(None)
     message = str(caught.value)
     assert words in message.lower() and "\n" not in message
     assert str(tmp_path / "mistyped" / "data" / "MNIST" / "raw") in message
@@ -397,17 +390,3 @@ def test_a_directory_that_can_not_be_made(tmp_path: Path, use_mirrors):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataMissing, match=r"Not a directory"):
         load_dataset("mnist", tmp_path / "file")
-
-
-def test_the_timeout_of_sockets_is_what_it_was_before():
-    """Of all sockets of the process: also after a failure."""
-    before = socket.getdefaulttimeout()
-    try:
-        for own in (7.5, None):
-            socket.setdefaulttimeout(own)
-            with pytest.raises(OSError), idx._socket_timeout(3.0):
-                assert socket.getdefaulttimeout() == 3.0
-                raise OSError
-            assert socket.getdefaulttimeout() == own
-    finally:
-        socket.setdefaulttimeout(before)
