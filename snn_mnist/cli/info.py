@@ -36,7 +36,7 @@ def run(options: InfoOptions) -> None:
     from snn_mnist.data import datasets
 
     def data_files(name: str) -> dict[str, str]:
-        return {file: file_state(name, file) for file in datasets.MD5[name].md5}
+        return {file: file_state(name, file) for file in datasets.MD5[name]}
 
     def file_state(name: str, file: str) -> str:
         raw = datasets.raw_directory(name, options.data_dir)
@@ -44,7 +44,7 @@ def run(options: InfoOptions) -> None:
         if path is None:
             return f"missing in {raw}"
         try:
-            datasets.read(path, datasets.MD5[name].md5[file])
+            datasets.read(path, datasets.MD5[name][file])
             return "ok, md5 as published"
         except SNNError as error:
             return str(error)
