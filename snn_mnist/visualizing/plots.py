@@ -15,44 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from snn_mnist.visualizing.drawing import (
-    BLACK,
-    BLUE,
-    DPI,
-    SIZE,
-    add_colorbar,
-    colour_map,
-    curve_style,
-    draw_heatmap,
-    draw_potential,
-    draw_raster,
-    draw_rates,
-    draw_spike_train,
-    few_ticks,
-    heading,
-    legend_below,
-    mark_levels,
-    own_figure,
-    own_style,
-    style,
-    text_size,
-    whole_ticks,
-)
+from snn_mnist.visualizing import drawing
+from snn_mnist.visualizing.drawing import BLACK, BLUE, DPI, SIZE, own_style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-__all__ = [
-    "plot_1d_spikes",
-    "plot_2d_bar_in_3d",
-    "plot_2d_feature_map",
-    "plot_2d_heatmap",
-    "plot_curves",
-    "plot_one_neuron_v_s",
-    "plot_surrogate_function",
-]
-
-# ---------------------------------------------------------------------------- the functions
 
 
 @own_style()
@@ -76,10 +43,10 @@ def plot_2d_heatmap(
     values = _array(array, "array", ("T", "N"))
     figure = new_figure(figsize, dpi)
     axes = figure.add_subplot()
-    image = draw_heatmap(axes, values, x_max)
-    style(axes, title, xlabel, ylabel, int_x_ticks, int_y_ticks)
+    image = drawing.draw_heatmap(axes, values, x_max)
+    drawing.style(axes, title, xlabel, ylabel, int_x_ticks, int_y_ticks)
     if plot_colorbar:
-        add_colorbar(axes, image, colorbar_y_label)
+        drawing.add_colorbar(axes, image, colorbar_y_label)
     return figure
 
 
@@ -102,16 +69,16 @@ def plot_2d_bar_in_3d(
     axes: Any = figure.add_subplot(projection="3d")
     rows, columns = values.shape
     for row in range(rows - 1, -1, -1):  # from the back to the front
-        colours = colour_map("viridis")(np.full(columns, row / max(rows - 1, 1)))
+        colours = drawing.colour_map("viridis")(np.full(columns, row / max(rows - 1, 1)))
         bars = {"width": 0.8, "color": colours, "edgecolor": "white", "alpha": 0.9}
         axes.bar(np.arange(columns), values[row], zs=row, zdir="y", **bars)
-    style(axes, title, xlabel, ylabel, int_x_ticks, int_y_ticks)
+    drawing.style(axes, title, xlabel, ylabel, int_x_ticks, int_y_ticks)
     axes.set_zlabel(zlabel)
-    axes.xaxis.labelpad = axes.yaxis.labelpad = axes.zaxis.labelpad = text_size()
-    axes.set_xticks(*few_ticks(columns)) if int_x_ticks else None
-    axes.set_yticks(*few_ticks(rows)) if int_y_ticks else None
+    axes.xaxis.labelpad = axes.yaxis.labelpad = axes.zaxis.labelpad = drawing.text_size()
+    axes.set_xticks(*drawing.few_ticks(columns)) if int_x_ticks else None
+    axes.set_yticks(*drawing.few_ticks(rows)) if int_y_ticks else None
     if int_z_ticks:
-        whole_ticks(axes.zaxis)
+        drawing.whole_ticks(axes.zaxis)
     axes.set_box_aspect(None, zoom=0.86)  # else the labels are cut
     return figure
 
@@ -136,11 +103,11 @@ def plot_1d_spikes(
         axes = figure.add_subplot()
     else:
         axes, beside = figure.subplots(1, 2, sharey=True, width_ratios=(4, 1))
-        draw_rates(beside, fired.mean(0))
-        style(beside, "", firing_rate_map_title, "")
-    draw_raster(axes, fired)
-    style(axes, "", xlabel, ylabel, int_x_ticks, int_y_ticks)
-    heading(figure, title)
+        drawing.draw_rates(beside, fired.mean(0))
+        drawing.style(beside, "", firing_rate_map_title, "")
+    drawing.draw_raster(axes, fired)
+    drawing.style(axes, "", xlabel, ylabel, int_x_ticks, int_y_ticks)
+    drawing.heading(figure, title)
     return figure
 
 
@@ -168,10 +135,10 @@ def plot_2d_feature_map(
     figure = new_figure(figsize, dpi)
     axes = figure.add_subplot()
     image = axes.imshow(np.ma.masked_invalid(grid), cmap="viridis", interpolation="nearest")
-    style(axes, title, "", "")
+    drawing.style(axes, title, "", "")
     axes.axis("off")
     rows, columns = grid.shape
-    add_colorbar(axes, image, "value", shrink=min(1.0, 1.15 * rows / columns * figsize[0] / figsize[1]))
+    drawing.add_colorbar(axes, image, "value", shrink=min(1.0, 1.15 * rows / columns * figsize[0] / figsize[1]))
     return figure
 
 
@@ -202,13 +169,13 @@ def plot_one_neuron_v_s(
     if before is None:
         above.plot(potential, color=BLUE, marker="o" if len(potential) <= 50 else "", markersize=4)
     else:
-        draw_potential(above, before, potential, fired)
-    mark_levels(above, v_threshold, v_reset)
+        drawing.draw_potential(above, before, potential, fired)
+    drawing.mark_levels(above, v_threshold, v_reset)
     label = "membrane potential\n$V[t]$ after the reset" if before is None else "membrane potential"
-    style(above, title, "", label)
+    drawing.style(above, title, "", label)
     above.tick_params(labelbottom=False)
-    draw_spike_train(below, fired)
-    style(below, "", "time step $t$", "spikes $S$", int_x_ticks=True)
+    drawing.draw_spike_train(below, fired)
+    drawing.style(below, "", "time step $t$", "spikes $S$", int_x_ticks=True)
     figure.align_ylabels([above, below])
     return figure
 
@@ -234,19 +201,19 @@ def plot_surrogate_function(
     left, right = figure.subplots(1, 2)
     left.plot(x, (x >= 0).double(), color=BLACK, linewidth=2.5, label="Heaviside step")
     for index, one in enumerate(several):
-        colour, line = curve_style(index, len(several))
+        colour, line = drawing.curve_style(index, len(several))
         label = _surrogate_label(one)
         with contextlib.suppress(NotImplementedError, ValueError):  # it has no primitive
             left.plot(x, one.primitive(x), color=colour, linestyle=line, linewidth=2, label=label)
         right.plot(x, one.gradient(x), color=colour, linestyle=line, linewidth=2, label=label)
-    style(left, "forward: step and primitive", "$x = H - V_{threshold}$", "spike $S$")
-    style(right, "backward: gradient $g(x)$", "$x = H - V_{threshold}$", "$dS/dx$")
+    drawing.style(left, "forward: step and primitive", "$x = H - V_{threshold}$", "spike $S$")
+    drawing.style(right, "backward: gradient $g(x)$", "$x = H - V_{threshold}$", "$dS/dx$")
     handles, labels = left.get_legend_handles_labels()
     more = zip(*right.get_legend_handles_labels(), strict=True)
     extra = [(handle, label) for handle, label in more if label not in labels]
-    legend_below(figure, handles + [h for h, _ in extra], labels + [label for _, label in extra])
+    drawing.legend_below(figure, handles + [h for h, _ in extra], labels + [label for _, label in extra])
     if len(several) == 1:
-        heading(figure, f"{type(several[0]).__name__}: a step forward, a smooth gradient backward")
+        drawing.heading(figure, f"{type(several[0]).__name__}: a step forward, a smooth gradient backward")
     return figure
 
 
@@ -276,16 +243,16 @@ def plot_curves(
         heights = _array(values, f"curves[{name!r}]", ("T",))
         if positions is not None and len(positions) != len(heights):
             raise ValueError(f"x has {len(positions)} values and curves[{name!r}] has {len(heights)}; give as many")
-        colour, line = curve_style(number, len(curves), ordered)
+        colour, line = drawing.curve_style(number, len(curves), ordered)
         at = np.arange(len(heights)) if positions is None else positions
         marker = "o" if len(heights) <= 30 else ""
         axes.plot(at, heights, color=colour, linestyle=line, linewidth=2, marker=marker, markersize=5, label=name)
     if log_y:
         axes.set_yscale("log")
-    style(axes, title, xlabel, ylabel, int_x_ticks)
+    drawing.style(axes, title, xlabel, ylabel, int_x_ticks)
     axes.grid(alpha=0.3)
     if len(curves) > 1:
-        legend_below(figure, *axes.get_legend_handles_labels())
+        drawing.legend_below(figure, *axes.get_legend_handles_labels())
     return figure
 
 
@@ -321,7 +288,7 @@ def _spikes(values: np.ndarray, name: str) -> np.ndarray:
 
 def new_figure(figsize: tuple[float, float], dpi: int) -> Figure:
     """A figure that pyplot shows too, if the caller's program has imported it; else no global state refers to it."""
-    figure = own_figure(figsize, dpi)
+    figure = drawing.own_figure(figsize, dpi)
     if pyplot := sys.modules.get("matplotlib.pyplot"):
         return pyplot.figure(figsize=figsize, dpi=dpi, layout="constrained")
     return figure
