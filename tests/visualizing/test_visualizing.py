@@ -65,12 +65,8 @@ def test_figure_is_a_figure_whose_texts_stay_apart(name):
     figure = FIGURES[name]()
     assert isinstance(figure, Figure)
     assert overlaps(figure) == []
-
-
-@pytest.mark.parametrize("name", [name for name in FIGURES if "feature" not in name])
-def test_axes_are_labelled(name):
-    for axes in FIGURES[name]().axes:
-        assert axes.get_xlabel() or axes.get_ylabel() or axes.get_title(loc="left")
+    if "feature" not in name:
+        assert all(axes.get_xlabel() or axes.get_ylabel() or axes.get_title(loc="left") for axes in figure.axes)
 
 
 def test_3d_bars_have_their_heights_and_axes():
@@ -152,16 +148,7 @@ def test_every_surrogate_can_be_drawn(name):
     assert np.isfinite(right.lines[0].get_ydata()).all()
 
 
-@pytest.mark.parametrize(
-    "values",
-    [
-        torch.rand(5, 4, requires_grad=True),
-        torch.rand(5, 4).bfloat16(),
-        torch.ones(5, 4, dtype=torch.bool),
-        np.ones((5, 4), dtype=np.int8),
-        [[0.0, 1.0], [1.0, 0.0]],
-    ],
-)
+@pytest.mark.parametrize("values", [torch.rand(5, 4, requires_grad=True).bfloat16(), torch.ones(5, 4) == 1, [[0, 1]]])
 def test_tensors_and_arrays_of_any_type(values):
     assert isinstance(visualizing.plot_2d_heatmap(values, *LABELS), Figure)
 
