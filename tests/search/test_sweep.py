@@ -35,7 +35,7 @@ def study(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     flags = ["-tau", "1.1,2", "-lr", "1e-3,1e-2,0.1", "-sampler", "grid", "-seeds", "2", "-no-prune", "-repeats", "3"]
     command = ["sweep", *RUN, *flags, "-study", "s", "-out-dir", str(out), "-workers", "1"]
     child = nursery.run(*command)
-    assert child.code == 0 and child.err == ""
+    assert child.code == 0, child.err
     return out / "s", child.out, command
 
 
