@@ -76,11 +76,8 @@ class Option:
         limits = {between: self.low, "to": self.high, "above": self.above, "below": self.below}
         ends = " and ".join(f"{word} {limit:.10g}" for word, limit in limits.items() if limit is not None)
         number = f"a number {ends}" if ends else "a finite number"
-        words = self.wanted or {
-            int: f"an integer {ends}".replace(" and to", " to"),
-            float: number,
-            bool: "true or false",
-        }.get(self.type, "the name of a file or directory")
+        kinds = {int: f"an integer {ends}".replace(" and to", " to"), float: number, bool: "true or false"}
+        words = self.wanted or kinds.get(self.type, "the name of a file or directory")
         if self.choices and not self.wanted:
             words = f"{'some' if self.several else 'one'} of"
         if self.several and not self.choices:

@@ -396,7 +396,8 @@ def test_flags_without_effect_on_a_checkpoint_are_named(tmp_path: Path, capsys: 
     note = "snn_mnist: note: -tau 3.0 has no effect: IF neurons have no leak\n"
     for verb, more in (("eval", ["-repeats", "1"]), ("trace", []), ("export", ["-format", "html"])):
         assert main([verb, "-resume", resume, "-tau", "3", *more]) == 0
-        assert [line for line in capsys.readouterr().err.splitlines(True) if "compiling" not in line] == [note]
+        err = capsys.readouterr().err  # and what is being compiled
+        assert note in err and err.count("has no effect") == 1
     folder = train_run(tmp_path / "runs", epochs=1, T=2, limit_batches=1, neuron="if")
     tokens = ["train", "-resume", str(folder), "-epochs", "2", "-tau", "3", "-momentum", "0.5"]
     assert main(tokens) == 0
