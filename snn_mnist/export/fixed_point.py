@@ -167,7 +167,9 @@ def leak(tau: float) -> tuple[int, int]:
     _, exponent = math.frexp(tau)
     shift = MULTIPLIER_BITS + exponent - 1  # 2^(exponent-1) <= τ < 2^exponent
     multiplier = round(Fraction(1 << shift) / Fraction(tau))
-    return (1, exponent - 1) if multiplier == 1 << MULTIPLIER_BITS else (multiplier, shift)
+    if multiplier == 1 << MULTIPLIER_BITS:
+        return (1, exponent - 1) if exponent > 1 else (multiplier - 1, shift)  # a shift by 0 can't be rounded
+    return multiplier, shift
 
 
 # ---------------------------------------------------------------------------- over a data set

@@ -31,6 +31,8 @@ NETWORKS = [
     {"tau": 4.0},
     {"tau": 3.0},
     {"tau": 1.1},
+    {"tau": 1.000001},
+    {"tau": 2.000001},
     {"tau": 20.0, "v_threshold": 0.2},
     {"neuron": "if"},
     {"v_reset": None},
@@ -116,7 +118,7 @@ def test_signed_bits(low, high, bits):
 @given(st.floats(1, 1000, exclude_min=True), st.integers(1, 10))
 def test_time_constants_are_a_shift_or_a_close_fraction(tau, power):
     multiplier, shift = fixed_point.leak(tau)
-    assert multiplier == 1 or 2**15 <= multiplier < 2**16
+    assert shift >= 1 and (multiplier == 1 or 2**15 <= multiplier < 2**16)
     assert abs(Fraction(multiplier, 2**shift) * Fraction(tau) - 1) <= Fraction(1, 2**16)
     assert fixed_point.leak(2.0**power) == (1, power)
 
