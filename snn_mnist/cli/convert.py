@@ -2,10 +2,9 @@
 
     python -m snn_mnist convert -epochs 10 -T 200
 
-The ANN is 784 → 10 with a ReLU in place of the neurons, and learns as `train` learns: same loss, optimiser, order and
-options. Its weights, divided by the scale of its activations, are those of the spiking network (neuron if, v_reset
-none) in every checkpoint of the run; the entry `ann` has the ANN's own. At the end the network is tested with Poisson
-spikes, and with the pixels' values as a constant current. See core/conversion.py.
+The ANN is 784 → 10 with a ReLU in place of the neurons, and learns as `train` learns. Its weights, divided by the scale
+of its activations, are those of the spiking network in every checkpoint of the run; the entry `ann` has the ANN's own.
+At the end the network is tested with Poisson spikes, and with the pixels' values as a constant current.
 """
 
 from __future__ import annotations
@@ -25,17 +24,16 @@ from snn_mnist.cli.shared_options import given_data_dir, json_option
 from snn_mnist.settings.config import Config, Threads, train_option
 from snn_mnist.settings.options import Options, option, options_of
 
-NEURONS: dict[str, Any] = {"neuron": "if", "v_reset": None}  # of the network, with the defaults of the others
 POISSON, CONSTANT = "Poisson spikes", "constant current"
 
 
 def _read_mode(value: Any) -> str | float:
     """Return 'Max', '99.9%' or 0.8; ValueError for another."""
-    text = str(value).strip().lower()
-    number = 1.0 if text == "max" else float(text.removesuffix("%"))
+    text = str(value).strip()
+    number = 1.0 if text.lower() == "max" else float(text.removesuffix("%"))
     if not 0 < number <= (100 if text.endswith("%") else 1):
         raise ValueError
-    return "Max" if text == "max" else text if text.endswith("%") else number
+    return text.title() if text.lower() == "max" else text if text.endswith("%") else number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +89,8 @@ class ConvertOptions(Threads, Options):
     def training(self) -> Config:
         """The settings of the run, as `train` has them."""
         shared = {each.name for each in options_of(Config)} & {each.name for each in options_of(type(self))}
-        settings = {name: getattr(self, name) for name in shared}
-        return Config(**settings, **NEURONS, given=self.given & shared)
+        settings: dict[str, Any] = {name: getattr(self, name) for name in shared}
+        return Config(**settings, neuron="if", v_reset=None, given=self.given & shared)
 
     def notes(self) -> list[str]:
         return self.training().notes()
@@ -104,8 +102,8 @@ def run(options: ConvertOptions) -> int:
     from snn_mnist.training.interruption import Interruption
     from snn_mnist.training.loop import train_run
 
-    interruption = Interruption()
     choose_runtime(options.device, options.backend, options.threads)  # a backend that can't be used is an error now
+    interruption = Interruption()
     with redirect_stdout(sys.stderr if options.json == "-" else sys.stdout):  # which is for the JSON alone
         _, folder = train_run(options.training(), interruption, Conversion(options.mode))
     if interruption.requested:
@@ -166,6 +164,5 @@ def describe(results: dict[str, Any], folder: Path) -> str:
         lines.append(f"{step:>8}  {cell:>18}  {100 * constant[step]['mean']:>16.2f} %")
     last = [round(100 * (each[str(results["T"])]["mean"] - ann), 2) + 0.0 for each in (poisson, constant)]
     lines += [f"{'SNN-ANN':>8}  {last[0]:>+16.2f} %  {last[1]:>+16.2f} %", ""]
-    if several:
-        lines.append(f"± is the standard deviation over {results['encodings']} encodings of the images")
-    return "\n".join([*lines, f"test it again: python -m snn_mnist eval -resume {shlex.quote(str(folder))}"])
+    spread = f"± is the standard deviation over {results['encodings']} encodings of the images\n" if several else ""
+    return "\n".join([*lines, f"{spread}test it again: python -m snn_mnist eval -resume {shlex.quote(str(folder))}"])
