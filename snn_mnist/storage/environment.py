@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import json
 import platform
 import shlex
@@ -44,6 +43,8 @@ def note_environment(path: Path, runtime: str) -> None:
 
 def versions() -> dict[str, str]:
     """Return the installed version of each package, read from its metadata: an import could fail, and takes seconds."""
+    import importlib.metadata  # takes as long as all else that --help imports
+
     found = {}
     for name in (*PACKAGES, *OPTIONAL):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
