@@ -1,6 +1,7 @@
 """The fused CPU kernels against the equations in float64, and the multi-step neurons against the core."""
 
 import numba
+import numpy as np
 import pytest
 import torch
 
@@ -9,6 +10,7 @@ from snn_mnist.kernels.autograd import firing_rate
 from snn_mnist.kernels.cpu import fused as fused_cpu
 from snn_mnist.kernels.cpu import jit, spikes
 from snn_mnist.kernels.cpu import neuron as neuron_cpu
+from snn_mnist.kernels.cpu.optimizer import round_to_bfloat16
 from snn_mnist.kernels.formulas import FORMULAS
 from tests.support.kernel_checks import (
     check_counts_in_sizes,
@@ -129,3 +131,13 @@ def test_multi_step_accepts_views_and_strides():
     a = neuron_cpu.multi_step(base.transpose(1, 2), 0.0, spec_of(), True)
     b = neuron_cpu.multi_step(base.transpose(1, 2).contiguous(), 0.0, spec_of(), True)
     assert all(torch.equal(p, q) for p, q in zip(a, b, strict=True))
+
+
+def test_bfloat16_rounding_is_torchs():
+    """Each upper half of a float32 with lower halves at a tie and beside it: ties go to the even neighbour."""
+    high = np.arange(1 << 16, dtype=np.uint32) << np.uint32(16)
+    for low in (0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF):
+        weights, bits = (high | np.uint32(low)).view(np.float32), np.zeros_like(high)
+        round_to_bfloat16(0, len(high), weights, bits)
+        expected = torch.from_numpy(weights).bfloat16().float()
+        torch.testing.assert_close(torch.from_numpy(bits.view(np.float32)), expected, rtol=0, atol=0, equal_nan=True)
