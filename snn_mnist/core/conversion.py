@@ -107,7 +107,7 @@ class Converter(nn.Module):
         batches = (_images(batch).to(device) for batch in self.dataloader)
         if (first := next(batches, None)) is None:
             raise ValueError("the dataloader gave no batch; give some of the training images")
-        ann = with_plain_weights(ann).to(device).eval()
+        ann = with_plain_weights(ann).to(device)
         net = trace(ann)
         relus = check_operations(net)
         _compare(_Dimensions(net).run(first), ann(first.clone()))
@@ -140,7 +140,7 @@ def with_plain_weights(ann: nn.Module) -> nn.Module:
                 f"a hook computes the weight of {name!r} ({type(hook).__name__}); use torch.nn.utils.parametrizations, "
                 "or remove the hook first, e.g. by torch.nn.utils.remove_weight_norm or prune.remove"
             )
-    ann = copy.deepcopy(ann).eval()
+    ann = copy.deepcopy(ann).eval()  # spectral norm iterates in training
     for module in list(ann.modules()):
         if parametrize.is_parametrized(module):
             values = {name: getattr(module, name).detach() for name in module.parametrizations}  # type: ignore[union-attr]
