@@ -23,7 +23,7 @@ from snn_mnist.cli.shared_options import (
 )
 from snn_mnist.settings.config import Threads, train_option
 from snn_mnist.settings.options import Options, option
-from snn_mnist.terminal import WIDTH, Meter, fit
+from snn_mnist.terminal import WIDTH, fit, progress_bar
 
 if TYPE_CHECKING:
     from snn_mnist.network.scoring import Score
@@ -58,9 +58,9 @@ def run(options: EvalOptions) -> int:
     config = loaded.config
     data = load_dataset(config.dataset, config.data_dir)
     keys = [SpikeKey(config.seed, Stream.EVAL, repeat) for repeat in range(options.repeats)]
-    with Meter("testing", len(data.test) * len(keys)) as meter:
+    with progress_bar("testing", len(data.test) * len(keys)) as meter:
         steps = default_readout_steps(config.T)
-        scores, seconds = score_split(loaded.net, data.test, runtime, steps, keys, after_each=meter.step)
+        scores, seconds = score_split(loaded.net, data.test, runtime, steps, keys, after_each=meter.update)
     result = summarise(scores, data.class_names) | {
         "checkpoint": str(loaded.path), "epochs": loaded.epochs, "dataset": data.name, "seed": config.seed,
         "trained_on": loaded.trained_on, "backend": runtime.backend, "device": str(runtime.device),

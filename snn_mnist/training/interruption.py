@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 import time
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 REPEAT_SECONDS = 0.1  # a second signal within this time repeats the first: `timeout` signals child and group
@@ -21,38 +21,34 @@ class Interruption:
     """Within this context the first SIGINT or SIGTERM is only noted; a second one ends the program at once.
 
     At once means in the middle of a kernel, where Python's handlers must wait: so a thread watches for the second.
+    Contexts may lie within each other; in another thread than the main one signals are somebody else's.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self) -> None:
         self.signal: int | None = None
-        self._depth = 0  # contexts within each other: the outermost one counts
-        self._before: dict[int, Any] = {}
-        self._wake: socket.socket | None = None
+        self._depth = 0
+        self._before: dict[int, Any] = {}  # handlers
 
     def __enter__(self) -> Interruption:
         self._depth += 1
-        if self._depth > 1 or threading.current_thread() is not threading.main_thread():
-            return self  # signals are noted already, or are somebody else's
-        self._before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
-        watched, self._wake = socket.socketpair()  # Windows has no pipe that does not block
-        self._wake.setblocking(False)
-        self._wake_before = signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
-        threading.Thread(target=_leave_at_the_second, args=(watched,), daemon=True).start()
+        if self._depth == 1 and threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
+            watched, self._wake = socket.socketpair()  # Windows has no pipe that does not block
+            self._wake.setblocking(False)
+            self._wake_before = signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
+            threading.Thread(target=_leave_at_the_second, args=(watched,), daemon=True).start()
         return self
 
-    def __exit__(self, _kind: type | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self._depth -= 1
-        if self._depth:
-            return
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
-        if self._wake:
+        if self._depth == 0 and self._before:
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
             signal.set_wakeup_fd(self._wake_before)
             self._wake.close()
-            self._wake = None
+            self._before = {}
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.signal = number
@@ -62,7 +58,7 @@ class Interruption:
         return self.signal is not None
 
     def check(self) -> None:
-        """Raises Interrupted where a stop was asked for."""
+        """Raise Interrupted where a stop was asked for."""
         if self.requested:
             raise Interrupted
 
@@ -73,11 +69,11 @@ class Interruption:
 
 
 def _leave_at_the_second(watched: socket.socket) -> None:
-    """Python writes the number of each signal to the other end of this socket, which is closed in the end."""
+    """Python writes the number of each signal to the other end of this pair, which is closed in the end."""
     first = 0.0
-    while number := watched.recv(1):
-        if number[0] in Interruption.SIGNALS:
-            if first and time.monotonic() - first > REPEAT_SECONDS:
-                os._exit(128 + number[0])
-            first = first or time.monotonic()
-    watched.close()
+    with watched:
+        while number := watched.recv(1):
+            if number[0] in Interruption.SIGNALS:
+                if first and time.monotonic() - first > REPEAT_SECONDS:
+                    os._exit(128 + number[0])
+                first = first or time.monotonic()

@@ -30,7 +30,7 @@ from snn_mnist.training.resume import resume
 from snn_mnist.training.run_files import RunFiles
 from snn_mnist.training.schedule import learning_rate
 from snn_mnist.training.snapshot import restore, snapshot
-from snn_mnist.training.threads import ThreadTuner, thread_tuner
+from snn_mnist.training.threads import Threads, threads_of
 
 CHECK_EVERY = 50  # steps between looks for weights that are not finite
 
@@ -65,7 +65,7 @@ def train_run(
         runtime: Runtime = conversion.runtime(config)
     else:
         runtime = choose_runtime(config.device, config.backend, config.threads, config.step_mode)
-    tuner = thread_tuner(runtime)
+    threads = threads_of(runtime)
     if config.amp and runtime.device.type == "cpu":
         without_tiles()
         print(messages.AMP_ON_THE_CPU)
@@ -74,17 +74,17 @@ def train_run(
     evaluator = Evaluator(config, runtime, data, learner)
     position = restore(resumed, learner)
     row: dict[str, Any] = {}
-    progress = Progress(config.epochs, interactive=False if watch else None)
+    progress = Progress(config.epochs, show=False if watch else None)
     with interruption, RunFiles(resumed, runtime) as files, progress:
         if not resumed.folder:
             files.save(LATEST, snapshot(learner, position))  # a death within the first epoch leaves this one
         print(messages.begins(config, runtime, data, files.folder, position if resumed.state else None), flush=True)
         try:
             while position.epochs < config.epochs:
-                train_epoch(learner, position, files, progress, tuner, interruption)
+                train_epoch(learner, position, files, progress, threads, interruption)
                 interruption.check()
                 row, skipped = finish_epoch(learner, evaluator, position, files, progress, interruption)
-                progress.line(messages.epoch(row, config.epochs, skipped, tuner.announcement()))
+                progress.line(messages.epoch(row, config.epochs, skipped, threads.announcement()))
                 if watch:
                     watch(row)
         except Interrupted:
@@ -97,7 +97,7 @@ def train_run(
 
 
 def train_epoch(
-    learner: Learner, position: Position, files: RunFiles, progress: Progress, tuner: ThreadTuner,
+    learner: Learner, position: Position, files: RunFiles, progress: Progress, threads: Threads,
     interruption: Interruption,
 ) -> None:  # fmt: skip
     """Training steps from the position of the run to the end of the epoch, or to an interruption."""
@@ -106,19 +106,17 @@ def train_epoch(
     learner.begin_epoch(position.epochs)
     progress.start(position.epochs, steps * batch, position.step * batch)
     while position.step < steps:
-        first, together = position.step, min(learner.chunk, tuner.most_steps)
-        position.step = min((first // together + 1) * together, steps)
-        began = time.perf_counter()
+        first = position.step
+        position.step = min((first // learner.chunk + 1) * learner.chunk, steps)
+        threads.follow()
         learner.run(first, position.step)
-        tuner.note(time.perf_counter() - began, position.step - first)
-        progress.step((position.step - first) * batch)
         if learner.checks_early and position.step // CHECK_EVERY > first // CHECK_EVERY:
-            require_finite(learner, position, files, progress)
-        if progress.due():
+            require_finite(learner, position, files)
+        if progress.step((position.step - first) * batch):
             progress.figures(*learner.loss_and_accuracy(position.step))
         if interruption.requested:
             break
-    require_finite(learner, position, files, progress)  # reads from the device, which waits for its last step
+    require_finite(learner, position, files)  # reads from the device, which waits for its last step
     position.seconds = time.perf_counter() - started
 
 
@@ -163,7 +161,6 @@ def finish_epoch(
     return row, skipped
 
 
-def require_finite(learner: Learner, position: Position, files: RunFiles, progress: Progress) -> None:
+def require_finite(learner: Learner, position: Position, files: RunFiles) -> None:
     if not learner.is_finite():
-        progress.clear()
         raise Diverged(messages.not_finite(position, learner.config.lr, files.latest))

@@ -1,60 +1,46 @@
-"""The progress bar of an epoch."""
+"""The progress bar of a run."""
 
 from __future__ import annotations
 
 import sys
-import time
 
-from snn_mnist.terminal import StatusLine, duration, fit_terminal, speed
+from snn_mnist.terminal import fit_terminal, progress_bar
 
 
-class Progress(StatusLine):
-    """On a terminal a bar for the epoch, with loss, accuracy, images/s and the time that the run still takes; elsewhere
-    one line an epoch."""
+class Progress:
+    """On a terminal a bar for the run: the time it still takes, images/s with the tests, accuracy and loss; elsewhere
+    one line an epoch. A context: the bar is gone behind it."""
 
-    def __init__(self, epochs: int, interactive: bool | None = None) -> None:
-        super().__init__(interactive)
-        self.epochs = epochs
-        self.trained = 0  # images in this process
-        self.since = (time.perf_counter(), 0)  # where the measurement of speed began: time, images
+    def __init__(self, epochs: int, show: bool | None = None) -> None:
+        self.epochs, self.show = epochs, show
+        self.bar = progress_bar("", 0, show=False)  # until the first epoch begins
 
     def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.clear()
+        self.bar.close()
 
-    def start(self, epoch: int, images: int, done: int) -> None:
-        """An epoch of so many images begins, `done` of them by an earlier process."""
-        self.title = f"epoch {epoch + 1}/{self.epochs}"
-        self.epoch, self.images, self.done, self.before = epoch, images, done, done
-        self.epoch_began = time.perf_counter()
-        if not self.trained:
-            self.since = (self.epoch_began, 0)
+    def start(self, epochs: int, images: int, done: int) -> None:
+        """After `epochs` finished ones an epoch of so many images begins, `done` of them by an earlier process."""
+        title = f"epoch {epochs + 1}/{self.epochs}"
+        if not self.bar.total:
+            self.bar = progress_bar(title, self.epochs * images, epochs * images + done, self.show)
+        self.bar.set_description_str(title, refresh=False)
+        self.bar.set_postfix_str("", refresh=False)
 
-    def step(self, images: int) -> None:
-        self.done += images
-        self.trained += images
+    def step(self, images: int) -> bool:
+        """Count images; whether the bar was drawn, and wants new figures for the next time."""
+        return bool(self.bar.update(images))
 
     def figures(self, loss: float, accuracy: float) -> None:
-        """Draws the bar."""
-        now = time.perf_counter()
-        began, trained = self.since
-        pace = (now - began) / (self.trained - trained)  # seconds an image, tests and checkpoints included
-        if not trained:
-            self.since = (now, self.trained)  # later bars are without what the first steps compile
-        still = (self.epochs - self.epoch) * self.images - self.done  # images, in this epoch and all later ones
-        parts = (
-            f"loss {loss:.4f}", f"acc {accuracy:.2%}",
-            speed((self.done - self.before) / (now - self.epoch_began)),
-            f"{duration(pace * still)} left",
-        )  # fmt: skip
-        self.meter(self.title, self.done / self.images, parts, losing=(0, 2, 1, 3))
+        self.bar.set_postfix_str(f"acc {accuracy:.2%}, loss {loss:.4f}", refresh=False)
 
     def says(self, what: str) -> None:
         """What is done between the epochs."""
-        self.show(f"{self.title}  {what} ...")
+        self.bar.set_postfix_str(f"{what} ...")
 
     def line(self, text: str) -> None:
-        self.clear()
-        print(fit_terminal(text, sys.stdout), flush=True)
+        """Print above the bar."""
+        with self.bar.external_write_mode(sys.stdout):
+            print(fit_terminal(text, sys.stdout), flush=True)

@@ -1,88 +1,75 @@
-"""Fewer threads while other programs hold the cores.
+"""The number of threads of a run on the CPU: the cores that other programs leave free.
 
-All threads wait for the last one at the end of a kernel. Where another program has one of the cores, that one waits for
-its turn, for milliseconds, in each of a thousand steps a second: two threads were four times slower than one on a
-machine of two cores with one busy program beside. The fused CPU kernels give the same bits for every number of threads,
-so the number may follow the machine.
+All threads wait for the last one at the end of each training step. Where another program holds one of their cores, the
+thread there waits for its turn, for milliseconds, in each of a thousand steps a second: on two cores beside one busy
+program, two threads are several times slower than one. The fused CPU kernels give the same bits for every number of
+threads, so the number may follow the machine.
 """
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
 
 from snn_mnist.kernels.backends import BACKENDS
 from snn_mnist.network.device import Runtime
+from snn_mnist.settings.config import cores
 
-WINDOW = 16  # steps that are timed together
-PATIENCE = 16  # windows between two trials
+WINDOW = 0.5  # seconds between two looks; the kernel counts the cores' time in hundredths of a second
+SPARE = 0.7  # a thread more is used where so much of its core is free
 
 
-class ThreadTuner:
-    """Chooses the number of threads by the time that steps take.
-
-    A trial times each of a few numbers over one window and takes the fastest. It comes first of all, then when steps
-    take half as long again as they did in the last one, and from time to time while some cores are left to others.
-    """
+class Threads:
+    """The number of threads, at most `most`; use(n) makes the coming steps run on n of them."""
 
     def __init__(self, most: int, use: Callable[[int], object]) -> None:
-        """most: threads at most; use(n) makes the coming steps run on n threads"""
         self.most, self.use = most, use
-        self.choices = sorted({most, max(1, most - 1), (most + 1) // 2, 1}, reverse=True)
         self.count = self.announced = most
-        self._window: list[tuple[float, int]] = []
-        self._begin_trial()
+        self._read()
 
-    @property
-    def reduced(self) -> bool:
-        """Whether the last trial chose fewer threads than there could be; not within a trial."""
-        return len(self._times) == len(self.choices) and self.count < self.most
-
-    @property
-    def most_steps(self) -> int:
-        """The most steps to run together: few within a trial, for a number of threads that is tried may be slow."""
-        return WINDOW // 2 if 1 < len(self.choices) > len(self._times) else 1 << 30
-
-    def note(self, seconds: float, steps: int = 1) -> None:
-        """The time of one step, or of several that were run together."""
-        self._window.append((seconds, steps))
-        later = self._window[1:]  # the first may pay for the change
-        if later and sum(n for _, n in self._window) >= WINDOW:
-            self._judge(sum(s for s, _ in later) / sum(n for _, n in later))
-            self._window = []
+    def follow(self) -> None:
+        """Choose the number anew, twice a second; to be called after each chunk of steps."""
+        if self.most == 1 or time.perf_counter() - self._when < WINDOW:
+            return
+        when, others = self._when, self._others
+        self._read()
+        free = cores() - (self._others - others) / (self._when - when)
+        count = min(self.most, max(1, int(free + 1 - SPARE)))
+        if count != self.count:
+            self.count = count
+            self.use(count)
 
     def announcement(self) -> str:
-        """Once after a change: that fewer threads are faster now, or that all are again; else ''."""
-        count = self.count if self.reduced else self.most
-        if count == self.announced:
+        """Once after a change: that fewer threads are used, or all again; else ''."""
+        if self.count == self.announced:
             return ""
-        self.announced = count
-        return f"now using {count} of {self.most} threads, which is faster"
+        self.announced = self.count
+        why = "other programs are busy" if self.count < self.most else "the cores are free again"
+        return f"now using {self.count} of {self.most} threads: {why}"
 
-    def _begin_trial(self) -> None:
-        self._times: dict[int, float] = {}
-        self._set(self.choices[0])
-
-    def _judge(self, mean: float) -> None:
-        if len(self._times) < len(self.choices):
-            self._times[self.count] = mean
-            untried = [count for count in self.choices if count not in self._times]
-            self._set(untried[0] if untried else min(self._times, key=self._times.__getitem__))
-            self._since = 0
-            return
-        self._since += 1
-        slow = mean > 1.5 * self._times[self.count]
-        if (slow and self._since >= PATIENCE) or (self.reduced and self._since >= 2 * PATIENCE):
-            self._begin_trial()
-
-    def _set(self, count: int) -> None:
-        self.count = count
-        self.use(count)
+    def _read(self) -> None:
+        self._when, self._others = time.perf_counter(), busy_seconds() - time.process_time()
 
 
-def thread_tuner(runtime: Runtime) -> ThreadTuner:
-    """A choice up to the run's threads (-j) where no result depends on it; elsewhere a tuner without a choice."""
+def busy_seconds() -> float:
+    """The seconds for which this process's cores have worked, for all programs but those of low priority ("nice").
+
+    Always 0 where there is no /proc/stat (macOS, Windows): the number of threads stays as it is.
+    """
+    if not os.path.exists("/proc/stat"):
+        return 0.0
+    allowed = {f"cpu{core}" for core in os.sched_getaffinity(0)}
+    with open("/proc/stat") as file:
+        rows = [line.split() for line in file if line.startswith("cpu")]
+    ticks = sum(int(user) + int(system) for name, user, _, system, *_ in rows if name in allowed)
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def threads_of(runtime: Runtime) -> Threads:
+    """A choice up to the run's threads (-j) where no result depends on it; elsewhere without a choice."""
     if not BACKENDS[runtime.backend].compiled_steps:
-        return ThreadTuner(1, lambda threads: None)
+        return Threads(1, lambda threads: None)
     from snn_mnist.kernels.cpu import jit
 
-    return ThreadTuner(runtime.threads, jit.set_threads)
+    return Threads(runtime.threads, jit.set_threads)

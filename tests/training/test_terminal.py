@@ -1,21 +1,18 @@
-"""Text that fits a terminal, and the line that is drawn anew."""
+"""Text that fits a terminal, and the bar at its foot."""
 
+import fcntl
 import io
-from types import SimpleNamespace
+import os
+import select
+import struct
+import sys
+import termios
 
 import pytest
 
 from snn_mnist import terminal
-from snn_mnist.terminal import Meter, StatusLine, duration, fit, speed
+from snn_mnist.terminal import fit, fit_terminal, progress_bar
 from snn_mnist.training.progress import Progress
-
-PARTS = ("loss 0.0171", "acc 91.20%", "181k images/s", "0:12 left")
-LOSING = (0, 2, 1, 3)  # the loss goes first, the time last
-
-
-def test_durations_and_speeds():
-    assert [duration(s) for s in (0.4, 59.6, 754, 3723)] == ["0:00", "1:00", "12:34", "1:02:03"]
-    assert [speed(x).split()[0] for x in (7.2, 999.4, 1_040, 18_140, 181_448)] == ["7", "999", "1.0k", "18.1k", "181k"]
 
 
 def test_lines_break_between_words_and_never_within_a_flag_or_path():
@@ -26,92 +23,80 @@ def test_lines_break_between_words_and_never_within_a_flag_or_path():
     assert all(len(line) <= 80 for line in lines if path not in line) and any(line.strip() == path for line in lines)
 
 
-class Screen(io.StringIO):
-    encoding = "utf-8"
+class Screen:
+    """A terminal of so many columns as stderr and stdout."""
 
-    def isatty(self):
-        return True
+    def __init__(self, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.reader, writer = os.openpty()
+        fcntl.ioctl(writer, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        self.stream = open(writer, "w", encoding="utf-8")  # noqa: SIM115
+        for name in ("stderr", "stdout"):
+            monkeypatch.setattr(sys, name, self.stream)
+        monkeypatch.setattr(terminal, "REDRAW", 0)
 
-    def lines(self):
+    def lines(self) -> list[str]:
         """What was shown, state after state."""
-        return [line.rstrip() for line in self.getvalue().split("\r") if line.strip()]
-
-
-@pytest.fixture
-def screen(monkeypatch):
-    """A terminal of 60 columns as stderr."""
-    found = Screen()
-    monkeypatch.setattr(terminal, "sys", SimpleNamespace(stderr=found))
-    monkeypatch.setattr(terminal, "columns", lambda stream: 60)
-    return found
+        self.stream.flush()
+        content = b""
+        while select.select([self.reader], [], [], 0.05)[0]:
+            content += os.read(self.reader, 1 << 16)
+        return [line.rstrip() for line in content.decode().replace("\n", "\r").split("\r") if line.strip()]
 
 
 @pytest.mark.parametrize(
-    ("columns", "line"),
+    ("columns", "words", "not_there"),
     [
-        (80, "epoch 12/100  50%|█████     | loss 0.0171  acc 91.20%  181k images/s  0:12 left"),
-        (65, "epoch 12/100  50%|████    | acc 91.20%  181k images/s  0:12 left"),
-        (60, "epoch 12/100  50%|█████████         | acc 91.20%  0:12 left"),
-        (40, "epoch 12/100  50%|█████     | 0:12 left"),
+        (120, ["epoch 12/100", "12%|█", " left, ", " images/s, acc 91.20%, loss 0.0171"], ()),
+        (80, ["epoch 12/100", "12%|█", " left, ", " images/s, acc 91.20%, loss 0.0171"], ()),
+        (40, ["epoch 12/100", "12%|█", " left"], ["images/s", "loss"]),
+        (24, ["epoch 12/100"], ["loss"]),
     ],
 )
-def test_a_bar_loses_parts_where_the_terminal_is_narrow(columns, line, screen, monkeypatch):
-    monkeypatch.setattr(terminal, "columns", lambda stream: columns)
-    StatusLine().meter("epoch 12/100", 0.5, PARTS, LOSING)
-    assert screen.lines() == [line]
+def test_the_bar_of_a_run_fits_its_terminal(columns, words, not_there, monkeypatch):
+    screen = Screen(columns, monkeypatch)
+    with Progress(100) as progress:
+        progress.start(11, 60_000, 30_000)
+        assert progress.step(6_400)
+        progress.figures(0.0171, 0.912)
+        assert progress.step(6_400)
+        line = screen.lines()[-1]
+        assert len(line) < columns and all(word in line for word in words)
+        assert not any(word in line for word in not_there)
+        progress.says("testing")
+        progress.line("epoch 12/100  train loss 0.0171")
+        shown = screen.lines()
+        assert "train loss 0.0171" in " ".join(map(str.strip, shown))  # broken where it does not fit
+        assert "testing" in shown[-1] or columns < 72
+        progress.start(12, 60_000, 0)
+        progress.step(6_400)
+        assert "testing" not in (last := screen.lines()[-1]) and last.startswith("epoch 13/100")
+    assert screen.lines() == []  # cleared
 
 
-def test_a_shorter_text_covers_a_longer_one(screen):
-    line = StatusLine()
-    line.show("a long text")
-    line.show("short")
-    assert screen.getvalue().endswith("\ra long text\rshort      ")
-    line.clear()
-    line.clear()
-    assert screen.getvalue().endswith("\r     \r")
+def test_the_time_left_is_that_of_the_run_and_images_of_an_earlier_process_do_not_count(monkeypatch):
+    """In the second of three epochs, 250 of its 1,000 images done before, 250 more in 5 s: 1,500 are left, 30 s."""
+    screen = Screen(80, monkeypatch)
+    with Progress(3) as progress:
+        progress.start(1, 1000, 250)
+        progress.bar.start_t -= 5
+        progress.step(250)
+        line = screen.lines()[-1]
+        seconds = int(line.partition(" left")[0].rpartition(":")[2])
+        assert "50%|" in line and 29 <= seconds <= 33
 
 
-def test_nothing_is_drawn_into_a_file(capsys):
-    with Meter("testing", 100) as found:
-        found.shown = float("-inf")
-        found.step(50)
+def test_nothing_is_drawn_into_a_file_and_an_epochs_line_is_one_line_there(capsys):
+    with progress_bar("testing", 100) as bar, Progress(2) as progress:
+        assert not bar.update(50)
+        progress.start(0, 100, 0)
+        assert not progress.step(50)
+        progress.line("word " * 40)
     terminal.say("this takes seconds")
-    assert capsys.readouterr() == ("", "")
+    assert capsys.readouterr() == ("word " * 40 + "\n", "")
 
 
-def test_a_meter_counts_images(screen, monkeypatch):
-    """A quarter of 400 images in 2 s: 50 images/s, 6 s for the others. The last column stays free."""
-    clock = iter([10.0, 12.0, 12.0, 12.0])
-    monkeypatch.setattr(terminal.time, "perf_counter", lambda: next(clock))
-    Meter("testing", 400).step(100)
-    assert screen.lines() == ["testing  25%|█████▌                | 50 images/s  0:06 left"]
-
-
-def test_the_bar_of_a_resumed_epoch_and_of_the_next(screen, monkeypatch):
-    """Of 1,000 images 250 were learned before and 250 in these 5 s: 50 images/s, and at 0.02 s each 1,500 are left.
-    Then 500 more in 10 s, 5 s of a test, and 250 of the next epoch in 10 s: 25 images/s, and without the first steps,
-    which may compile kernels, 1/30 s each for the 750 that are left."""
-    now = [100.0]
-    monkeypatch.setattr(terminal.time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(terminal, "columns", lambda stream: 80)
-    progress = Progress(3)
-    now[0] = 200.0  # compiling
-    progress.start(1, 1000, 250)
-    progress.step(250)
-    now[0] = 205.0
-    progress.figures(0.0171, 0.912)
-    progress.step(500)
-    now[0] = 220.0
-    progress.start(2, 1000, 0)
-    progress.step(250)
-    now[0] = 230.0
-    progress.figures(0.0169, 0.915)
-    (first, second) = screen.lines()
-    assert first.startswith("epoch 2/3  50%|") and first.endswith("| loss 0.0171  acc 91.20%  50 images/s  0:30 left")
-    assert second.startswith("epoch 3/3  25%|") and second.endswith("| loss 0.0169  acc 91.50%  25 images/s  0:25 left")
-
-
-def test_an_error_is_one_line_in_a_file_and_fits_a_terminal(screen):
+def test_an_error_is_one_line_in_a_file_and_fits_a_terminal(monkeypatch):
     text = "snn_mnist train: error: " + "word " * 20
-    assert terminal.fit_terminal(text, io.StringIO()) == text
-    assert max(map(len, terminal.fit_terminal(text, screen).splitlines())) <= 60
+    assert fit_terminal(text, io.StringIO()) == text
+    screen = Screen(60, monkeypatch)
+    assert max(map(len, fit_terminal(text, screen.stream).splitlines())) <= 60

@@ -1,6 +1,8 @@
 """The number of threads follows the machine, the results do not."""
 
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,53 +11,80 @@ from snn_mnist.kernels.cpu import jit
 from snn_mnist.network.device import Runtime
 from snn_mnist.settings.config import Config
 from snn_mnist.storage import checkpoint
-from snn_mnist.training import loop as trainer
-from snn_mnist.training import threads as thread_tuner
+from snn_mnist.training import threads
 from snn_mnist.training.interruption import Interruption
-from snn_mnist.training.threads import PATIENCE, WINDOW, ThreadTuner
-
-QUIET = {4: 1.0, 3: 1.3, 2: 1.9, 1: 3.6}
-CROWDED = {4: 8.0, 3: 1.4, 2: 2.0, 1: 3.6}
+from snn_mnist.training.loop import train
+from snn_mnist.training.threads import Threads, busy_seconds, threads_of
 
 
-def after(chosen: ThreadTuner, times: dict[int, float], windows: int) -> int:
-    for _ in range(windows * WINDOW):
-        chosen.note(times[chosen.count])
-    return chosen.count
+class Machine:
+    """Four cores, and a clock; `others` cores are busy with other programs, and ours with as many as it has threads."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = self.all = self.own = self.others = 0.0
+        self.used: list[int] = []
+        clock = SimpleNamespace(perf_counter=lambda: self.now, process_time=lambda: self.own)
+        monkeypatch.setattr(threads, "time", clock)
+        monkeypatch.setattr(threads, "cores", lambda: 4)
+        monkeypatch.setattr(threads, "busy_seconds", lambda: self.all)
+
+    def run(self, found: Threads, seconds: float, others: float) -> int:
+        """The number of threads after so long, in chunks of 0.02 s."""
+        for _ in range(round(seconds / 0.02)):
+            self.now += 0.02
+            self.own += 0.02 * found.count
+            self.all += 0.02 * (found.count + others)
+            found.follow()
+        return found.count
 
 
-def test_it_takes_the_fastest_and_follows_the_machine():
-    used: list[int] = []
-    chosen = ThreadTuner(4, used.append)
-    assert chosen.choices == [4, 3, 2, 1]
-    assert after(chosen, QUIET, 3) == 1 and not chosen.reduced  # in a trial
-    assert after(chosen, QUIET, 1) == 4 and used == [4, 3, 2, 1, 4] and not chosen.reduced
-    assert after(chosen, QUIET, 10 * PATIENCE) == 4 and len(used) == 5  # no trial while all is well
-    assert after(chosen, CROWDED, PATIENCE + 8) == 3 and chosen.reduced
-    assert after(chosen, QUIET, 2 * PATIENCE + 8) == 4  # the other program has ended
+@pytest.mark.parametrize(
+    ("most", "others", "count"),
+    [(4, 0.0, 4), (4, 0.25, 4), (4, 1.0, 3), (4, 2.0, 2), (4, 9.0, 1), (2, 1.0, 2), (2, 3.0, 1), (1, 3.0, 1)],
+)
+def test_other_programs_get_their_cores_and_give_them_back(monkeypatch, most, others, count):
+    machine = Machine(monkeypatch)
+    found = Threads(most, machine.used.append)
+    assert machine.run(found, 5, 0.0) == most and not machine.used
+    assert machine.run(found, 1.1, others) == count
+    assert machine.run(found, 5, others) == count
+    assert machine.run(found, 1.1, 0.0) == most
+    assert bool(machine.used) == (count < most)
 
 
-def test_a_single_slow_step_changes_nothing():
-    used: list[int] = []
-    chosen = ThreadTuner(2, used.append)
-    after(chosen, {2: 1.0, 1: 1.8}, 2 + PATIENCE)
-    chosen.note(5.0)
-    assert after(chosen, {2: 1.0, 1: 1.8}, 3 * PATIENCE) == 2 and used == [2, 1, 2]
+def test_a_change_is_announced_once(monkeypatch):
+    machine = Machine(monkeypatch)
+    found = Threads(4, machine.used.append)
+    assert found.announcement() == ""
+    machine.run(found, 2, 3.0)
+    assert "1 of 4 threads" in found.announcement() and found.announcement() == ""
+    machine.run(found, 2, 0.0)
+    assert "4 of 4 threads" in found.announcement() and found.announcement() == ""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/stat"), reason="needs Linux's /proc")
+def test_the_cores_have_worked_at_least_as_long_as_this_process_lately():
+    before, own = busy_seconds(), os.times()
+    while sum(os.times()[:2]) < sum(own[:2]) + 0.3:
+        pass
+    assert busy_seconds() - before > 0.25
 
 
 @pytest.mark.skipif(jit.numba.config.NUMBA_NUM_THREADS < 2, reason="one core")
 def test_results_do_not_depend_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Threads that change with almost every step, against one thread throughout."""
+    """Threads that change with every step, against one thread throughout."""
     settings = {"dataset": "digits", "T": 20, "b": 64, "epochs": 2, "figures": False}
     before, used = jit.numba.get_num_threads(), []
+
+    def follow(found: Threads) -> None:
+        found.count = 3 - found.count
+        used.append(jit.set_threads(found.count))
+
     try:
-        trainer.train(Config(**settings, j=1, out_dir=str(tmp_path / "one")), Interruption())
+        train(Config(**settings, j=1, out_dir=str(tmp_path / "one")), Interruption())
         monkeypatch.setattr("snn_mnist.network.compiled_steps.CHUNK_WORK", 1)  # a step a chunk
-        monkeypatch.setattr(thread_tuner, "WINDOW", 2)
-        monkeypatch.setattr(thread_tuner, "PATIENCE", 1)
-        monkeypatch.setattr(jit, "set_threads", lambda n, real=jit.set_threads: used.append(real(n)) or used[-1])
-        monkeypatch.setattr(thread_tuner.ThreadTuner, "_judge", lambda self, _: self._set(3 - self.count))
-        trainer.train(Config(**settings, out_dir=str(tmp_path / "many")), Interruption())
+        monkeypatch.setattr(Threads, "follow", follow)
+        train(Config(**settings, j=2, out_dir=str(tmp_path / "many")), Interruption())
     finally:
         jit.set_threads(before)
     assert used.count(1) > 5 and used.count(2) > 5
@@ -64,23 +93,7 @@ def test_results_do_not_depend_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert one["max_test_acc"] == many["max_test_acc"]
 
 
-def test_an_explicit_number_is_a_limit():
-    for backend, threads, choices in (("numba", 3, [3, 2, 1]), ("numba", 1, [1]), ("torch", 3, [1])):
-        runtime = Runtime(torch.device("cpu"), backend, "for a test", threads)
-        assert thread_tuner.thread_tuner(runtime).choices == choices
-
-
-def test_a_trial_runs_few_steps_together():
-    """A number of threads that is tried may be slow; once one is chosen, chunks may be long."""
-    tuner = ThreadTuner(2, lambda threads: None)
-    assert tuner.most_steps == WINDOW // 2
-    after(tuner, {2: 1.0, 1: 2.0}, 2)
-    assert tuner.most_steps > 1e6
-    assert ThreadTuner(1, lambda threads: None).most_steps > 1e6  # no choice: graphs are replayed whole
-
-
-def test_a_change_is_announced_once():
-    tuner = ThreadTuner(2, lambda threads: None)
-    assert tuner.announcement() == ""
-    after(tuner, {2: 4.0, 1: 1.0}, 2)
-    assert tuner.announcement() == "now using 1 of 2 threads, which is faster" and tuner.announcement() == ""
+@pytest.mark.parametrize(("backend", "j", "most"), [("numba", 3, 3), ("numba", 1, 1), ("torch", 3, 1)])
+def test_an_explicit_number_is_a_limit(backend, j, most):
+    """Of the torch backend results depend on the number, which stays."""
+    assert threads_of(Runtime(torch.device("cpu"), backend, "for a test", j)).most == most
