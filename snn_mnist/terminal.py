@@ -81,6 +81,7 @@ def progress_bar(title: str, images: int, done: int = 0, show: bool | None = Non
         miniters=1,
         leave=False,
         ncols=width - 1,  # the last column would move the cursor to the next line
+        nrows=24,  # some terminals do not know theirs
         bar_format=BAR if width < 72 else WIDE_BAR,
         disable=not (sys.stderr.isatty() if show is None else show),
     )

@@ -62,7 +62,7 @@ def score(
     key: SpikeKey,
     batch: int = 10_000,
     before_each: Callable[[], None] = lambda: None,
-    after_each: Callable[[int], None] = lambda images: None,
+    after_each: Callable[[int], object] = lambda images: None,
 ) -> Score:
     """Runs the images `index` [N] with their labels [N] through the engine, `batch` at a time.
 
@@ -84,7 +84,7 @@ def score_split(
     runtime: Runtime,
     readout_steps: list[int],
     keys: Iterable[SpikeKey],
-    after_each: Callable[[int], None] = lambda images: None,
+    after_each: Callable[[int], object] = lambda images: None,
 ) -> tuple[list[Score], float]:
     """The scores of a network on a whole split, one for each key, and the seconds they took without compilation."""
     net.to(runtime.device).spiking.step_mode = "m"

@@ -14,6 +14,7 @@ class Progress:
     def __init__(self, epochs: int, show: bool | None = None) -> None:
         self.epochs, self.show = epochs, show
         self.bar = progress_bar("", 0, show=False)  # until the first epoch begins
+        self.learned = ""  # loss and accuracy
 
     def __enter__(self) -> Progress:
         return self
@@ -27,14 +28,15 @@ class Progress:
         if not self.bar.total:
             self.bar = progress_bar(title, self.epochs * images, epochs * images + done, self.show)
         self.bar.set_description_str(title, refresh=False)
-        self.bar.set_postfix_str("", refresh=False)
+        self.bar.set_postfix_str(self.learned, refresh=False)
 
     def step(self, images: int) -> bool:
         """Count images; whether the bar was drawn, and wants new figures for the next time."""
         return bool(self.bar.update(images))
 
     def figures(self, loss: float, accuracy: float) -> None:
-        self.bar.set_postfix_str(f"acc {accuracy:.2%}, loss {loss:.4f}", refresh=False)
+        self.learned = f"acc {accuracy:.2%}, loss {loss:.4f}"
+        self.bar.set_postfix_str(self.learned, refresh=False)
 
     def says(self, what: str) -> None:
         """What is done between the epochs."""

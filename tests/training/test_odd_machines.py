@@ -83,7 +83,7 @@ def test_ctrl_c_on_a_terminal(tmp_path: Path):
             seen += os.read(terminal, 4096)
         except OSError:  # the other end is closed
             break
-        if not pressed and b" images/s  " in seen and b" left" in seen and b"epoch 2/100000" in seen:
+        if not pressed and b" images/s, " in seen and b" left" in seen and b"epoch 2/100000" in seen:
             os.write(terminal, b"\x03")
             pressed = True
     os.close(terminal)
