@@ -18,7 +18,7 @@ WIDE_BAR = BAR + ", {rate_noinv_fmt}{postfix}"
 
 
 def fit(text: str, width: int = WIDTH, indent: str = "  ") -> str:
-    """The lines of a text, those that are longer than `width` broken between words; paths and flags stay whole."""
+    """Return the text with lines of at most `width`, broken between words; paths and flags stay whole."""
 
     def broken(line: str) -> str:
         return textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
@@ -27,7 +27,7 @@ def fit(text: str, width: int = WIDTH, indent: str = "  ") -> str:
 
 
 def fit_terminal(text: str, stream: TextIO) -> str:
-    """`fit` for a terminal; a file or pipe gets each message on one line, for `grep`."""
+    """Fit the text to a terminal; a file or pipe gets each message on one line, for `grep`."""
     return fit(text, columns(stream)) if stream.isatty() else text
 
 
@@ -53,7 +53,7 @@ def show_log() -> None:
 
 
 def columns(stream: TextIO) -> int:
-    """The width of a terminal; 80 for one that does not know, and elsewhere."""
+    """Return the width of a terminal; 80 for one that does not know, and elsewhere."""
     try:
         return os.get_terminal_size(stream.fileno()).columns or WIDTH
     except (OSError, ValueError):
@@ -61,7 +61,7 @@ def columns(stream: TextIO) -> int:
 
 
 def progress_bar(title: str, images: int, done: int = 0, show: bool | None = None) -> tqdm:
-    """A bar over so many images on stderr: 'epoch 3/10  45%|█████▌      | 00:12 left, 181k images/s, acc 91.20%'.
+    """Return a bar over so many images on stderr: 'epoch 3/10  45%|████▌    | 00:12 left, 181k images/s, acc 91.20%'.
 
     done: images of an earlier process, which do not count for the speed. show: whether it is drawn; by default where
     stderr is a terminal. A narrow terminal gets only the time.

@@ -92,7 +92,7 @@ class TensorBoard:
 
 
 def hyperparameters(config: Config) -> dict[str, float | str]:
-    """The settings that decide the result, less those that are off or not used: numbers, and the others as text."""
+    """Return the settings that decide the result and are in use: numbers, and the others as text."""
     off = {name for name in ("alpha", "amp", "ema", "limit_batches") if not getattr(config, name)}
     values = {name: getattr(config, name) for name in DECIDING if name not in off | config.unused}
     return {name: value if type(value) in (int, float) else show(value) for name, value in values.items()}

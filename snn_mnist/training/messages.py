@@ -53,7 +53,7 @@ def seeds_summary(folder: Path) -> str:
 
 
 def begins(config: Config, runtime: Runtime, data: TrainingData, folder: Path, resumed: Position | None) -> str:
-    """The lines before the first epoch; `resumed` is the position that a resumed run goes on from."""
+    """Return the lines before the first epoch; `resumed` is the position that a resumed run goes on from."""
     images = f"{config.dataset}: {data.steps * config.b:,} images an epoch"
     lines = [fit(str(runtime)), images, f"run directory {folder}"]
     idle = config.idle(runtime.device.type)
@@ -67,7 +67,7 @@ def begins(config: Config, runtime: Runtime, data: TrainingData, folder: Path, r
 
 
 def epoch(row: dict[str, Any], epochs: int, skipped: int, threads: str) -> str:
-    """The line of a finished epoch, and below it what is remarkable. With -val the test loss has no room."""
+    """Return the line of a finished epoch, and below it what is remarkable. With -val the test loss has no room."""
     test = f"test {row['test_acc']:.2%}" if "test_acc" in row else ""
     if test and "val_acc" not in row:
         test = f"test loss {row['test_loss']:.4f} acc {row['test_acc']:.2%}"
@@ -105,7 +105,7 @@ def summary(
     config: Config, row: dict[str, Any], position: Position, training_images: int, folder: Path, interrupted: bool,
     converts: bool = False,
 ) -> str:  # fmt: skip
-    """The lines after the last epoch."""
+    """Return the lines after the last epoch."""
     best = position.best
     last = f"test accuracy {row['test_acc']:.2%}" if config.test else f"held-out accuracy {row['val_acc']:.2%}"
     lines = [f"last epoch: {last}, trained at {row['train_images_per_s']:,.0f} images/s"]

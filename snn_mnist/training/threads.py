@@ -41,7 +41,7 @@ class Threads:
             self.use(count)
 
     def announcement(self) -> str:
-        """Once after a change: that fewer threads are used, or all again; else ''."""
+        """Return, once after a change, that fewer threads are used or all again; else ''."""
         if self.count == self.announced:
             return ""
         self.announced = self.count
@@ -53,7 +53,7 @@ class Threads:
 
 
 def busy_seconds() -> float:
-    """The seconds for which this process's cores have worked, for all programs but those of low priority ("nice").
+    """Return the seconds that this process's cores have worked for all programs but those of low priority ("nice").
 
     Always 0 where there is no /proc/stat (macOS, Windows): the number of threads stays as it is.
     """
@@ -67,7 +67,7 @@ def busy_seconds() -> float:
 
 
 def threads_of(runtime: Runtime) -> Threads:
-    """A choice up to the run's threads (-j) where no result depends on it; elsewhere without a choice."""
+    """Return a choice up to the run's threads (-j) where no result depends on it, elsewhere one of a single thread."""
     if not BACKENDS[runtime.backend].compiled_steps:
         return Threads(1, lambda threads: None)
     from snn_mnist.kernels.cpu import jit
