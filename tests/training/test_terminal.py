@@ -46,9 +46,9 @@ class Screen:
 @pytest.mark.parametrize(
     ("columns", "words", "not_there"),
     [
-        (120, ["epoch 12/100", "12%|█", " left, ", " images/s, acc 91.20%, loss 0.0171"], ()),
-        (80, ["epoch 12/100", "12%|█", " left, ", " images/s, acc 91.20%, loss 0.0171"], ()),
-        (40, ["epoch 12/100", "12%|█", " left"], ["images/s", "loss"]),
+        (120, ["epoch 12/100", "12%|", " left, ", " images/s, acc 91.20%, loss 0.0171"], ()),
+        (80, ["epoch 12/100", "12%|", " left, ", " images/s, acc 91.20%, loss 0.0171"], ()),
+        (40, ["epoch 12/100", "12%|", " left"], ["images/s", "loss"]),
         (24, ["epoch 12/100"], ["loss"]),
     ],
 )
