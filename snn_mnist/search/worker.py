@@ -171,10 +171,12 @@ def run_workers(plan: Plan, count: int, interruption: Interruption) -> None:
 
 def _work_as_process(plan: Plan, stop: Connection) -> None:
     """Work in a process of its own, which ends after its current steps when the other end of `stop` closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Windows not inherited; `work` notes it from then on
     interruption = Interruption()
 
     def wait() -> None:
-        stop.poll(None)
+        with contextlib.suppress(OSError):  # of Windows, for a pipe that is closed already
+            stop.poll(None)
         interruption.signal = interruption.signal or signal.SIGTERM
 
     threading.Thread(target=wait, daemon=True).start()
