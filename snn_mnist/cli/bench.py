@@ -50,7 +50,7 @@ class BenchOptions(Threads, Options):
 
 def run(options: BenchOptions) -> int:
     from snn_mnist.data.datasets import load_dataset
-    from snn_mnist.kernels.backends import BACKENDS
+    from snn_mnist.kernels import BACKENDS
     from snn_mnist.kernels.cache import compile_seconds
     from snn_mnist.network.device import choose_device, why_unavailable
     from snn_mnist.storage import environment
@@ -104,7 +104,6 @@ class Work:
     def __init__(self, config: Config, dataset: Dataset) -> None:
         import torch
 
-        from snn_mnist.kernels.backends import BACKENDS
         from snn_mnist.network.device import choose_runtime
         from snn_mnist.training.data import TrainingData
         from snn_mnist.training.evaluator import Evaluator
@@ -119,7 +118,7 @@ class Work:
         self.learner = Learner(config, self.runtime, self.data)
         self.evaluator = Evaluator(config, self.runtime, self.data, self.learner)
         restore(Resumed(config, {}), self.learner)
-        for _ in range(2 if BACKENDS[config.backend].graphs else 0):  # CUDA graphs are captured in two whole epochs
+        for _ in range(2 if config.backend == "cupy" else 0):  # CUDA graphs are captured in two whole epochs
             self.train(self.data.steps)
 
     def train(self, steps: int) -> int:

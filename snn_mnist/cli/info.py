@@ -86,7 +86,7 @@ def devices() -> dict[str, str]:
 
 def backends() -> dict[str, str]:
     """Return 'available' or the reason why not, for each backend on its kind of device."""
-    from snn_mnist.kernels.backends import BACKENDS
+    from snn_mnist.kernels import BACKENDS
     from snn_mnist.network.device import why_refused
 
     def state(name: str, kind: str) -> str:

@@ -24,11 +24,10 @@ from torch.nn.functional import hardtanh
 from snn_mnist.core.base import HALF_PRECISION, MemoryModule, check_sequence, check_step_mode, floating, state_dtype
 from snn_mnist.core.numbers import above_one, finite_or_learned
 from snn_mnist.core.surrogate import FormulaSurrogate, Sigmoid
-from snn_mnist.kernels.backends import BACKENDS
-from snn_mnist.kernels.neuron_spec import NeuronSpec
+from snn_mnist.kernels.neuron import NeuronSpec
 
 # backend -> the module with why_unavailable(device) and multi_step(x_seq, v, spec, store_v_seq)
-FUSED_BACKENDS = {backend.name: backend.neuron for backend in BACKENDS.values() if backend.neuron}
+FUSED_BACKENDS = {"numba": "snn_mnist.kernels.cpu.neuron", "cupy": "snn_mnist.kernels.cuda.neuron"}
 
 Number = float | Tensor  # a setting; a tensor where it is learned (an nn.Parameter), torch backend only
 

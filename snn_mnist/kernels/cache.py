@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.metadata
 import os
 import tempfile
 from pathlib import Path
@@ -13,22 +14,22 @@ compile_seconds: dict[str, float] = {}  # kernel -> seconds spent in this proces
 
 @functools.cache
 def source_hash() -> str:
-    """Hash of all Python sources of this folder and its subfolders."""
-    digest = hashlib.sha256()
+    """Return a hash of numba's version, and of all Python sources of this folder and its subfolders."""
+    digest = hashlib.sha256(importlib.metadata.version("numba").encode())
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(path.relative_to(Path(__file__).parent).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
 def cache_directory() -> Path | None:
-    """The folder of numba's kernels, or None where none can be written."""
+    """Return the folder of numba's kernels, or None where none can be written."""
     return writable(f"kernels-{source_hash()}")
 
 
 @functools.cache
 def writable(name: str) -> Path | None:
-    """A folder of this name in our cache, made if needed, or None if it can't be written. `SNN_MNIST_CACHE` names
-    another cache."""
+    """Return a folder of this name in our cache, made if needed, or None if it can't be written. `SNN_MNIST_CACHE`
+    names another cache."""
     base = os.environ.get("SNN_MNIST_CACHE") or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache"), "snn_mnist"
     )

@@ -14,16 +14,34 @@ bytes needed 8 calls for 128 steps whatever T is (bytes: ceil(T / 16)), and coul
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from snn_mnist.kernels.philox import philox
-
 BLOCK = 16  # steps of one Philox call
 TIE = 0x80000000  # set in the counters of ties
 DIGITS = 0x01010101  # a byte times this is the byte four times over
+ROUNDS = 10
+MULTIPLIER_0, MULTIPLIER_1 = 0xD2511F53, 0xCD9E8D57
+WEYL_0, WEYL_1 = 0x9E3779B9, 0xBB67AE85
+WORD = 0xFFFFFFFF
+
+
+def philox(counter: tuple[Any, Any, Any, Any], key: tuple[Any, Any]) -> tuple[Any, Any, Any, Any]:
+    """Return Philox4x32-10 (Salmon et al. 2011) of a counter and a key: four random 32-bit words.
+
+    There is no state, so any number can be had at once and in any order. The words are Python integers, int64 tensors
+    (which broadcast) or numba's int64; `simd.philox8` is eight calls at once, snn.cuh has the same in CUDA.
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(ROUNDS):
+        p0, p1 = c0 * MULTIPLIER_0, c2 * MULTIPLIER_1  # int64 wraps modulo 2**64, which keeps all 64 product bits
+        c0, c1 = ((p1 >> 32) & WORD) ^ c1 ^ k0, p1 & WORD
+        c2, c3 = ((p0 >> 32) & WORD) ^ c3 ^ k1, p0 & WORD
+        k0, k1 = (k0 + WEYL_0) & WORD, (k1 + WEYL_1) & WORD
+    return c0, c1, c2, c3
 
 
 class SpikeKey(NamedTuple):

@@ -18,11 +18,11 @@ from torch.nn.functional import linear
 from snn_mnist.core.conversion import Converter
 from snn_mnist.data.datasets import Split
 from snn_mnist.errors import SNNError
-from snn_mnist.network.autograd_steps import AutogradSteps
 from snn_mnist.network.device import Runtime
 from snn_mnist.network.network import CLASSES, PIXELS, SNN
 from snn_mnist.network.poisson import SpikeKey
 from snn_mnist.network.scoring import Score
+from snn_mnist.network.training_steps import AutogradSteps, Training
 
 CALIBRATION = 10_000  # images at most that the scale is measured on
 
@@ -65,8 +65,8 @@ class AnnEngine:
         steps = torch.tensor(readout_steps, device=activation.device)
         return activation[:, None] * steps[:, None], torch.zeros(len(index), dtype=torch.int64)
 
-    def training_steps(self, labels: Tensor, **settings: Any) -> AutogradSteps:
-        return AutogradSteps(self, labels, **settings)
+    def training_steps(self, labels: Tensor, training: Training) -> AutogradSteps:
+        return AutogradSteps(self, labels, training)
 
 
 @dataclass(frozen=True)

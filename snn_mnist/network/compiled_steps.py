@@ -1,135 +1,160 @@
 """The training steps of an epoch on the CPU's fused backend: each chunk of them is one compiled call.
 
-    run = CompiledSteps(active, weight, labels, spec, steps=937, batch=64, T=100, optimizer=FusedAdam(weight))
-    run.begin(key, order, learning_rates)             # what differs from epoch to epoch
-    run.run(0, 937)
-
 The bits do not depend on the number of threads, nor on how an epoch is cut into calls of `run`. Between them weight,
 average, rates and the optimiser's state are up to date.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
-from snn_mnist.kernels.cpu import training
-from snn_mnist.kernels.cpu.gradient import gradient_function
-from snn_mnist.kernels.cpu.optimizer import ADAM, SGD
-from snn_mnist.kernels.cpu.spikes import ActivePixels
-from snn_mnist.kernels.neuron_spec import NeuronSpec, coefficients
+from snn_mnist.kernels.cpu import fused, simd
+from snn_mnist.kernels.cpu import training as kernel
+from snn_mnist.kernels.cpu.jit import gradient_function, on_threads
+from snn_mnist.kernels.cpu.spikes import ActivePixels, key_words
+from snn_mnist.kernels.neuron import NeuronSpec, coefficients
 from snn_mnist.kernels.spikes import SpikeKey
+from snn_mnist.network.training_steps import Training, TrainingSteps
 
 CHUNK_WORK = 320_000  # images times time steps of a chunk, some 20 ms
 _UNSUPPORTED = ("weight_decay", "amsgrad", "maximize", "dampening", "nesterov")
-_NONE = np.empty(0, np.float32)
 
 
-class CompiledSteps:
+class CompiledSteps(TrainingSteps):
     """The training steps of an epoch; see above.
 
-    active: the active pixels of the data set; weight [C, P] float32, the parameter of `optimizer` (FusedAdam, FusedSGD
-    or torch.optim's own: only its settings and state are used); labels [N, C] float32, targets of all images;
-    precision: float32, or bfloat16 to which the kernels round the weights; average [C, P] or None: a moving average,
-    average = decay average + (1 - decay) weight at each step; rates [steps * batch, C] receives each batch's rates
-    with the weights before its step; chunk: a run is best stopped after a multiple of this many steps.
+    weight [C, P] float32, the parameter of the optimiser, a FusedOptimizer; labels [N, C] float32: the targets of all
+    images; precision: float32, or bfloat16, to which the kernels round the weights.
     """
 
     def __init__(
-        self, active: ActivePixels, weight: Tensor, labels: Tensor, spec: NeuronSpec, *, steps: int, batch: int, T: int,
-        optimizer: Any, precision: torch.dtype = torch.float32, average: Tensor | None = None,
-        rates: Tensor | None = None, chunk: int | None = None,
+        self, weight: Tensor, active: ActivePixels, labels: Tensor, spec: NeuronSpec, precision: torch.dtype,
+        training: Training,
     ) -> None:  # fmt: skip
-        outputs, pixels = weight.shape
-        if outputs > training.ROW:
-            raise ValueError(f"the fused CPU kernel takes at most {training.ROW} neurons, not {outputs}")
-        self.active, self.weight, self.labels, self.spec = active, weight, labels, spec
-        self.batch, self.T, self.optimizer, self.average = batch, T, optimizer, average
-        self.rates = torch.zeros(steps * batch, outputs) if rates is None else rates
-        self.chunk = min(steps, chunk or max(1, CHUNK_WORK // (batch * max(T, 20))))
-        self.groups = training.groups_of(batch)
-        rows = (pixels + 1) * training.ROW
-        self._weights, self._moment, self._square = (training.aligned((rows,), np.float32) for _ in range(3))
-        self._used = self._weights if precision == torch.float32 else training.aligned((rows,), np.float32)
-        self._average = _NONE if average is None else training.aligned((rows,), np.float32)
-        self._sums = training.aligned((self.groups * rows,), np.float32)
-        self._room = training.new_room(1, pixels, T)
-        self._gradient = gradient_function(spec.surrogate, spec.parameters).address
-
-    def begin(
-        self, key: SpikeKey, order: Tensor, learning_rates: Sequence[float], decays: Sequence[float] | None = None
-    ) -> None:
-        """The epoch's own: key.epoch its number, order [>= steps * batch] of the images, a learning rate a step, and
-        a decay of the moving average."""
-        if self.average is not None and decays is None:
-            raise ValueError("a moving average needs a decay for each step; give decays")
-        self.key, self.order = key, order.numpy()
-        self.learning_rates = np.asarray(learning_rates, np.float64)
-        self.fresh = 1 - np.asarray(decays if decays is not None else (), np.float64)
-
-    def run(self, first: int, last: int) -> None:
-        """Steps first .. last - 1."""
-        if first < last:
-            self._run(first, last)
+        self.weight, self.active, self.labels, self.spec, self.training = weight, active, labels, spec, training
+        self.chunk = min(training.steps, max(1, CHUNK_WORK // (training.batch * max(training.T, 20))))
+        weights, moment, square = (fused.new_rows(*weight.shape) for _ in range(3))
+        used = weights if precision == torch.float32 else fused.new_rows(*weight.shape)
+        average = fused.new_rows(*weight.shape) if training.average is not None else np.empty(0, np.float32)
+        sums = simd.aligned_array(kernel.groups_of(training.batch) * len(weights), np.float32)
+        self.rows = kernel.Rows(weights, used, moment, square, average, sums)
+        self.gradient = gradient_function(spec.surrogate, spec.parameters).address
 
     def warm_up(self) -> None:
-        """No steps: the kernel is compiled, or loaded from its cache, outside of the measured time."""
-        self.begin(SpikeKey(0, 0, 0), torch.zeros(0, dtype=torch.int64), [0.0], None if self.average is None else [0.0])
-        self._run(0, 0)
+        """Run no steps: the kernel is compiled, or loaded from its cache, outside of the measured time."""
+        self.begin(SpikeKey(0, 0, 0), torch.zeros(0, dtype=torch.int64), [])
+        self.run(0, 0)
 
-    def _run(self, first: int, last: int) -> None:
-        workers = numba.get_num_threads()
-        if len(self._room.current) < workers:
-            self._room = training.new_room(workers, self.weight.shape[1], self.T)
-        kind, settings, state = self._settings()
-        pairs = [(self.weight, self._weights)]
-        pairs += [(tensor, rows) for tensor, rows in zip(state, (self._moment, self._square), strict=False)]
-        if self.average is not None:
-            pairs.append((self.average, self._average))
-        arrays = [(tensor.detach().numpy(), rows) for tensor, rows in pairs]
-        for matrix, rows in arrays:
-            training.to_rows(matrix, rows)
-        active, key = self.active, self.key
-        training.train_steps(
-            active.offsets, active.pixels, active.values, self.order, self.labels.numpy(), first, last, self.batch,
-            self.T, np.uint32(key.epoch), np.uint32(key.seed), np.uint32(key.stream), tuple(coefficients(self.spec)),
-            self._gradient, self.rates.numpy(), self._weights, self._used, self._moment, self._square, self._average,
-            kind, settings, self._done(), self.learning_rates, self.fresh, self.groups, self._sums, self._room, workers,
+    def run(self, first: int, last: int) -> None:
+        training, rows, optimizer = self.training, self.rows, self.training.optimizer
+        kind, settings, state = optimizer.for_kernel()
+        update = kernel.Update(
+            kind, settings, self.learning_rates, self.new_weight_shares, optimizer.steps_done - first
+        )
+        batches = kernel.Batches(training.batch, self.order.numpy(), self.labels.numpy(), training.rates.numpy())
+        copies = [(self.weight, rows.weights), *zip(state, (rows.moment, rows.square), strict=False)]
+        if training.average is not None:
+            copies.append((training.average, rows.average))
+        for matrix, its_rows in copies:
+            fused.copy_to_rows(matrix, its_rows)
+        on_threads(
+            kernel.train_steps, first, last, self.active, batches, training.T, key_words(self.key),
+            coefficients(self.spec), self.gradient, rows, update, workers=None if last > first else 1,
         )  # fmt: skip
-        for matrix, rows in arrays:
-            training.from_rows(rows, matrix)
+        for matrix, its_rows in copies:
+            fused.copy_from_rows(its_rows, matrix)
         if last > first:
-            self._count(last - first, float(self.learning_rates[last - 1]))
+            optimizer.param_groups[0]["lr"] = float(self.learning_rates[last - 1])
+            optimizer.count(last - first)
 
-    def _settings(self) -> tuple[int, np.ndarray, list[Tensor]]:
-        """(kind, numbers, state tensors) of the optimiser, whose state is made where there is none."""
-        (group,) = self.optimizer.param_groups
+
+# ---- optimisers ----------------------------------------------------------------------------------------------------
+
+
+class FusedOptimizer:
+    """Adam or SGD of one weight as a record: settings and state in the form of torch.optim, without importing it.
+
+    The arithmetic is in kernels/cpu/training.py. `state_dict` and `load_state_dict` exchange with torch.optim's classes
+    of the same names; importing torch.optim would take 1.8 s, for it imports torch._dynamo.
+    """
+
+    defaults: ClassVar[dict[str, Any]]
+
+    def __init__(self, weight: Tensor, **settings: Any) -> None:
+        self.weight = weight
+        self.param_groups: list[dict[str, Any]] = [{"params": [weight], **self.defaults, **settings}]
+        self.state: dict[Tensor, dict[str, Tensor]] = {weight: {}}
+
+    def state_dict(self) -> dict[str, Any]:
+        """{'state': {0: {…}}, 'param_groups': [{…, 'params': [0]}]}; tensors are shared, as torch's are."""
+        (group,) = self.param_groups
+        state = self.state[self.weight]
+        settings = {name: value for name, value in group.items() if name != "params"}
+        return {"state": {0: dict(state)} if state else {}, "param_groups": [{**settings, "params": [0]}]}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Take over settings and state, copied; a setting that the saved form lacks keeps its value."""
+        (group,) = saved["param_groups"]
+        if len(group["params"]) != 1:
+            raise ValueError(f"the optimizer state is of {len(group['params'])} parameters instead of one")
         if on := [name for name in _UNSUPPORTED if group.get(name)]:
-            raise ValueError(f"the compiled steps do not support {', '.join(on)}; use torch.optim with FusedSteps")
-        state = self.optimizer.state[self.weight]
-        if "betas" in group:
-            if "step" not in state:
-                state["step"] = torch.zeros(())
-                state["exp_avg"], state["exp_avg_sq"] = (torch.zeros_like(self.weight.detach()) for _ in range(2))
-            settings = np.array([*group["betas"], group["eps"]], np.float64)
-            return ADAM, settings, [state["exp_avg"], state["exp_avg_sq"]]
-        settings = np.array([group["momentum"], 0, 0], np.float64)
-        if not group["momentum"]:
-            return SGD, settings, []
-        if state.get("momentum_buffer") is None:
-            state["momentum_buffer"] = torch.zeros_like(self.weight.detach())
-        return SGD, settings, [state["momentum_buffer"]]
+            raise ValueError(f"the compiled steps do not support {', '.join(on)}; use -backend torch")
+        self.param_groups[0].update({name: value for name, value in group.items() if name != "params"})
+        state = saved["state"].get(group["params"][0], {})
+        self.state[self.weight] = {
+            name: torch.as_tensor(value, dtype=torch.float32).clone(memory_format=torch.contiguous_format)
+            for name, value in state.items()
+            if value is not None
+        }
 
-    def _done(self) -> int:
-        return int(self.optimizer.state[self.weight].get("step", 0))
+    def for_kernel(self) -> tuple[int, np.ndarray, list[Tensor]]:
+        """Return (kind, numbers, state tensors); the state is made where there is none."""
+        raise NotImplementedError
 
-    def _count(self, steps: int, learning_rate: float) -> None:
-        (group,) = self.optimizer.param_groups
-        group["lr"] = learning_rate
-        if "betas" in group:
-            self.optimizer.state[self.weight]["step"] += steps
+    def _zeros(self, *names: str) -> list[Tensor]:
+        state = self.state[self.weight]
+        for name in names:
+            if state.get(name) is None:
+                state[name] = torch.zeros_like(self.weight.detach())
+        return [state[name] for name in names]
+
+    @property
+    def steps_done(self) -> int:
+        return int(self.state[self.weight].get("step", 0))
+
+    def count(self, steps: int) -> None:
+        """Count these steps as done, where torch.optim's class does so."""
+
+
+class FusedAdam(FusedOptimizer):
+    """torch.optim.Adam([weight], lr, fused=True)."""
+
+    defaults: ClassVar[dict[str, Any]] = {
+        "lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0, "amsgrad": False, "maximize": False,
+        "foreach": None, "capturable": False, "differentiable": False, "fused": True, "decoupled_weight_decay": False,
+    }  # fmt: skip
+
+    def for_kernel(self) -> tuple[int, np.ndarray, list[Tensor]]:
+        group = self.param_groups[0]
+        self.state[self.weight].setdefault("step", torch.zeros(()))
+        return kernel.ADAM, np.array([*group["betas"], group["eps"]]), self._zeros("exp_avg", "exp_avg_sq")
+
+    def count(self, steps: int) -> None:
+        self.state[self.weight]["step"] += steps
+
+
+class FusedSGD(FusedOptimizer):
+    """torch.optim.SGD([weight], lr, momentum, fused=True)."""
+
+    defaults: ClassVar[dict[str, Any]] = {
+        "lr": 1e-3, "momentum": 0, "dampening": 0, "weight_decay": 0, "nesterov": False, "maximize": False,
+        "foreach": None, "differentiable": False, "fused": True,
+    }  # fmt: skip
+
+    def for_kernel(self) -> tuple[int, np.ndarray, list[Tensor]]:
+        momentum = self.param_groups[0]["momentum"]
+        return kernel.SGD, np.array([momentum, 0.0, 0.0]), self._zeros("momentum_buffer") if momentum else []

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from snn_mnist import terminal
 from snn_mnist.errors import UsageError
-from snn_mnist.kernels.backends import BACKENDS
 from snn_mnist.kernels.cuda import available as cuda
 from snn_mnist.network import start_check
-from snn_mnist.network.engine import Engine, make_engine
+from snn_mnist.network.engine import Engine, fused_pass, make_engine
 from snn_mnist.network.network import SNN
 from snn_mnist.storage import environment
+
+FUSED = {"cpu": "numba", "cuda": "cupy"}  # type of a device -> its fused backend
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class Runtime:
 
     @property
     def test_batch(self) -> int:
-        """Images of a forward pass without gradient."""
-        return BACKENDS[self.backend].test_batch
+        """Images of a forward pass without gradient; the torch backend keeps their spikes as floats."""
+        return 500 if self.backend == "torch" else 10_000
 
     def engine(self, net: SNN, images: Tensor) -> Engine:
         """The network and the images [N, 784] of a split on this backend; images are moved once."""
@@ -63,7 +64,7 @@ def choose_runtime(device_name: str, backend: str, threads: int, step_mode: str 
         if device_name == "auto" and environment.has_nvidia_driver() and (error := cuda.device_error()):
             reason = f"{reason}; no GPU is used: {error}"
     # Beside the fused CPU kernels torch computes small tensors only, and two thread pools would compete for the cores.
-    torch.set_num_threads(1 if BACKENDS[backend].device == "cpu" else threads)
+    torch.set_num_threads(1 if backend == "numba" else threads)
     return Runtime(device, backend, reason, threads)
 
 
@@ -90,7 +91,7 @@ def choose_backend(name: str, device: torch.device) -> tuple[str, str]:
         if reason := why_refused(name, device):
             raise UsageError(f"backend {name!r} can't be used: {reason}")
         return name, "as requested"
-    fused = next((each.name for each in BACKENDS.values() if each.device == device.type), None)
+    fused = FUSED.get(device.type)
     if fused is None:
         return "torch", f"the only one for {device.type}"
     if reason := why_refused(fused, device):
@@ -101,18 +102,17 @@ def choose_backend(name: str, device: torch.device) -> tuple[str, str]:
 def why_refused(name: str, device: str | torch.device) -> str | None:
     """`why_unavailable`, and for the CUDA kernels also what their start-up check on this device finds."""
     reason = why_unavailable(name, device)
-    if reason is None and BACKENDS[name].start_check:
-        terminal.say("checking the CUDA kernels, which are compiled once")
-        return start_check.find_error(BACKENDS[name].fused_pass(), torch.device(device))
-    return reason
+    if reason or name != "cupy":
+        return reason
+    terminal.say("checking the CUDA kernels, which are compiled once")
+    return start_check.find_error(fused_pass(name), torch.device(device))
 
 
 def why_unavailable(name: str, device: str | torch.device) -> str | None:
-    """None if this backend can run on this device, else the reason and the remedy."""
-    backend, device = BACKENDS[name], torch.device(device)
-    kernels = backend.fused_pass()
-    reason = kernels.why_unavailable(device) if kernels else None
-    return f"{reason}; use -backend auto" if reason and device.type != backend.device else reason
+    """Return None if this backend can run on this device, else the reason and the remedy."""
+    device = torch.device(device)
+    reason = None if name == "torch" else fused_pass(name).why_unavailable(device)
+    return f"{reason}; use -backend auto" if reason and FUSED.get(device.type) != name else reason
 
 
 def without_tiles() -> None:

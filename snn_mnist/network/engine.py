@@ -1,57 +1,31 @@
-"""From a network and images to firing rates and training steps, on each backend.
-
-An engine holds a network and the images of one split on one backend, and has `firing_rate`, differentiable;
-`firing_counts`, forward only, for tests; and `training_steps`.
-"""
+"""From a network and images to firing counts and training steps, on each backend."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from snn_mnist.core import functional
-from snn_mnist.kernels import autograd
-from snn_mnist.kernels.backends import BACKENDS, Backend
-from snn_mnist.network.autograd_steps import AutogradSteps
 from snn_mnist.network.fused_steps import FusedSteps
 from snn_mnist.network.network import CLASSES, PIXELS, SNN
 from snn_mnist.network.poisson import SpikeKey, poisson_encode
+from snn_mnist.network.training_steps import AutogradSteps, Training, TrainingSteps
 
 CHUNK_BYTES = 64 << 20  # of spikes as floats that the torch engine holds at a time when nothing is differentiated
-
-
-class TrainingSteps(Protocol):
-    """The training steps of an epoch, see AutogradSteps, CompiledSteps and FusedSteps."""
-
-    chunk: int  # a run is best stopped after a multiple of this many steps
-
-    def warm_up(self) -> None:
-        """Compiles what the steps need; weights do not change. `begin` is called after it."""
-
-    def begin(
-        self, key: SpikeKey, order: Tensor, learning_rates: Sequence[float], decays: Sequence[float] | None = None
-    ) -> None:
-        """Begins an epoch."""
-
-    def run(self, first: int, last: int) -> None:
-        """Steps first .. last - 1 of the epoch."""
 
 
 class Engine(Protocol):
     """A network and the images of one split on one backend."""
 
-    def firing_rate(self, index: Tensor, steps: int, key: SpikeKey) -> Tensor:
-        """Mean number of spikes per step [N, 10] of the images `index` [N] int64 over T = steps, differentiable."""
-
     def firing_counts(self, index: Tensor, readout_steps: list[int], key: SpikeKey) -> tuple[Tensor, Tensor]:
-        """Output spikes in the first readout_steps[m] steps [N, M, 10] (readout_steps ascend, the last one is T), and
-        the number of input spikes in T steps [N]."""
+        """Return the output spikes in the first readout_steps[m] steps [N, M, 10] (readout_steps ascend, the last one
+        is T) and the number of input spikes in T steps [N]."""
 
-    def training_steps(self, labels: Tensor, *, amp: bool, **settings: Any) -> TrainingSteps:
-        """The training steps of an epoch, with one-hot labels [N, 10]; settings as in AutogradSteps."""
+    def training_steps(self, labels: Tensor, training: Training) -> TrainingSteps:
+        """Return the training steps of an epoch, with one-hot labels [N, 10] float32."""
 
 
 class TorchEngine:
@@ -75,6 +49,7 @@ class TorchEngine:
         return torch.stack([self.net(step) for step in spikes])
 
     def firing_rate(self, index: Tensor, steps: int, key: SpikeKey) -> Tensor:
+        """Return the mean number of spikes per step [N, 10] of the images `index` [N] int64, differentiable."""
         span = steps if self.net.spiking.step_mode == "m" else 16
         total = sum(self._output(spikes).sum(0) for _, spikes in self._spans(index, steps, key, span))
         functional.reset_net(self.net)
@@ -95,32 +70,22 @@ class TorchEngine:
         functional.reset_net(self.net)
         return counts, inputs
 
-    def training_steps(self, labels: Tensor, **settings: Any) -> AutogradSteps:
-        return AutogradSteps(self, labels, **settings)
+    def training_steps(self, labels: Tensor, training: Training) -> AutogradSteps:
+        return AutogradSteps(self, labels, training)
 
 
 class FusedEngine:
     """Fused kernels: one pass from pixels to rates and the weight gradient."""
 
-    def __init__(self, backend: Backend, net: SNN, images: Tensor) -> None:
+    def __init__(self, backend: str, net: SNN, images: Tensor) -> None:
         """images [N, 784] uint8, on the network's device"""
         if len(net.layer) != 3:
             raise ValueError(
                 f"a fused backend computes Flatten, Linear and the neurons, not {len(net.layer)} modules; use torch"
             )
-        self.backend, self.kernels, self.net = backend, backend.fused_pass(), net
+        self.backend, self.kernels, self.net = backend, fused_pass(backend), net
         self.active = self.kernels.active_pixels(images)
         self.spec = net.spiking.spec()
-
-    def _precision(self) -> torch.dtype:
-        """The type to which autocast rounds the weights, as it does in a linear layer."""
-        device = self.net.weight.device.type
-        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
-
-    def firing_rate(self, index: Tensor, steps: int, key: SpikeKey) -> Tensor:
-        return autograd.firing_rate(
-            self.kernels, self.net.weight, self.active, index, steps, key, self.spec, self._precision()
-        )
 
     @torch.no_grad()
     def firing_counts(self, index: Tensor, readout_steps: list[int], key: SpikeKey) -> tuple[Tensor, Tensor]:
@@ -128,20 +93,29 @@ class FusedEngine:
             self.net.weight, self.active, index, readout_steps, key, self.spec, self._precision()
         )
 
-    def training_steps(self, labels: Tensor, *, amp: bool, **settings: Any) -> TrainingSteps:
-        device = self.net.weight.device.type
-        precision = torch.get_autocast_dtype(device) if amp else torch.float32
-        if self.backend.compiled_steps and not settings["scaler"].is_enabled():
+    def training_steps(self, labels: Tensor, training: Training) -> TrainingSteps:
+        parts, precision = (self.net.weight, self.active, labels, self.spec), self._precision(training.amp)
+        if self.backend == "numba":
             from snn_mnist.network.compiled_steps import CompiledSteps
 
-            del settings["scaler"], settings["skipped"]  # no loss scaling, so no step is skipped
-            return CompiledSteps(self.active, self.net.weight, labels, self.spec, precision=precision, **settings)
+            return CompiledSteps(*parts, precision, training)
         return FusedSteps(
-            self.kernels, self.net.weight, self.active, labels, self.spec, precision=precision, **settings
-        )
+            self.kernels, *parts, steps=training.steps, batch=training.batch, T=training.T,
+            optimizer=training.optimizer, scaler=training.scaler, precision=precision, average=training.average,
+            rates=training.rates, skipped=training.skipped,
+        )  # fmt: skip
+
+    def _precision(self, amp: bool = False) -> torch.dtype:
+        """The type to which autocast rounds the weights, as it does in a linear layer."""
+        device = self.net.weight.device.type
+        return torch.get_autocast_dtype(device) if amp or torch.is_autocast_enabled(device) else torch.float32
+
+
+def fused_pass(backend: str) -> Any:
+    """Return the module with the fused pass of a backend: cpu/fused.py or cuda/fused.py of kernels."""
+    return importlib.import_module(f"snn_mnist.kernels.{'cpu' if backend == 'numba' else 'cuda'}.fused")
 
 
 def make_engine(backend: str, net: SNN, images: Tensor) -> Engine:
-    """An engine of this backend for a network and the images [N, 784] uint8 of a split, on the network's device."""
-    found = BACKENDS[backend]
-    return FusedEngine(found, net, images) if found.fused else TorchEngine(net, images)
+    """Return an engine of this backend for a network and the images [N, 784] uint8 of a split, on its device."""
+    return TorchEngine(net, images) if backend == "torch" else FusedEngine(backend, net, images)

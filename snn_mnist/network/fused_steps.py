@@ -22,14 +22,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from snn_mnist.kernels.neuron_spec import NeuronSpec
+from snn_mnist.kernels.neuron import NeuronSpec
 from snn_mnist.kernels.spikes import SpikeKey
+from snn_mnist.network.training_steps import TrainingSteps
 
 CHUNK = 128  # steps in a graph
 capture_seconds: list[float] = []  # of each graph captured in this process
 
 
-class FusedSteps:
+class FusedSteps(TrainingSteps):
     """The training steps of an epoch; see above.
 
     kernels: the module of a fused pass; active: its `active_pixels` of the images; weight [C, P] float32, the only
@@ -58,19 +59,16 @@ class FusedSteps:
         self.T, self.steps, self.batch, self.precision = T, steps, batch, precision
         self.chunk = min(chunk or (CHUNK if self.capture else 1), steps)
         self.optimizer, self.scaler, self.average = optimizer, scaler, average
-        self.order = torch.zeros(steps * batch, dtype=torch.int64, device=device)
+        self.index = torch.zeros(steps * batch, dtype=torch.int64, device=device)
         self.targets = torch.zeros(steps * batch, outputs, device=device)
         self.rates = torch.zeros(steps * batch, outputs, device=device) if rates is None else rates
         self.skipped = torch.zeros((), dtype=torch.int64, device=device) if skipped is None else skipped
         if self.static:
             self.epoch = torch.zeros(1, dtype=torch.int32, device=device)
-            self.learning_rates = torch.zeros(steps, device=device)
-            self.new_weight_shares = torch.zeros(steps, device=device)  # 1 - decay
+            self.tensors = torch.zeros(2, steps, device=device)  # learning rates, 1 - decay
         self.eligibility = kernels.new_eligibility(active, batch, weight.shape)
         self.gradient = torch.zeros_like(weight)
         self.one = torch.ones((), device=device)
-        self.key: SpikeKey | None = None
-        self.numbers: tuple[Sequence[float], Sequence[float]] = [], []  # learning rates, 1 - decay
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}  # first step of a chunk -> its graph
         # torch's default stream for captures belongs to the device of the first capture in the process
         self.stream = torch.cuda.Stream(device) if self.capture else None
@@ -79,7 +77,7 @@ class FusedSteps:
     @torch.no_grad()
     def warm_up(self) -> None:
         """One image forward and back, so that no kernel is compiled within the measured time."""
-        index, rate = self.order[:1], torch.zeros_like(self.rates[:1])
+        index, rate = self.index[:1], torch.zeros_like(self.rates[:1])
         key = SpikeKey(0, 0, self.epoch if self.static else 0)  # type: ignore[arg-type]
         self.kernels.learn(
             self.weight, self.active, index, self.T, key, self.spec, self.precision, rate, self.eligibility
@@ -89,21 +87,17 @@ class FusedSteps:
     def begin(
         self, key: SpikeKey, order: Tensor, learning_rates: Sequence[float], decays: Sequence[float] | None = None
     ) -> None:
-        """What differs between epochs: its number key.epoch, the order [>= steps * batch] of the images, and for each
-        step a learning rate and a decay of the moving average."""
-        if self.key is not None and key[:2] != self.key[:2]:
+        if self.warm and key[:2] != self.key[:2]:
             self.graphs.clear()  # seed and stream are constants in the graphs
-        if self.average is not None and decays is None:
-            raise ValueError("a moving average needs a decay for each step; give decays")
-        self.key = key
-        self.order.copy_(order[: len(self.order)])
-        self.targets.copy_(self.labels[self.order])
-        self.numbers = learning_rates, [1 - decay for decay in decays or ()]
+        super().begin(key, order, learning_rates, decays)
+        self.index.copy_(order[: len(self.index)])
+        self.targets.copy_(self.labels[self.index])
+        self.numbers = self.learning_rates.tolist(), self.new_weight_shares.tolist()
         if self.static:
             self.epoch.fill_(key.epoch - (1 << 32 if key.epoch >= 1 << 31 else 0))  # the same 32 bits as int32
-            self.learning_rates.copy_(torch.tensor(learning_rates, dtype=torch.float32))
+            self.tensors[0].copy_(torch.tensor(self.numbers[0], dtype=torch.float32))
             if decays is not None:
-                self.new_weight_shares.copy_(torch.tensor(self.numbers[1], dtype=torch.float32))
+                self.tensors[1].copy_(torch.tensor(self.numbers[1], dtype=torch.float32))
 
     def run(self, first: int, last: int) -> None:
         """Steps first .. last - 1, on a CUDA device without waiting for them."""
@@ -135,11 +129,10 @@ class FusedSteps:
 
     def step(self, step: int) -> None:
         """One training step; all that it reads and writes on a CUDA device has a fixed address."""
-        assert self.key is not None, "call begin first"
         part = slice(step * self.batch, (step + 1) * self.batch)
-        index, rate = self.order[part], self.rates[part]
+        index, rate = self.index[part], self.rates[part]
         key = self.key._replace(epoch=self.epoch) if self.static else self.key  # type: ignore[arg-type]
-        learning_rates, shares = (self.learning_rates, self.new_weight_shares) if self.static else self.numbers
+        learning_rates, shares = self.tensors if self.static else self.numbers
         with torch.no_grad():
             self.kernels.learn(
                 self.weight, self.active, index, self.T, key, self.spec, self.precision, rate, self.eligibility

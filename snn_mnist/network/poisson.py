@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from snn_mnist.kernels import spikes
-from snn_mnist.kernels.philox import philox
-from snn_mnist.kernels.spikes import SpikeKey
+from snn_mnist.kernels.spikes import SpikeKey, philox
 
 __all__ = ["SpikeKey", "Stream", "poisson_encode", "random_order"]
 
@@ -41,9 +40,11 @@ def poisson_encode(images: Tensor, index: Tensor, start: int, stop: int, spike_k
     if start % spikes.BLOCK:
         raise ValueError(f"start={start} must be a multiple of {spikes.BLOCK}")
     if images.device.type == "cpu":
+        from snn_mnist.kernels.cpu import jit
         from snn_mnist.kernels.cpu import spikes as cpu_spikes
 
-        return cpu_spikes.encode(images, index, start, stop, spike_key)
+        if not jit.why_unavailable():
+            return cpu_spikes.encode(images, index, start, stop, spike_key)
     return spikes.encode(images, index, start, stop, spike_key)
 
 

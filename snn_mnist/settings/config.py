@@ -26,7 +26,7 @@ def _surrogates() -> Iterable[str]:
 
 def backends() -> Iterable[str]:
     """Return the words for -backend."""
-    from snn_mnist.kernels.backends import BACKENDS
+    from snn_mnist.kernels import BACKENDS
 
     return ("auto", *BACKENDS)
 

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from snn_mnist.kernels.backends import BACKENDS
 from snn_mnist.network.device import Runtime
 from snn_mnist.network.network import CLASSES, SNN
-from snn_mnist.network.optimizer import FusedAdam, FusedSGD
 from snn_mnist.network.poisson import SpikeKey, Stream
 from snn_mnist.network.scoring import mean_squared_error
+from snn_mnist.network.training_steps import Training
 from snn_mnist.settings.config import Config
 from snn_mnist.training.conversion import Conversion
 from snn_mnist.training.data import TrainingData
@@ -43,11 +42,11 @@ class Learner:
         """Makes the training steps, once the optimiser's state has been restored."""
         if self.config.opt == "sgd" and self.config.momentum:  # for GradScaler, see fill_momentum
             fill_momentum(self.optimizer, self.net.weight)
-        self.training = self.engine.training_steps(
-            one_hot(self.data.dataset.train.labels, CLASSES).float(), steps=self.data.steps, batch=self.config.b,
-            T=self.config.T, optimizer=self.optimizer, scaler=self.scaler, amp=self.config.amp, average=self.average,
-            rates=self.rates, skipped=self.skipped,
+        training = Training(
+            self.data.steps, self.config.b, self.config.T, self.optimizer, self.scaler, self.config.amp, self.average,
+            self.rates, self.skipped,
         )  # fmt: skip
+        self.training = self.engine.training_steps(one_hot(self.data.dataset.train.labels, CLASSES).float(), training)
         self.training.warm_up()
 
     @property
@@ -96,12 +95,14 @@ class Learner:
 
 def new_optimizer(config: Config, backend: str, weight: Tensor) -> Any:
     """Adam or SGD: a record for compiled steps, elsewhere torch.optim's own."""
-    if BACKENDS[backend].compiled_steps:
+    if backend == "numba":
+        from snn_mnist.network.compiled_steps import FusedAdam, FusedSGD
+
         if config.opt == "adam":
             return FusedAdam(weight, lr=config.lr)
         return FusedSGD(weight, lr=config.lr, momentum=config.momentum)
     if config.opt == "adam":
-        return torch.optim.Adam([weight], lr=config.lr, fused=True, capturable=BACKENDS[backend].graphs)
+        return torch.optim.Adam([weight], lr=config.lr, fused=True, capturable=backend == "cupy")
     return torch.optim.SGD([weight], lr=config.lr, momentum=config.momentum, fused=True)
 
 

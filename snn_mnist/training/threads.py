@@ -12,7 +12,6 @@ import os
 import time
 from collections.abc import Callable
 
-from snn_mnist.kernels.backends import BACKENDS
 from snn_mnist.network.device import Runtime
 from snn_mnist.settings.config import cores
 
@@ -68,7 +67,7 @@ def busy_seconds() -> float:
 
 def threads_of(runtime: Runtime) -> Threads:
     """Return a choice up to the run's threads (-j) where no result depends on it, elsewhere one of a single thread."""
-    if not BACKENDS[runtime.backend].compiled_steps:
+    if runtime.backend != "numba":
         return Threads(1, lambda threads: None)
     from snn_mnist.kernels.cpu import jit
 

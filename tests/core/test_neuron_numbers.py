@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from torch.utils.data import DataLoader, Dataset
 
 from snn_mnist.core import functional, layer, neuron, surrogate
 from snn_mnist.core.base import MemoryModule
@@ -287,29 +286,6 @@ def test_compiled_without_a_graph_break(mode):
         for a, b in zip(*results, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
             assert a.abs().sum() > 0
-
-
-class Encoded(Dataset):
-    """Runs a fused neuron in the worker."""
-
-    def __init__(self):
-        self.node = neuron.LIFNode(step_mode="m", backend="numba")
-
-    def __len__(self):
-        return 2
-
-    def __getitem__(self, index):
-        functional.reset_net(self.node)
-        return self.node(torch.full((3, 5000), 2.0))
-
-
-def test_forked_worker_says_what_to_do():
-    data = Encoded()
-    assert data[0].sum() > 0  # starts numba's threads in this process
-    with pytest.raises(RuntimeError, match=r"forked from one that had already run a numba kernel.*'spawn'"):
-        list(DataLoader(data, num_workers=1, multiprocessing_context="fork"))
-    functional.set_backend(data.node, "torch")
-    assert len(list(DataLoader(data, num_workers=1, multiprocessing_context="fork"))) == 2
 
 
 def test_memories_of_a_user_may_hold_tuples():

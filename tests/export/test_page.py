@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 
 from snn_mnist.data import pictures as picture
 from snn_mnist.export import html
-from snn_mnist.kernels.philox import philox
+from snn_mnist.kernels.spikes import philox
 from snn_mnist.network import reliability
 from snn_mnist.network.poisson import SpikeKey, Stream, poisson_encode
 from snn_mnist.network.reliability import Prediction

@@ -1,6 +1,7 @@
 """The disk cache of numba's kernels: never stale, and no error of the cache ends a run."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from snn_mnist.kernels.cache import source_hash
 from tests.conftest import ROOT
 
 HELPER = """import numba
@@ -17,9 +19,8 @@ def helper(x):
     return {factor} * x
 """
 PROBE = """import numpy as np
-from snn_mnist.kernels.cpu.gradient import gradient_function
 from snn_mnist.kernels.cpu.helper import helper
-from snn_mnist.kernels.cpu.jit import kernel
+from snn_mnist.kernels.cpu.jit import gradient_function, kernel
 from snn_mnist.kernels.cache import compile_seconds
 
 @kernel()
@@ -79,3 +80,21 @@ def test_a_cache_that_can_not_be_written_costs_time_only(ask, tmp_path: Path):
     (tmp_path / "a file").touch()
     assert ask(2.0, tmp_path / "a file") == f"2.0 1.0 2.0 {ALL}"
     assert not list(tmp_path.rglob("*.nb?"))
+
+
+def test_each_version_of_numba_has_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch):
+    names = set()
+    for version in ("0.61.2", "0.62.0"):
+        monkeypatch.setattr("importlib.metadata.version", lambda _, version=version: version)
+        names.add(source_hash.__wrapped__())
+    assert len(names) == 2
+
+
+def test_the_announcement_counts_and_estimates(program, tmp_path: Path):
+    """Of the two long kernels of a run one is announced after the other, and none that is in the cache."""
+    train = ("train", "-dataset", "digits", "-epochs", "1", "-limit-batches", "1", "-b", "8", "-T", "2", "-no-figures")
+    cache = {"SNN_MNIST_CACHE": str(tmp_path / "cache"), "COLUMNS": "1000"}
+    first = program(*train, env=cache)
+    announced = re.findall(r"compiling kernel (\d) of (\d), .*?: about \d+ s", first.stderr)
+    assert announced == [("1", "2"), ("2", "2")], first.stderr
+    assert "compiling" not in program(*train, env=cache).stderr

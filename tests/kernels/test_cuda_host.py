@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from snn_mnist.core import neuron, surrogate
-from snn_mnist.kernels.autograd import firing_rate
 from snn_mnist.kernels.cpu import fused as fused_cpu
 from snn_mnist.kernels.cpu import neuron as neuron_cpu
 from snn_mnist.kernels.cpu import spikes
@@ -31,6 +30,7 @@ from tests.support.kernel_checks import (
     check_multi_step,
     check_multi_step_at_the_threshold,
     check_surrogate,
+    firing_rate,
     fused_and_exact,
 )
 from tests.support.neurons import KEY, PHILOX_VECTORS, images_of, spec_of

@@ -4,12 +4,12 @@ its memory, no undefined behaviour, and the same bits as thread after thread."""
 import pytest
 import torch
 
-from snn_mnist.kernels.autograd import firing_rate
 from snn_mnist.kernels.cuda import fused as fused_cuda
 from snn_mnist.kernels.cuda import launch as cuda
 from snn_mnist.kernels.cuda import neuron as neuron_cuda
 from tests.support.cuda_host import HostKernels
 from tests.support.cuda_threads import MEMORY, RACES, SanitizerError, ThreadedKernels, why_not
+from tests.support.kernel_checks import firing_rate
 from tests.support.neurons import KEY, images_of, spec_of
 
 SHARED = 232_448

@@ -16,7 +16,6 @@ import pytest
 import torch
 
 from snn_mnist.core import functional, neuron, surrogate
-from snn_mnist.kernels.autograd import firing_rate
 from snn_mnist.kernels.cpu import fused as fused_cpu
 from snn_mnist.kernels.cpu import spikes
 from snn_mnist.kernels.cuda import available
@@ -29,7 +28,7 @@ from snn_mnist.network.fused_steps import FusedSteps
 from snn_mnist.network.network import SNN
 from snn_mnist.network.poisson import SpikeKey
 from tests.conftest import ROOT
-from tests.support.kernel_checks import FULL, HALF, check_fused, check_multi_step, check_surrogate
+from tests.support.kernel_checks import FULL, HALF, check_fused, check_multi_step, check_surrogate, firing_rate
 from tests.support.neurons import KEY, spec_of
 
 pytestmark = pytest.mark.gpu
@@ -188,8 +187,12 @@ def test_engine_against_the_modules(amp):
     for engine in (make_engine("cupy", net, images), TorchEngine(net, images)):
         net.zero_grad()
         with torch.autocast("cuda", enabled=amp):
-            rate = engine.firing_rate(index, 50, KEY)
             counts, inputs = engine.firing_counts(index, [20, 50], KEY)
+            if isinstance(engine, TorchEngine):
+                rate = engine.firing_rate(index, 50, KEY)
+            else:
+                precision = HALF if amp else FULL
+                rate = firing_rate(fused_cuda, net.weight, engine.active, index, 50, KEY, engine.spec, precision)
         rate.square().sum().backward()
         results.append((rate.detach(), counts, inputs, net.weight.grad.clone()))
     (rate, counts, inputs, gradient), (rate_2, counts_2, inputs_2, gradient_2) = results

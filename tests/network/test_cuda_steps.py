@@ -5,11 +5,10 @@ from contextlib import contextmanager, nullcontext
 import pytest
 import torch
 
-from snn_mnist.kernels.autograd import firing_rate
 from snn_mnist.kernels.cuda import fused as fused_cuda
 from snn_mnist.network.fused_steps import FusedSteps
 from snn_mnist.network.poisson import SpikeKey
-from tests.support.kernel_checks import FULL, HALF
+from tests.support.kernel_checks import FULL, HALF, firing_rate
 from tests.support.neurons import images_of, spec_of
 
 

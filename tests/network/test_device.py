@@ -31,6 +31,22 @@ def test_numba_does_not_run_on_a_gpu():
         choose_backend("numba", GPU)
 
 
+@pytest.mark.parametrize(
+    ("variable", "backend"), [("NUMBA_DISABLE_JIT=1", "torch"), ("NUMBA_THREADING_LAYER=tbb", "numba")]
+)
+def test_variables_of_numba(program, variable, backend):
+    """Without a compiler auto takes torch and says why; the threading layers of numba are not used."""
+    name, _, value = variable.partition("=")
+    train = ["train", "-dataset", "digits", "-epochs", "1", "-limit-batches", "1", "-b", "8", "-T", "2", "-no-figures"]
+    done = program(*train, env={name: value, "COLUMNS": "1000"})
+    assert done.returncode == 0 and f"backend {backend} on the CPU" in done.stdout
+    said = f"numba can't be used: numba compiles nothing while {name}" in " ".join(done.stdout.split())
+    assert said == (backend == "torch")
+    if backend == "torch":
+        refused = program(*train, "-backend", "numba", env={name: value, "COLUMNS": "1000"})
+        assert refused.returncode == 2 and name in refused.stderr
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="torch can use the GPU here")
 def test_auto_says_why_a_gpu_is_left_unused(monkeypatch):
     """There is a driver, and torch can't use it: torch's own reason is shown, unless the CPU was requested."""

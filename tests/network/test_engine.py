@@ -8,6 +8,7 @@ from snn_mnist.network import engine as engine_module
 from snn_mnist.network.engine import TorchEngine, make_engine
 from snn_mnist.network.network import SNN
 from snn_mnist.network.poisson import poisson_encode
+from tests.support.kernel_checks import firing_rate
 from tests.support.neurons import KEY, images_of
 
 
@@ -72,10 +73,10 @@ def test_fused_engines_agree(host):
         net.weight.mul_(4)
     for backend in ("cupy", "numba"):
         engine = make_engine(backend, net, images)
-        net.zero_grad()
-        rate = engine.firing_rate(index, 60, KEY)
+        weight = net.weight.detach().clone().requires_grad_()
+        rate = firing_rate(engine.kernels, weight, engine.active, index, 60, KEY, engine.spec)
         rate.square().sum().backward()
-        results.append((rate.detach(), net.weight.grad.clone(), *engine.firing_counts(index, [20, 60], KEY)))
+        results.append((rate.detach(), weight.grad, *engine.firing_counts(index, [20, 60], KEY)))
     (rate, gradient, counts, inputs), (rate_2, gradient_2, counts_2, inputs_2) = results
     assert torch.equal(rate, rate_2) and torch.equal(counts, counts_2) and torch.equal(inputs, inputs_2)
     assert rate.sum() > 0 and (gradient - gradient_2).norm() < 1e-5 * gradient.norm()

@@ -3,7 +3,6 @@
 import math
 from itertools import product
 
-import numba
 import numpy as np
 import pytest
 import torch
@@ -11,7 +10,7 @@ import torch
 from snn_mnist.kernels import spikes
 from snn_mnist.kernels.cpu import jit
 from snn_mnist.kernels.cpu import spikes as cpu_spikes
-from snn_mnist.kernels.philox import philox
+from snn_mnist.kernels.spikes import philox
 from snn_mnist.network.poisson import SpikeKey, Stream, poisson_encode, random_order
 from tests.support.neurons import PHILOX_VECTORS
 
@@ -114,7 +113,7 @@ def test_bits_do_not_depend_on_circumstances():
         whole[:, order], poisson_encode(images[order], index[order], 0, 100, spike_key)
     )  # batch position
     assert torch.equal(whole[:, 7:8], poisson_encode(images[7:8], index[7:8], 0, 100, spike_key))  # batch size
-    before = numba.get_num_threads()
+    before = jit.get_threads()
     try:
         for threads in range(1, before + 1):
             jit.set_threads(threads)

@@ -10,7 +10,7 @@ import rooms
 from tests.conftest import ROOT
 
 LIGHT = [  # modules that import the standard library only, so that `--help` is instant
-    "snn_mnist.errors", "snn_mnist.kernels.formulas", "snn_mnist.kernels.backends", "snn_mnist.settings.config",
+    "snn_mnist.errors", "snn_mnist.kernels.formulas", "snn_mnist.kernels", "snn_mnist.settings.config",
     "snn_mnist.storage.directory", "snn_mnist.storage.atomic_files", "snn_mnist.cli.main",
 ]  # fmt: skip
 

@@ -3,12 +3,58 @@
 import torch
 
 from snn_mnist.kernels import spikes as torch_spikes
-from snn_mnist.kernels.autograd import firing_rate
-from snn_mnist.kernels.cpu import spikes
+from snn_mnist.kernels.cpu import fused as fused_cpu
+from snn_mnist.kernels.cpu import jit, spikes
+from snn_mnist.network.compiled_steps import CompiledSteps, FusedSGD
+from snn_mnist.network.training_steps import Training
 from tests.support.neurons import GRID, KEY, equations, images_of, spec_of
 
 HALF, FULL = torch.float16, torch.float32  # what the weights are rounded to
 EXPLODED = 1e6  # a gradient of that size has grown through the resets, and the rounding errors of float32 with it
+
+
+class _Rate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, weight, rate, gradient):
+        ctx.gradient = gradient
+        return rate.clone()
+
+    @staticmethod
+    def backward(ctx, upstream):
+        return ctx.gradient(upstream.float().contiguous()), None, None
+
+
+def firing_rate(kernels, weight, active, index, steps, key, spec, precision=FULL):
+    """Firing rates [N, C] of the images `index`, differentiable: a training step's two halves, or on the CPU one step.
+
+    After a first step of SGD the momentum is the gradient; the targets are chosen to give the upstream gradient.
+    """
+    values = weight.detach()
+
+    def one_step(targets):
+        labels = torch.zeros(len(active.offsets) - 1, len(weight))
+        labels[index] = targets
+        learned, rates = values.clone(), torch.zeros(len(index), len(weight))
+        sgd = FusedSGD(learned, momentum=0.9)
+        training = Training(1, len(index), steps, sgd, None, False, None, rates, torch.zeros(()))
+        run = CompiledSteps(learned, active, labels, spec, precision, training)
+        run.begin(key, index, [0.0])
+        run.run(0, 1)
+        return rates, sgd.state[learned]["momentum_buffer"]
+
+    if kernels is fused_cpu:
+        rate, _ = one_step(torch.zeros(len(index), len(weight)))
+        return _Rate.apply(weight, rate, lambda upstream: one_step(rate - upstream * rate.numel() / 2)[1])
+    rate = torch.empty(len(index), len(weight), device=weight.device)
+    eligibility = kernels.new_eligibility(active, len(index), weight.shape)
+    kernels.learn(values, active, index, steps, key, spec, precision, rate, eligibility)
+
+    def gradient(upstream):
+        out = torch.empty_like(values)
+        kernels.weight_gradient(active, index, upstream, eligibility, spec, steps, out)
+        return out
+
+    return _Rate.apply(weight, rate, gradient)
 
 
 def fused_and_exact(kernels, spec, n, steps, active=40, outputs=10, seed=0, rounded=False, device="cpu", scale=0.15):
@@ -137,3 +183,13 @@ def check_counts_in_sizes(kernels, host_device="cpu", sizes=(1, 15, 16, 17, 63, 
         clear = ~(margins < 1e-5).any(0)
         assert clear.sum() >= 27 and torch.equal(counts[:, 0].cpu().double()[clear], fired.sum(0)[clear]), steps
         assert fired.mean() > 0.05 or steps < 63, "so many spikes that a lost one of the input shows"
+
+
+def thread_counts(most=4):
+    """Let kernels run on 1, 2, … threads in turn, more than this machine may have."""
+    before = jit.get_threads()
+    try:
+        for jit._threads in range(1, most + 1):
+            yield jit._threads
+    finally:
+        jit._threads = before

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from snn_mnist.kernels.formulas import FORMULAS, bind
-from snn_mnist.kernels.neuron_spec import NeuronSpec
+from snn_mnist.kernels.neuron import NeuronSpec
 from snn_mnist.kernels.spikes import SpikeKey
 
 KEY = SpikeKey(1, 0, 2)

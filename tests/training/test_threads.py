@@ -74,7 +74,7 @@ def test_the_cores_have_worked_at_least_as_long_as_this_process_lately():
 def test_results_do_not_depend_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Threads that change with every step, against one thread throughout."""
     settings = {"dataset": "digits", "T": 20, "b": 64, "epochs": 2, "figures": False}
-    before, used = jit.numba.get_num_threads(), []
+    before, used = jit.get_threads(), []
 
     def follow(found: Threads) -> None:
         found.count = 3 - found.count

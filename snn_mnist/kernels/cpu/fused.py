@@ -1,4 +1,4 @@
-"""One pass from pixels to firing rates and the weight gradient, on the CPU.
+"""One pass of an image through the network on the CPU: forward, and what its backward pass consists of.
 
 For each sample: spikes as bits, the linear layer, LIF over T, and, when training, the loss-independent factor of the
 backward pass. Nothing of size [T, N] is kept, only the rows of the sample that a thread is at. It rests on this:
@@ -17,37 +17,57 @@ the end of each pixel's bits was mispredicted: 4.3 and 4.2 us an image on one co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
 from snn_mnist.kernels.cpu import simd
-from snn_mnist.kernels.cpu.gradient import gradient_function
-from snn_mnist.kernels.cpu.jit import kernel, why_unavailable
-from snn_mnist.kernels.cpu.spikes import SPAN, ActivePixels, active_pixels, padded_nibbles, scratch, spike_masks
-from snn_mnist.kernels.neuron_spec import NeuronSpec, coefficients
+from snn_mnist.kernels.cpu.jit import get_threads, helper, kernel, on_threads, why_unavailable
+from snn_mnist.kernels.cpu.spikes import (
+    SPAN,
+    ActivePixels,
+    active_pixels,
+    key_words,
+    padded_nibbles,
+    scratch,
+    spike_masks,
+)
+from snn_mnist.kernels.neuron import NeuronSpec, coefficients
 from snn_mnist.kernels.spikes import SpikeKey
 
-__all__ = ["active_pixels", "firing_counts", "learn", "new_eligibility", "weight_gradient", "why_unavailable"]
+__all__ = ["active_pixels", "firing_counts", "why_unavailable"]
 
 ROW = simd.LANES  # outputs are padded to one vector; at most this many neurons
-GROUPS = 4  # of samples, see _contract
 TABLE = 16 * ROW  # the subset sums of four rows
 
 
-@numba.njit
-def pack(weight, rows):  # type: ignore[no-untyped-def]
-    """weight [C, P] -> rows [P * 16], whose lanes from C on stay as they are."""
-    for c in range(weight.shape[0]):
-        for p in range(weight.shape[1]):
-            rows[p * ROW + c] = weight[c, p]
+class Scratch(NamedTuple):
+    """Scratch memory of a thread."""
+
+    masks: np.ndarray  # [spans, P, 2] uint64, the spikes of all spans, or of the last one
+    nibbles: np.ndarray  # [groups of 4 pixels * SPAN] uint8
+    words: np.ndarray  # the same memory as uint64
+    sums: np.ndarray  # [tables * TABLE] float32
+    current: np.ndarray  # [T * ROW], T rounded up to a multiple of 16
+    factor: np.ndarray  # the same
+    spikes: tuple  # type: ignore[type-arg]  # what spike_masks needs
 
 
-@numba.njit(inline="always")
+@helper
+def new_scratch(pixels, steps, learning):  # type: ignore[no-untyped-def]
+    """Return scratch memory for images of this many pixels over T = steps."""
+    spans, padded = (steps + SPAN - 1) // SPAN, (steps + 15) // 16 * 16
+    masks = np.empty((spans if learning else 1, pixels, 2), np.uint64)
+    nibbles = simd.aligned(padded_nibbles(pixels), np.uint8)
+    sums = simd.aligned(max(8, padded // 4 if learning else 0) * TABLE, np.float32)
+    current = simd.aligned(padded * ROW, np.float32)
+    factor = simd.aligned(padded * ROW if learning else ROW, np.float32)
+    return Scratch(masks, nibbles, nibbles.view(np.uint64), sums, current, factor, scratch(pixels))
+
+
+@helper
 def _subset_sums(a, b, c, d, table, first):  # type: ignore[no-untyped-def]
     """table[first + 16 n :] = the sum of those of a, b, c, d whose bit is set in n, for n = 0 .. 15."""
     ab, cd = simd.add(a, b), simd.add(c, d)
@@ -69,7 +89,7 @@ def _subset_sums(a, b, c, d, table, first):  # type: ignore[no-untyped-def]
     simd.store(table, first + 240, simd.add(ab, cd))
 
 
-@numba.njit
+@helper
 def _currents(pixels, rows, words, sums, steps, current):  # type: ignore[no-untyped-def]
     """current[t] = X[t]. words: the nibbles by eights of steps. 32 pixels at a time, whose tables (8 KB) stay in the
     first-level cache; those of all pixels at once did not, and took 4.5 us an image to write instead of 0.3."""
@@ -103,12 +123,12 @@ def _currents(pixels, rows, words, sums, steps, current):  # type: ignore[no-unt
         current[: steps * ROW] = 0
 
 
-@numba.njit
+@helper
 def _place(pixels, j, silent):  # type: ignore[no-untyped-def]
     return np.int64(pixels[j]) * ROW if j < pixels.shape[0] else silent
 
 
-@numba.njit(inline="always")
+@helper
 def _load_four(current, at, chunk):  # type: ignore[no-untyped-def]
     if chunk == 0:
         zero = simd.splat(np.float32(0))
@@ -118,7 +138,7 @@ def _load_four(current, at, chunk):  # type: ignore[no-untyped-def]
     )  # fmt: skip
 
 
-@numba.njit(inline="always")
+@helper
 def _store_four(current, at, a, b, c, d):  # type: ignore[no-untyped-def]
     simd.store(current, at, a)
     simd.store(current, at + 16, b)
@@ -126,7 +146,7 @@ def _store_four(current, at, a, b, c, d):  # type: ignore[no-untyped-def]
     simd.store(current, at + 48, d)
 
 
-@numba.njit
+@helper
 def step_sums(factor, steps, sums):  # type: ignore[no-untyped-def]
     """Subset sums of factor[t] of each four steps; factor is 0 beyond T, up to a multiple of 16 steps."""
     for t in range(steps, (steps + 15) // 16 * 16):
@@ -139,7 +159,7 @@ def step_sums(factor, steps, sums):  # type: ignore[no-untyped-def]
         )  # fmt: skip
 
 
-@numba.njit(inline="always")
+@helper
 def eligibility_row(masks, j, blocks, sums):  # type: ignore[no-untyped-def]
     """E[j] = sum over the steps at which pixel j fires of factor[t]; sums: those of step_sums."""
     nibble = np.uint64(240)
@@ -155,18 +175,10 @@ def eligibility_row(masks, j, blocks, sums):  # type: ignore[no-untyped-def]
     return simd.add(simd.add(a, b), simd.add(c, d))
 
 
-@numba.njit
-def _eligibility(active, masks, steps, sums, table, first):  # type: ignore[no-untyped-def]
-    """table[first + j] = E[j] of each active pixel."""
-    blocks = (steps + 15) // 16
-    for j in range(active):
-        simd.store(table, (first + j) * ROW, eligibility_row(masks, j, blocks, sums))
-
-
-@numba.njit
+@helper
 def lif_forward(current, steps, neuron, readout_steps, counts):  # type: ignore[no-untyped-def]
     """Charge, fire, reset over T; current becomes H - V_threshold; counts[m] = spikes of the first readout_steps[m]."""
-    decay, gain, offset, threshold, reset, hard_reset = neuron[:6]
+    decay, gain, offset, threshold, reset, hard_reset, _ = neuron
     decay_v, gain_v, threshold_v = simd.splat(decay), simd.splat(gain), simd.splat(threshold)
     reset_v, offset_v = simd.splat(reset), simd.splat(offset)
     one, fired = simd.splat(np.float32(1)), simd.splat(np.float32(0))
@@ -185,7 +197,7 @@ def lif_forward(current, steps, neuron, readout_steps, counts):  # type: ignore[
         simd.store(counts, m * ROW, fired)
 
 
-@numba.njit
+@helper
 def lif_backward(x_over_t, factor, steps, neuron):  # type: ignore[no-untyped-def]
     """The backward recurrence for dS = 1/T: factor holds g(x) and becomes dX."""
     decay, gain, _, threshold, reset, hard_reset, grad_through_reset = neuron
@@ -207,132 +219,57 @@ def lif_backward(x_over_t, factor, steps, neuron):  # type: ignore[no-untyped-de
         simd.store(factor, at, simd.mul(d, scale))
 
 
-@numba.njit
-def sample_currents(pixels, values, image, key, steps, keep_masks, rows, room):  # type: ignore[no-untyped-def]
-    """current[t] = X[t] of one image; returns its number of input spikes. room: (masks [spans or 1, P, 2], which keeps
-    the spikes of all spans or of the last one, nibbles, words (the same memory), sums, current, work of spike_masks);
-    key: epoch, seed, stream."""
-    masks, nibbles, words, sums, current, work = room
-    epoch, seed, stream = key
-    spikes = 0
+@helper
+def sample_currents(pixels, values, image, key, steps, rows, scratch):  # type: ignore[no-untyped-def]
+    """current[t] = X[t] of one image of the scratch memory; return its number of input spikes."""
+    spikes, keep_masks = 0, scratch.masks.shape[0] > 1
     for s in range((steps + SPAN - 1) // SPAN):
-        bits = masks[s if keep_masks else 0]
+        bits = scratch.masks[s if keep_masks else 0]
         first = s * SPAN
         count = min(SPAN, steps - first)
-        spike_masks(pixels, values, image, epoch, seed, stream, first, count, bits, nibbles, work)
+        spike_masks(pixels, values, image, key, first, count, bits, scratch.nibbles, scratch.spikes)
         for j in range(pixels.shape[0]):
             spikes += simd.population_count(bits[j, 0]) + simd.population_count(bits[j, 1])
-        _currents(pixels, rows, words, sums, count, current[first * ROW :])
+        _currents(pixels, rows, scratch.words, scratch.sums, count, scratch.current[first * ROW :])
     return spikes
 
 
-@kernel(parallel=True, what="the network", seconds=10)
-def _fused(offsets, all_pixels, all_values, index, weight, steps, epoch, seed, stream, neuron, gradient, readout_steps,
-           workers, counts, input_spikes, table, places):  # type: ignore[no-untyped-def]  # fmt: skip
-    """counts [B, M, C]; input_spikes [B]: how many each sample had. gradient: address of g over an array, or 0 for
-    the forward pass alone; else table [rows, 16] receives E of each sample from row places[i] on."""
-    size = weight.shape[1]
-    spans, padded = (steps + SPAN - 1) // SPAN, (steps + 15) // 16 * 16
-    learning = gradient != 0
-    key = epoch, seed, stream
-    if learning:
-        row = 0
-        for i in range(index.shape[0]):
-            places[i] = row
-            row += offsets[index[i] + 1] - offsets[index[i]]
-    for worker in numba.prange(workers):
-        rows = simd.aligned((size + 1) * ROW, np.float32)  # the last stays 0, for the silent pixels of a last group
-        rows[:] = 0
-        pack(weight, rows)
-        current = simd.aligned(padded * ROW, np.float32)
-        factor = simd.aligned(padded * ROW if learning else 1, np.float32)
-        masks = np.empty((spans if learning else 1, size, 2), np.uint64)
-        nibbles = simd.aligned(padded_nibbles(size), np.uint8)
-        sums = simd.aligned(max(8, padded // 4 if learning else 0) * TABLE, np.float32)
-        fired = simd.aligned(readout_steps.shape[0] * ROW, np.float32)
-        room = masks, nibbles, nibbles.view(np.uint64), sums, current, scratch(size)
-        for i in range(worker, index.shape[0], workers):
-            n = index[i]
-            start, stop = offsets[n], offsets[n + 1]
-            pixels, values = all_pixels[start:stop], all_values[start:stop]
-            active = stop - start
-            input_spikes[i] = sample_currents(pixels, values, np.uint32(n), key, steps, learning, rows, room)
-            lif_forward(current, steps, neuron, readout_steps, fired)
-            for m in range(readout_steps.shape[0]):
-                for c in range(weight.shape[0]):
-                    counts[i, m, c] = fired[m * ROW + c]
-            if learning:
-                simd.call_elementwise(gradient, current, factor, steps * ROW)
-                lif_backward(current, factor, steps, neuron)
-                step_sums(factor, steps, sums)
-                _eligibility(active, masks, steps, sums, table, places[i])
+@kernel("the network", seconds=4)
+def count_spikes(team, images, index, rows, key, neuron, readout_steps, counts, input_spikes):  # type: ignore[no-untyped-def]
+    """counts [B, M, C]; input_spikes [B]: how many each sample had."""
+    steps = readout_steps[-1]
+    scratch = new_scratch(rows.shape[0] // ROW - 1, steps, False)
+    fired = simd.aligned(readout_steps.shape[0] * ROW, np.float32)
+    for i in range(team.worker, index.shape[0], team.workers):
+        n = index[i]
+        start, stop = images.offsets[n], images.offsets[n + 1]
+        pixels, values = images.pixels[start:stop], images.values[start:stop]
+        input_spikes[i] = sample_currents(pixels, values, np.uint32(n), key, steps, rows, scratch)
+        lif_forward(scratch.current, steps, neuron, readout_steps, fired)
+        for m in range(readout_steps.shape[0]):
+            for c in range(counts.shape[2]):
+                counts[i, m, c] = fired[m * ROW + c]
 
 
-@kernel(parallel=True)
-def _contract(offsets, all_pixels, index, places, table, upstream, workers, gradient):  # type: ignore[no-untyped-def]
-    """gradient [C, P] = sum_n upstream[n, c] E_n[p, c], summed in an order that no number of threads changes: each of
-    four groups of samples by itself, then the groups. With 1, 2 or 4 workers a group is summed by the thread whose
-    cache holds its E; a sum by strips of pixels read half of it from the other core, and cost 130 us more a step."""
-    outputs, size = gradient.shape
-    sums = simd.aligned(GROUPS * size * ROW, np.float32)
-    for worker in numba.prange(workers):
-        padded = simd.aligned(ROW, np.float32)
-        padded[:] = 0
-        for group in range(worker, GROUPS, workers):
-            rows = sums[group * size * ROW : (group + 1) * size * ROW]
-            rows[:] = 0
-            for i in range(group, index.shape[0], GROUPS):
-                for c in range(outputs):
-                    padded[c] = upstream[i, c]
-                delta = simd.load(padded, 0)
-                start = offsets[index[i]]
-                for j in range(start, offsets[index[i] + 1]):
-                    at = np.int64(all_pixels[j]) * ROW
-                    e = simd.load(table, (places[i] + j - start) * ROW)
-                    simd.store(rows, at, simd.fma(e, delta, simd.load(rows, at)))
-    total = simd.aligned(ROW, np.float32)
-    group_size = size * ROW
-    for p in range(size):
-        row = p * ROW
-        first = simd.add(simd.load(sums, row), simd.load(sums, row + group_size))
-        second = simd.add(simd.load(sums, row + 2 * group_size), simd.load(sums, row + 3 * group_size))
-        simd.store(total, 0, simd.add(first, second))
-        for c in range(outputs):
-            gradient[c, p] = total[c]
+def new_rows(outputs: int, pixels: int) -> np.ndarray:
+    """Return zeros for a matrix [C, P] as rows [(P + 1) * 16], one a pixel; the last stays 0, for silent pixels."""
+    if outputs > ROW:
+        raise ValueError(f"the fused CPU kernel takes at most {ROW} neurons, not {outputs}; use -backend torch")
+    rows = simd.aligned_array((pixels + 1) * ROW, np.float32)
+    rows[:] = 0
+    return rows
 
 
-class Eligibility(NamedTuple):
-    """E of each sample of a batch, at its active pixels."""
-
-    table: np.ndarray  # [rows * 16]
-    places: np.ndarray  # [B] int64, the first row of each sample
-
-
-_NO_TABLE = Eligibility(np.empty(0, np.float32), np.empty(0, np.int64))
+def copy_to_rows(matrix: Tensor, rows: np.ndarray) -> None:
+    """Write a matrix [C, P] into its rows."""
+    outputs, pixels = matrix.shape
+    rows.reshape(-1, ROW)[:pixels, :outputs] = matrix.detach().numpy().T
 
 
-def new_eligibility(active: ActivePixels, batch: int, shape: Sequence[int]) -> Eligibility:
-    """Room for the E of any `batch` samples; shape [C, P] is the weight's."""
-    return Eligibility(simd.aligned_array(batch * active.most * ROW, np.float32), np.empty(batch, np.int64))
-
-
-def _launch(
-    weight: Tensor, active: ActivePixels, index: Tensor, readout_steps: list[int], key: SpikeKey, spec: NeuronSpec,
-    precision: torch.dtype, gradient: int, counts: Tensor, eligibility: Eligibility,
-) -> Tensor:  # fmt: skip
-    """Fills counts [N, M, C], and the eligibility when there is a gradient; returns the input spikes [N]."""
-    if weight.shape[0] > ROW:
-        raise ValueError(f"the fused CPU kernel takes at most {ROW} neurons, not {weight.shape[0]}; use -backend torch")
-    input_spikes = torch.empty(len(index), dtype=torch.int64)
-    weights = weight.detach().to(precision).to(torch.float32).contiguous().numpy()
-    _fused(
-        active.offsets, active.pixels, active.values, index.numpy(), weights, readout_steps[-1],
-        np.uint32(key.epoch), np.uint32(key.seed), np.uint32(key.stream),
-        tuple(coefficients(spec)), gradient, np.asarray(readout_steps, np.int64),
-        min(numba.get_num_threads(), len(index)),
-        counts.numpy(), input_spikes.numpy(), *eligibility,
-    )  # fmt: skip
-    return input_spikes
+def copy_from_rows(rows: np.ndarray, matrix: Tensor) -> None:
+    """Invert copy_to_rows."""
+    outputs, pixels = matrix.shape
+    matrix.detach().numpy()[:] = rows.reshape(-1, ROW)[:pixels, :outputs].T
 
 
 def firing_counts(
@@ -342,26 +279,13 @@ def firing_counts(
     """Forward pass alone, memory independent of the batch: output spikes in the first readout_steps[m] steps [N, M, C]
     float32 (readout_steps ascend) and the number of input spikes [N] int64. precision: the weights are rounded to this
     type."""
+    rows = new_rows(*weight.shape)
+    copy_to_rows(weight.to(precision).to(torch.float32), rows)
     counts = torch.empty(len(index), len(readout_steps), len(weight))
-    return counts, _launch(weight, active, index, readout_steps, key, spec, precision, 0, counts, _NO_TABLE)
-
-
-def learn(
-    weight: Tensor, active: ActivePixels, index: Tensor, steps: int, key: SpikeKey, spec: NeuronSpec,
-    precision: torch.dtype, rate: Tensor, eligibility: Eligibility,
-) -> None:  # fmt: skip
-    """Firing rates [N, C] and E of the images `index` [N] over `steps` time steps, into the tensors given."""
-    gradient = gradient_function(spec.surrogate, spec.parameters).address
-    _launch(weight, active, index, [steps], key, spec, precision, gradient, rate.unsqueeze(1), eligibility)
-    rate.div_(steps)
-
-
-def weight_gradient(
-    active: ActivePixels, index: Tensor, upstream: Tensor, eligibility: Eligibility, spec: NeuronSpec, steps: int,
-    out: Tensor,
-) -> None:  # fmt: skip
-    """out = dL/dW [C, P] float32 from dL/drate [N, C] and the E of `learn`, called with the same settings."""
-    upstream = upstream.to(torch.float32).contiguous()
-    workers = min(numba.get_num_threads(), GROUPS)
-    table, places = eligibility
-    _contract(active.offsets, active.pixels, index.numpy(), places, table, upstream.numpy(), workers, out.numpy())
+    input_spikes = torch.empty(len(index), dtype=torch.int64)
+    on_threads(
+        count_spikes, active, index.numpy(), rows, key_words(key), coefficients(spec),
+        np.asarray(readout_steps, np.int64), counts.numpy(), input_spikes.numpy(),
+        workers=max(1, min(get_threads(), len(index))),
+    )  # fmt: skip
+    return counts, input_spikes

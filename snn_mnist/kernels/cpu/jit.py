@@ -1,35 +1,49 @@
-"""numba compilation with numba's own disk cache, in a folder that is named by a hash of all kernel sources (cache.py).
+"""Compilation by numba with a disk cache, surrogate gradients as compiled functions, and the threads of kernels.
 
-The key of numba's cache knows the file of the cached function alone: a helper changed in another file would leave an
-old kernel in place, which the name of the folder prevents. numba also raises what goes wrong with a cache file, so its
-cache stands behind `_GuardedCache`, where any error is a miss. Without a folder that can be written, kernels are
-compiled anew in each process and everything else works the same.
+The key of numba's own cache knows the file of the cached function alone: a helper changed in another file would leave
+an old kernel in place. So the cache lies in a folder named by a hash of all kernel sources and numba's version
+(cache.py). numba also raises what goes wrong with a cache file, so its cache stands behind `_GuardedCache`, where any
+error is a miss. Without a folder that can be written, kernels are compiled anew in each process.
+
+A kernel that uses several threads is called once on each, with a `Team` that says which one it is; numba's own parallel
+loops would compile each body three times, and their threads do not survive a fork.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
+import hashlib
 import logging
+import math
 import os
+import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import numba
-import numba.np.ufunc.parallel
+import numpy as np
+from numba import types
 from numba.core.caching import NullCache
 from numba.core.ccallback import CFunc
 
 from snn_mnist.kernels.cache import cache_directory, compile_seconds
+from snn_mnist.kernels.formulas import FORMULAS, expression
 
 log = logging.getLogger("snn_mnist")  # shown by the program, see terminal.py
+
+# ---- compilation -----------------------------------------------------------------------------------------------
 
 
 class _GuardedCache(NullCache):
     """The cache of one compiled function, which replaces numba's: times each compilation, and announces a long one."""
 
-    def __init__(self, compiled: Any, name: str, what: str = "", seconds: int = 0) -> None:
-        """compiled: a dispatcher of numba or a CFunc; what it computes, in words, and about how long it compiles"""
+    expected: ClassVar[list[_GuardedCache]] = []  # of the long kernels that are not compiled yet, see expect
+
+    def __init__(self, compiled: Any, name: str, what: str = "", seconds: float = 0) -> None:
+        """compiled: a dispatcher of numba or a CFunc; what and seconds as in `kernel`"""
         self.name, self.what, self.seconds, self.disk = name, what, seconds, NullCache()
         if folder := cache_directory():
             users_folder, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(folder)
@@ -49,11 +63,24 @@ class _GuardedCache(NullCache):
             with contextlib.suppress(OSError):
                 self.disk.flush()  # a damaged index would be read again by save_overload
         if overload is None:
-            self.started = time.perf_counter()
             if self.what:
-                often = "once" if cache_directory() else "in every run (no cache can be written)"
-                log.info("compiling the kernel of %s: %s, about %d s ...", self.what, often, self.seconds)
+                self._announce()
+            self.started = time.perf_counter()
         return overload
+
+    def _announce(self) -> None:
+        number, total = 1, 1
+        if self in self.expected:
+            number, total = self.expected.index(self) + 1, len(self.expected)
+        often = "once" if cache_directory() else "in every run (no cache can be written)"
+        seconds = max(1, round(self.seconds * _slowness()))
+        log.info("compiling kernel %d of %d, %s, %s: about %d s ...", number, total, self.what, often, seconds)
+
+    def is_on_disk(self) -> bool:
+        """Whether a kernel of this name lies in the cache."""
+        with contextlib.suppress(Exception):
+            return bool(self.disk._cache_file._load_index())
+        return False
 
     def save_overload(self, sig: Any, data: Any) -> None:
         seconds = time.perf_counter() - self.started
@@ -65,57 +92,146 @@ class _GuardedCache(NullCache):
             log.info("a compiled kernel can't be kept (%s)", error)
 
 
-def kernel(parallel: bool = False, *, what: str = "", seconds: int = 0) -> Callable[[Callable], Any]:
+def kernel(what: str = "", seconds: float = 0) -> Callable[[Callable], Any]:
     """Decorator: compile an entry point with the disk cache. Helpers that it calls are inlined by LLVM.
 
-    what: what it computes, for a person who waits for the compiler about so many seconds; '' for short ones
+    what: what it computes, for a person who waits for the compiler; seconds: about how long where _slowness is 1; for
+    short ones nothing is said
     """
 
     def decorate(function: Callable) -> Any:
-        dispatcher = numba.njit(parallel=parallel, nogil=True, error_model="numpy")(function)
+        if numba.config.DISABLE_JIT:  # see why_unavailable
+            return function
+        dispatcher = numba.njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True)(function)
         _GuardedCache(dispatcher, function.__name__, what, seconds)
         return dispatcher
 
     return decorate
 
 
-def compiled_callback(signature: Any, function: Callable) -> CFunc:
-    """A C function with this numba signature, compiled with the disk cache; it has `.address`."""
-    callback = CFunc(function, (signature.args, signature.return_type), {}, {"error_model": "numpy"})
-    _GuardedCache(callback, function.__name__)
+def expect(*kernels: Any) -> None:
+    """Let the announcements count: these kernels will be used in this order."""
+    if not numba.config.DISABLE_JIT:
+        caches = [kernel._cache for kernel in kernels]
+        _GuardedCache.expected = [cache for cache in caches if not cache.is_on_disk()]
+
+
+@functools.cache
+def _slowness() -> float:
+    """Return how long this machine takes now to compile a small function, in units of 0.075 s."""
+    for _ in range(2):  # the first one of a process also sets numba up
+        started = time.perf_counter()
+        numba.njit("float64(float64[::1], int64)")(lambda x, n: x[:n].sum() + n)
+    return (time.perf_counter() - started) / 0.075
+
+
+helper = numba.njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)  # only kernels call it
+
+
+# ---- surrogate gradients -----------------------------------------------------------------------------------------
+
+
+@helper
+def where(condition, a, b):  # type: ignore[no-untyped-def]
+    return a if condition else b
+
+
+@helper
+def minimum(a, b):  # type: ignore[no-untyped-def]
+    return a if a < b else b
+
+
+@helper
+def maximum(a, b):  # type: ignore[no-untyped-def]
+    return a if a > b else b
+
+
+_NAMES = {name: getattr(math, name) for name in ("exp", "log", "log1p", "sin", "cos", "atan", "erfc", "sqrt")} | {
+    "where": where,
+    "minimum": minimum,
+    "maximum": maximum,
+    "f32": np.float32,
+    "f64": np.float64,
+    "carray": numba.carray,
+}
+
+_TEMPLATE = """
+def {name}(source, target, count):
+    points, slopes = carray(source, count), carray(target, count)
+    for i in range(count):
+        x = points[i]
+        slopes[i] = {expression}
+"""
+
+
+@functools.cache
+def gradient_function(surrogate: str, parameters: tuple[tuple[str, float], ...], dtype: str = "float32") -> Any:
+    """Return the compiled `void f(const real *x, real *g, int64_t count)`; its `.address` goes to a kernel."""
+    formula = expression(FORMULAS[surrogate].gradient, dict(parameters), "python", dtype)
+    # numba's cache tells functions of one file apart by name, line and bytecode, which holds no constants
+    name = f"gradient_{surrogate}_{hashlib.sha256(formula.encode()).hexdigest()[:8]}"
+    namespace = _NAMES | {"__name__": __name__}
+    exec(compile(_TEMPLATE.format(name=name, expression=formula), __file__, "exec"), namespace)
+    real = types.CPointer(getattr(types, dtype))
+    callback = CFunc(namespace[name], ((real, real, types.int64), types.void), {}, {"error_model": "numpy"})
+    _GuardedCache(callback, name)
     callback.compile()
     return callback
 
 
-def why_unavailable(device: Any = None) -> str | None:
-    """None, or why these kernels can't run on tensors of this device (None: of any)."""
-    if device is None or str(device).partition(":")[0] == "cpu":
-        return None
-    return f"numba's kernels run on the CPU, not on {device}"
+# ---- threads -------------------------------------------------------------------------------------------------------
 
 
-def why_not_after_fork() -> str | None:
-    """None, or why parallel kernels would kill this process: it was forked from one that had started their threads."""
-    if not _forked_with_threads:
-        return None
-    return (
-        "this process was forked from one that had already run a numba kernel, whose threads do not survive a fork; "
-        "start it by spawn (DataLoader(…, multiprocessing_context='spawn')), or use the torch backend in it"
-    )
+class Team(NamedTuple):
+    """The threads that run one call of a kernel together, as each of them sees it."""
+
+    worker: int  # number of this thread
+    workers: int
+    arrived: np.ndarray  # [1] int64, see simd.wait_for_all
+    pause: int  # address of a C function that sleeps, see simd.wait_for_all
 
 
-def _note_fork() -> None:
-    global _forked_with_threads
-    _forked_with_threads = numba.np.ufunc.parallel._is_initialized  # as it was in the parent
-
-
-_forked_with_threads = False
-if hasattr(os, "register_at_fork"):  # Windows has no fork
-    os.register_at_fork(after_in_child=_note_fork)
+_threads = numba.config.NUMBA_NUM_THREADS
 
 
 def set_threads(threads: int) -> int:
-    """Use this many threads in parallel kernels, at most as many as numba started; returns the number used."""
-    used = max(1, min(threads, numba.config.NUMBA_NUM_THREADS))
-    numba.set_num_threads(used)
-    return used
+    """Use this many threads in kernels, at most as many as there are cores; return the number used."""
+    global _threads
+    _threads = max(1, min(threads, numba.config.NUMBA_NUM_THREADS))
+    return _threads
+
+
+def get_threads() -> int:
+    """Return the number of threads that kernels use."""
+    return _threads
+
+
+@functools.cache
+def _pause() -> int:
+    """Return the address of a C function void f(unsigned) that sleeps: microseconds, on Windows milliseconds."""
+    library: Any = ctypes.CDLL(None) if os.name == "posix" else ctypes.WinDLL("kernel32")  # type: ignore[attr-defined]
+    return ctypes.cast(library.usleep if os.name == "posix" else library.Sleep, ctypes.c_void_p).value or 0
+
+
+def on_threads(kernel: Callable[..., Any], *arguments: Any, workers: int | None = None) -> None:
+    """Call kernel(team, *arguments) on this many threads at once, by default on all; wait for all of them."""
+    workers = workers or _threads
+    arrived = np.zeros(1, np.int64)
+    teams = [Team(worker, workers, arrived, _pause()) for worker in range(workers)]
+    others = [threading.Thread(target=kernel, args=(team, *arguments), daemon=True) for team in teams[1:]]
+    for thread in others:
+        thread.start()
+    try:
+        kernel(teams[0], *arguments)
+    finally:
+        for thread in others:
+            thread.join()
+
+
+def why_unavailable(device: Any = None) -> str | None:
+    """Return None, or why these kernels can't run on tensors of this device (None: of any)."""
+    if numba.config.DISABLE_JIT:
+        return "numba compiles nothing while NUMBA_DISABLE_JIT is set; unset it"
+    if device is None or str(device).partition(":")[0] == "cpu":
+        return None
+    return f"numba's kernels run on the CPU, not on {device}"

@@ -9,30 +9,32 @@ don't depend on the number of threads.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
+from typing import Any
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
-from snn_mnist.kernels import autograd
-from snn_mnist.kernels.cpu.gradient import gradient_function
-from snn_mnist.kernels.cpu.jit import kernel, why_not_after_fork, why_unavailable
-from snn_mnist.kernels.neuron_spec import NeuronSpec, coefficients
+from snn_mnist.kernels import neuron as common
+from snn_mnist.kernels.cpu.jit import get_threads, gradient_function, kernel, on_threads, why_unavailable
+from snn_mnist.kernels.neuron import NeuronSpec, coefficients
 
 __all__ = ["multi_step", "why_unavailable"]
 
 LIMIT = 2.0**64  # H stays within +-LIMIT, as in core/neuron.py: an infinite input leaves a finite V; NaN stays NaN
 BLOCK = 1024  # neurons a block: v and a row of x stay in the first-level cache
+THREADED = 1 << 17  # neurons times steps from which threads are worth their start, some 100 us
 
 
-@kernel(parallel=True)
-def _forward_kernel(x_seq, v, decay, gain, offset, threshold, reset, hard_reset, spikes, overshoot, v_seq):  # type: ignore[no-untyped-def]
+@kernel()
+def _forward_kernel(team, x_seq, v, neuron, spikes, overshoot, v_seq):  # type: ignore[no-untyped-def]
     """x_seq [T, M] -> spikes [T, M], overshoot = H - V_threshold [T, M] and v_seq [T, M] (each may have 0 rows);
     v [M] is updated in place."""
     steps, size = x_seq.shape
+    decay, gain, offset, threshold, reset, hard_reset, _ = neuron
     limit = x_seq.dtype.type(LIMIT)
-    for block in numba.prange((size + BLOCK - 1) // BLOCK):
+    for block in range(team.worker, (size + BLOCK - 1) // BLOCK, team.workers):
         start, stop = block * BLOCK, min(size, (block + 1) * BLOCK)
         for t in range(steps):
             for m in range(start, stop):
@@ -47,14 +49,13 @@ def _forward_kernel(x_seq, v, decay, gain, offset, threshold, reset, hard_reset,
                     v_seq[t, m] = v[m]
 
 
-@kernel(parallel=True)
-def _backward_kernel(
-    d_spikes, d_v_seq, d_v, overshoot, slope, decay, gain, threshold, reset, hard_reset, grad_through_reset
-):  # type: ignore[no-untyped-def]
+@kernel()
+def _backward_kernel(team, d_spikes, d_v_seq, d_v, overshoot, slope, neuron):  # type: ignore[no-untyped-def]
     """slope = g(overshoot) [T, M] becomes dX; d_v [M], the gradient of the last V, becomes that of the first."""
     steps, size = overshoot.shape
+    decay, gain, _, threshold, reset, hard_reset, grad_through_reset = neuron
     one = decay / decay
-    for block in numba.prange((size + BLOCK - 1) // BLOCK):
+    for block in range(team.worker, (size + BLOCK - 1) // BLOCK, team.workers):
         start, stop = block * BLOCK, min(size, (block + 1) * BLOCK)
         for back in range(steps):
             t = steps - 1 - back
@@ -73,6 +74,11 @@ def _backward_kernel(
                 d_v[m] = d_h * decay
 
 
+def _run(kernel: Callable[..., Any], steps: int, size: int, *arguments: Any) -> None:
+    blocks = (size + BLOCK - 1) // BLOCK
+    on_threads(kernel, *arguments, workers=min(get_threads(), blocks) if steps * size >= THREADED else 1)
+
+
 def forward(
     x: Tensor, v: Tensor, spec: NeuronSpec, learning: bool, store_v_seq: bool
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
@@ -81,10 +87,9 @@ def forward(
     overshoot = torch.empty_like(x) if learning else None
     v_seq = torch.empty_like(x) if store_v_seq else None
     rows = len(x), v.numel()
-    _forward_kernel(
-        x.view(rows).numpy(), last_v.view(-1).numpy(), c.decay, c.gain, c.offset, c.threshold, c.reset, c.hard_reset,
-        spikes.view(rows).numpy(), _rows(overshoot, x, rows), _rows(v_seq, x, rows),
-    )  # fmt: skip
+    potentials = last_v.view(-1).numpy()
+    outputs = spikes.view(rows).numpy(), _rows(overshoot, x, rows), _rows(v_seq, x, rows)
+    _run(_forward_kernel, *rows, x.view(rows).numpy(), potentials, c, *outputs)
     return spikes, last_v, v_seq, overshoot
 
 
@@ -92,28 +97,24 @@ def backward(
     d_spikes: Tensor, d_v_seq: Tensor | None, d_last_v: Tensor, overshoot: Tensor, spec: NeuronSpec
 ) -> tuple[Tensor, Tensor]:
     dtype = str(overshoot.dtype).removeprefix("torch.")
-    c = coefficients(spec, dtype)
     d_x, d_v = torch.empty_like(overshoot), d_last_v.clone()
     gradient = gradient_function(spec.surrogate, spec.parameters, dtype).ctypes
     pointers = (ctypes.cast(a.data_ptr(), t) for a, t in zip((overshoot, d_x), gradient.argtypes[:2], strict=True))
     gradient(*pointers, overshoot.numel())  # d_x = g(overshoot)
     rows = len(overshoot), d_v.numel()
-    _backward_kernel(
-        d_spikes.view(rows).numpy(), _rows(d_v_seq, d_spikes, rows), d_v.view(-1).numpy(), overshoot.view(rows).numpy(),
-        d_x.view(rows).numpy(), c.decay, c.gain, c.threshold, c.reset, c.hard_reset, c.grad_through_reset,
-    )  # fmt: skip
+    inputs = d_spikes.view(rows).numpy(), _rows(d_v_seq, d_spikes, rows), d_v.view(-1).numpy()
+    slope = d_x.view(rows).numpy()
+    _run(_backward_kernel, *rows, *inputs, overshoot.view(rows).numpy(), slope, coefficients(spec, dtype))
     return d_x, d_v
 
 
-def _rows(tensor: Tensor | None, like: Tensor, rows: tuple[int, int]) -> np.ndarray:
-    """[T, M] as the kernels take it; no rows for None."""
-    return like.new_empty(0, rows[1]).numpy() if tensor is None else tensor.view(rows).numpy()
+def _rows(tensor: Tensor | None, model: Tensor, rows: tuple[int, int]) -> np.ndarray:
+    """Return a tensor as the kernels take it, [T, M]; no rows for None."""
+    return model.new_empty(0, rows[1]).numpy() if tensor is None else tensor.view(rows).numpy()
 
 
 def multi_step(
     x_seq: Tensor, v: Tensor | float, spec: NeuronSpec, store_v_seq: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """`autograd.multi_step` on the CPU; half precision is computed in float32."""
-    if reason := why_not_after_fork():
-        raise RuntimeError(f"backend 'numba' cannot run here: {reason}")
-    return autograd.multi_step(forward, backward, (torch.float32, torch.float64), x_seq, v, spec, store_v_seq)
+    """`multi_step` of kernels/neuron.py on the CPU; half precision is computed in float32."""
+    return common.multi_step(forward, backward, (torch.float32, torch.float64), x_seq, v, spec, store_v_seq)

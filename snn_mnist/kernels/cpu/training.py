@@ -4,98 +4,91 @@ The gradient of the mean squared error at a sample needs the rates of that sampl
 (B C). So a sample adds dL/drate E (see fused.py) to the sum of its group at once, and no E is kept. Weights, sums and
 the optimiser's state are rows of sixteen floats, one row a pixel, from the first step to the last.
 
-Two parallel regions a step, each over workers: samples, then strips of pixels, where the groups' sums are added and
-the optimiser steps. The order of a sum depends on the batch size alone: samples in order within their group, groups
-as a binary tree. A worker adds those pairs of groups that are all its own, the strips the rest: with two workers that
-is one pair, so little moves from core to core.
+A step has two parts, after each of which the threads wait for each other: samples, then strips of pixels, where the
+groups' sums are added and the optimiser steps. The order of a sum depends on the batch size alone: samples in order
+within their group, groups as a binary tree. A worker adds those pairs of groups that are all its own, the strips the
+rest: with two workers that is one pair, so little moves from core to core.
+
+The optimiser computes as torch.optim does:
+
+    Adam:  m = m + (1 - b1) (g - m)          SGD:  m = momentum m + g
+           v = b2 v + (1 - b2) g g                 w = w - lr m
+           w = w - (lr / c1) m / (sqrt(v) / sqrt(c2) + eps),    c1 = 1 - b1^n, c2 = 1 - b2^n at step n
+
+    average = average + (1 - decay) (w - average)
+
+Numbers of a step are computed in float64 and rounded once. Every operation on weights is rounded by itself (no fused
+multiply-add), and none depends on the width of the processor's vectors, so every processor computes the same bits.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numba
 import numpy as np
 
 from snn_mnist.kernels.cpu import simd
 from snn_mnist.kernels.cpu.fused import (
     ROW,
-    TABLE,
+    count_spikes,
     eligibility_row,
     lif_backward,
     lif_forward,
-    pack,
+    new_scratch,
     sample_currents,
     step_sums,
 )
-from snn_mnist.kernels.cpu.jit import kernel
-from snn_mnist.kernels.cpu.optimizer import average_rows, round_to_bfloat16, step_numbers, update_rows
-from snn_mnist.kernels.cpu.spikes import SPAN, TIES
-from snn_mnist.kernels.spikes import BLOCK
+from snn_mnist.kernels.cpu.jit import expect, helper, kernel
 
 MOST_GROUPS = 32
+SGD, ADAM = 0, 1
+
+
+class Batches(NamedTuple):
+    """The batches of an epoch."""
+
+    size: int
+    order: np.ndarray  # [steps * size] int64, indices of images
+    targets: np.ndarray  # [N, C] float32, of all images
+    rates: np.ndarray  # [steps * size, C] float32 receives the rates of each batch, with the weights it met
+
+
+class Rows(NamedTuple):
+    """What a step changes, in rows [(P + 1) * 16] float32 whose last one is 0."""
+
+    weights: np.ndarray
+    used: np.ndarray  # the weights themselves, or those rounded to bfloat16
+    moment: np.ndarray
+    square: np.ndarray
+    average: np.ndarray  # or []
+    sums: np.ndarray  # of gradients, [groups * (P + 1) * 16]
+
+
+class Update(NamedTuple):
+    """The optimiser's settings for the steps of an epoch."""
+
+    kind: int  # ADAM or SGD
+    settings: np.ndarray  # [3] float64: Adam b1, b2, eps; SGD momentum
+    learning_rates: np.ndarray  # [steps] float64
+    fresh: np.ndarray  # [steps] float64, 1 - decay of the average, or []
+    done: int  # steps before the first one of the epoch
 
 
 def groups_of(batch: int) -> int:
-    """Groups of samples whose gradients are summed apart, a power of two: of eight samples and more."""
+    """Return the number of groups of samples whose gradients are summed apart: a power of two, of eight and more."""
     return 1 << max(0, min(batch // 8, MOST_GROUPS).bit_length() - 1)
 
 
-def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """Zeros that begin at a cache line."""
-    size = np.dtype(dtype).itemsize
-    room = np.zeros(int(np.prod(shape)) + 64 // size, dtype)
-    skip = -room.ctypes.data % 64 // size
-    return room[skip : skip + int(np.prod(shape))].reshape(shape)
+# ---- gradient ------------------------------------------------------------------------------------------------------
 
 
-class Room(NamedTuple):
-    """Scratch memory, the first axis is the worker's."""
-
-    masks: np.ndarray  # [workers, spans, P, 2] uint64
-    nibbles: np.ndarray  # [workers, groups of 4 pixels * SPAN] uint8
-    words: np.ndarray  # the same memory as uint64
-    sums: np.ndarray  # [workers, tables * TABLE] float32
-    current: np.ndarray  # [workers, T * ROW]
-    factor: np.ndarray  # [workers, T * ROW]
-    small: np.ndarray  # [workers, 2 * ROW]: spike counts, dL/drate
-    lane_step: np.ndarray  # and what else spike_masks needs
-    lane_pixel: np.ndarray
-    random: np.ndarray
-    ties: np.ndarray
-    tie_words: np.ndarray
-
-
-def new_room(workers: int, pixels: int, steps: int) -> Room:
-    """Scratch memory for images of this many pixels over T = steps."""
-    padded = (steps + 15) // 16 * 16
-    spans = (steps + SPAN - 1) // SPAN
-    nibbles = aligned((workers, (pixels + 31) // 32 * 8 * SPAN), np.uint8)
-    lanes = (pixels * (SPAN // BLOCK) + 31) // 16 * 16
-    ties = (TIES + SPAN + 23) // 16 * 16
-    return Room(
-        aligned((workers, spans, (pixels + 3) // 4 * 4, 2), np.uint64),
-        nibbles,
-        nibbles.view(np.uint64),
-        aligned((workers, max(8, padded // 4) * TABLE), np.float32),
-        aligned((workers, padded * ROW), np.float32),
-        aligned((workers, padded * ROW), np.float32),
-        aligned((workers, 2 * ROW), np.float32),
-        aligned((workers, lanes), np.uint32),
-        aligned((workers, lanes), np.uint32),
-        aligned((workers, lanes * 16 + SPAN), np.uint8),
-        aligned((workers, 3, ties), np.uint32),
-        aligned((workers, 4 * ties), np.uint32),
-    )
-
-
-@numba.njit
+@helper
 def _owner(group, groups, workers):  # type: ignore[no-untyped-def]
-    """The worker w whose groups w groups // workers .. (w + 1) groups // workers - 1 include this one."""
+    """Return the worker w whose groups w groups // workers .. (w + 1) groups // workers - 1 include this one."""
     return ((group + 1) * workers - 1) // groups
 
 
-@numba.njit
+@helper
 def _add_pairs(groups, workers, worker, first, last, sums):  # type: ignore[no-untyped-def]
     """The tree of sums over groups on the places first .. last - 1 of their rows: those pairs whose groups all belong
     to this worker, or, for worker -1, those of several workers. The sum of all ends in the rows of group 0."""
@@ -112,105 +105,145 @@ def _add_pairs(groups, workers, worker, first, last, sums):  # type: ignore[no-u
         half *= 2
 
 
-@numba.njit(error_model="numpy")
-def _upstream(fired, steps, target, scale, rate, upstream):  # type: ignore[no-untyped-def]
-    """rate = fired / T, upstream = dL/drate; upstream is 0 beyond the outputs."""
-    for c in range(target.shape[0]):
-        rate[c] = fired[c] / np.float32(steps)
-        upstream[c] = scale * (rate[c] - target[c])
-
-
-@numba.njit
-def _prefetch_image(n, offsets, pixels, values):  # type: ignore[no-untyped-def]
+@helper
+def _prefetch_image(n, images):  # type: ignore[no-untyped-def]
     """Active pixels lie in any order of images in tens of megabytes: 2 us an image to wait for."""
-    start, stop = offsets[n], offsets[n + 1]
+    start, stop = images.offsets[n], images.offsets[n + 1]
     for j in range(start, stop + 32, 32):
-        simd.prefetch(pixels, j)
+        simd.prefetch(images.pixels, j)
     for j in range(start, stop + 64, 64):
-        simd.prefetch(values, j)
+        simd.prefetch(images.values, j)
 
 
-@numba.njit
-def _learn_sample(pixels, values, image, key, steps, neuron, gradient, readout_steps, target, scale, used, room, rate,
-                  sums):  # type: ignore[no-untyped-def]  # fmt: skip
-    """The firing rates of one image [C], and dL/dW of it added to sums [P * 16]."""
-    masks, nibbles, words, tables, current, factor, small, lane_step, lane_pixel, random, ties, tie_words = room
-    work = lane_step, lane_pixel, random, ties, tie_words
-    sample_currents(pixels, values, image, key, steps, True, used, (masks, nibbles, words, tables, current, work))
-    lif_forward(current, steps, neuron, readout_steps, small)
-    _upstream(small, steps, target, scale, rate, small[ROW:])
-    simd.call_elementwise(gradient, current, factor, steps * ROW)
-    lif_backward(current, factor, steps, neuron)
-    step_sums(factor, steps, tables)
-    delta = simd.load(small, ROW)
-    blocks = (steps + 15) // 16
-    for j in range(pixels.shape[0]):
-        at = np.int64(pixels[j]) * ROW
-        simd.store(sums, at, simd.fma(eligibility_row(masks, j, blocks, tables), delta, simd.load(sums, at)))
-
-
-@kernel(parallel=True, what="the training steps", seconds=10)
-def train_steps(offsets, all_pixels, all_values, order, targets, first, last, batch, steps, epoch, seed, stream, neuron,
-                gradient, rates, weights, used, moment, square, average, kind, settings, done, learning_rates, fresh,
-                groups, sums, room, workers):  # type: ignore[no-untyped-def]  # fmt: skip
-    """Steps first .. last - 1 of an epoch.
-
-    order [steps * batch] int64 images; targets [N, C]; rates [steps * batch, C] receives each batch's rates with the
-    weights it met; weights, used, moment, square [(P + 1) * 16], whose last row is 0, average the same or []: rows.
-    used: the weights themselves, or room for them rounded to bfloat16. kind, settings, done: see optimizer.py.
-    """
-    length = sums.shape[0] // groups
-    key = epoch, seed, stream
-    scale = np.float32(2.0 / (batch * targets.shape[1]))
+@helper
+def _learn_samples(first, last, images, batches, steps, key, neuron, gradient, rows, sums, scratch, small):  # type: ignore[no-untyped-def]
+    """Write the firing rates of the images order[first : last], and set sums [P * 16] to the sum of their dL/dW."""
+    outputs, blocks = batches.targets.shape[1], (steps + 15) // 16
+    scale = np.float32(2.0 / (batches.size * outputs))
     readout_steps = np.full(1, steps, np.int64)
-    rounded = used.ctypes.data != weights.ctypes.data
-    bits = used.view(np.uint32)
+    sums[:] = 0
+    for i in range(first, last):
+        n = batches.order[i]
+        if i + 2 < batches.order.shape[0]:
+            _prefetch_image(batches.order[i + 1], images)
+            simd.prefetch(images.offsets, batches.order[i + 2])
+            simd.prefetch(batches.targets, batches.order[i + 2] * outputs)
+        start, stop = images.offsets[n], images.offsets[n + 1]
+        pixels, values = images.pixels[start:stop], images.values[start:stop]
+        sample_currents(pixels, values, np.uint32(n), key, steps, rows.used, scratch)
+        lif_forward(scratch.current, steps, neuron, readout_steps, small)
+        for c in range(outputs):
+            rate = small[c] / np.float32(steps)
+            batches.rates[i, c] = rate
+            small[ROW + c] = scale * (rate - batches.targets[n, c])  # dL/drate, 0 beyond the outputs
+        simd.call_elementwise(gradient, scratch.current, scratch.factor, steps * ROW)
+        lif_backward(scratch.current, scratch.factor, steps, neuron)
+        step_sums(scratch.factor, steps, scratch.sums)
+        delta = simd.load(small, ROW)
+        for j in range(pixels.shape[0]):
+            at = np.int64(pixels[j]) * ROW
+            row = eligibility_row(scratch.masks, j, blocks, scratch.sums)
+            simd.store(sums, at, simd.fma(row, delta, simd.load(sums, at)))
+
+
+# ---- optimiser -----------------------------------------------------------------------------------------------------
+
+
+@helper
+def step_numbers(update, step):  # type: ignore[no-untyped-def]
+    """Return the float32 numbers of a step: Adam 1 - b1, b2, 1 - b2, lr / c1, sqrt(c2), eps; SGD momentum, lr."""
+    learning_rate, settings = update.learning_rates[step], update.settings
+    if update.kind == ADAM:
+        n = update.done + step + 1
+        b1, b2, eps = settings[0], settings[1], settings[2]
+        rate = learning_rate / (1.0 - b1**n)  # numba multiplies here, which is the same on every machine
+        root = np.sqrt(1.0 - b2**n)
+        return (
+            np.float32(1.0 - b1), np.float32(b2), np.float32(1.0 - b2),
+            np.float32(rate), np.float32(root), np.float32(eps),
+        )  # fmt: skip
+    zero = np.float32(0)
+    return np.float32(settings[0]), np.float32(learning_rate), zero, zero, zero, zero
+
+
+@helper
+def update_rows(kind, numbers, first, last, rows):  # type: ignore[no-untyped-def]
+    """Update weights[first : last], multiples of 16, by the gradient at the same places of sums."""
+    if kind == ADAM:
+        fresh_m, keep_v, fresh_v = simd.splat(numbers[0]), simd.splat(numbers[1]), simd.splat(numbers[2])
+        rate, root, eps = simd.splat(numbers[3]), simd.splat(numbers[4]), simd.splat(numbers[5])
+        for at in range(first, last, simd.LANES):
+            g, m, v = simd.load(rows.sums, at), simd.load(rows.moment, at), simd.load(rows.square, at)
+            m = simd.add(m, simd.mul(fresh_m, simd.sub(g, m)))
+            v = simd.add(simd.mul(keep_v, v), simd.mul(fresh_v, simd.mul(g, g)))
+            scale = simd.add(simd.div(simd.sqrt(v), root), eps)
+            step = simd.div(simd.mul(rate, m), scale)
+            simd.store(rows.moment, at, m)
+            simd.store(rows.square, at, v)
+            simd.store(rows.weights, at, simd.sub(simd.load(rows.weights, at), step))
+    else:
+        momentum, rate = simd.splat(numbers[0]), simd.splat(numbers[1])
+        for at in range(first, last, simd.LANES):
+            m = simd.add(simd.mul(momentum, simd.load(rows.moment, at)), simd.load(rows.sums, at))
+            simd.store(rows.moment, at, m)
+            simd.store(rows.weights, at, simd.sub(simd.load(rows.weights, at), simd.mul(rate, m)))
+
+
+@helper
+def average_rows(fresh, first, last, weights, average):  # type: ignore[no-untyped-def]
+    """average = lerp(average, weights, fresh), from the nearer end as torch's lerp does."""
+    near = abs(fresh) < 0.5
+    share = simd.splat(np.float32(fresh) if near else np.float32(1) - np.float32(fresh))
+    for at in range(first, last, simd.LANES):
+        a, w = simd.load(average, at), simd.load(weights, at)
+        way = simd.mul(share, simd.sub(w, a))
+        simd.store(average, at, simd.add(a, way) if near else simd.sub(w, way))
+
+
+@helper
+def round_to_bfloat16(first, last, weights, rounded):  # type: ignore[no-untyped-def]
+    """rounded[first : last] = the weights rounded to bfloat16, ties to even; not-a-numbers stay."""
+    source, target = weights.view(np.uint32), rounded.view(np.uint32)
+    for i in range(first, last):
+        b = source[i]
+        even = (b + np.uint32(0x7FFF) + ((b >> np.uint32(16)) & np.uint32(1))) & np.uint32(0xFFFF0000)
+        nan = (b & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
+        target[i] = b if nan else even
+
+
+# ---- steps ---------------------------------------------------------------------------------------------------------
+
+
+@kernel("the training steps", seconds=3.5)
+def train_steps(team, first, last, images, batches, steps, key, neuron, gradient, rows, update):  # type: ignore[no-untyped-def]
+    """Training steps first .. last - 1 of an epoch, each over T = steps; gradient: the address of g over an array."""
+    worker, workers, groups = team.worker, team.workers, rows.sums.shape[0] // rows.weights.shape[0]
+    length = rows.weights.shape[0]
+    low, high = worker * (length // ROW) // workers * ROW, (worker + 1) * (length // ROW) // workers * ROW
+    rounded = rows.used.ctypes.data != rows.weights.ctypes.data
+    scratch = new_scratch(length // ROW - 1, steps, True)
+    small = simd.aligned(2 * ROW, np.float32)  # spike counts, dL/drate
+    small[:] = 0
     if rounded:
-        round_to_bfloat16(0, length, weights, bits)
-    masks, nibbles, words, tables, current, factor, small, lane_step, lane_pixel, random, ties, tie_words = room
+        round_to_bfloat16(low, high, rows.weights, rows.used)
+        simd.wait_for_all(team)
     for step in range(first, last):
-        for worker in numba.prange(workers):
-            own = (
-                masks[worker], nibbles[worker], words[worker], tables[worker], current[worker], factor[worker],
-                small[worker], lane_step[worker], lane_pixel[worker], random[worker], ties[worker], tie_words[worker],
-            )  # fmt: skip
-            for group in range(worker * groups // workers, (worker + 1) * groups // workers):
-                rows = sums[group * length : (group + 1) * length]
-                rows[:] = 0
-                begin = step * batch
-                for i in range(begin + group * batch // groups, begin + (group + 1) * batch // groups):
-                    n = order[i]
-                    if i + 2 < order.shape[0]:
-                        _prefetch_image(order[i + 1], offsets, all_pixels, all_values)
-                        simd.prefetch(offsets, order[i + 2])
-                        simd.prefetch(targets, order[i + 2] * targets.shape[1])
-                    start, stop = offsets[n], offsets[n + 1]
-                    _learn_sample(
-                        all_pixels[start:stop], all_values[start:stop], np.uint32(n), key, steps, neuron, gradient,
-                        readout_steps, targets[n], scale, used, own, rates[i], rows,
-                    )  # fmt: skip
-            _add_pairs(groups, workers, worker, 0, length, sums)
-        numbers = step_numbers(kind, settings, learning_rates[step], done + step - first)
-        for worker in numba.prange(workers):
-            pixels = length // ROW
-            low, high = worker * pixels // workers * ROW, (worker + 1) * pixels // workers * ROW
-            _add_pairs(groups, workers, -1, low, high, sums)
-            update_rows(kind, numbers, low, high, sums, weights, moment, square)
-            if average.shape[0] != 0:
-                average_rows(fresh[step], low, high, weights, average)
-            if rounded:
-                round_to_bfloat16(low, high, weights, bits)
+        for group in range(worker * groups // workers, (worker + 1) * groups // workers):
+            begin, end = group * batches.size // groups, (group + 1) * batches.size // groups
+            at = step * batches.size
+            sums = rows.sums[group * length : (group + 1) * length]
+            _learn_samples(
+                at + begin, at + end, images, batches, steps, key, neuron, gradient, rows, sums, scratch, small
+            )
+        _add_pairs(groups, workers, worker, 0, length, rows.sums)
+        simd.wait_for_all(team)
+        _add_pairs(groups, workers, -1, low, high, rows.sums)
+        update_rows(update.kind, step_numbers(update, step), low, high, rows)
+        if rows.average.shape[0] != 0:
+            average_rows(update.fresh[step], low, high, rows.weights, rows.average)
+        if rounded:
+            round_to_bfloat16(low, high, rows.weights, rows.used)
+        simd.wait_for_all(team)
 
 
-@kernel()
-def to_rows(matrix, rows):  # type: ignore[no-untyped-def]
-    """matrix [C, P] -> rows [P * 16 …], whose other lanes stay as they are."""
-    pack(matrix, rows)
-
-
-@kernel()
-def from_rows(rows, matrix):  # type: ignore[no-untyped-def]
-    """The inverse of to_rows."""
-    for c in range(matrix.shape[0]):
-        for p in range(matrix.shape[1]):
-            matrix[c, p] = rows[p * ROW + c]
+expect(count_spikes, train_steps)  # which a run compiles in this order, if it has to

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from snn_mnist.kernels.cuda import launch as cuda
 from snn_mnist.kernels.cuda.available import why_unavailable
-from snn_mnist.kernels.neuron_spec import NeuronSpec
+from snn_mnist.kernels.neuron import NeuronSpec
 from snn_mnist.kernels.spikes import SpikeKey
 
 __all__ = ["active_pixels", "firing_counts", "learn", "new_eligibility", "weight_gradient", "why_unavailable"]

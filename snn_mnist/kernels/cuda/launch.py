@@ -22,7 +22,7 @@ from torch import Tensor
 from snn_mnist.kernels.cache import compile_seconds
 from snn_mnist.kernels.cuda.available import import_cupy, one_line
 from snn_mnist.kernels.formulas import FORMULAS, expression
-from snn_mnist.kernels.neuron_spec import NeuronSpec, coefficients
+from snn_mnist.kernels.neuron import NeuronSpec, coefficients
 
 # No contraction of a * b + c: where one rounding is meant the source says so, as on the CPU. Division, square root and
 # functions are the exact ones. CuPy itself adds -ftz=true: floats below 1.2e-38 count as 0.

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snn_mnist.kernels import autograd
+from snn_mnist.kernels import neuron as common
 from snn_mnist.kernels.cuda import launch as cuda
 from snn_mnist.kernels.cuda.available import why_unavailable
-from snn_mnist.kernels.neuron_spec import NeuronSpec
+from snn_mnist.kernels.neuron import NeuronSpec
 
 __all__ = ["multi_step", "why_unavailable"]
 
@@ -73,7 +73,7 @@ def backward(
 def multi_step(
     x_seq: Tensor, v: Tensor | float, spec: NeuronSpec, store_v_seq: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """`autograd.multi_step` on a CUDA device."""
+    """`multi_step` of kernels/neuron.py on a CUDA device."""
     half = () if store_v_seq else (torch.float16,)  # V of every step is kept in float32
     types = (*half, torch.float32, torch.float64)
-    return autograd.multi_step(forward, backward, types, x_seq, v, spec, store_v_seq)
+    return common.multi_step(forward, backward, types, x_seq, v, spec, store_v_seq)

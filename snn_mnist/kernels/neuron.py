@@ -1,57 +1,55 @@
-"""The fused kernels as differentiable functions: the same autograd functions for every backend.
+"""Neurons for fused kernels: their parameters as numbers, and IF and LIF over a whole sequence as autograd functions.
 
-A backend's modules (backends.py) give the numbers, forward and backward; what is kept in between lies here.
+The equations are in core/neuron.py. cpu/neuron.py and cuda/neuron.py give the numbers, forward and backward.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
-
-from snn_mnist.kernels.neuron_spec import NeuronSpec
-from snn_mnist.kernels.spikes import SpikeKey
 
 
-class _FiringRate(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, weight: Tensor, kernels: Any, active: Any, index: Tensor, steps: int, key: SpikeKey, spec: NeuronSpec,
-        precision: torch.dtype,
-    ) -> Tensor:  # fmt: skip
-        rate = torch.empty(len(index), len(weight), device=weight.device)
-        eligibility = kernels.new_eligibility(active, len(index), weight.shape)
-        kernels.learn(weight, active, index, steps, key, spec, precision, rate, eligibility)
-        ctx.kernels, ctx.saved = kernels, (active, index, eligibility, spec, steps)
-        ctx.shape, ctx.dtype = weight.shape, weight.dtype
-        return rate
+@dataclass(frozen=True)
+class NeuronSpec:
+    """One IF or LIF neuron; hashable, so it can be the key of a cache."""
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        if ctx.saved is None:
-            raise RuntimeError("the fused pass was already differentiated; run the forward pass again")
-        active, index, eligibility, spec, steps = ctx.saved
-        gradient = torch.empty(ctx.shape, device=upstream.device)
-        ctx.kernels.weight_gradient(active, index, upstream, eligibility, spec, steps, gradient)
-        ctx.saved = None
-        return gradient.to(ctx.dtype), None, None, None, None, None, None, None
+    tau: float | None  # membrane time constant in steps, > 1; None: IF, no leak
+    decay_input: bool  # LIF only: X is divided by tau too
+    v_threshold: float
+    v_reset: float | None  # None: soft reset
+    detach_reset: bool
+    surrogate: str  # a key of formulas.FORMULAS
+    parameters: tuple[tuple[str, float], ...]  # of the surrogate, e.g. (('alpha', 2.0),)
 
 
-def firing_rate(
-    kernels: Any, weight: Tensor, active: Any, index: Tensor, steps: int, key: SpikeKey, spec: NeuronSpec,
-    precision: torch.dtype = torch.float32,
-) -> Tensor:  # fmt: skip
-    """Firing rates [N, C] over `steps` time steps of the images `index` [N] int64, differentiable in weight [C, P].
+class Coefficients(NamedTuple):
+    """The numbers in H[t] = decay V[t-1] + gain X[t] + offset, fire and reset, rounded to a kernel's type."""
 
-    kernels: the module of a fused pass; active: its `active_pixels` of the images. precision: the weights are rounded
-    to this type; sums and membrane stay in float32, because float16 has 11 bits: a sum of a hundred small weights would
-    lose the last ones, and a membrane near its threshold would fire wrongly.
-    """
-    return _FiringRate.apply(weight, kernels, active, index, steps, key, spec, precision)
+    decay: Any
+    gain: Any
+    offset: Any
+    threshold: Any
+    reset: Any  # 0 for soft reset
+    hard_reset: Any  # 1 for hard reset
+    grad_through_reset: Any  # 1 where the gradient passes through the reset
+
+
+@functools.cache
+def coefficients(spec: NeuronSpec, dtype: str = "float32") -> Coefficients:
+    """The same numbers for every backend, each of this type."""
+    real = np.dtype(dtype).type
+    decay = real(1.0 if spec.tau is None else 1.0 - 1.0 / spec.tau)
+    gain = real(1.0 / spec.tau if spec.tau is not None and spec.decay_input else 1.0)
+    reset = real(spec.v_reset or 0.0)
+    offset = reset * (real(1) - decay)
+    hard_reset, grad_through_reset = real(spec.v_reset is not None), real(not spec.detach_reset)
+    return Coefficients(decay, gain, offset, real(spec.v_threshold), reset, hard_reset, grad_through_reset)
 
 
 Forward = Callable[[Tensor, Tensor, NeuronSpec, bool, bool], tuple[Tensor, Tensor, Tensor | None, Tensor | None]]
@@ -76,8 +74,12 @@ class _MultiStep(torch.autograd.Function):
         return spikes, last_v, x.new_empty((0, *v.shape)) if v_seq is None else v_seq
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, d_spikes: Tensor, d_last_v: Tensor, d_v_seq: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # create_graph=True; the gradients below would count as constants
+            raise RuntimeError(
+                "the fused neurons have no second derivatives, which create_graph=True asks for; "
+                "use functional.set_backend(net, 'torch')"
+            )
         (overshoot,) = ctx.saved_tensors
         later = d_v_seq.contiguous() if ctx.stored else None
         d_x, d_v = ctx.backward_kernel(d_spikes.contiguous(), later, d_last_v.contiguous(), overshoot, ctx.spec)

@@ -1,0 +1,101 @@
+"""Training steps: what those of all backends share, and the reference, as in any PyTorch program.
+
+compiled_steps.py (numba) and fused_steps.py (cupy) have the same steps without autograd; all are called in one way:
+
+    steps.warm_up()
+    steps.begin(key, order, learning_rates)       # of an epoch
+    steps.run(0, 937)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import mse_loss
+
+from snn_mnist.network.poisson import SpikeKey
+
+
+@dataclass(frozen=True)
+class Training:
+    """What the training steps of a run are made of."""
+
+    steps: int  # of an epoch
+    batch: int
+    T: int
+    optimizer: Any
+    scaler: torch.amp.GradScaler  # enabled or not
+    amp: bool  # forward in half precision
+    average: Tensor | None  # [C, P], moving average: decay average + (1 - decay) weight at each step
+    rates: Tensor  # [steps * batch, C] receives the rates of each batch, with the weights before its step
+    skipped: Tensor  # int64 [], counts the steps that the scaler skipped
+
+
+class TrainingSteps:
+    """The training steps of an epoch."""
+
+    chunk = 1  # the loop stops best at multiples of this many steps
+
+    def warm_up(self) -> None:
+        """Compile what the steps need; weights do not change. `begin` is called after it."""
+
+    def begin(
+        self, key: SpikeKey, order: Tensor, learning_rates: Sequence[float], decays: Sequence[float] | None = None
+    ) -> None:
+        """Begin epoch key.epoch with an order [>= steps * batch] of the images and, for each step, a learning rate and
+        the decay of the moving average, if there is one."""
+        self.key, self.order = key, order
+        self.learning_rates = np.asarray(learning_rates, np.float64)
+        self.new_weight_shares = 1 - np.asarray(decays or (), np.float64)
+
+    def run(self, first: int, last: int) -> None:
+        """Run steps first .. last - 1 of the epoch."""
+        raise NotImplementedError
+
+
+class AutogradSteps(TrainingSteps):
+    """The training steps of an epoch on an engine whose `firing_rate` is differentiable.
+
+    labels [N, C] float32: the targets of all images.
+    """
+
+    def __init__(self, engine: Any, labels: Tensor, training: Training) -> None:
+        self.engine, self.weight, self.labels, self.training = engine, engine.net.weight, labels, training
+        self.one = torch.ones((), device=labels.device)
+        self.autocast: Any = torch.autocast(labels.device.type) if training.amp else nullcontext()
+
+    def warm_up(self) -> None:
+        """One image forward and back."""
+        with self.autocast:
+            rate = self.engine.firing_rate(torch.tensor([0]), self.training.T, SpikeKey(0, 0, 0))
+        torch.autograd.grad(rate.sum(), self.weight)
+
+    def run(self, first: int, last: int) -> None:
+        for step in range(first, last):
+            self._step(step)
+
+    def _step(self, step: int) -> None:
+        training, optimizer, scaler = self.training, self.training.optimizer, self.training.scaler
+        part = slice(step * training.batch, (step + 1) * training.batch)
+        index = self.order[part].to(self.labels.device)
+        for group in optimizer.param_groups:
+            group["lr"] = float(self.learning_rates[step])
+        with self.autocast:
+            rate = self.engine.firing_rate(index, training.T, self.key)
+        loss = mse_loss(rate, self.labels[index])
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scale = scaler.scale(self.one)
+        scaler.update()
+        if scaler.is_enabled():  # it lowers its scale where the gradients were not finite
+            training.skipped.add_(scaler.scale(self.one) < scale)
+        training.rates[part] = rate.detach()
+        if training.average is not None:
+            training.average.lerp_(self.weight.detach(), float(self.new_weight_shares[step]))
