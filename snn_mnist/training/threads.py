@@ -56,7 +56,7 @@ def busy_seconds() -> float:
 
     Always 0 where there is no /proc/stat (macOS, Windows): the number of threads stays as it is.
     """
-    if not os.path.exists("/proc/stat"):
+    if not (hasattr(os, "sched_getaffinity") and os.path.exists("/proc/stat")):
         return 0.0
     allowed = {f"cpu{core}" for core in os.sched_getaffinity(0)}
     with open("/proc/stat") as file:
