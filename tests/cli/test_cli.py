@@ -352,7 +352,7 @@ def test_results_that_cannot_be_written(capsys: pytest.CaptureFixture, tmp_path:
     [
         (["train"], "torch", "activate the environment that scripts/train.sh makes: source .venv/bin/activate"),
         (["sweep", "-tau", "1.1,2", "-val", "100"], "optuna",
-         "sweep needs it: SNN_MNIST_EXTRAS=sweep bash scripts/setup.sh, or pip install optuna scipy"),
+         "sweep needs it: SNN_MNIST_EXTRAS=sweep bash scripts/setup.sh, or pip install optuna"),
     ],
 )  # fmt: skip
 def test_a_python_without_the_packages_is_told_where_they_are(tmp_path: Path, verb: list[str], package, remedy):
