@@ -54,13 +54,14 @@ def mean_and_std(trials: Sequence[FrozenTrial]) -> tuple[float, float]:
     return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-def lowest_shown(trials: Sequence[FrozenTrial]) -> float:
-    """The lower end of the accuracy axis: trials far below the better four fifths would squeeze those into a line."""
+def limits(trials: Sequence[FrozenTrial]) -> tuple[float, float]:
+    """The ends of the accuracy axis: trials far below the better four fifths would squeeze those into a line."""
     means = [100 * (trial.value or 0) for trial in trials]
     best, usual = max(means), float(np.quantile(means, 0.2))
     shown = min(mean for mean in means if mean >= best - 3 * (best - usual))
     spread = max(mean_and_std([trial])[1] for trial in trials)
-    return max(0.0, shown - (spread + 0.06 * (best - shown) or 0.1))
+    margin = spread + 0.06 * (best - shown) or 0.1
+    return max(0.0, shown - margin), best + margin
 
 
 @own_style()
@@ -78,8 +79,8 @@ def history(trials: Sequence[FrozenTrial]) -> Figure:
     if pruned:
         values = [100 * (trial.value or 0) for trial in pruned]
         axes.plot(list(map(number_of, pruned)), values, "x", color=GREY, label="pruned trial, at its last epoch")
-    low = lowest_shown(complete)
-    axes.set_ylim(bottom=low)
+    low, high = limits(complete)
+    axes.set_ylim(low, high)
     if hidden := [number_of(trial) for trial in ended if 100 * (trial.value or 0) < low]:
         axes.plot(hidden, [low] * len(hidden), "v", color=BLACK, clip_on=False, label=f"trial below {low:.2f} %")
     failed = sum(trial.state == TrialState.FAIL for trial in trials)
@@ -99,7 +100,7 @@ def against_each(complete: Sequence[FrozenTrial], names: list[str], plan: Plan) 
     rows = -(-len(names) // columns)
     figure = drawing.own_figure((2.2 + 2.6 * columns, 1.2 + 2.8 * rows))
     panels = figure.subplots(rows, columns, sharey=True, squeeze=False)
-    low = lowest_shown(complete)
+    low, high = limits(complete)
     for panel, name in itertools.zip_longest(panels.flat, names):
         if name is None:
             panel.set_axis_off()
@@ -119,7 +120,7 @@ def against_each(complete: Sequence[FrozenTrial], names: list[str], plan: Plan) 
         drawing.style(panel, "", name, "")
         if len(curves) > 1:
             panel.legend(fontsize="x-small")
-        panel.set_ylim(bottom=low)
+        panel.set_ylim(low, high)
     hidden = sum(100 * (trial.value or 0) < low for trial in complete)
     figure.supylabel(ACCURACY)
     spread = " (± std over seeds)" if plan.seeds > 1 else ""
@@ -155,7 +156,7 @@ def over_two(complete: Sequence[FrozenTrial], names: list[str], plan: Plan) -> F
     figure = drawing.own_figure((8.0, 6.0))
     axes = figure.add_subplot()
     place_x, place_y = scale(axes, "x", x, plan), scale(axes, "y", y, plan)
-    low, high = lowest_shown(complete), max(100 * (trial.value or 0) for trial in complete)
+    low, high = limits(complete)
     title = f"Accuracy over {x} and {y}"
     if isinstance(across := plan.space[x], Choices) and isinstance(up := plan.space[y], Choices):
         cells = np.full((len(up.values), len(across.values)), np.nan)
@@ -168,6 +169,8 @@ def over_two(complete: Sequence[FrozenTrial], names: list[str], plan: Plan) -> F
             text = f"{mean:.2f}" + (f"\n± {std:.2f}" if len(percent(trials)) > 1 else "")
             colour = "black" if mean > (low + high) / 2 else "white"
             axes.text(column, row, text, ha="center", va="center", color=colour)
+        for row, column in np.argwhere(np.isnan(cells)):
+            axes.text(column, row, "no complete\ntrial", ha="center", va="center")
         shown: Any = axes.imshow(cells, vmin=low, vmax=high, aspect="auto", origin="lower")
         if several:
             title += ": mean ± std over " + " and ".join(["seeds"] * (plan.seeds > 1) + others)

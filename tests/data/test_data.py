@@ -175,17 +175,7 @@ GOOD = CONTENTS[IMAGES]
 GOOD_GZ = ZIPPED[IMAGES]
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        GOOD[:-1],
-        GOOD + b"\0",
-        b"\0\0\x08\x01" + GOOD[4:],
-        GOOD[:4] + struct.pack(">I", 11) + GOOD[8:],
-        GOOD[:-1] + bytes([GOOD[-1] ^ 1]),
-    ],
-)
+@pytest.mark.parametrize("data", [b"", GOOD[:-1], GOOD + b"\0", b"\0\0\x08\x01" + GOOD[4:]])
 def test_a_damaged_file(tmp_path: Path, data: bytes):
     raw, zipped = tmp_path / IMAGES, tmp_path / f"{IMAGES}.gz"
     raw.write_bytes(data)
@@ -194,25 +184,6 @@ def test_a_damaged_file(tmp_path: Path, data: bytes):
         message = refused(path)
         assert f"the md5 of its {len(data):,} bytes is {md5(data)} instead of {md5(GOOD)}" in message
         assert "delete it, and the next run downloads it" in message
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        b"\x1f",
-        b"no gzip at all",
-        GOOD_GZ[:-9],
-        GOOD_GZ[:-1],
-        GOOD_GZ[:100],
-        GOOD_GZ + b"tail",
-        GOOD_GZ[:-8] + b"\0\0\0\0" + GOOD_GZ[-4:],
-    ],
-)
-def test_a_broken_gz(tmp_path: Path, data: bytes):
-    path = tmp_path / f"{IMAGES}.gz"
-    path.write_bytes(data)
-    assert "damaged" in refused(path)
 
 
 def test_a_gz_that_unpacks_to_gigabytes_is_left_after_what_is_needed(tmp_path: Path):
@@ -231,15 +202,8 @@ def test_a_file_that_can_not_be_read(tmp_path: Path):
     assert "is a directory" in refused(tmp_path)
 
 
-mutations = st.lists(
-    st.tuples(
-        st.sampled_from(["flip", "cut", "insert", "drop", "repeat"]),
-        st.integers(0, 10**6),
-        st.binary(max_size=9),
-    ),
-    min_size=1,
-    max_size=3,
-)
+kinds = st.sampled_from(["flip", "cut", "insert", "drop", "repeat"])
+mutations = st.lists(st.tuples(kinds, st.integers(0, 10**6), st.binary(max_size=9)), min_size=1, max_size=3)
 
 
 def mutate(data: bytes, changes: list[tuple[str, int, bytes]]) -> bytes:
@@ -378,15 +342,12 @@ def test_a_download_that_fails_leaves_nothing_and_names_the_ways_on(
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.usefixtures("small_mnist")
-def test_without_a_network(tmp_path: Path):
-    with pytest.raises(DataMissing, match=r"no train-images.*can't be downloaded \(Error downloading"):
-        load_dataset("mnist", tmp_path)
-    with pytest.raises(DataMissing, match=r"\(not downloaded\)"):
-        load_dataset("mnist", tmp_path, download=False)
-
-
-def test_a_directory_that_can_not_be_made(tmp_path: Path, use_mirrors):
+def test_without_a_network_and_where_nothing_can_be_written(tmp_path: Path, small_mnist: None):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataMissing, match=r"Not a directory"):
-        load_dataset("mnist", tmp_path / "file")
+    for place, download, why in (
+        ("", True, "Error downloading"),
+        ("", False, "not downloaded"),
+        ("file", True, "Not a"),
+    ):
+        with pytest.raises(DataMissing, match=rf"no train-images.*can't be downloaded \({why}"):
+            load_dataset("mnist", tmp_path / place, download)

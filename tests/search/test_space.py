@@ -13,7 +13,7 @@ from nursery import Nursery
 from snn_mnist.cli import sweep
 from snn_mnist.cli.parser import read_command
 from snn_mnist.errors import UsageError
-from snn_mnist.search.space import SWEPT, Choices, Range, corners, suggest
+from snn_mnist.search.space import SWEPT, Choices, Range, suggest
 from snn_mnist.search.study import Plan, number_of, open_study, return_to_queue, trials_of
 from snn_mnist.search.worker import sampler_of
 from snn_mnist.settings.config import Config
@@ -73,12 +73,6 @@ def test_all_that_decides_the_result_may_vary():
     assert fixed - set(SWEPT) == {"seed", "dataset", "val"}, "these are the same for all trials"
     names = {each.name for each in options_of(sweep.SweepOptions)}
     assert {each.name for each in options_of(Config)} - names == {"resume", "force", "figures", "test", "name"}
-
-
-def test_corners():
-    space = {"lr": Range(0.1, 0.2), "amp": Choices((True, False)), "T": Choices((5,))}
-    ends = [tuple(point.values()) for point in corners(space)]
-    assert ends == [(0.1, True, 5), (0.1, False, 5), (0.2, True, 5), (0.2, False, 5)]
 
 
 @pytest.mark.parametrize(
