@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from snn_mnist.kernels.cpu import simd
-from snn_mnist.kernels.cpu.jit import get_threads, helper, kernel, on_threads, why_unavailable
+from snn_mnist.kernels.cpu.jit import get_threads, helper, inlined_helper, kernel, on_threads, why_unavailable
 from snn_mnist.kernels.cpu.spikes import (
     SPAN,
     ActivePixels,
@@ -67,7 +67,7 @@ def new_scratch(pixels, steps, learning):  # type: ignore[no-untyped-def]
     return Scratch(masks, nibbles, nibbles.view(np.uint64), sums, current, factor, scratch(pixels))
 
 
-@helper
+@inlined_helper
 def _subset_sums(a, b, c, d, table, first):  # type: ignore[no-untyped-def]
     """table[first + 16 n :] = the sum of those of a, b, c, d whose bit is set in n, for n = 0 .. 15."""
     ab, cd = simd.add(a, b), simd.add(c, d)
@@ -128,7 +128,7 @@ def _place(pixels, j, silent):  # type: ignore[no-untyped-def]
     return np.int64(pixels[j]) * ROW if j < pixels.shape[0] else silent
 
 
-@helper
+@inlined_helper
 def _load_four(current, at, chunk):  # type: ignore[no-untyped-def]
     if chunk == 0:
         zero = simd.splat(np.float32(0))
@@ -138,7 +138,7 @@ def _load_four(current, at, chunk):  # type: ignore[no-untyped-def]
     )  # fmt: skip
 
 
-@helper
+@inlined_helper
 def _store_four(current, at, a, b, c, d):  # type: ignore[no-untyped-def]
     simd.store(current, at, a)
     simd.store(current, at + 16, b)
@@ -159,7 +159,7 @@ def step_sums(factor, steps, sums):  # type: ignore[no-untyped-def]
         )  # fmt: skip
 
 
-@helper
+@inlined_helper
 def eligibility_row(masks, j, blocks, sums):  # type: ignore[no-untyped-def]
     """E[j] = sum over the steps at which pixel j fires of factor[t]; sums: those of step_sums."""
     nibble = np.uint64(240)
