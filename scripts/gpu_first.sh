@@ -37,14 +37,14 @@ from snn_mnist.kernels.cuda import fused
 from snn_mnist.network.fused_steps import FusedSteps
 from snn_mnist.network.poisson import SpikeKey
 from tests.network.test_cuda_gpu import digits_like, on_device
+from tests.support.kernel_checks import training_of
 from tests.support.neurons import spec_of
 
 steps, weight = 512, torch.nn.Parameter(0.03 * torch.randn(10, 784, device="cuda"))
-run = FusedSteps(
-    fused, weight, on_device(digits_like(steps * 64)), torch.eye(10, device="cuda")[torch.arange(steps * 64) % 10],
-    spec_of(), steps=steps, batch=64, T=100, scaler=torch.amp.GradScaler("cuda", enabled=False),
-    optimizer=torch.optim.Adam([weight], fused=True, capturable=True),
-)
+adam = torch.optim.Adam([weight], fused=True, capturable=True)
+training = training_of(weight, adam, steps, 64, 100, torch.amp.GradScaler("cuda", enabled=False))
+labels = torch.eye(10, device="cuda")[torch.arange(steps * 64) % 10]
+run = FusedSteps(fused, weight, on_device(digits_like(steps * 64)), labels, spec_of(), torch.float32, training)
 for epoch in range(3):
     run.begin(SpikeKey(0, 0, epoch), torch.randperm(steps * 64), [1e-3] * steps)
     with profile(activities=[ProfilerActivity.CUDA]) as seen:

@@ -166,16 +166,17 @@ def step_times(settings: Settings, amp: bool) -> list[str]:
     ]
     if not isinstance(steps, FusedSteps):  # on the CPU the parts of a step lie in one compiled call
         return lines
-    index, rates, key = steps.order[: steps.batch], steps.rates[: steps.batch], SpikeKey(0, Stream.TRAIN, 0)
+    training, key = steps.training, SpikeKey(0, Stream.TRAIN, 0)
+    index, rates = steps.index[: training.batch], steps.rates[: training.batch]
 
     def learn() -> None:
         steps.kernels.learn(
-            steps.weight, steps.active, index, steps.T, key, steps.spec, steps.precision, rates, steps.eligibility
+            steps.weight, steps.active, index, training.T, key, steps.spec, steps.precision, rates, steps.eligibility
         )
 
     def contract() -> None:
         steps.kernels.weight_gradient(
-            steps.active, index, rates, steps.eligibility, steps.spec, steps.T, steps.gradient
+            steps.active, index, rates, steps.eligibility, steps.spec, training.T, steps.gradient
         )
 
     with torch.no_grad():

@@ -99,11 +99,7 @@ class FusedEngine:
             from snn_mnist.network.compiled_steps import CompiledSteps
 
             return CompiledSteps(*parts, precision, training)
-        return FusedSteps(
-            self.kernels, *parts, steps=training.steps, batch=training.batch, T=training.T,
-            optimizer=training.optimizer, scaler=training.scaler, precision=precision, average=training.average,
-            rates=training.rates, skipped=training.skipped,
-        )  # fmt: skip
+        return FusedSteps(self.kernels, *parts, precision, training)
 
     def _precision(self, amp: bool = False) -> torch.dtype:
         """The type to which autocast rounds the weights, as it does in a linear layer."""

@@ -14,6 +14,7 @@ from snn_mnist.kernels.cuda.available import one_line
 from snn_mnist.kernels.neuron import NeuronSpec
 from snn_mnist.kernels.spikes import SpikeKey
 from snn_mnist.network.fused_steps import FusedSteps
+from snn_mnist.network.training_steps import Training
 
 _LIF = NeuronSpec(2.0, True, 1.0, 0.0, False, "atan", (("alpha", 2.0),))
 
@@ -88,12 +89,19 @@ def _wrong_graphs(kernels: Any, device: torch.device) -> str | None:
     learned = []
     for capture in (False, device.type == "cuda"):
         weight = torch.nn.Parameter(start.clone())
-        optimizer = torch.optim.Adam([weight], fused=True, capturable=True)
-        run = FusedSteps(
-            kernels, weight, active, labels[torch.arange(len(n), device=device) % 10], _LIF, steps=steps,
-            batch=batch, T=40, optimizer=optimizer, scaler=torch.amp.GradScaler(device.type, enabled=False), chunk=2,
-            capture=capture,
-        )  # fmt: skip
+        training = Training(
+            steps=steps,
+            batch=batch,
+            T=40,
+            optimizer=torch.optim.Adam([weight], fused=True, capturable=True),
+            scaler=torch.amp.GradScaler(device.type, enabled=False),
+            amp=False,
+            average=None,
+            rates=torch.zeros(len(n), 10, device=device),
+            skipped=torch.zeros((), dtype=torch.int64, device=device),
+        )
+        targets = labels[torch.arange(len(n), device=device) % 10]
+        run = FusedSteps(kernels, weight, active, targets, _LIF, torch.float32, training, chunk=2, capture=capture)
         for epoch in range(2):  # the first chunk of the first epoch is never replayed
             run.begin(SpikeKey(1, 0, epoch), torch.arange(len(n)).roll(epoch), [0.01] * steps)
             run.run(0, steps)

@@ -1,20 +1,25 @@
 """The training steps of the CUDA backend without a GPU: its kernels on the host, its graphs by a stand-in."""
 
+import gc
+import os
+import subprocess
+import sys
 from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
 
+from snn_mnist.errors import SNNError
 from snn_mnist.kernels.cuda import fused as fused_cuda
 from snn_mnist.network.fused_steps import FusedSteps
 from snn_mnist.network.poisson import SpikeKey
-from tests.support.kernel_checks import FULL, HALF, firing_rate
+from tests.conftest import ROOT
+from tests.support.kernel_checks import FULL, HALF, firing_rate, training_of
 from tests.support.neurons import images_of, spec_of
 
 
-@pytest.mark.parametrize("static", [False, True])
 @pytest.mark.parametrize(("optimizer", "scaled"), [("adam", False), ("adam", True), ("sgd", False), ("sgd", True)])
-def test_epoch_of_steps_is_the_ordinary_loop(host, optimizer, scaled, static):
+def test_epoch_of_steps_is_the_ordinary_loop(host, optimizer, scaled):
     """The steps that a CUDA graph captures, run one by one: bit for bit those of autograd and the optimiser, with
     learning rates that a float32 holds, as the static tensors do."""
     images, steps, batch, T = images_of(30, active=100), 7, 4, 20
@@ -54,20 +59,18 @@ def test_epoch_of_steps_is_the_ordinary_loop(host, optimizer, scaled, static):
 
     graphed, captured = made()
     own = start.clone()
-    run = FusedSteps(
-        fused_cuda, graphed, active, labels, spec_of(), steps=steps, batch=batch, T=T, optimizer=captured,
-        scaler=scaling(), precision=HALF if scaled else FULL, average=own, chunk=3, static=static,
-    )  # fmt: skip
+    training = training_of(graphed, captured, steps, batch, T, scaling(), own)
+    run = FusedSteps(fused_cuda, graphed, active, labels, spec_of(), HALF if scaled else FULL, training, chunk=3)
     for turn, epoch in enumerate((3, 4)):
         run.begin(SpikeKey(1, 0, epoch), order, rates, decays)
         run.run(0, 5)
         run.run(5, steps)
         expected = torch.cat(seen[turn * steps : (turn + 1) * steps])
-        assert torch.equal(run.rates, expected)
+        assert torch.equal(training.rates, expected)
     assert torch.equal(graphed, weight) and torch.equal(own, average)
     assert captured.param_groups[0]["lr"] == rates[-1]
-    assert (run.skipped > 0) == scaled and run.skipped < steps
-    assert run.scaler.state_dict() == scaler.state_dict()
+    assert (training.skipped > 0) == scaled and training.skipped < steps
+    assert training.scaler.state_dict() == scaler.state_dict()
 
 
 class Recorded:
@@ -90,10 +93,11 @@ class Recorded:
 @pytest.fixture
 def graphs(monkeypatch):
     """CUDA graphs without a GPU; the arguments of each capture."""
-    captures, plain = [], FusedSteps.step
+    captures, plain = [], FusedSteps._step
 
     @contextmanager
     def capture(graph, **settings):
+        assert not gc.isenabled()  # a stray graph that is collected during a capture makes it fail
         captures.append(settings)
         Recorded.capturing = graph
         yield
@@ -105,45 +109,62 @@ def graphs(monkeypatch):
         else:
             Recorded.capturing.steps.append(lambda: plain(run, number))
 
-    monkeypatch.setattr(FusedSteps, "step", step)
+    monkeypatch.setattr(FusedSteps, "_step", step)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Recorded)
     monkeypatch.setattr(torch.cuda, "graph", capture)
     monkeypatch.setattr(torch.cuda, "device", nullcontext)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10**9, 10**10))
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: f"a stream of {device}")
     return captures
 
 
-def test_whole_chunks_are_replayed_and_the_rest_is_run(host, graphs):
-    """An epoch of 11 steps in chunks of 4, cut in the middle: the bits of the plain loop, two graphs in use at the end
-    of the first epoch, and the third from the second epoch on, for the very first step is always run."""
+def test_one_graph_serves_all_chunks(host, graphs):
+    """An epoch of 11 steps in chunks of 4, cut in the middle of the second epoch: the bits of the plain loop, from one
+    graph for the chunks of 4 and one for the 3 steps at the end. The very first chunk is always launched."""
     images, steps, batch = images_of(48, active=100), 11, 4
     active, labels = fused_cuda.active_pixels(images), torch.eye(10)[torch.arange(48) % 10]
     start = 0.1 * torch.randn(10, 784, generator=torch.Generator().manual_seed(1))
     results, replays = [], []
     for capture in (False, True):
         weight = torch.nn.Parameter(start.clone())
-        run = FusedSteps(
-            fused_cuda, weight, active, labels, spec_of(), steps=steps, batch=batch, T=20, chunk=4, static=True,
-            optimizer=torch.optim.Adam([weight], fused=True, capturable=True), capture=capture,
-            scaler=torch.amp.GradScaler("cpu", enabled=False),
-        )  # fmt: skip
+        adam = torch.optim.Adam([weight], fused=True, capturable=True)
+        training = training_of(weight, adam, steps, batch, 20, torch.amp.GradScaler("cpu", enabled=False))
+        run = FusedSteps(fused_cuda, weight, active, labels, spec_of(), FULL, training, chunk=4, capture=capture)
         rates = []
         for epoch in range(3):
             run.begin(SpikeKey(1, 0, epoch), torch.arange(48).roll(epoch), [0.01 / (1 + step) for step in range(steps)])
             for cut in ((0, 6), (6, 11)) if epoch == 1 else ((0, 11),):
                 run.run(*cut)
-            rates.append(run.rates.clone())
+            rates.append(training.rates.clone())
             if capture:
-                replays.append({first: graph.replays for first, graph in run.graphs.items()})
+                replays.append({count: graph.replays for count, graph in run.graphs.items()})
         results.append([*rates, weight.detach()])
     for plain, replayed in zip(*results, strict=True):
         assert torch.equal(plain, replayed)
-    # the second epoch is cut inside the second chunk, which is then run step by step
-    assert replays == [{4: 1, 8: 1}, {4: 1, 8: 2, 0: 1}, {4: 2, 8: 3, 0: 2}]
-    assert [c["pool"] for c in graphs] == [None, "a pool", "a pool"]
+    assert replays == [{4: 1, 3: 1}, {4: 2, 3: 2}, {4: 4, 3: 3}]  # steps 4 to 7 of the second epoch are launched
+    assert [c["pool"] for c in graphs] == [None, "a pool"] and gc.isenabled()
     assert {c["stream"] for c in graphs} == {"a stream of cpu"}
     run.begin(SpikeKey(2, 0, 0), torch.arange(48), [0.01] * steps)
     assert run.graphs == {}  # another seed, which is a constant in the graphs
+
+
+def test_work_memory_is_compared_with_what_is_free(host, graphs):
+    """T near a million: the work of 64 samples does not lie on chip, and needs 9 GB."""
+    active, weight = fused_cuda.active_pixels(images_of(2, active=100)), torch.nn.Parameter(torch.zeros(10, 784))
+    training = training_of(weight, torch.optim.SGD([weight]), 1, 64, 999_000, None)
+    with pytest.raises(SNNError, match=r"T=999000 with b=64 needs \d+\.\d GB of work memory, and 1\.0 GB are free"):
+        FusedSteps(fused_cuda, weight, active, torch.eye(10), spec_of(), FULL, training, capture=True)
+
+
+def test_gpu_tests_are_collected_without_the_development_extras():
+    blocked = ["hypothesis", "xdist", "pytest_timeout", "optuna", "nir", "scipy", "jupytext", "psycopg2", "sklearn"]
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({blocked})); import pytest\n"
+        "sys.exit(pytest.main(['-q', '--collect-only', '-m', 'gpu', 'tests/network/test_cuda_gpu.py']))"
+    )
+    environment = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "test_start_up_check" in done.stdout, done.stdout
 
 
 def test_the_trainer(host, tmp_path, monkeypatch):

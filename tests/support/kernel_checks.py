@@ -13,6 +13,13 @@ HALF, FULL = torch.float16, torch.float32  # what the weights are rounded to
 EXPLODED = 1e6  # a gradient of that size has grown through the resets, and the rounding errors of float32 with it
 
 
+def training_of(weight, optimizer, steps, batch, T, scaler, average=None):
+    """What training steps are made of, on the weight's device."""
+    rates = torch.zeros(steps * batch, len(weight), device=weight.device)
+    skipped = torch.zeros((), dtype=torch.int64, device=weight.device)
+    return Training(steps, batch, T, optimizer, scaler, False, average, rates, skipped)
+
+
 class _Rate(torch.autograd.Function):
     @staticmethod
     def forward(ctx, weight, rate, gradient):

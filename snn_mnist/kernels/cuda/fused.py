@@ -96,6 +96,12 @@ def plan_launch(weight_shape: tuple[int, int], stride: int, spec: NeuronSpec, st
     return Plan(text, threads, 0 if global_work else size, (size + 15) // 16 * 16 if global_work else 0)
 
 
+def work_memory(weight_shape: tuple[int, int], active: ActivePixels, spec: NeuronSpec, steps: int, samples: int) -> int:
+    """Return the bytes of global memory that a training pass over so many samples works in; 0 if they fit on chip."""
+    limit = cuda.shared_limit(active.images.device)
+    return samples * plan_launch(weight_shape, active.stride, spec, steps, limit).global_bytes
+
+
 @functools.cache
 def _text(macros: tuple[tuple[str, Any], ...]) -> str:
     return cuda.source("fused.cu", **dict(macros))
