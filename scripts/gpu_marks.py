@@ -33,10 +33,8 @@ from snn_mnist.settings.config import Config
 from snn_mnist.storage import environment
 from snn_mnist.storage.checkpoint import WEIGHT, load
 from snn_mnist.storage.metrics import read_metrics
-from snn_mnist.training.data import TrainingData
-from snn_mnist.training.learner import Learner
-from snn_mnist.training.resume import Resumed
-from snn_mnist.training.snapshot import restore
+from snn_mnist.training.learner import Learner, TrainingData
+from snn_mnist.training.resume import restore
 
 ROOT = Path(__file__).resolve().parents[1]
 LAUNCHES = 200  # in a row, of a kernel that is timed alone
@@ -151,7 +149,7 @@ def step_times(settings: Settings, amp: bool) -> list[str]:
     config = replace(settings.config, amp=amp)
     runtime = choose_runtime(config.device, config.backend, config.threads)
     learner = Learner(config, runtime, TrainingData.load(config, runtime.device))
-    restore(Resumed(config, {}), learner)
+    restore({}, learner)
     device, steps, count, seconds = runtime.device, learner.training, learner.data.steps, settings.seconds
 
     def epoch() -> None:

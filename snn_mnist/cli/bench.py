@@ -105,11 +105,9 @@ class Work:
         import torch
 
         from snn_mnist.network.device import choose_runtime
-        from snn_mnist.training.data import TrainingData
         from snn_mnist.training.evaluator import Evaluator
-        from snn_mnist.training.learner import Learner
-        from snn_mnist.training.resume import Resumed
-        from snn_mnist.training.snapshot import restore
+        from snn_mnist.training.learner import Learner, TrainingData
+        from snn_mnist.training.resume import restore
 
         self.config, self.epochs = config, itertools.count()
         self.runtime = choose_runtime(config.device, config.backend, config.threads)
@@ -117,7 +115,7 @@ class Work:
         self.data = TrainingData.load(config, self.runtime.device, dataset)
         self.learner = Learner(config, self.runtime, self.data)
         self.evaluator = Evaluator(config, self.runtime, self.data, self.learner)
-        restore(Resumed(config, {}), self.learner)
+        restore({}, self.learner)
         for _ in range(2 if config.backend == "cupy" else 0):  # CUDA graphs are captured in two whole epochs
             self.train(self.data.steps)
 
@@ -132,7 +130,7 @@ class Work:
         """The forward pass of the first test images; returns their number."""
         from snn_mnist.network.poisson import SpikeKey, Stream
 
-        score = self.evaluator.score_test_images(SpikeKey(0, Stream.TEST, next(self.epochs)), count=images)
+        score = self.evaluator.score(Stream.TEST, SpikeKey(0, Stream.TEST, next(self.epochs)), count=images)
         return len(score.labels)
 
     def images_per_second(self, what: str, seconds: float) -> float:

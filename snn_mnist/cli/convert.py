@@ -100,12 +100,12 @@ def run(options: ConvertOptions) -> int:
     from snn_mnist.network.device import choose_runtime
     from snn_mnist.training.conversion import Conversion
     from snn_mnist.training.interruption import Interruption
-    from snn_mnist.training.loop import train_run
+    from snn_mnist.training.loop import train
 
     choose_runtime(options.device, options.backend, options.threads)  # a backend that can't be used is an error now
     interruption = Interruption()
     with redirect_stdout(sys.stderr if options.json == "-" else sys.stdout):  # which is for the JSON alone
-        _, folder = train_run(options.training(), interruption, Conversion(options.mode))
+        folder = train(options.training(), interruption, conversion=Conversion(options.mode))
     if interruption.requested:
         return interruption.exit_code
     report(options, folder)

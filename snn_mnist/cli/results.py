@@ -5,12 +5,14 @@ import statistics
 from typing import Any
 
 from snn_mnist.storage.atomic_files import write_file
+from snn_mnist.storage.seeds import mean_std
 
 
 def spread(values: list[float]) -> dict[str, Any]:
     """Mean and standard deviation (n - 1; 0 for a single value), median and range of repeated measurements."""
+    mean, std = mean_std(values)
     return {
-        "mean": statistics.mean(values), "std": statistics.stdev(values) if len(values) > 1 else 0.0,
+        "mean": mean, "std": std or 0.0,
         "median": statistics.median(values), "low": min(values), "high": max(values), "values": values,
     }  # fmt: skip
 

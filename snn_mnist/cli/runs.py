@@ -75,7 +75,7 @@ class RunsOptions(Options):
 
 
 def run(options: RunsOptions) -> int:
-    from snn_mnist.storage.seeds import SEEDS, spread_text, summary
+    from snn_mnist.storage.seeds import SeedGroup, is_group, spread_text
     from snn_mnist.storage.survey import survey
 
     folders = options.runs if "runs" in options.given else (options.out_dir,)
@@ -86,7 +86,7 @@ def run(options: RunsOptions) -> int:
         raise UsageError(f"no run was found in {', '.join(folders)}; name directories of runs, such as logs")
     runs = sorted(found, key=lambda run: _sort_key(run, options.sort))
     parents = dict.fromkeys(run.folder.parent for run in runs)
-    groups = [{"folder": str(parent), **summary(parent)} for parent in parents if (parent / SEEDS).is_file()]
+    groups = [{"folder": str(parent), **SeedGroup.read(parent).summary()} for parent in parents if is_group(parent)]
     records = [record(run) for run in runs]
     if "-" not in (options.csv, options.json):
         print("\n".join(table(runs, shutil.get_terminal_size((10_000, 24)).columns)))

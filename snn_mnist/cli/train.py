@@ -5,54 +5,43 @@ python -m snn_mnist train -T 100 -b 64 -epochs 100 -opt adam -lr 1e-3 -tau 2.0
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from snn_mnist.cli.shared_options import print_notes
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.settings.config import Config
-from snn_mnist.storage import seed_group, seeds
 from snn_mnist.storage.atomic_files import exclusive_lock
-from snn_mnist.storage.directory import LATEST, find
+from snn_mnist.storage.directory import LATEST, find, require_writable
 from snn_mnist.storage.position import Position, read_plain
-from snn_mnist.storage.seed_group import SeedGroup
+from snn_mnist.storage.seeds import SEEDS, SeedGroup, is_group, new_group_directory
 from snn_mnist.training import messages
-
-if TYPE_CHECKING:
-    from snn_mnist.training.interruption import Interruption
 
 
 def run(config: Config) -> int:
-    """Verb `train`: one run, or `-seeds` of them."""
-    group = None
-    if seeds.is_group(config.resume):
-        group = seed_group.resumed(config)
-        where = f"the runs stay in {group.folder}"
-        print_notes(config.without_effect({"out_dir": where, "name": where, "force": "it is for a single run"}))
-        if not group.unfinished():
-            if "seeds" in config.flags:  # a smaller number takes a larger one back
-                seeds.write_summary(group.folder, group.wanted)
-            print(messages.all_finished(group))
-            return 0
+    """Train one run, or `-seeds` of them."""
+    if is_group(config.resume) or (config.seeds > 1 and not config.resume):
+        return run_group(config)
+    if config.resume is None:
+        require_writable(config.out_dir)  # before PyTorch is loaded
     elif finished := finished_epochs(config):
         print(messages.nothing_to_do(config, finished))
         return 0
-    elif config.resume and config.seeds > 1:
+    elif config.seeds > 1:
         others = find(config.resume).absolute().parents[1]
-        remedy = f"resume {others}" if seeds.is_group(str(others)) else "leave it out"
+        remedy = f"resume {others}" if is_group(others) else "leave it out"
         raise UsageError(f"-seeds is for new runs or for a directory of them; {remedy}")
     from snn_mnist.training.interruption import Interruption
     from snn_mnist.training.loop import train
 
     interruption = Interruption()
-    if group or config.seeds > 1:
-        repeat(group or seed_group.new(config), interruption)
-    else:
-        train(config, interruption)
+    folder = train(config, interruption)
+    if is_group(folder.parent):
+        SeedGroup.read(folder.parent).save()
     return interruption.exit_code if interruption.requested else 0
 
 
 def finished_epochs(config: Config) -> int:
-    """The epochs of the finished run that -resume names; 0 where something is left to do, or to find out by PyTorch."""
+    """Return the epochs of the finished run that -resume names; 0 where something is left to do, or to find out."""
     if config.resume is None or config.given - {"resume", "epochs"}:
         return 0
     file = find(config.resume)
@@ -66,22 +55,33 @@ def finished_epochs(config: Config) -> int:
     return done if done >= wanted else 0
 
 
-def repeat(group: SeedGroup, interruption: Interruption) -> None:
-    """Trains the runs of a directory of -seeds that are not finished; prints and keeps the mean ± std over all."""
-    from snn_mnist.training.loop import train_run
+def run_group(config: Config) -> int:
+    """Train the runs of a directory of -seeds that are not finished; print and keep the mean ± std over all."""
+    folder = Path(config.resume) if config.resume else new_group_directory(config)
+    with exclusive_lock(folder):
+        if config.resume:
+            group, where = SeedGroup.resumed(config), f"the runs stay in {folder}"
+            print_notes(config.without_effect({"out_dir": where, "name": where, "force": "it is for a single run"}))
+        else:
+            group = SeedGroup(folder, config, config)
+        group.save()
+        if not group.unfinished():
+            print(messages.all_finished(group))
+            return 0
+        from snn_mnist.training.interruption import Interruption
+        from snn_mnist.training.loop import train
 
-    try:
-        with exclusive_lock(group.folder):
-            if group.settings.resume:
-                group = seed_group.resumed(group.settings)  # as another process may have left it meanwhile
-            seeds.write_summary(group.folder, group.wanted)
+        interruption = Interruption()
+        try:
             for seed in group.unfinished():
                 print(f"seed {seed}: {seed - group.seeds.start + 1} of {len(group.seeds)} runs", flush=True)
-                _, group.begun[seed] = train_run(group.run(seed), interruption)
+                train(group.run(seed), interruption)
+                group.save()
                 if interruption.requested:
                     break
-    finally:
-        if [file.name for file in group.folder.iterdir()] == [seeds.SEEDS]:  # refused before a run had a directory
-            (group.folder / seeds.SEEDS).unlink()
-            group.folder.rmdir()
-    print(messages.interrupted_seeds(group) if group.unfinished() else messages.seeds_summary(group.folder))
+        finally:
+            if [file.name for file in folder.iterdir()] == [SEEDS]:  # refused before a run had a directory
+                (folder / SEEDS).unlink()
+                folder.rmdir()
+        print(messages.interrupted_seeds(group) if group.unfinished() else messages.seeds_summary(group))
+        return interruption.exit_code if interruption.requested else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -36,6 +37,11 @@ class Score:
     def loss(self) -> float:
         """Mean squared error between rates and one-hot labels, as in training."""
         return mean_squared_error(self.rates(), self.labels)
+
+    def at_chance(self) -> bool:
+        """Return whether the accuracy is that of always naming the most frequent label, within 3 standard errors."""
+        share = self.labels.bincount().max().item() / len(self.labels)
+        return self.accuracy() <= share + 3 * math.sqrt(share * (1 - share) / len(self.labels))
 
     def confusion(self) -> Tensor:
         """[10, 10] int64: row the label, column the prediction."""

@@ -5,18 +5,20 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.storage.atomic_files import reason
+from snn_mnist.storage.atomic_files import reason, write_error
 
 LATEST, BEST = "checkpoint_latest.pth", "checkpoint_max.pth"
 LEFTOVER = re.compile(r"\.(checkpoint_\w+\.pth|config\.yaml|environment\.json|metrics\.csv|\w+\.png)\.\d+")
+LEVELS = 2  # that runs lie below -out-dir at most, as those of -seeds do
 
 
 def new_run_directory(out_dir: str, name: str) -> Path:
-    """Makes OUT_DIR/name, or name-2, name-3, … where it exists; mkdir decides between runs that start at once."""
+    """Make OUT_DIR/name, or name-2, name-3, … where it exists; mkdir decides between runs that start at once."""
     base = Path(out_dir)
     try:
         base.mkdir(parents=True, exist_ok=True)
@@ -29,18 +31,26 @@ def new_run_directory(out_dir: str, name: str) -> Path:
             except FileExistsError:
                 number += 1
     except OSError as error:
-        raise SNNError(f"no run directory can be made in {base} ({error.strerror}); choose another -out-dir") from error
+        raise write_error(base, error) from error
+
+
+def require_writable(folder: str | os.PathLike[str]) -> None:
+    """Raise SNNError, before anything is computed, where nothing can be written in a directory or made on its path."""
+    try:
+        existing = next(path for path in (Path(folder), *Path(folder).absolute().parents) if path.exists())
+        tempfile.TemporaryDirectory(dir=existing).cleanup()
+    except OSError as error:
+        raise write_error(folder, error) from error
 
 
 def find(path: str | os.PathLike[str]) -> Path:
-    """The checkpoint file that `-resume` names: a file, or the latest one of a run directory."""
+    """Return the checkpoint file that `-resume` names: a file, or the latest one of a run directory."""
     path = Path(path)
     remedy = "name a checkpoint file or a run directory"
     try:
         if path.is_dir():
-            path = path / LATEST
+            folder, path = path, path / LATEST
             if not path.exists():
-                folder = path.parent
                 if any(run != folder for run in run_directories(folder)):
                     remedy = f"name a run in it, or last (with -out-dir {folder})"
                 raise UsageError(f"no {LATEST} in {folder}; {remedy}")
@@ -53,12 +63,11 @@ def find(path: str | os.PathLike[str]) -> Path:
     raise UsageError(f"there is no checkpoint {path}; {remedy}")
 
 
-LEVELS = 2  # that runs lie below -out-dir at most, as those of -seeds do
-
-
 def run_directories(folder: Path, unreadable: Callable[[Path, OSError], None] = lambda *_: None) -> list[Path]:
-    """The folder if it is a run's, else those of the runs in it and in the directories in it, by name; each once, as a
-    link only if that is all there is. OSError for the folder itself; of others that can't be read unreadable is told.
+    """Return the folder if it is a run's, else those of the runs in it and in the directories in it, by name.
+
+    Each comes once, as a link only if that is all there is. OSError for the folder itself; of others that can't be
+    read `unreadable` is told.
     """
     once: dict[Path, Path] = {}
     for run in sorted(_runs_in(folder, LEVELS, unreadable), key=Path.is_symlink):
@@ -79,11 +88,10 @@ def _runs_in(folder: Path, levels: int, unreadable: Callable[[Path, OSError], No
 
 
 def newest_run(out_dir: str) -> Path:
-    """The run in a directory whose latest checkpoint was written last; UsageError where there is none."""
+    """Return the run in a directory whose latest checkpoint was written last; UsageError where there is none."""
     try:
-        times = {
-            run: (run / LATEST).stat().st_mtime_ns for run in run_directories(Path(out_dir)) if (run / LATEST).is_file()
-        }
+        files = [run / LATEST for run in run_directories(Path(out_dir)) if (run / LATEST).is_file()]
+        times = {file.parent: file.stat().st_mtime_ns for file in files}
     except OSError as error:
         kind = UsageError if isinstance(error, FileNotFoundError | NotADirectoryError) else SNNError
         raise kind(f"no run can be found in {out_dir} ({reason(error)}); give the -out-dir of the runs") from error
@@ -93,7 +101,7 @@ def newest_run(out_dir: str) -> Path:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes the temporary files of a process that was killed while it wrote."""
+    """Remove the temporary files of a process that was killed while it wrote."""
     for path in folder.glob(".*.*"):
         if LEFTOVER.fullmatch(path.name):
             with contextlib.suppress(OSError):

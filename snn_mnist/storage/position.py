@@ -49,10 +49,6 @@ class Position:
         best = dict(vars(self.best))
         return {"epoch": self.epochs - 1, "step": self.step, "max_test_acc": self.max_test_acc, "best": best}
 
-    def same_place(self, other: Position) -> bool:
-        """Whether the same steps are done."""
-        return (self.epochs, self.step) == (other.epochs, other.step)
-
     def take_test(self, row: Mapping[str, Any]) -> bool:
         """Note the test in an epoch's row of metrics; return whether the epoch is the best one so far."""
         test_acc = row.get("test_acc", 0.0)  # not there with -no-test

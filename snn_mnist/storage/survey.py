@@ -48,7 +48,7 @@ def read_run(folder: Path) -> Run:
     tests, held_out, speeds = (
         [row[name] for row in rows if name in row] for name in ("test_acc", "val_acc", "train_images_per_s")
     )
-    best = chosen(config, rows)
+    best = chosen(rows)
     return Run(
         folder,
         config,

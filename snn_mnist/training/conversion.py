@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
-from snn_mnist.network.ann import CALIBRATION, AnnRuntime, scale_of
+from snn_mnist.errors import UsageError
+from snn_mnist.network.ann import AnnRuntime, scale_of
 from snn_mnist.network.device import choose_runtime
 from snn_mnist.settings.config import Config
 from snn_mnist.storage.checkpoint import WEIGHT
-from snn_mnist.training.data import TrainingData
+from snn_mnist.storage.naming import run_name
 
 DEFAULT_MODE = "99.9%"
 
@@ -22,17 +23,35 @@ class Conversion:
 
     mode: str | float | None = None
 
+    def resolved(self, state: dict[str, Any], source: str | None) -> Conversion:
+        """Return the conversion with the mode of the checkpoint that it resumes, {} for none."""
+        if not state:
+            return Conversion(self.mode or DEFAULT_MODE)
+        if "ann" not in state:
+            raise UsageError(f"{source} is not of a conversion; name one that `convert` wrote, or use train -resume")
+        if self.mode not in (None, mode := state["ann"]["mode"]):
+            raise UsageError(f"can't resume {source}: mode {mode} → {self.mode} changes the result; start a new run")
+        return Conversion(mode)
+
+    @property
+    def command(self) -> str:
+        """The verb that repeats the run."""
+        return f"convert -mode {self.mode}"
+
+    def run_name(self, config: Config) -> str:
+        """Return the name of a run directory, without the neurons, which are always the same."""
+        return "converted_" + run_name(replace(config, neuron="lif", v_reset=0.0))
+
     def runtime(self, config: Config) -> AnnRuntime:
-        """One thread: a batch of 64 is too small for more, and so no bit depends on their number."""
+        """Return one thread: a batch of 64 is too small for more, and so no bit depends on their number."""
         chosen = choose_runtime(config.device, "torch", threads=1)
         return AnnRuntime(chosen.device, "torch", "trains an ANN", chosen.threads)
 
-    def checkpoint(self, weight: Tensor, data: TrainingData) -> dict[str, Any]:
-        """The entries of a checkpoint for the ANN's weight [10, 784]: `net` is W / s, `ann` what it was made of.
+    def entries(self, weight: Tensor, images: Tensor) -> dict[str, Any]:
+        """Return the entries of a checkpoint for the ANN's weight [10, 784]: `net` is W / s, `ann` what made it.
 
-        s is measured on learned images, the first 10,000 at most.
+        images: [N, 784] uint8, learned ones, on which the scale s is measured.
         """
         assert self.mode is not None
-        images = data.dataset.train.images[data.learned[:CALIBRATION]]
         scale = scale_of(weight.to(images.device), images, self.mode)
         return {"net": {WEIGHT: weight / scale}, "ann": {"weight": weight, "scale": scale, "mode": self.mode}}

@@ -1,23 +1,77 @@
-"""What a training step changes: the network's weights, the optimiser, the loss scale, the moving average."""
+"""What a training step needs and changes: images and their order, learning rates, weights, optimiser, loss scale."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from snn_mnist.data.datasets import Dataset, load_dataset
 from snn_mnist.network.device import Runtime
 from snn_mnist.network.network import CLASSES, SNN
-from snn_mnist.network.poisson import SpikeKey, Stream
+from snn_mnist.network.poisson import SpikeKey, Stream, random_order
 from snn_mnist.network.scoring import mean_squared_error
 from snn_mnist.network.training_steps import Training
 from snn_mnist.settings.config import Config
 from snn_mnist.training.conversion import Conversion
-from snn_mnist.training.data import TrainingData
-from snn_mnist.training.schedule import ema_decays, learning_rates
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """A data set on the device of the run, its training images split in two."""
+
+    dataset: Dataset  # on the device
+    learned: Tensor  # [N] int64 on the device, indices of training images
+    held_out: Tensor  # [V] int64 on the CPU, indices of training images, ascending
+    held_out_labels: Tensor  # [V] int64 on the CPU
+    test_labels: Tensor  # [M] int64 on the CPU
+    steps: int  # batches per epoch; the last incomplete one is dropped
+
+    @classmethod
+    def load(cls, config: Config, device: torch.device, dataset: Dataset | None = None) -> TrainingData:
+        """Return the data of a run; `dataset`: the one that config names, where it is loaded already."""
+        dataset = dataset or load_dataset(config.dataset, config.data_dir)
+        config.check_sizes(len(dataset.train))
+        shuffled = random_order(len(dataset.train), 0, 0, Stream.HOLDOUT)  # the same images for every seed
+        held_out, learned = shuffled[: config.val].sort().values, shuffled[config.val :].sort().values
+        steps = min(len(learned) // config.b, config.limit_batches or len(learned))
+        labels = dataset.train.labels[held_out]
+        return cls(dataset.to(device), learned.to(device), held_out, labels, dataset.test.labels, steps)
+
+    def order(self, seed: int, epoch: int) -> Tensor:
+        """Return the learned images [N] in the order of this epoch, a function of (seed, epoch) alone."""
+        return self.learned[random_order(len(self.learned), seed, epoch, device=self.learned.device)]
+
+
+def learning_rate(config: Config, epoch: int, step: int, steps: int) -> float:
+    """Return lr, or with cosine (1 + cos(pi t)) lr / 2, where t is the share of the run's steps that are done.
+
+    step: of `steps` steps of this epoch, from 0.
+    """
+    if config.schedule == "constant":
+        return config.lr
+    t = (epoch * steps + step) / (config.epochs * steps)
+    return config.lr * (1 + math.cos(math.pi * t)) / 2
+
+
+def learning_rates(config: Config, epoch: int, steps: int) -> list[float]:
+    """Return the learning rate of each step of an epoch."""
+    return [learning_rate(config, epoch, step, steps) for step in range(steps)]
+
+
+def ema_decays(config: Config, epoch: int, steps: int) -> list[float] | None:
+    """Return the decay of the averaged weights at each step of an epoch, None without -ema.
+
+    min(ema, (1 + n) / (10 + n)) at step n of the run: a shorter memory at first, so that the initial weights fade.
+    """
+    if not config.ema:
+        return None
+    first = epoch * steps
+    return [min(config.ema, (1 + n) / (10 + n)) for n in range(first, first + steps)]
 
 
 class Learner:
@@ -25,7 +79,7 @@ class Learner:
 
     def __init__(
         self, config: Config, runtime: Runtime, data: TrainingData, conversion: Conversion | None = None
-    ) -> None:  # fmt: skip
+    ) -> None:
         """conversion: the network learns as an ANN, on that one's runtime"""
         self.config, self.data, self.conversion, device = config, data, conversion, runtime.device
         torch.manual_seed(config.seed)
@@ -39,13 +93,22 @@ class Learner:
         self.rates = torch.zeros(data.steps * config.b, CLASSES, device=device)
 
     def prepare(self) -> None:
-        """Makes the training steps, once the optimiser's state has been restored."""
-        if self.config.opt == "sgd" and self.config.momentum:  # for GradScaler, see fill_momentum
-            fill_momentum(self.optimizer, self.net.weight)
+        """Make the training steps, once the optimiser's state has been restored."""
+        weight, state = self.net.weight, self.optimizer.state[self.net.weight]
+        if self.config.opt == "sgd" and self.config.momentum and state.get("momentum_buffer") is None:
+            # torch leaves it uninitialised when loss scaling skips the first step
+            state["momentum_buffer"] = torch.zeros_like(weight)
         training = Training(
-            self.data.steps, self.config.b, self.config.T, self.optimizer, self.scaler, self.config.amp, self.average,
-            self.rates, self.skipped,
-        )  # fmt: skip
+            self.data.steps,
+            self.config.b,
+            self.config.T,
+            self.optimizer,
+            self.scaler,
+            self.config.amp,
+            self.average,
+            self.rates,
+            self.skipped,
+        )
         self.training = self.engine.training_steps(one_hot(self.data.dataset.train.labels, CLASSES).float(), training)
         self.training.warm_up()
 
@@ -60,15 +123,14 @@ class Learner:
         return self.training.chunk
 
     def begin_epoch(self, epoch: int) -> None:
-        steps = self.data.steps
-        self.order = self.data.order(self.config.seed, epoch)
-        key = SpikeKey(self.config.seed, Stream.TRAIN, epoch)
-        self.training.begin(
-            key, self.order, learning_rates(self.config, epoch, steps), ema_decays(self.config, epoch, steps)
-        )
+        """Set what differs between epochs; epoch: its index, from 0."""
+        config, steps = self.config, self.data.steps
+        self.order = self.data.order(config.seed, epoch)
+        key = SpikeKey(config.seed, Stream.TRAIN, epoch)
+        self.training.begin(key, self.order, learning_rates(config, epoch, steps), ema_decays(config, epoch, steps))
 
     def run(self, first: int, last: int) -> None:
-        """Steps first .. last - 1 of the epoch; on a CUDA device without waiting for them."""
+        """Do steps first .. last - 1 of the epoch; on a CUDA device without waiting for them."""
         self.training.run(first, last)
 
     @property
@@ -77,24 +139,24 @@ class Learner:
         return self.rates.device.type == "cpu"
 
     def take_skipped(self) -> int:
-        """The steps of the epoch that loss scaling left out; the count starts again."""
+        """Return the steps of the epoch that loss scaling left out; the count starts again."""
         skipped = int(self.skipped)
         self.skipped.zero_()
         return skipped
 
     def is_finite(self) -> bool:
-        """Whether all weights are finite numbers; waits for the device."""
+        """Return whether all weights are finite numbers; waits for the device."""
         return math.isfinite(self.net.weight.detach().sum().item())
 
     def loss_and_accuracy(self, step: int) -> tuple[float, float]:
-        """Over the first `step` steps of the epoch, each batch with the weights it met."""
+        """Return those of the first `step` steps of the epoch, each batch with the weights it met."""
         done = step * self.config.b
         rates, labels = self.rates[:done], self.data.dataset.train.labels[self.order[:done]]
         return mean_squared_error(rates, labels), (rates.argmax(1) == labels).double().mean().item()
 
 
 def new_optimizer(config: Config, backend: str, weight: Tensor) -> Any:
-    """Adam or SGD: a record for compiled steps, elsewhere torch.optim's own."""
+    """Return Adam or SGD: a record for compiled steps, elsewhere torch.optim's own."""
     if backend == "numba":
         from snn_mnist.network.compiled_steps import FusedAdam, FusedSGD
 
@@ -104,9 +166,3 @@ def new_optimizer(config: Config, backend: str, weight: Tensor) -> Any:
     if config.opt == "adam":
         return torch.optim.Adam([weight], lr=config.lr, fused=True, capturable=backend == "cupy")
     return torch.optim.SGD([weight], lr=config.lr, momentum=config.momentum, fused=True)
-
-
-def fill_momentum(sgd: Any, weight: Tensor) -> None:
-    """Momentum 0 where there is none yet: torch leaves it uninitialised when loss scaling skips the first step."""
-    if sgd.state[weight].get("momentum_buffer") is None:
-        sgd.state[weight]["momentum_buffer"] = torch.zeros_like(weight)

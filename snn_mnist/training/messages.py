@@ -12,9 +12,10 @@ from snn_mnist.terminal import WIDTH, fit
 
 if TYPE_CHECKING:  # what is said before PyTorch is loaded is here too
     from snn_mnist.network.device import Runtime
+    from snn_mnist.network.scoring import Score
     from snn_mnist.storage.position import Position
-    from snn_mnist.storage.seed_group import SeedGroup
-    from snn_mnist.training.data import TrainingData
+    from snn_mnist.storage.seeds import SeedGroup
+    from snn_mnist.training.learner import TrainingData
 
 AMP_ON_THE_CPU = "amp on the CPU: bfloat16 without loss scaling, which its range does not need"
 
@@ -29,7 +30,7 @@ def nothing_to_do(config: Config, epochs: int) -> str:
 def all_finished(group: SeedGroup) -> str:
     return (
         f"nothing to do: all {len(group.seeds)} runs in {group.folder} have been trained for "
-        f"{group.settings.epochs} epochs;\nto continue, give a larger -epochs or -seeds\n{seeds_summary(group.folder)}"
+        f"{group.settings.epochs} epochs;\nto continue, give a larger -epochs or -seeds\n{seeds_summary(group)}"
     )
 
 
@@ -40,8 +41,8 @@ def interrupted_seeds(group: SeedGroup) -> str:
     )
 
 
-def seeds_summary(folder: Path) -> str:
-    found = seeds.summary(folder)
+def seeds_summary(group: SeedGroup) -> str:
+    found = group.summary()
     lines = [f"{found['finished']} seeds, not tested (-no-test)"]
     if last := found["last_epoch"]:
         tested = f"{len(last['of_seed'])} of " if len(last["of_seed"]) < found["seeds"] else ""
@@ -49,7 +50,7 @@ def seeds_summary(folder: Path) -> str:
         lines = [f"{tested}{found['seeds']} seeds: test accuracy of the last epoch {spread} (mean ± std)"]
     if found["chosen_by_val"]:
         lines.append(f"of the epochs chosen on held-out images: {seeds.spread_text(found['chosen_by_val'])}")
-    return "\n".join([*lines, f"kept in {folder / seeds.SEEDS}"])
+    return "\n".join([*lines, f"kept in {group.folder / seeds.SEEDS}"])
 
 
 def begins(config: Config, runtime: Runtime, data: TrainingData, folder: Path, resumed: Position | None) -> str:
@@ -99,6 +100,12 @@ def interrupted(position: Position, steps: int, folder: Path, converts: bool = F
         f"interrupted in epoch {position.epochs + 1} after {position.step} of {steps} steps, saved\n"
         f"resume with: python -m snn_mnist {'convert' if converts else 'train'} -resume {shlex.quote(str(folder))}"
     )
+
+
+def at_chance(score: Score, lr: float) -> str:
+    """The line for a network that has learned nothing."""
+    silent = "" if score.counts.any() else "no neuron fires: "
+    return f"{silent}{score.accuracy():.2%} is chance; try another -lr than {lr} (0.001 suits adam, 0.1 sgd)"
 
 
 def summary(

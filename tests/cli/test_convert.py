@@ -22,7 +22,7 @@ from snn_mnist.network.scoring import Score
 from snn_mnist.storage import checkpoint
 from snn_mnist.storage.checkpoint import WEIGHT
 from snn_mnist.training.conversion import Conversion
-from snn_mnist.training.data import TrainingData
+from snn_mnist.training.learner import TrainingData
 from tests.support.runs import config, newest, wait_until
 
 DIGITS = ["-dataset", "digits", "-lr", "5e-3", "-no-figures"]
@@ -72,7 +72,7 @@ def test_the_scale_is_that_of_learned_images():
     data = TrainingData.load(config(val=1000), torch.device("cpu"))
     images = data.dataset.train.images / 255
     weight = images[data.held_out][images[data.held_out].norm(dim=1).topk(10).indices]  # largest for these ten
-    state = Conversion("Max").checkpoint(weight, data)
+    state = Conversion("Max").entries(weight, data.dataset.train.images[data.learned[:10_000]])
     assert state["ann"]["scale"] == pytest.approx((images[data.learned] @ weight.T).max().item())
     assert state["ann"]["scale"] < 0.999 * (images @ weight.T).max().item()
 

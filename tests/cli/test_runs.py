@@ -21,7 +21,7 @@ from snn_mnist.settings.config import Config
 from snn_mnist.storage import atomic_files, checkpoint
 from snn_mnist.storage.atomic_files import exclusive_lock, is_locked
 from snn_mnist.storage.directory import newest_run
-from snn_mnist.storage.seeds import SEEDS, write_summary
+from snn_mnist.storage.seeds import SEEDS, SeedGroup
 from snn_mnist.storage.survey import survey
 from tests.conftest import ROOT
 from tests.support.runs import metrics, train_run
@@ -301,7 +301,8 @@ def test_seeds_are_summed_up(tmp_path, capsys, monkeypatch):
     for seed, (best, last) in enumerate([(0.80, 0.90), (0.82, 0.92), (0.87, 0.94)]):
         make(group / f"seed{seed}", [(0.5, 0.1), (0.9, best), (0.8, last)], seed=seed, val=9)
     make(group / "seed3", [(0.9, 0.5)], seed=3, val=9)
-    write_summary(group)
+    settings = Config(seeds=4, epochs=3, val=9)
+    SeedGroup(group, settings, settings).save()
     kept = json.loads((group / SEEDS).read_text())
     assert (kept["seeds"], kept["finished"]) == (4, 3)
     assert kept["last_epoch"]["mean"] == pytest.approx(0.92) and kept["last_epoch"]["std"] == pytest.approx(0.02)
@@ -314,7 +315,7 @@ def test_seeds_are_summed_up(tmp_path, capsys, monkeypatch):
     ]
     assert main(["runs", "-json", "-"]) == 0
     (summary,) = json.loads(capsys.readouterr().out)["seeds"]
-    assert summary == {"folder": "logs/group"} | kept
+    assert summary | {"settings": kept["settings"]} == {"folder": "logs/group"} | kept
 
 
 # ---------------------------------------------------------------------------- last

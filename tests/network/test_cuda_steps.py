@@ -171,6 +171,7 @@ def test_the_trainer(host, tmp_path, monkeypatch):
     """A run of the trainer with these kernels learns what one with the CPU's learns; only the device is another."""
     from snn_mnist.network.device import Runtime
     from snn_mnist.settings.config import Config
+    from snn_mnist.storage.metrics import read_metrics
     from snn_mnist.training import loop as trainer
     from snn_mnist.training.interruption import Interruption
 
@@ -179,7 +180,8 @@ def test_the_trainer(host, tmp_path, monkeypatch):
     for backend in ("cupy", "numba"):
         place = Runtime(torch.device("cpu"), backend, "for a test", 1)
         monkeypatch.setattr(trainer, "choose_runtime", lambda *_, place=place: place)
-        rows.append(trainer.train(Config(**settings, out_dir=str(tmp_path / backend)), Interruption()))
+        folder = trainer.train(Config(**settings, out_dir=str(tmp_path / backend)), Interruption())
+        rows.append(read_metrics(folder / "metrics.csv")[-1])
     for name in ("train_loss", "train_acc", "test_loss", "test_acc", "max_test_acc"):
         assert rows[0][name] == pytest.approx(rows[1][name], abs=2e-3), name
     assert {launch[0] for launch in host.launches} == {"fused", "contract"}

@@ -1,8 +1,14 @@
 """Each number of a test from a small asymmetric case, with the answer written out."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from snn_mnist.data.datasets import Split
+from snn_mnist.network import scoring
+from snn_mnist.network.network import SNN
+from snn_mnist.network.poisson import SpikeKey
 from snn_mnist.network.scoring import Score, default_readout_steps
 
 
@@ -40,6 +46,34 @@ def test_confusion_has_labels_in_rows_and_predictions_in_columns(score):
     confusion = score.confusion()
     expected = {(3, 3): 1, (3, 5): 1, (7, 3): 1, (0, 0): 1}
     assert {tuple(cell): int(confusion[tuple(cell)]) for cell in confusion.nonzero().tolist()} == expected
+
+
+def test_an_accuracy_at_chance():
+    """100 labels, of which 20 are the most frequent: below 20 % + 3 standard errors of 4 % nothing was learned."""
+    labels = torch.tensor([0] * 20 + [*range(1, 9)] * 10)
+    for right, at_chance in ((0, True), (20, True), (31, True), (33, False), (100, False)):
+        counts = torch.zeros(100, 1, 10)
+        counts[torch.arange(100), 0, labels] = 1.0
+        counts[right:] = 0
+        counts[right:, 0, 9] = 1.0  # a class of no image
+        assert Score([1], counts, torch.zeros(100), labels).at_chance() == at_chance
+
+
+def test_the_seconds_of_a_split_are_without_compilation(monkeypatch):
+    """Nor do they depend on how the images are cut into batches."""
+    clock, batches = [0.0], []
+
+    class Engine:
+        def firing_counts(self, index, readout_steps, key):
+            clock[0] += 0.5 if batches else 100.0  # the first call compiles
+            batches.append(len(index))
+            return torch.zeros(len(index), 1, 10), torch.zeros(len(index), dtype=torch.int64)
+
+    monkeypatch.setattr(scoring, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    split = Split(torch.zeros(25, 784, dtype=torch.uint8), torch.zeros(25, dtype=torch.int64))
+    runtime = SimpleNamespace(device="cpu", test_batch=10, engine=lambda net, images: Engine())
+    scores, seconds = scoring.score_split(SNN(), split, runtime, [4], [SpikeKey(0, 3, 0), SpikeKey(0, 3, 1)])
+    assert (len(scores), seconds, batches) == (2, 3.0, [1, 10, 10, 5, 10, 10, 5])
 
 
 def test_readout_steps():

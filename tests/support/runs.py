@@ -25,8 +25,7 @@ def config(**settings: Any) -> Config:
 
 def train_run(out: Path, interruption: Interruption | None = None, **settings: Any) -> Path:
     """Trains in `out`; the new run directory."""
-    train(config(out_dir=str(out), **settings), interruption or Interruption())
-    return newest(out)
+    return train(config(out_dir=str(out), **settings), interruption or Interruption())
 
 
 def newest(out: Path) -> Path:

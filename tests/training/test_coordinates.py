@@ -13,9 +13,7 @@ from snn_mnist.cli.main import main
 from snn_mnist.network import engine
 from snn_mnist.network.network import SNN
 from snn_mnist.network.poisson import SpikeKey, Stream
-from snn_mnist.training.interruption import Interruption
-from snn_mnist.training.loop import train
-from tests.support.runs import config, train_run
+from tests.support.runs import config, metrics, train_run
 
 TRAIN_IMAGES, TEST_IMAGES = 1437, 360
 
@@ -59,10 +57,8 @@ def test_each_use_of_spikes_has_its_own_stream_and_epoch(tmp_path, encoded):
 
 def test_fused_and_reference_training_use_the_same_coordinates(tmp_path, encoded):
     """A run of one epoch on each backend: same test accuracy and loss to six digits, so the same spikes."""
-    rows = [
-        train(config(backend=name, T=8, b=200, epochs=1, seed=3, out_dir=str(tmp_path / name)), Interruption())
-        for name in ("torch", "numba")
-    ]
+    settings = {"T": 8, "b": 200, "epochs": 1, "seed": 3}
+    rows = [metrics(train_run(tmp_path / each, backend=each, **settings))[0] for each in ("torch", "numba")]
     for name in ("train_loss", "train_acc", "test_loss", "test_acc"):
         assert rows[0][name] == pytest.approx(rows[1][name], rel=1e-5), name
     assert encoded

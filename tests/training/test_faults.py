@@ -4,9 +4,7 @@ import contextlib
 import os
 import re
 import shutil
-import stat
 import subprocess
-import threading
 from pathlib import Path
 
 import pytest
@@ -14,11 +12,8 @@ import torture
 from nursery import Child, Nursery
 from torture import QUICK, differences
 
-from snn_mnist.errors import SNNError
 from snn_mnist.storage import checkpoint
-from snn_mnist.storage.atomic_files import write_file
 from snn_mnist.storage.metrics import MetricsFile, read_metrics
-from tests.support.runs import wait_until
 from tests.training.test_interruption import LONG, training_goes_on
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="limits, mounts and users of POSIX")
@@ -71,18 +66,11 @@ def test_a_limit_on_the_size_of_files(nursery: Nursery, run: Path, runs: tuple[P
     reached = set()
     for limit in (300, 600, 1_200, 60_000):  # what it prints goes into files too, so not 0
         child = nursery.run("train", "-resume", str(run), "-epochs", "4", file_size=limit)
-        failed(child, run, "can't be written (File too large); free space or choose another -out-dir")
+        failed(child, run, "can't be written (File too large)")
         reached.add(child.err.split(str(run))[1].split()[0].strip("/"))
         intact(run, runs)
     assert {"metrics.csv", "checkpoint_max.pth"} <= reached, reached
     goes_on(nursery, run, runs)
-
-
-def test_a_new_run_under_a_limit(nursery: Nursery, tmp_path: Path):
-    child = nursery.run("train", *QUICK, "-epochs", "1", "-out-dir", str(tmp_path), file_size=10_000)
-    (folder,) = tmp_path.iterdir()
-    failed(child, folder / checkpoint.LATEST, "File too large")
-    assert not list(folder.glob(".*")) and not (folder / checkpoint.LATEST).exists()
 
 
 @pytest.fixture
@@ -133,7 +121,7 @@ def test_a_read_only_directory(nursery: Nursery, run: Path, runs: tuple[Path, Pa
     intact(run, runs)
     out = tmp_path / "new"
     child = nursery.run("train", *QUICK, "-out-dir", str(out), powerless=True)
-    failed(child, f"no run directory can be made in {out} (Permission denied); choose another -out-dir")
+    failed(child, f"{out} can't be written (Permission denied); check its permissions or choose another -out-dir")
     (run / checkpoint.LATEST).chmod(0)
     child = nursery.run("eval", "-resume", str(run), powerless=True)
     failed(child, run / checkpoint.LATEST, "can't be read (Permission denied)")
@@ -172,10 +160,13 @@ def test_what_vanishes_while_it_trains(nursery: Nursery, tmp_path: Path, what: s
     ]
 
 
-def test_out_dirs_that_can_not_be(nursery: Nursery, tmp_path: Path):
+def test_what_can_be_refused_is_refused_before_anything_is_compiled(nursery: Nursery, tmp_path: Path, run: Path):
+    """A place that can't be written to, without PyTorch; a directory in which another process trains."""
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / ("x" * 300), "/proc/nowhere"):
-        failed(nursery.run("train", *QUICK, "-out-dir", str(out)), "no run directory can be made in", out)
+        child = nursery.run("train", *QUICK, "-out-dir", str(out))
+        failed(child, out, "can't be written (", "choose another -out-dir")
+        assert child.out == ""
 
 
 # ---------------------------------------------------------------------------- a run directory with holes
@@ -193,13 +184,7 @@ def test_metrics_are_missing(nursery: Nursery, run: Path, runs: tuple[Path, Path
     ("change", "words"),
     [
         (lambda text: text.replace("\n2,", "\nx,"), "row 2 (invalid literal for int() with base 10: 'x')"),
-        (lambda text: text.replace("\n2,", "\n2,x"), "row 2 (could not convert string to float: 'x"),
-        (lambda text: text.replace("epochs", "epocs"), "row 1 (epochs is missing"),
         (lambda text: text + text.splitlines()[-1] + "\n", "row 3 (epochs 2"),
-        (lambda text: text.replace("\n1,", "\n0,"), "row 1 (epochs 0"),
-        (lambda text: text.replace("\n2,", "\n2,2,"), "row 2"),
-        (lambda text: text[:-5].rpartition(",")[0] + "\n", "row 2"),
-        (lambda text: text.replace("\n2,", '\n2,"'), "row 2"),
         (lambda text: "\udcff" + text, "'utf-8' codec can't decode byte 0xff"),
     ],
 )
@@ -263,62 +248,22 @@ def test_without_its_configuration_a_directory_is_not_continued(nursery: Nursery
 # ---------------------------------------------------------------------------- numbers
 
 
-@pytest.mark.parametrize("opt", ["adam", "sgd"])
-def test_weights_that_are_not_finite_stop_the_run(nursery: Nursery, tmp_path: Path, opt: str):
-    flags = [*QUICK, "-opt", opt, "-epochs", "2", "-out-dir", str(tmp_path / "out")]
-    assert nursery.run("train", *flags).code == 0
-    (folder,) = (tmp_path / "out").iterdir()
-    before = {name: (folder / name).read_bytes() for name in (checkpoint.LATEST, checkpoint.BEST)}
-    rows = (folder / "metrics.csv").read_bytes()
-    child = nursery.run("train", "-resume", str(folder), "-epochs", "5", "-lr", "1e38")
+def test_weights_that_are_not_finite_stop_the_run(nursery: Nursery, run: Path, runs: tuple[Path, Path]):
+    child = nursery.run("train", "-resume", str(run), "-epochs", "5", "-lr", "1e38")
     failed(child, "the weights are not finite by step 4 of epoch 3: a learning rate of 1e+38 is probably too high")
-    failed(child, f"lower -lr; the last good checkpoint is {folder / checkpoint.LATEST}")
-    assert {name: (folder / name).read_bytes() for name in before} == before
-    assert (folder / "metrics.csv").read_bytes() == rows
+    failed(child, f"lower -lr; the last good checkpoint is {run / checkpoint.LATEST}")
+    intact(run, runs)
+    assert torture.metrics(run) == torture.metrics(runs[0])
 
 
-def test_a_run_that_never_was_finite(nursery: Nursery, tmp_path: Path):
-    child = nursery.run("train", *QUICK, "-lr", "1e38", "-out-dir", str(tmp_path))
-    (folder,) = tmp_path.iterdir()
-    failed(child, "epoch 1", folder / checkpoint.LATEST)
-    state = checkpoint.load(folder)
-    assert state["epoch"] == -1 and state["step"] == 0
+@pytest.mark.parametrize("lr", ["1e-30", "1e30"])
+def test_a_network_that_has_learned_nothing_is_named_with_a_remedy(nursery: Nursery, tmp_path: Path, lr: str):
+    child = nursery.run("train", *QUICK, "-lr", lr, "-epochs", "1", "-out-dir", str(tmp_path))
+    assert child.code == 0
+    assert "is chance; try another -lr than" in child.out.splitlines()[-1], child.out
 
 
-# ---------------------------------------------------------------------------- the files themselves
-
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path):
-    file = tmp_path / "file"
-    write_file(file, b"one")
-    write_file(file, b"two")
-    assert file.read_bytes() == b"two" and list(tmp_path.iterdir()) == [file]
-    assert stat.S_IMODE(file.stat().st_mode) == 0o666 & ~current_umask()
-    link = tmp_path / "link"
-    link.symlink_to(file)
-    write_file(link, b"three")
-    assert link.is_symlink() and file.read_bytes() == b"three"
-    with pytest.raises(SNNError, match=f"{tmp_path}/no/file can't be written .No such file or directory.; free"):
-        write_file(tmp_path / "no" / "file", "")
-    with pytest.raises(SNNError, match=r"can't be written .Is a directory"):
-        write_file(tmp_path, "")
-
-
-def current_umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path):
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    read = []
-    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
-    reader.start()
-    write_file(pipe, b"to the reader")
-    reader.join(20)
-    assert read == [b"to the reader"] and stat.S_ISFIFO(pipe.stat().st_mode)
+# ---------------------------------------------------------------------------- metrics
 
 
 def test_rows_survive_rewriting(tmp_path: Path):
@@ -332,8 +277,3 @@ def test_rows_survive_rewriting(tmp_path: Path):
     assert len(MetricsFile(tmp_path / "m.csv", columns, 3).rows) == 3
     assert (tmp_path / "m.csv").read_text() == text
     assert [row["epochs"] for row in MetricsFile(tmp_path / "m.csv", columns, 2).rows] == [1, 2]
-
-
-def test_waiting_has_an_end():
-    with pytest.raises(AssertionError, match="in vain"):
-        wait_until(lambda: False, 0.01)

@@ -1,19 +1,21 @@
-"""`train -resume` of a directory that -seeds made: what is trained yet, with which settings, and what is refused."""
+"""`train -seeds N`: several runs of the same settings, their summary, and what `-resume` of their directory does."""
 
 import json
 import os
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from snn_mnist.cli import train as training
 from snn_mnist.cli.main import main
 from snn_mnist.settings.config import Config
-from snn_mnist.storage import checkpoint, seeds
+from snn_mnist.storage import checkpoint
+from snn_mnist.storage.seeds import SeedGroup
 from tests.support.runs import assert_same, metrics, newest
 
 STEPS = 1437 // 100  # an epoch
@@ -25,7 +27,7 @@ def train(out: Path, *flags: str) -> Path:
     return newest(out)
 
 
-def resume(group: Path, flags: str = "") -> int:
+def resume(group: Path | str, flags: str = "") -> int:
     return main(["train", "-resume", str(group), *flags.split()])
 
 
@@ -60,7 +62,7 @@ def group(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "group"))
 
 
-def kept(group: Path) -> dict:
+def kept(group: Path) -> dict[str, Any]:
     return json.loads((group / "seeds.json").read_text())
 
 
@@ -73,10 +75,26 @@ def epochs(group: Path) -> dict[str, int]:
 
 
 def assert_same_runs(group: Path, whole: Path) -> None:
-    assert seeds.summary(group) == seeds.summary(whole) == kept(group)
+    assert SeedGroup.read(group).summary() == SeedGroup.read(whole).summary()
+    assert SeedGroup.read(group).summary().items() <= kept(group).items()
     for run in whole.glob("seed?"):
         assert metrics(group / run.name) == metrics(run)
         assert_same(checkpoint.load(group / run.name)["net"], checkpoint.load(run)["net"])
+
+
+def test_mean_and_deviation_are_printed_and_kept(tmp_path, capsys):
+    group = train(tmp_path, "-epochs", "2", "-seed", "4", "-seeds", "3", "-val", "300")
+    printed = capsys.readouterr().out.splitlines()
+    assert group.name == "T5_b100_adam_lr0.005_digits_val300_seeds4-6"
+    folders = [group / f"seed{seed}" for seed in (4, 5, 6)]
+    assert sorted(group.iterdir()) == [*folders, group / "seeds.json"]
+    last = [metrics(folder)[-1]["test_acc"] for folder in folders]
+    chosen = [max(metrics(folder), key=lambda row: row["val_acc"])["test_acc"] for folder in folders]
+    for line, values, name in zip(printed[-3:-1], (last, chosen), ("last_epoch", "chosen_by_val"), strict=True):
+        mean, std = statistics.mean(values), statistics.stdev(values)
+        assert f" {100 * mean:.2f} ± {100 * std:.2f} %" in line
+        assert kept(group)[name] == {"mean": mean, "std": std, "of_seed": dict(zip("456", values, strict=True))}
+    assert (kept(group)["seeds"], kept(group)["finished"]) == (3, 3)
 
 
 def test_an_interrupted_one_equals_an_undisturbed_one(tmp_path, capsys, interrupted, finished):
@@ -84,10 +102,8 @@ def test_an_interrupted_one_equals_an_undisturbed_one(tmp_path, capsys, interrup
     flags = ["-epochs", "2", "-seed", "4", "-seeds", "3", "-out-dir", str(tmp_path)]
     interrupted(2 * STEPS + STEPS + 6, *RUN, *flags)
     (group,) = tmp_path.iterdir()
-    assert capsys.readouterr().out.splitlines()[-2:] == [
-        "1 of 3 seeds finished",
-        f"resume all with: python -m snn_mnist train -resume {group}",
-    ]
+    out = capsys.readouterr().out
+    assert "\n1 of 3 seeds finished\n" in out and out.endswith(f"python -m snn_mnist train -resume {group}\n")
     assert epochs(group) == {"seed4": 2, "seed5": 1}
     assert resume(group) == 0
     out = capsys.readouterr().out
@@ -98,30 +114,24 @@ def test_an_interrupted_one_equals_an_undisturbed_one(tmp_path, capsys, interrup
 
 def test_a_finished_one_has_nothing_to_do(group, capsys):
     assert resume(group) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"nothing to do: all 3 runs in {group} have been trained for 2 epochs;"
-    assert lines[1] == "to continue, give a larger -epochs or -seeds" and lines[2].startswith("3 seeds: test accuracy")
+    out = capsys.readouterr().out
+    assert "nothing to do: all 3 runs" in out and "trained for 2 epochs" in out and "\n3 seeds: test accuracy" in out
     code = "import sys; sys.modules['torch'] = None; from snn_mnist.cli.main import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "train", "-resume", str(group)]
     assert subprocess.run(command, capture_output=True).returncode == 0  # said without PyTorch
 
 
-def test_more_seeds(group, capsys):
+def test_more_seeds_and_more_epochs(group, tmp_path, interrupted, finished, capsys):
+    """Stopped in the second run, resumed without a flag; until then only the first run counts."""
     assert resume(f"{group}/", "-seeds 4") == 0
     assert begun(capsys.readouterr().out) == ["seed 7: 4 of 4 runs"]
-    alone = train(group.parent / "alone", "-epochs", "2", "-seed", "7")
-    assert metrics(group / "seed7") == metrics(alone) and (kept(group)["first_seed"], kept(group)["seeds"]) == (4, 4)
-
-
-def test_an_interrupted_extension_goes_on_with_what_was_given(group, tmp_path, interrupted, finished, capsys):
-    """More epochs, stopped in the second run, resumed without a flag; until then only the first one counts."""
-    whole = Path(shutil.copytree(finished, tmp_path / "whole"))
-    assert resume(whole, "-epochs 3") == 0
+    assert metrics(group / "seed7") == metrics(train(tmp_path / "alone", "-epochs", "2", "-seed", "7"))
     interrupted(STEPS + 3, "train", "-resume", str(group), "-epochs", "3")
     assert kept(group)["epochs"] == 3 and kept(group)["last_epoch"]["of_seed"].keys() == {"4"}
-    assert "\n1 of 3 seeds finished\n" in capsys.readouterr().out
+    assert "\n1 of 4 seeds finished\n" in capsys.readouterr().out
     assert resume(group) == 0
-    assert epochs(group) == {"seed4": 3, "seed5": 3, "seed6": 3}
+    assert set(epochs(group).values()) == {3}
+    whole = train(tmp_path / "whole", "-epochs", "3", "-seed", "4", "-seeds", "4")
     assert_same_runs(group, whole)
 
 
@@ -134,36 +144,43 @@ def test_the_others_follow_a_run_that_was_extended_alone(group, capsys):
     assert set(epochs(group).values()) == {3}
 
 
-def test_epochs_can_be_taken_back(group, interrupted):
+def test_what_was_wanted_and_not_begun_can_be_taken_back(group, interrupted):
+    before = kept(group)
+    assert resume(group, "-seeds 50 -device cuda:99") == 2  # refused when the first of them begins
+    assert resume(group, "-seeds 3") == 0 and kept(group) == before
     interrupted(3, "train", "-resume", str(group), "-epochs", "1000")
     assert resume(group, "-epochs 3") == 0
     assert (kept(group)["epochs"], kept(group)["finished"], set(epochs(group).values())) == (3, 3, {3})
 
 
-def test_another_process_that_was_faster(group, capsys, monkeypatch):
-    """It trains a seed while this one loads PyTorch."""
-    lock = training.exclusive_lock
-
-    def late(folder):
-        monkeypatch.setattr(training, "exclusive_lock", lock)
-        assert resume(group, "-seeds 4") == 0
-        return lock(folder)
-
-    monkeypatch.setattr(training, "exclusive_lock", late)
-    assert resume(group, "-seeds 5") == 0
-    assert begun(capsys.readouterr().out) == ["seed 7: 4 of 4 runs", "seed 8: 5 of 5 runs"]
-    assert list(epochs(group)) == [f"seed{n}" for n in range(4, 9)]
+def test_a_gap_is_filled_and_no_run_beyond_it_is_forgotten(group, capsys, finished):
+    """Seed 5 of 4, 5 and 6 is gone: two runs are left, but their seeds still span three."""
+    shutil.rmtree(group / "seed5")
+    for flags in ("-seeds 1", "-seeds 2"):
+        assert resume(group, flags) == 2
+        assert f"{group} has seed 6; give 3 or a larger number" in capsys.readouterr().err
+    assert resume(group, "-seeds 3") == 0
+    assert begun(capsys.readouterr().out) == ["seed 5: 2 of 3 runs"]
+    assert_same_runs(group, finished)
 
 
-def test_a_run_killed_before_its_first_checkpoint_is_begun_anew(group, capsys):
-    """It is the first one; its directory stays, and counts as no seed of its own."""
+def test_a_run_killed_before_its_first_checkpoint_is_begun_anew(group, capsys, finished):
+    """Its directory stays, and counts as no seed of its own."""
     (group / "seed4" / "checkpoint_latest.pth").unlink()
-    (group / "seed4" / "metrics.csv").write_text("epoch\n")
     for _ in range(2):
         assert resume(group) == 0
         assert kept(group)["seeds"] == kept(group)["finished"] == 3
     assert begun(capsys.readouterr().out) == ["seed 4: 1 of 3 runs"]
     assert [run.name for run in sorted(group.glob("seed[0-9]*"))] == ["seed4", "seed4-2", "seed5", "seed6"]
+    assert metrics(group / "seed4-2") == metrics(finished / "seed4")
+
+
+def test_a_group_in_which_a_process_trains_is_left_to_it(group, capsys):
+    from snn_mnist.storage.atomic_files import exclusive_lock
+
+    with exclusive_lock(group):
+        assert resume(group, "-seeds 4") == 1
+    assert f"another process trains in {group}" in capsys.readouterr().err and kept(group)["seeds"] == 3
 
 
 def test_flags_of_a_single_run(group, capsys):
@@ -171,8 +188,7 @@ def test_flags_of_a_single_run(group, capsys):
     flags = f"-config {group}/seed5/config.yaml -seed 4 -force -epochs 3 -out-dir elsewhere -name other"
     assert resume(group, flags) == 0
     err = capsys.readouterr().err
-    assert f"note: -out-dir elsewhere has no effect: the runs stay in {group}" in err
-    assert "note: -name other has no effect" in err and "note: -force has no effect: it is for a single run" in err
+    assert all(f"note: -{flag} has no effect" in err for flag in ("out-dir elsewhere", "name other", "force"))
     assert epochs(group) == {"seed4": 3, "seed5": 3, "seed6": 3}
     assert {Config.from_yaml(group / f"seed{n}" / "config.yaml").seed for n in (4, 5, 6)} == {4, 5, 6}
 
@@ -184,70 +200,38 @@ def test_without_tests(tmp_path, capsys):
     assert f"{group}: 2 of 2 seeds finished" in capsys.readouterr().out
 
 
-def test_what_can_not_go_on_says_why(group, capsys):
-    before = kept(group)
-    empty = group.parent / "empty"
-    empty.mkdir()
-    (empty / "seeds.json").write_text('{"first_seed": 1e999, "seeds": 3}')
+def test_the_runs_of_a_group_stay_repetitions_of_one_another(group, tmp_path, capsys):
     for path, flags, words in (
-        (group, "-tau 3", f"can't resume {group}: tau 2.0 → 3.0 makes its runs differ; leave that setting as it is"),
+        (group, "-tau 3", "tau 2.0 → 3.0 makes its runs differ; leave that setting as it is"),
         (group, "-seed 1 -force", "seed 4 → 1 makes its runs differ"),
         (group, "-lr 0.1 -epochs 3", "lr 0.005 → 0.1 makes its runs differ"),
-        (group, "-schedule cosine", "schedule constant → cosine makes its runs differ"),
-        (group, "-seeds 2", f"-seeds 2: {group} has 3; give that number or a larger one"),
-        (group, "-epochs 1", f"-epochs 1: a run in {group} has 2; give that number or a larger one"),
         (group / "seed4", "-seeds 2", f"-seeds is for new runs or for a directory of them; resume {group}"),
-        (empty, "", f"no run in {empty} has a checkpoint; remove it and give its first command again"),
         ("x" * 5000, "", "name a checkpoint file or a run directory"),
     ):
         assert resume(path, flags) in (1, 2)
         assert words in capsys.readouterr().err
-    assert resume(group, "-seeds 50 -device cuda:99") == 2  # refused later: nothing is begun, and it can be taken back
-    assert resume(group, "-seeds 3") == 0 and kept(group) == before
-
-
-def test_runs_that_differ_are_not_summed_up(group, capsys):
-    """One learned at another rate; another has lost its test."""
     assert main(["train", "-resume", str(group / "seed5"), "-epochs", "3", "-lr", "0.1"]) == 0
     assert resume(group) == 2
-    what = f"{group / 'seed5'} is no repetition of {group / 'seed4'} (lr 0.005 → 0.1); move it elsewhere"
-    assert what in capsys.readouterr().err
-    shutil.rmtree(group / "seed5")
-    assert resume(group) == 0
-    (group / "seed6" / "metrics.csv").unlink()
-    capsys.readouterr()
+    assert f"{group / 'seed5'} is no repetition of the others (lr 0.005 → 0.1); move it" in capsys.readouterr().err
+    cosine = train(tmp_path / "cosine", "-epochs", "1", "-seeds", "2", "-schedule", "cosine", "-limit-batches", "2")
+    assert resume(cosine, "-epochs 2") == 2
+    assert "epochs 1 → 2 makes its runs differ" in capsys.readouterr().err
+    assert resume(cosine, "-seeds 3") == 0 and kept(cosine)["finished"] == 3
+
+
+def test_damage_is_named(group, capsys):
+    (group / "seed6" / "metrics.csv").unlink()  # its test is lost, so it does not count
     assert resume(group) == 0
     assert "\n2 of 3 seeds: test accuracy of the last epoch " in capsys.readouterr().out
-
-
-def test_cosines_keep_their_length(tmp_path, capsys):
-    group = train(tmp_path, "-epochs", "1", "-seeds", "2", "-schedule", "cosine", "-limit-batches", "2")
-    assert resume(group, "-epochs 2") == 2
-    assert "epochs 1 → 2 makes its runs differ" in capsys.readouterr().err
-    assert resume(group, "-seeds 3") == 0 and kept(group)["finished"] == 3
-
-
-def test_a_damaged_file_of_seeds_is_asked_for(group, capsys):
-    for text in ("[", '{"first_seed": -5, "seeds": 3, "epochs": 2}', '{"first_seed": 4, "seeds": 1e9, "epochs": 2}'):
-        (group / "seeds.json").write_text(text)
-        assert resume(group) == 2
-        err = capsys.readouterr().err
-        assert err.endswith(f"{group / 'seeds.json'} is damaged; say with -seeds how many seeds there are\n")
-    assert resume(group, "-seeds 3") == 0
-    assert (kept(group)["first_seed"], kept(group)["seeds"], kept(group)["epochs"]) == (4, 3, 2)
-    (group / "seeds.json").write_text('{"first_seed": 4, "seeds": 3, "epochs": 1}')  # killed before it was brought up
-    assert resume(group) == 0
-    assert "have been trained for 2 epochs" in capsys.readouterr().out
-
-
-def test_damaged_runs_are_named_with_a_remedy(group, capsys):
     file = group / "seed4" / "checkpoint_latest.pth"
     file.write_bytes(file.read_bytes()[:100])
     assert resume(group) == 1
-    assert capsys.readouterr().err.endswith(f"; remove {group / 'seed4'} to train its seed anew\n")
-    shutil.rmtree(group / "seed4")
-    assert resume(group) == 0
-    assert begun(capsys.readouterr().out) == ["seed 4: 1 of 3 runs"]
-    (group / "seed6" / "config.yaml").unlink()
+    assert f"{file} is damaged" in capsys.readouterr().err
+    (group / "seeds.json").write_text("[")
     assert resume(group) == 1
-    assert f"{group / 'seed6'} has no config.yaml; put it back, or remove" in capsys.readouterr().err
+    assert f"{group / 'seeds.json'} is damaged" in capsys.readouterr().err
+
+
+def test_settings_that_are_refused_leave_no_directory(tmp_path, capsys):
+    assert main([*RUN, "-seeds", "2", "-b", "2000", "-out-dir", str(tmp_path)]) == 2
+    assert "-b 2000" in capsys.readouterr().err and not list(tmp_path.iterdir())

@@ -4,7 +4,7 @@ The tests marked `oracle` run that program itself and need a Python that has it,
 
     uv venv .venv-oracle
     uv pip install --python .venv-oracle/bin/python torch torchvision spikingjelly tensorboard nir nirtorch
-    SNN_MNIST_SPIKINGJELLY_PYTHON=.venv-oracle/bin/python pytest -m oracle tests/test_spikingjelly_checkpoints.py
+    SNN_MNIST_SPIKINGJELLY_PYTHON=.venv-oracle/bin/python pytest -m oracle
 
 Its data are scikit-learn's digits, written as MNIST's files, so that an epoch takes seconds.
 """
@@ -76,7 +76,7 @@ def test_training_goes_on_from_the_tutorials_checkpoint(tmp_path, capsys, optimi
     before = tutorial_checkpoint(path, optimizer_of)
     flags = ["-dataset", "digits", "-T", "5", "-limit-batches", "1", "-epochs", "6", "-b", "32", "-no-figures"]
     assert main(["train", "-resume", str(path), *flags, "-out-dir", str(tmp_path / "runs")]) == 0
-    assert "says nothing of T, tau" in capsys.readouterr().out
+    assert "does not record T, tau" in capsys.readouterr().out
     (run,) = (tmp_path / "runs").iterdir()
     after = checkpoint.load(run)
     assert after["epoch"] == 5 and after["max_test_acc"] >= 0.125
@@ -228,7 +228,7 @@ net.load_state_dict(torch.load("ours.pth", map_location="cpu")["net"])
 export_to_nir(net.layer[1:], torch.zeros(1, 784), save_path="theirs.nir")
 """
         spikingjelly(["-c", script], tmp_path)
-        assert main(["import", str(tmp_path / "theirs.nir")]) == 0
+        assert main(["import-nir", str(tmp_path / "theirs.nir")]) == 0
         back = load_network(str(tmp_path / "theirs.pth"))
         assert back.config.tau == 3.0 and back.config.v_reset == 0.0
         assert abs(back.config.v_threshold - 1) < 1e-6
