@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every test that needs a GPU, then compute-sanitizer where it is installed; ends with a short table.
+# Every test that needs a GPU, then compute-sanitizer where it is installed.
 #
 #   bash scripts/test_gpu.sh [flags of pytest]
 #
@@ -35,7 +35,9 @@ PYTHON
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 
-"$python" -m pytest -m gpu tests/network/test_cuda_gpu.py --junitxml="$folder/tests.xml" "$@" || true
+failed=0
+"$python" -m pytest -m gpu tests/network/test_cuda_gpu.py -rsP --durations=10 "$@" | tee "$folder/tests.txt" || failed=1
+grep -q ' passed' "$folder/tests.txt" || { printf 'GPU tests: nothing was tested\n' && failed=1; }
 
 # Two small tests, one launch of each kernel, under the checkers of memory, of races in shared memory and of barriers;
 # the last two look at our kernels alone.
@@ -53,16 +55,16 @@ for tool in memcheck racecheck synccheck; do
     # All kernels, but not what torch and CuPy try and handle themselves: they look up functions that a driver lacks.
     if [ "$tool" = memcheck ]; then checks=(--report-api-errors no); fi
     if [ -n "$why_not" ]; then
-        printf '%s\tnot run: %s\n' "$tool" "$why_not"
+        printf '%s: not run: %s\n' "$tool" "$why_not"
     elif "$sanitizer" --tool "$tool" "${checks[@]}" --error-exitcode 9 --target-processes all \
         "$python" -m pytest -q -p no:cacheprovider "${small[@]}" >"$folder/$tool.log" 2>&1 &&
         grep -q '^2 passed' "$folder/$tool.log"; then
-        printf '%s\tclean\n' "$tool"
+        printf '%s: clean\n' "$tool"
     else
         last=$(grep -E 'ERROR SUMMARY|Error|passed|failed' "$folder/$tool.log" | tail -n 1)
-        printf '%s\tFAILED: %s\n' "$tool" "$last"
+        failed=1
+        printf '%s: FAILED: %s\n' "$tool" "$last"
         cp "$folder/$tool.log" "$root/sanitizer-$tool.log"
     fi
-done >"$folder/sanitizer.txt"
-
-"$python" "$root/scripts/gpu_table.py" "$folder/tests.xml" "$folder/sanitizer.txt"
+done
+exit $failed

@@ -124,7 +124,7 @@ def test_fused_pass_in_many_sizes(n, steps, active, outputs, rounded):
     assert ties <= max(4, n * outputs // 20)
 
 
-def test_rates_and_gradient_against_the_cpu_kernel(record_property):
+def test_rates_and_gradient_against_the_cpu_kernel():
     """A batch as in training: the same rates but for ties at the threshold, gradients within 1e-5."""
     images, index = digits_like(512), torch.arange(512)
     weight = 0.05 * torch.randn(10, 784, generator=torch.Generator().manual_seed(4))
@@ -137,7 +137,7 @@ def test_rates_and_gradient_against_the_cpu_kernel(record_property):
     (rate, gradient), (cpu_rate, cpu_gradient) = results
     different = int((rate != cpu_rate).sum())
     error = float((gradient - cpu_gradient).norm() / cpu_gradient.norm())
-    record_property("figure", f"{different} of {rate.numel()} rates differ from the CPU's, gradient by {error:.1e}")
+    print(f"{different} of {rate.numel()} rates differ from the CPU's, gradient by {error:.1e}")
     assert different <= 5 and (rate - cpu_rate).abs().max() <= 0.011
     assert error < 1e-5 or different
 
@@ -249,7 +249,7 @@ def test_graph_is_the_loop_bit_for_bit(optimizer, scaled):
     assert not torch.equal(results[0][0], results[0][1]) and results[0][3].isfinite().all()
 
 
-def test_speed_of_a_training_step(record_property):
+def test_speed_of_a_training_step():
     """No claim but a figure: an epoch of MNIST's size, T = 100, batch 64, Adam, in graphs."""
     steps, batch = 937, 64
     images = digits_like(6000)[torch.arange(60_000) % 6000]
@@ -268,7 +268,7 @@ def test_speed_of_a_training_step(record_property):
         torch.cuda.synchronize()
         times.append(started.elapsed_time(ended) * 1000 / steps)
     steady = times[2:]  # the first two compile and capture
-    record_property("figure", f"training step in graphs: {statistics.median(steady):.1f} us, {min(steady):.1f} to "
+    print(f"training step in graphs: {statistics.median(steady):.1f} us, {min(steady):.1f} to "
                     f"{max(steady):.1f} in 5 epochs of {steps} steps")  # fmt: skip
     everything = torch.arange(10_000).to(DEVICE)
     for _ in range(2):
@@ -277,7 +277,7 @@ def test_speed_of_a_training_step(record_property):
         fused_cuda.firing_counts(weight.detach(), active, everything, [100], SpikeKey(0, 1, 0), spec_of())
         ended.record()
         torch.cuda.synchronize()
-    record_property("figure", f"test of 10,000 images: {started.elapsed_time(ended):.2f} ms")
+    print(f"test of 10,000 images: {started.elapsed_time(ended):.2f} ms")
     assert weight.isfinite().all()
 
 
@@ -310,7 +310,7 @@ def test_multi_step_module_beyond_a_block(size):
     assert moved <= size // 5000  # values after a spike that a tie at the threshold moved
 
 
-def test_half_precision_is_read_and_written_but_not_computed_in(record_property):
+def test_half_precision_is_read_and_written_but_not_computed_in():
     torch.manual_seed(0)
     spec, x = spec_of(tau=3.0), (2 * torch.randn(50, 64, 333)).half().to(DEVICE).requires_grad_()
     fired, v, _ = neuron_cuda.multi_step(x, 0.0, spec, False)
@@ -322,7 +322,7 @@ def test_half_precision_is_read_and_written_but_not_computed_in(record_property)
     assert torch.equal(fired.float(), exact) and torch.equal(v, exact_v)
     assert torch.equal(neuron_cuda.multi_step(x.detach(), 0.0, spec, True)[2], exact_seq)
     error = ((x.grad.float() - wide.grad).abs() / wide.grad.abs().clamp(min=1e-3)).max().item()
-    record_property("figure", f"float16 neurons: spikes and V as in float32, gradients within {error:.1e}")
+    print(f"float16 neurons: spikes and V as in float32, gradients within {error:.1e}")
     assert error < 2e-3
 
 
@@ -383,18 +383,13 @@ def test_bench(program, tmp_path):
 
 
 def test_report_of_marks(tmp_path):
-    command = [sys.executable, str(ROOT / "scripts" / "gpu_marks.py"), str(tmp_path), "-seconds", "0.1"]
-    command += ["-repeats", "2", "-flags", "-dataset", "digits", "-epochs", "2"]
+    command = [sys.executable, str(ROOT / "scripts" / "gpu_marks.py"), str(tmp_path)]
+    command += ["-dataset", "digits", "-epochs", "2"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment, timeout=280)
     assert done.returncode == 0, done.stderr
     report = (tmp_path / "gpu_marks.md").read_text(encoding="utf-8")
-    assert (
-        "NOT FINITE" not in report
-        and report.count("| cuda") == 3
-        and "Floor of an epoch: " in report
-        and "cupy" in report
-    )
+    assert report.count("| cuda") == 3 and "`contract`" in report and "cupy" in report
 
 
 def run_on(device: str, out, epochs: int, **settings) -> tuple[torch.Tensor, list[dict]]:
