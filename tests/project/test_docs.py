@@ -14,9 +14,11 @@ import jupytext
 import make_notebook  # scripts/ is on the path, see conftest.py
 import pytest
 import tutorial_figures
+import yaml
 from matplotlib.figure import Figure
 from PIL import Image
 
+from snn_mnist import __version__
 from snn_mnist.cli import parser as cli
 from snn_mnist.settings.config import Config
 from snn_mnist.settings.options import markdown_table
@@ -125,6 +127,11 @@ def test_files_that_are_named_are_there(page):
         names += re.findall(r"\b((?:configs|docs|scripts|snn_mnist|tests)/[\w/]*\.\w+)", line)
         missing += [name for name in names if not any((folder / name).exists() for folder in folders)]
     assert not missing, f"{page.name} names {', '.join(missing)}"
+
+
+def test_the_citation_is_of_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == __version__
 
 
 def test_readme_is_short():
