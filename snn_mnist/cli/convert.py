@@ -66,7 +66,7 @@ class ConvertOptions(Threads, Options):
     limit_batches: int | None = train_option("limit_batches")
     out_dir: str = train_option("out_dir")
     name: str | None = train_option("name", help="name of the run directory")
-    figures: bool = train_option("figures", help="end with figures of the run; -no-figures leaves them out")
+    figures: bool = train_option("figures", help="draw figures at the end of the run; -no-figures draws none")
     resume: str | None = train_option("resume")
     force: bool = train_option("force")
     config: str | None = train_option("config")

@@ -46,18 +46,18 @@ class ExportOptions(Options):
         choices=tuple(ENDINGS),
     )
     out: str | None = option(
-        None, "Files", "the file (hardware: directory) to write", path="PATH", shown="beside the checkpoint"
+        None, "Files", "the file (hardware: directory) to write", path="PATH", shown="next to the checkpoint"
     )
     T: int | None = saved_option("T", "Network")
     tau: float | None = tau_option("Network")
-    dt: float = option(1e-4, "NIR", "seconds a time step stands for", above=0)
+    dt: float = option(1e-4, "NIR", "duration of a time step in seconds", above=0)
     discretization: str = option(
         "euler",
         "NIR",
-        "how the importer steps: forward Euler, or exact for one that uses the exponential",
+        "how the importer integrates: by forward Euler, or exact, by the exponential",
         choices=DISCRETIZATIONS,
     )
-    allow_lossy: bool = option(False, "NIR", "write even what the format cannot say: soft reset")
+    allow_lossy: bool = option(False, "NIR", "write a soft reset as a reset to 0, because NIR has none")
     verify: bool = option(False, "NIR", "read the file back and compare its spikes, also in the simulators found here")
     bits: int = option(8, "Hardware", "bits of an integer weight", low=4, high=16)
     scale: str = option(

@@ -23,9 +23,9 @@ class ImportOptions(Options):
         None, "Files", "the checkpoint to write", path="FILE", shown="the file with the ending .pth"
     )
     T: int | None = option(None, "NIR", "time steps", low=1, high=MAX_T, shown="the file's, else 100")
-    dt: float | None = option(None, "NIR", "seconds a time step stands for", above=0, shown="the file's, else 1e-4")
+    dt: float | None = option(None, "NIR", "duration of a time step in seconds", above=0, shown="the file's, else 1e-4")
     discretization: str | None = option(
-        None, "NIR", "how the file is meant to be stepped", choices=DISCRETIZATIONS, shown="the file's, else euler"
+        None, "NIR", "how the file is meant to be integrated", choices=DISCRETIZATIONS, shown="the file's, else euler"
     )
 
 

@@ -103,7 +103,7 @@ def kernel_cache() -> str:
 
     folder = cache_directory()
     if folder is None:
-        return "not writable: kernels are compiled anew in each process (SNN_MNIST_CACHE names another place)"
+        return "not writable: kernels are compiled again in each process (SNN_MNIST_CACHE names another place)"
     size = sum(file.stat().st_size for file in folder.parent.rglob("*") if file.is_file())  # CuPy's lie there too
     return f"{folder.parent} ({size / 1e6:.1f} MB)"
 

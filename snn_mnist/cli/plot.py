@@ -60,7 +60,7 @@ def run(options: PlotOptions) -> int:
     from snn_mnist.visualizing import run_figures as figures  # takes seconds
 
     if missing := figures.without_curve({str(folder): rows for folder, rows in found.items()}):
-        print(fit(f"not drawn, for lack of a test: {', '.join(missing)}"))
+        print(fit(f"not drawn, because they have no test: {', '.join(missing)}"))
     drawn = {folder: rows for folder, rows in found.items() if str(folder) not in missing}
     runs = dict(itertools.islice(drawn.items(), MOST))
     configs = {folder: _config(folder) for folder in runs}
@@ -118,7 +118,7 @@ def _metrics(folder: Path) -> list[dict[str, Any]]:
         raise UsageError(f"{folder} {what}; give run directories, such as logs/T100_b64_adam_lr0.001")
     if rows := read_metrics(path):
         return rows
-    raise SNNError(f"{path} has no finished epoch yet; train on with -resume {folder}")
+    raise SNNError(f"{path} has no finished epoch yet; continue it with train -resume {folder}")
 
 
 def names(configs: Mapping[Path, Config | None]) -> list[str]:

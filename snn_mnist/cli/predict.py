@@ -63,7 +63,7 @@ class PredictOptions(Options):
     show: bool = option(True, "Images", "draw the prepared picture and the rates in the terminal")
     save: str | None = option(None, "Files", "write the prepared pictures there, 28 x 28 pixels, as PNG", path="DIR")
     json: str | None = json_option()
-    data_dir: str = train_option("data_dir", help="where the test images are that show which margins are low")
+    data_dir: str = train_option("data_dir", help="where the test images are, from which low margins are determined")
 
 
 def run(options: PredictOptions) -> int:

@@ -41,9 +41,9 @@ COLUMNS: dict[str, Callable[[Run], Any]] = {
     "state": lambda run: run.state,
 }
 MARKS = {
-    "*": "the highest of all tests, chosen on the test images: too high",
-    "v": "of the held-out images, for lack of a test, as of the trials of a sweep",
-    "a": "of the ANN, as is its best %; eval tests the spiking network",
+    "*": "the highest of all tests, which is optimistic: the test images chose it",
+    "v": "on the held-out images, because the run has no test (a trial of a sweep)",
+    "a": "of the ANN, also its best %; eval tests the spiking network",
 }
 
 

@@ -24,7 +24,7 @@ TRIALS = 40
 EPILOG = """\
 A setting of Network, Training and -limit-batches has one value, several, as in
 -tau 1.1,1.3,2, or a range, as in -T 50:200 and -lr 1e-3:1e-2:log; in a YAML
-file of -config too. The same command goes on with a study that was interrupted
+file of -config too. The same command continues a study that was interrupted
 or killed. More commands join with the same -study and -storage; those on other
 machines need a database such as postgresql://user@host/database."""
 
@@ -40,10 +40,12 @@ class StudyOptions(Threads, Options):
     """Settings of `sweep` that are not those of a training run."""
 
     trials: int | None = option(
-        None, "Study", "trials of the study", low=1, high=1_000_000, shown=f"{TRIALS}; a grid's own number"
+        None, "Study", "trials of the study", low=1, high=1_000_000, shown=f"{TRIALS}; a grid has its own number"
     )
     sampler: str = option("tpe", "Study", "how Optuna draws the settings of a trial", choices=("tpe", "random", "grid"))
-    seeds: int = option(1, "Study", "runs of a trial, with seeds from -seed up; their mean counts", low=1, high=1000)
+    seeds: int = option(
+        1, "Study", "runs per trial, with seeds from -seed up; their mean is the trial's accuracy", low=1, high=1000
+    )
     prune: bool = option(True, "Study", "stop a trial that falls below the median of the others")
     repeats: int = option(10, "Study", "encodings of the test images in the winner's test", low=1, high=100_000)
     study: str = option(
@@ -56,17 +58,17 @@ class StudyOptions(Threads, Options):
         path="PATH_OR_URL",
         shown="OUT_DIR/STUDY/study.db",
     )
-    workers: int | None = option(None, "Study", "processes here", low=1, high=10_000, shown="one a core; one on a GPU")
+    workers: int | None = option(None, "Study", "processes here", low=1, high=10_000, shown="one per core; 1 on a GPU")
 
 
 def _train_settings() -> list[tuple[str, Any, Any]]:
     """The settings of `train` for a sweep: those of SWEPT may vary."""
     own = {each.name for each in options_of(StudyOptions)} | {"resume", "force", "figures", "test", "name"}
     changes: dict[str, dict[str, Any]] = {
-        "out_dir": {"help": "the directory of the study is made in here"},
-        "j": {"help": "threads at most, of all workers together"},
+        "out_dir": {"help": "where the directory of the study is created"},
+        "j": {"help": "the most threads, all workers together"},
         "config": {"help": "YAML file of settings, lists and ranges; or sweep_best; flags win over it"},
-        "val": {"help": "training images held out; the accuracy on them decides", "shown": "required"},
+        "val": {"help": "training images held out; trials are judged on them", "shown": "required"},
     }
     types = get_type_hints(Config)
     return [
@@ -106,9 +108,9 @@ def run(options: Any) -> int:
         elif finished(study) < count:
             run_workers(plan, workers, interruption)
         if (done := finished(study)) < count:
-            state = f"{done} of {count} trials finished; the same command goes on"
+            state = f"{done} of {count} trials finished; the same command continues the study"
             if not interruption.requested:
-                raise SNNError(f"no worker is left, with {state}")
+                raise SNNError(f"all workers have ended, with {state}")
             print(f"interrupted with {state}")
             return interruption.exit_code
         print(write_report(study, plan, dataset, options.repeats, options.threads))

@@ -51,12 +51,12 @@ class TraceOptions(Options):
     resume: str = checkpoint_option()
     out_dir: str = out_dir_option()
     index: tuple[int, ...] = option((0,), "Images", "which test images, counted from 0", low=0)
-    misclassified: int = option(0, "Images", "instead, the first so many images the network gets wrong", low=0)
+    misclassified: int = option(0, "Images", "instead, this many misclassified images, from the first on", low=0)
     T: int | None = saved_option("T", "Images")
     tau: float | None = tau_option("Images")
     seed: int | None = seed_option("Images")
     out: str | None = option(
-        None, "Files", "where arrays and pictures go", path="DIR", shown="trace_INDEX beside the checkpoint"
+        None, "Files", "where arrays and pictures go", path="DIR", shown="trace_INDEX next to the checkpoint"
     )
     dataset: str | None = saved_option("dataset", "Data", help="what to show")
     data_dir: str = train_option("data_dir")
@@ -95,9 +95,9 @@ def find_traces(options: TraceOptions, loaded: SavedNetwork, data: Dataset) -> I
         yield trace
         found += 1
     if not found:
-        raise SNNError(f"the network gets all {count:,} test images right; name some by -index")
+        raise SNNError(f"the network classifies all {count:,} test images correctly; choose some with -index")
     if found < options.misclassified:
-        print(f"\nthe network gets no other test image wrong than these {found}")
+        print(f"\nthe network misclassifies only these {found} test images")
 
 
 def describe(trace: Trace, class_names: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """Spike-timing-dependent plasticity (STDP): a synapse learns from the order of its own spikes, without a loss.
 
-Each neuron has a trace, which jumps by 1 at a spike and decays. A synapse from i to j is strengthened when j fires soon
-after i, and weakened when i fires soon after j:
+Each neuron has a trace, which rises by 1 at a spike and then decays. A synapse from i to j is strengthened when j fires
+soon after i, and weakened when i fires soon after j:
 
     tr_pre[t]  = tr_pre[t-1]  - tr_pre[t-1] / tau_pre   + s_pre[t]
     tr_post[t] = tr_post[t-1] - tr_post[t-1] / tau_post + s_post[t]
@@ -187,7 +187,7 @@ class STDPLearner(MemoryModule):
         self._enabled = False
 
     def enable(self) -> None:
-        """Goes on recording."""
+        """Resumes recording."""
         self._enabled = True
 
     @torch.no_grad()

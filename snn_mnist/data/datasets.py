@@ -146,7 +146,7 @@ def _download(name: str, missing: list[str], raw: Path) -> str:
             from torchvision import datasets
 
             print(f"downloading {FOLDERS[name]} to {raw}", file=sys.stderr, flush=True)
-            socket.setdefaulttimeout(TIMEOUT)  # torchvision waits for ever
+            socket.setdefaulttimeout(TIMEOUT)  # torchvision waits forever
             with contextlib.redirect_stderr(progress_bar):
                 complete = getattr(datasets, FOLDERS[name])(scratch, download=True)
             raw.mkdir(parents=True, exist_ok=True)

@@ -114,13 +114,13 @@ def header(fixed: FixedPoint, saved: SavedNetwork) -> str:
 
 #define SNN_INPUTS {PIXELS}
 #define SNN_NEURONS {CLASSES}
-#define SNN_T {fixed.steps} /* time steps an image is shown for */
+#define SNN_T {fixed.steps} /* time steps per image */
 #define SNN_BITS {fixed.bits} /* of a weight */
 #define SNN_FRACTION {fixed.fraction} /* fraction bits of a potential */
 #define SNN_LEAKY {int(fixed.leaky)} /* 0: the neurons integrate and fire without a leak */
 #define SNN_MULTIPLIER {fixed.multiplier} /* 1 / tau = SNN_MULTIPLIER / 2^SNN_SHIFT */
 #define SNN_SHIFT {fixed.shift}
-#define SNN_SOFT_RESET {int(fixed.soft)} /* 1: the threshold is taken off; 0: v becomes 0 */
+#define SNN_SOFT_RESET {int(fixed.soft)} /* 1: the threshold is subtracted; 0: v becomes 0 */
 
 /* In units of a weight / 2^SNN_FRACTION; a neuron fires at or above it. */
 static const int32_t snn_threshold[SNN_NEURONS] = {{{", ".join(str(int(x)) for x in fixed.threshold)}}};

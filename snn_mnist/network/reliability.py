@@ -1,7 +1,7 @@
 """Predictions for single pictures, and when not to trust them, measured on test images whose labels are known.
 
 A prediction is doubtful where the winner's margin (its firing rate minus the next) is below that of 90 % of the test
-images that the network reads right, or the winner's rate below that of 99 % of them.
+images that the network classifies correctly, or the winner's rate below that of 99 % of them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from snn_mnist.network.poisson import SpikeKey, Stream
 from snn_mnist.network.scoring import Score, score_split
 from snn_mnist.settings.config import cores
 
-MARGIN_SHARE, RATE_SHARE = 0.10, 0.01  # of the images read right that lie below the limits, at most
+MARGIN_SHARE, RATE_SHARE = 0.10, 0.01  # at most this share of the correctly classified images lies below the limits
 ROUNDING = 1e-6  # rates are multiples of 1 / T
 
 
@@ -30,8 +30,8 @@ class Reliability:
 
     margin: float
     rate: float
-    right: float  # share of the images read right that are doubtful
-    wrong: float | None  # share of those read wrong; None when there are none
+    right: float  # share of the correctly classified images that are doubtful
+    wrong: float | None  # share of the misclassified ones; None when there are none
 
     def weak(self, rate: Any) -> Any:
         """Whether a rate, or each of a tensor of rates, is below the limit."""
@@ -93,12 +93,12 @@ def doubts(prediction: Prediction, objects: int, limits: Reliability | None) -> 
         return found
     rate, margin = prediction.rates[prediction.ranking[0]], prediction.margin
     if limits.weak(rate):
-        why = f"99 % of the test images read right have a rate of {limits.rate:.2f} or more"
+        why = f"99 % of the correctly classified test images have a rate of {limits.rate:.2f} or more"
         found["nearly silent"] = f"the network is nearly silent at rate {rate:.2f}; {why}"
     elif limits.close(margin):
-        wrong = "" if limits.wrong is None else f" and {100 * limits.wrong:.0f} % of those read wrong"
-        alike = f"{100 * limits.right:.0f} % of the test images read right{wrong}"
-        found["low margin"] = f"the margin {margin:.2f} is below {limits.margin:.2f}; as doubtful are {alike}"
+        wrong = "" if limits.wrong is None else f" and {100 * limits.wrong:.0f} % of the others"
+        alike = f"{100 * limits.right:.0f} % of the correctly classified test images{wrong}"
+        found["low margin"] = f"the margin {margin:.2f} is below {limits.margin:.2f}; so are those of {alike}"
     return found
 
 

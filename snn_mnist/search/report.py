@@ -35,7 +35,7 @@ def write_report(study: optuna.Study, plan: Plan, dataset: Dataset, repeats: int
     write_file(plan.folder / "study.csv", table(trials, plan))
     best = trials[0]
     if best.state != TrialState.COMPLETE:
-        raise SNNError(f"no trial of {plan.study} came to its end; the first: {result(best)}")
+        raise SNNError(f"no trial of {plan.study} finished; the first: {result(best)}")
     tested = test_result(plan, best, dataset, repeats, threads)
     write_file(plan.folder / "best.yaml", best_yaml(best, plan, len(trials), tested))
     from snn_mnist.search.figures import write_figures

@@ -35,8 +35,8 @@ warnings.filterwarnings("ignore", message="The reported value is ignored")  # of
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 HEARTBEAT, DEAD_AFTER = 10, 30  # seconds
-FREE = ("device", "backend", "step_mode", "j", "data_dir", "figures", "test")  # may change when a study goes on
-SETTINGS = "settings"  # user attribute of a study: what it was begun with; set when its queue is full
+FREE = ("device", "backend", "step_mode", "j", "data_dir", "figures", "test")  # may change when a study is continued
+SETTINGS = "settings"  # user attribute of a study: what it was started with; set when its queue is full
 REASON = "reason"  # user attribute of a trial that failed for good
 RUNS = "runs"  # the accuracy of each seed on the held-out images
 return_to_queue = RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)
@@ -67,14 +67,14 @@ class Plan:
         return [name] if self.seeds == 1 else [f"{name}-seed{first + run}" for run in range(self.seeds)]
 
     def settings(self) -> dict[str, str]:
-        """The settings, as text, that must be those of the study when it goes on."""
+        """The settings, as text, that must not change when the study is continued."""
         decisive = {name: value for name, value in self.fixed.items() if name not in FREE}
         return {name: show(value) for name, value in {**decisive, **self.space, "seeds": self.seeds}.items()} | {
             "sampler": self.sampler
         }
 
     def check(self, n_train: int) -> None:
-        """Raise the first UsageError where no combination of the settings can be trained on so many images."""
+        """Raise the first UsageError where no combination of the settings can be trained on this many images."""
         errors = []
         for values in itertools.islice(corners(self.space), 4096):
             try:
@@ -85,7 +85,7 @@ class Plan:
 
 
 def open_study(plan: Plan) -> optuna.Study:
-    """Return the study, made with its queue if it is new; UsageError where it was begun with other settings."""
+    """Return the study, made with its queue if it is new; UsageError where it was started with other settings."""
     pruner = optuna.pruners.MedianPruner(n_warmup_steps=3) if plan.prune else optuna.pruners.NopPruner()
     with storage_errors(plan.storage):
         how: Any = {"study_name": plan.study, "storage": _storage(plan), "pruner": pruner}
@@ -99,8 +99,8 @@ def open_study(plan: Plan) -> optuna.Study:
                 time.sleep(0.1)
         ours, before = plan.settings(), study.user_attrs.get(SETTINGS)
         if changed := [f"{name} {old} → {ours.get(name)}" for name, old in (before or {}).items() if ours[name] != old]:
-            raise UsageError(f"the study {plan.study} was begun with other settings: {', '.join(changed)}; "
-                             "give it those, or this one another -study NAME")  # fmt: skip
+            raise UsageError(f"the study {plan.study} was started with other settings: {', '.join(changed)}; "
+                             "use those, or another -study NAME")  # fmt: skip
         points = corners(plan.space) if plan.sampler == "grid" else itertools.repeat({})
         for point in itertools.islice(points, len(trials_of(study)), plan.trials):
             study.enqueue_trial(point)

@@ -106,7 +106,7 @@ def accuracy(trial: optuna.Trial, plan: Plan, dataset: Dataset, interruption: In
 
 
 def sampler_of(plan: Plan, number: int) -> optuna.samplers.BaseSampler:
-    """A generator for each trial: no two workers draw alike, and a study that goes on does not repeat its draws."""
+    """A generator for each trial: no two workers draw the same, and a resumed study does not repeat its draws."""
     seed = int(np.random.SeedSequence([plan.fixed["seed"], number]).generate_state(1)[0])
     if plan.sampler == "tpe":
         return optuna.samplers.TPESampler(seed=seed, constant_liar=True)

@@ -82,7 +82,7 @@ network, training, data, files, machine = map(_group, ("Network", "Training", "D
 class Config(Threads, Options):
     """Everything that decides a training run."""
 
-    T: int = network(100, "time steps an image is shown for", low=1, high=MAX_T, fixed=True)
+    T: int = network(100, "time steps per image", low=1, high=MAX_T, fixed=True)
     neuron: str = network("lif", "leaky or plain integrate-and-fire", choices=("lif", "if"), fixed=True)
     tau: float = network(2.0, "membrane time constant of the LIF neuron, in time steps", above=1, fixed=True)
     v_threshold: float = network(1.0, "a neuron fires at or above this potential", fixed=True)
@@ -94,7 +94,7 @@ class Config(Threads, Options):
         None, "width parameter of the surrogate", low=0, shown="the surrogate's own", fixed=True
     )
 
-    epochs: int = training(100, "passes over the training images, those of a resumed run included", low=1)
+    epochs: int = training(100, "passes over the training images, including those before a resume", low=1)
     b: int = training(64, "batch size; the last incomplete batch is dropped", low=1, fixed=True)
     opt: str = training("adam", "optimiser", choices=("adam", "sgd"), fixed=True)
     lr: float = training(1e-3, "learning rate", above=0)
@@ -115,7 +115,7 @@ class Config(Threads, Options):
     )
     seed: int = training(
         0,
-        "decides weights, spikes and batch order; spikes and order are the same on every machine",
+        "seed of weights, spikes and batch order; spikes and order are the same on every machine",
         low=0,
         high=MAX_SEED,
         fixed=True,
@@ -138,19 +138,19 @@ class Config(Threads, Options):
         0, "training images held out to choose the best checkpoint; with 0 the test images choose it", low=0, fixed=True
     )
     test: bool = data(True, "test on the test images too; -no-test keeps them unseen, and needs -val")
-    limit_batches: int | None = data(None, "at most this many batches an epoch", low=1, shown="all", fixed=True)
+    limit_batches: int | None = data(None, "at most this many batches per epoch", low=1, shown="all", fixed=True)
 
-    out_dir: str = files("./logs", "the run directory is made in here; nothing is overwritten", path="DIR")
+    out_dir: str = files("./logs", "where the run directory is created; nothing is overwritten", path="DIR")
     name: str | None = files(
         None,
         "name of the run directory; with -seeds, of the directory of these runs",
         read=_file_name,
         wanted="a plain file name: letters, digits and marks such as _ - . within it, no / and not the word last",
-        shown="made of what differs from the defaults",
+        shown="made of the settings that differ from the defaults",
         saved=False,
     )
     figures: bool = files(
-        True, "end with figures of the run; ten times a run they go to TensorBoard; -no-figures leaves them out"
+        True, "draw figures at the end of the run, and ten times per run for TensorBoard; -no-figures draws none"
     )
     resume: str | None = files(None, f"continue from {CHECKPOINT}", path="PATH", saved=False)
     force: bool = files(False, "resume although settings that change the result differ", saved=False)
@@ -173,7 +173,7 @@ class Config(Threads, Options):
     step_mode: str = machine(
         "m", "one time step or all T at once; s needs the least memory, m is fast", choices=("s", "m")
     )
-    j: int | None = machine(None, "threads at most", low=1, shown="all cores", saved=False)
+    j: int | None = machine(None, "the most threads to use", low=1, shown="all cores", saved=False)
     eval_every: int = machine(1, "test after every so many epochs, and after the last", low=1)
 
     def __post_init__(self) -> None:

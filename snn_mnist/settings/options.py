@@ -66,7 +66,7 @@ class Option:
 
     @property
     def value_name(self) -> str:
-        """What stands for the value in the help; '' for a switch."""
+        """The placeholder of the value in the help; '' for a switch."""
         return self.metavar or self.path or {int: "N", float: "X", bool: ""}.get(self.type, "NAME")
 
     @property

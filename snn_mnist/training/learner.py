@@ -119,7 +119,7 @@ class Learner:
 
     @property
     def chunk(self) -> int:
-        """Steps after which a run can best be stopped."""
+        """The loop stops only at multiples of this many steps."""
         return self.training.chunk
 
     def begin_epoch(self, epoch: int) -> None:

@@ -54,8 +54,8 @@ def seeds_summary(group: SeedGroup) -> str:
 
 
 def begins(config: Config, runtime: Runtime, data: TrainingData, folder: Path, resumed: Position | None) -> str:
-    """Return the lines before the first epoch; `resumed` is the position that a resumed run goes on from."""
-    images = f"{config.dataset}: {data.steps * config.b:,} images an epoch"
+    """Return the lines before the first epoch; `resumed` is the position from which a resumed run continues."""
+    images = f"{config.dataset}: {data.steps * config.b:,} images per epoch"
     lines = [fit(str(runtime)), images, f"run directory {folder}"]
     idle = config.idle(runtime.device.type)
     if not config.resume:  # the others were named when the program started

@@ -39,10 +39,10 @@ class Progress:
         self.bar.set_postfix_str(self.learned, refresh=False)
 
     def says(self, what: str) -> None:
-        """What is done between the epochs."""
+        """Show what is done between the epochs."""
         self.bar.set_postfix_str(f"{what} ...")
 
     def line(self, text: str) -> None:
-        """Print above the bar."""
+        """Print a line above the bar."""
         with self.bar.external_write_mode(sys.stdout):
             print(fit_terminal(text, sys.stdout), flush=True)

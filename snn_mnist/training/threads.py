@@ -28,7 +28,7 @@ class Threads:
         self._read()
 
     def follow(self) -> None:
-        """Choose the number anew, twice a second; to be called after each chunk of steps."""
+        """Update the number, twice a second; to be called after each chunk of steps."""
         if self.most == 1 or time.perf_counter() - self._when < WINDOW:
             return
         when, others = self._when, self._others

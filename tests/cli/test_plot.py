@@ -114,7 +114,7 @@ def test_runs_without_a_curve_are_named(tmp_path, capsys, drawn):
         make_run(tmp_path / f"r{number}", list(rows_of(1, every=1 if number > 1 else 2)))
     assert main(["plot", str(tmp_path)]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert f"not drawn, for lack of a test: {tmp_path / 'r0'}, {tmp_path / 'r1'}" in out
+    assert f"not drawn, because they have no test: {tmp_path / 'r0'}, {tmp_path / 'r1'}" in out
     assert list(drawn["runs"]) == [f"r{number}" for number in range(2, 9)]
     assert main(["plot", *(str(tmp_path / f"r{number}") for number in range(3))]) == 0
     assert "not drawn" not in capsys.readouterr().out and len(drawn["runs"]) == 3

@@ -158,8 +158,8 @@ def test_when_a_prediction_is_doubtful(rates, objects, limits, names):
     assert [*found] == names
     if "low margin" in names and 8 in rates:
         assert found["low margin"] == (
-            "the margin 0.43 is below 0.44; as doubtful are 10 % of the test images read right and 73 % of those read "
-            "wrong"
+            "the margin 0.43 is below 0.44; so are those of 10 % of the correctly classified test images and 73 % of "
+            "the others"
         )
 
 

@@ -394,7 +394,7 @@ def test_doubts_are_those_of_predict(page, exported):
         assert ("margin is below" in told, "nearly silent" in told) == ("low margin" in ours, "nearly silent" in ours)
         assert page.evaluate("document.getElementById('doubt').hidden") == (ours == [])
         if "low margin" in ours:
-            assert "as doubtful are 10 % of the test images read right and 73 % of those read wrong." in told
+            assert "so are those of 10 % of the correctly classified test images and 73 % of the others." in told
             keep(page, "doubt.png")
     slide(page, "tau", 3.5)  # the limits are those of the settings of training
     page.wait(f"({FINISHED}) && document.getElementById('doubt').textContent === ''")

@@ -103,7 +103,7 @@ def test_other_settings_are_another_study(study: tuple[Path, str, list[str]], nu
     child = nursery.run(*command, "-tau", "1.1,3", "-epochs", "4", "-seeds", "3")
     assert child.code == 2
     changed = "epochs 3 → 4, tau 1.1,2.0 → 1.1,3.0, seeds 2 → 3"
-    assert f"the study s was begun with other settings: {changed}; give it those" in child.err
+    assert f"the study s was started with other settings: {changed}; use those" in child.err
 
 
 def test_a_bad_trial_is_pruned_and_a_wrong_one_named(nursery: Nursery, tmp_path: Path):
@@ -129,7 +129,7 @@ def test_nothing_that_can_be_trained_is_an_error(nursery: Nursery, tmp_path: Pat
     flags = ["-lr", "1e38,2e38", "-opt", "sgd", "-sampler", "grid", "-out-dir", str(tmp_path), "-workers", "1"]
     child = nursery.run("sweep", *RUN, *flags)
     assert child.code == 1 and child.out.count("failed: the weights are not finite") == 2
-    assert child.err.startswith("snn_mnist sweep: error: no trial of sweep came to its end; the first: failed: ")
+    assert child.err.startswith("snn_mnist sweep: error: no trial of sweep finished; the first: failed: ")
 
 
 def test_runs_of_another_study_are_not_taken_for_its_own(nursery: Nursery, tmp_path: Path):

@@ -173,7 +173,7 @@ def test_interrupted_and_going_on(nursery: Nursery, tmp_path: Path):
     child.send(signal.SIGINT)
     child.send(signal.SIGCONT)
     assert child.wait() == 130 and child.err == ""
-    assert child.out.splitlines()[-1].endswith("trials finished; the same command goes on")
+    assert child.out.splitlines()[-1].endswith("trials finished; the same command continues the study")
     assert checkpoint.load(folder)["epoch"] < EPOCHS - 1
     child = start(nursery, tmp_path, url)
     assert child.wait() == 0, child.out + child.err

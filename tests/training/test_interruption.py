@@ -154,7 +154,7 @@ def test_a_directory_is_trained_in_by_one_process(nursery: Nursery, tmp_path: Pa
     second = nursery.run("train", "-resume", str(folder))
     assert second.code == 1
     assert second.err == (
-        f"snn_mnist train: error: another process trains in {folder}; wait for its end, or stop it first\n"
+        f"snn_mnist train: error: another process trains in {folder}; wait until it ends, or stop it first\n"
     )
     assert child.poll() is None
     child.send(signal.SIGINT)
