@@ -99,7 +99,7 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
                 break
             time.sleep(0.05)  # the other may be `is_locked`, which holds it for microseconds
         else:
-            raise SNNError(f"another process trains in {folder}; wait for its end, or stop it first")
+            raise SNNError(f"another process trains in {folder}; wait until it ends, or stop it first")
     except OSError as error:
         raise SNNError(f"{folder} can't be opened ({reason(error)}); check the directory") from error
     try:

@@ -103,7 +103,7 @@ class SeedGroup:
         return [seed for seed in self.seeds if seed not in begun or _epochs_done(begun[seed]) < epochs]
 
     def run(self, seed: int) -> Config:
-        """Return the settings of one run: a new one, or one that goes on from its checkpoint."""
+        """Return the settings of one run: a new one, or one that continues from its checkpoint."""
         one = self.asked.on_top_of(self.settings.to_mapping())
         one = replace(one, seed=seed, seeds=1, epochs=self.settings.epochs, force=False)
         if run := self.begun().get(seed):

@@ -33,8 +33,8 @@ class Resumed:
 
     config: Config
     state: dict[str, Any]  # the content of the resumed checkpoint; {} for a new run
-    folder: Path | None = None  # the directory that it goes on in; None: a new one
-    why_elsewhere: str = ""  # why a resumed run goes on in a new directory
+    folder: Path | None = None  # where the run continues; None: in a new directory
+    why_elsewhere: str = ""  # why a resumed run continues in a new directory
     conversion: Conversion | None = None  # of a run that trains an ANN
 
     @property
@@ -43,7 +43,7 @@ class Resumed:
 
 
 def resume(config: Config, conversion: Conversion | None = None) -> Resumed:
-    """Return the run that these settings describe; UsageError when its checkpoint can't go on with them."""
+    """Return the run that these settings describe; UsageError when they can't continue its checkpoint."""
     if config.resume is None:
         return Resumed(config, {}, conversion=conversion and conversion.resolved({}, None))
     path = find(config.resume)
