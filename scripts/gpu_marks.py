@@ -1,4 +1,4 @@
-"""Speed and accuracy on a GPU, measured in one sitting: a Markdown report, made in five to ten minutes.
+"""Speed and accuracy on a GPU, measured in one session: a Markdown report, made in five to ten minutes.
 
     python scripts/gpu_marks.py OUT_DIR [-device cuda] [flags of train]
 

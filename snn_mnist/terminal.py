@@ -61,7 +61,7 @@ def columns(stream: TextIO) -> int:
 
 
 def progress_bar(title: str, images: int, done: int = 0, show: bool | None = None) -> tqdm:
-    """Return a bar over so many images on stderr: 'epoch 3/10  45%|████▌    | 00:12 left, 181k images/s, acc 91.20%'.
+    """Return a progress bar on stderr: 'epoch 3/10  45%|████▌    | 00:12 left, 181k images/s, acc 91.20%'.
 
     done: images of an earlier process, which do not count for the speed. show: whether it is drawn; by default where
     stderr is a terminal. A narrow terminal gets only the time.

@@ -82,7 +82,7 @@ class ConvertOptions(Threads, Options):
 
     @classmethod
     def known(cls, mapping: Mapping[Any, Any], source: str = "") -> dict[str, Any]:
-        """A file of `train` is read too; what it says of neurons has no meaning here."""
+        """A settings file of `train` is accepted too; its settings of neurons are ignored."""
         others = {each.name for each in options_of(Config)} - {each.name for each in options_of(cls)}
         return super().known({key: mapping[key] for key in mapping if str(key).replace("-", "_") not in others}, source)
 

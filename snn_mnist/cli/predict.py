@@ -84,7 +84,7 @@ def run(options: PredictOptions) -> int:
         try:
             picture, prepared = read(file, config.dataset)
             saved = {"saved": save(prepared.pixels, file, options.save)} if options.save else {}
-        except SNNError as error:  # the other pictures still get an answer
+        except SNNError as error:  # the other pictures are still classified
             code = max(code, error.exit_code)
             print(f"snn_mnist predict: error: {error}", file=sys.stderr)
             continue

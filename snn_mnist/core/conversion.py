@@ -239,7 +239,7 @@ def check_operations(net: fx.GraphModule) -> list[fx.Node]:
         elif dependent and node.op != "output":
             if not _is_linear(net, node, name, dependent):
                 raise ValueError(
-                    f"{node.name!r} is neither linear nor a ReLU ({name}), so no IF neuron stands for it; "
+                    f"{node.name!r} is neither linear nor a ReLU ({name}), so no IF neuron can replace it; "
                     "use nn.ReLU and layers that are linear in evaluation"
                 )
             if not (name in ("size", "dim") or (name == "getattr" and node.args[1] in SHAPES)):

@@ -1,4 +1,4 @@
-"""What a finished study leaves: its table, study.csv, figures, best.yaml, and the test of its winner."""
+"""The output of a finished study: its table, study.csv, figures, best.yaml, and the test of its winner."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ return_to_queue = RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=T
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sweep is to do. It is sent to the worker processes as it is."""
+    """The task of a sweep, as it is sent to the worker processes."""
 
     study: str  # its name in the storage and that of its directory
     folder: Path  # OUT_DIR/STUDY

@@ -44,7 +44,7 @@ def write_error(path: str | os.PathLike[str], error: OSError, flag: str = "-out-
 
 
 def reason(error: BaseException) -> str:
-    """Return what an exception says, on one line."""
+    """Return the message of an exception on one line."""
     text = str(getattr(error, "strerror", None) or error or type(error).__name__)
     return " ".join(text.split())[:200] or type(error).__name__
 

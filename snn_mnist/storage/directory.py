@@ -66,8 +66,8 @@ def find(path: str | os.PathLike[str]) -> Path:
 def run_directories(folder: Path, unreadable: Callable[[Path, OSError], None] = lambda *_: None) -> list[Path]:
     """Return the folder if it is a run's, else those of the runs in it and in the directories in it, by name.
 
-    Each comes once, as a link only if that is all there is. OSError for the folder itself; of others that can't be
-    read `unreadable` is told.
+    Each comes once, as a link only if that is all there is. OSError for the folder itself; `unreadable` is
+    called with others that can't be read.
     """
     once: dict[Path, Path] = {}
     for run in sorted(_runs_in(folder, LEVELS, unreadable), key=Path.is_symlink):

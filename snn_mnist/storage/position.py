@@ -29,7 +29,7 @@ class Best:
 
 @dataclass
 class Position:
-    """How far a run has come."""
+    """The progress of a run."""
 
     epochs: int = 0  # finished; also the index of the next one, from which its spikes and batch order follow
     step: int = 0  # steps done of the next epoch

@@ -66,7 +66,7 @@ class SeedGroup:
     def resumed(cls, config: Config) -> SeedGroup:
         """Return the group that -resume names, with what the user gave now; UsageError where it can't have it.
 
-        The runs stay repetitions of one another: none may have another learning rate or, on a cosine, another length.
+        The runs may differ in the seed only: none may have another learning rate or, on a cosine, another length.
         """
         saved = cls.read(Path(config.resume or ""))
         folder, begun = saved.folder, saved.begun()

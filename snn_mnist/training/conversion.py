@@ -28,7 +28,7 @@ class Conversion:
         if not state:
             return Conversion(self.mode or DEFAULT_MODE)
         if "ann" not in state:
-            raise UsageError(f"{source} is not of a conversion; name one that `convert` wrote, or use train -resume")
+            raise UsageError(f"{source} was not written by `convert`; name one that was, or use train -resume")
         if self.mode not in (None, mode := state["ann"]["mode"]):
             raise UsageError(f"can't resume {source}: mode {mode} → {self.mode} changes the result; start a new run")
         return Conversion(mode)

@@ -21,7 +21,7 @@ class Interruption:
     """Within this context the first SIGINT or SIGTERM is only noted; a second one ends the program at once.
 
     At once means in the middle of a kernel, where Python's handlers must wait: so a thread watches for the second.
-    Contexts may lie within each other; in another thread than the main one signals are somebody else's.
+    Contexts may be nested; outside of the main thread signals are left as they are.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -68,7 +68,7 @@ def train(
     progress = Progress(config.epochs, show=False if watch else None)
     with interruption, open_files(resumed, runtime) as files, progress:
         if not resumed.folder:
-            files.save(LATEST, snapshot(learner, position))  # a death within the first epoch leaves this one
+            files.save(LATEST, snapshot(learner, position))  # for a process that is killed within the first epoch
         print(messages.begins(config, runtime, data, files.folder, position if resumed.state else None), flush=True)
         try:
             while position.epochs < config.epochs:
@@ -120,7 +120,7 @@ def train_epoch(
 def finish_epoch(
     learner: Learner, evaluator: Evaluator, position: Position, files: RunFiles, progress: Progress
 ) -> tuple[dict[str, Any], Evaluation | None]:
-    """Test, record and save, in the order that a death at any moment leaves consistent; return row and test."""
+    """Test, record and save, in an order that a kill at any moment leaves consistent; return row and test."""
     config, epoch, steps = learner.config, position.epochs, learner.data.steps
     last = epoch + 1 == config.epochs
     if last:  # should its figures fail, no training is lost

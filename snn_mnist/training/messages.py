@@ -10,7 +10,7 @@ from snn_mnist.settings.config import Config
 from snn_mnist.storage import seeds
 from snn_mnist.terminal import WIDTH, fit
 
-if TYPE_CHECKING:  # what is said before PyTorch is loaded is here too
+if TYPE_CHECKING:  # what is printed before PyTorch is loaded is here too
     from snn_mnist.network.device import Runtime
     from snn_mnist.network.scoring import Score
     from snn_mnist.storage.position import Position
@@ -68,7 +68,7 @@ def begins(config: Config, runtime: Runtime, data: TrainingData, folder: Path, r
 
 
 def epoch(row: dict[str, Any], epochs: int, skipped: int, threads: str) -> str:
-    """Return the line of a finished epoch, and below it what is remarkable. With -val the test loss has no room."""
+    """Return the line of a finished epoch, and below it what needs attention. With -val the test loss has no room."""
     test = f"test {row['test_acc']:.2%}" if "test_acc" in row else ""
     if test and "val_acc" not in row:
         test = f"test loss {row['test_loss']:.4f} acc {row['test_acc']:.2%}"

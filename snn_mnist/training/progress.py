@@ -8,8 +8,8 @@ from snn_mnist.terminal import fit_terminal, progress_bar
 
 
 class Progress:
-    """On a terminal a bar for the run: the time it still takes, images/s with the tests, accuracy and loss; elsewhere
-    one line an epoch. A context: the bar is gone behind it."""
+    """On a terminal a bar for the run: the remaining time, images/s with the tests, accuracy and loss; elsewhere
+    one line an epoch. A context: the bar disappears at its end."""
 
     def __init__(self, epochs: int, show: bool | None = None) -> None:
         self.epochs, self.show = epochs, show

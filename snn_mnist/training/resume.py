@@ -1,4 +1,4 @@
-"""From a checkpoint to a run that goes on: its settings, its directory, and the state of its learner.
+"""From a checkpoint to the run that continues it: its settings, its directory, and the state of its learner.
 
 `snapshot` and `restore` are inverses: a run that is restored continues bit for bit as if it had never stopped. Spikes
 and batch orders are functions of (seed, epoch, …), so no generator state is saved.
@@ -67,7 +67,7 @@ def resume(config: Config, conversion: Conversion | None = None) -> Resumed:
     elsewhere = changed
     if "ann" in state and not conversion:  # the optimiser, and the steps of a begun epoch, are the ANN's
         state = {name: state[name] for name in ("net", "epoch", "config")}
-        elsewhere = f"{path} was converted from an ANN, and learns on as a spiking network"
+        elsewhere = f"{path} was converted from an ANN, and continues as a spiking network"
     elif path.name != LATEST or not path.with_name("config.yaml").is_file():
         elsewhere = f"{path} is not the {LATEST} of a run directory"
     elif not changed and _elsewhere(config, path.parent):
@@ -85,7 +85,7 @@ def _settings_of_another_program(config: Config, state: dict[str, Any]) -> Confi
         known["opt"] = "sgd" if "momentum" in groups[0] else "adam"
     print(
         f"{config.resume} does not record T, tau, b or the data set: using {config.T}, {config.tau}, {config.b}, "
-        f"{config.dataset}; give the flags if it was trained otherwise"
+        f"{config.dataset}; give the flags if it was trained with other values"
     )
     return replace(config, **{name: value for name, value in known.items() if name not in config.given})
 
@@ -124,7 +124,7 @@ def snapshot(learner: Learner, position: Position) -> dict[str, Any]:
 
 
 def restore(state: dict[str, Any], learner: Learner) -> Position:
-    """Put the state of a checkpoint, {} for a new run, into a learner; return the position to go on from."""
+    """Put the state of a checkpoint, {} for a new run, into a learner; return the position from which it continues."""
     position = Position.of(state)
     if state:
         tested = state["ann"]["weight"] if "ann" in state else state["net"][WEIGHT]

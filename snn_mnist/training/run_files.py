@@ -76,7 +76,7 @@ def open_files(resumed: Resumed, runtime: Runtime) -> Iterator[RunFiles]:
     folder = continued or directory.new_run_directory(config.out_dir, name)
     with exclusive_lock(folder):
         if continued and Position.of(checkpoint.load(folder)) != position:
-            raise SNNError(f"{folder} was trained further meanwhile by another process; resume it again")
+            raise SNNError(f"{folder} has meanwhile been trained by another process; resume it again")
         columns = METRICS + (VALIDATION if config.val else ())
         metrics = MetricsFile(folder / "metrics.csv", columns, position.epochs)
         directory.remove_leftovers(folder)

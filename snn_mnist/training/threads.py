@@ -1,9 +1,9 @@
 """The number of threads of a run on the CPU: the cores that other programs leave free.
 
-All threads wait for the last one at the end of each training step. Where another program holds one of their cores, the
-thread there waits for its turn, for milliseconds, in each of a thousand steps a second: on two cores beside one busy
-program, two threads are several times slower than one. The fused CPU kernels give the same bits for every number of
-threads, so the number may follow the machine.
+All threads wait for the last one at the end of each training step. If another program uses one of their cores, the
+thread there is delayed by milliseconds in each of a thousand steps a second: on two cores, while another program is
+busy, two threads are several times slower than one. The fused CPU kernels give the same bits for every number of
+threads, so the number may change during a run.
 """
 
 from __future__ import annotations

@@ -176,7 +176,7 @@ def test_training_goes_on_with_surrogate_gradients_in_a_new_directory(run, nurse
     flags = ["-epochs", "11", "-lr", "1e-3", "-no-figures", "-out-dir", str(tmp_path)]
     done = nursery.run("train", "-resume", str(run[0]), *flags)
     assert done.code == 0, done.err
-    assert "was converted from an ANN, and learns on as a spiking network" in done.out
+    assert "was converted from an ANN, and continues as a spiking network" in done.out
     assert {file: file.read_bytes() for file in run[0].iterdir()} == before
     state = checkpoint.load(newest(tmp_path))
     assert "ann" not in state and state["epoch"] == 10
@@ -239,7 +239,7 @@ def test_stopped_and_resumed_equals_undisturbed(nursery: Nursery, tmp_path, numb
         (["-mode", "0"], 2, "-mode 0 is not allowed; give Max"),
         (["-neuron", "lif"], 2, "unknown flag -neuron"),
         (["-lr", "1e30"], 1, "the weights are not finite by step"),
-        (["-resume", "trained"], 2, "is not of a conversion; name one that `convert` wrote, or use train -resume"),
+        (["-resume", "trained"], 2, "was not written by `convert`; name one that was, or use train -resume"),
         (["-resume", "RUN", "-mode", "Max"], 2, "mode 99.9% → Max changes the result; start a new run"),
     ],
 )
