@@ -31,7 +31,7 @@ VARIANTS: list[tuple[str, dict, dict]] = [  # (name, settings of the network, se
     ("8 bits", {}, {"bits": 8}),
     ("6 bits", {}, {"bits": 6}),
     ("4 bits", {}, {"bits": 4}),
-    ("8 bits, a scale a neuron", {}, {"bits": 8, "scale": "neuron"}),
+    ("8 bits, one scale per neuron", {}, {"bits": 8, "scale": "neuron"}),
     ("8 bits, τ 3", {"tau": 3.0}, {"bits": 8}),
     ("8 bits, IF", {"neuron": "if"}, {"bits": 8}),
     ("8 bits, soft reset", {"v_reset": None}, {"bits": 8}),

@@ -9,7 +9,7 @@ from snn_mnist.terminal import fit_terminal, progress_bar
 
 class Progress:
     """On a terminal a bar for the run: the remaining time, images/s with the tests, accuracy and loss; elsewhere
-    one line an epoch. A context: the bar disappears at its end."""
+    one line per epoch. A context: the bar disappears at its end."""
 
     def __init__(self, epochs: int, show: bool | None = None) -> None:
         self.epochs, self.show = epochs, show
@@ -23,7 +23,7 @@ class Progress:
         self.bar.close()
 
     def start(self, epochs: int, images: int, done: int) -> None:
-        """After `epochs` finished ones an epoch of so many images begins, `done` of them by an earlier process."""
+        """An epoch of this many images begins after `epochs` finished ones; an earlier process did `done` of them."""
         title = f"epoch {epochs + 1}/{self.epochs}"
         if not self.bar.total:
             self.bar = progress_bar(title, self.epochs * images, epochs * images + done, self.show)

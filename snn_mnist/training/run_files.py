@@ -47,7 +47,7 @@ class RunFiles:
         self.tensorboard.write(row)
 
     def draw(self, evaluation: Evaluation, row: dict[str, Any], last: bool) -> str:
-        """Draw an evaluation for TensorBoard, ten times a run; after the last epoch also the figures of the run.
+        """Draw an evaluation for TensorBoard, ten times per run; after the last epoch also the figures of the run.
 
         Return why those could not be drawn: a figure ends no run.
         """

@@ -28,7 +28,7 @@ numbers, so text on a coloured cell is LOW or HIGH."""
 
 
 def due(epoch: int, epochs: int) -> bool:
-    """Whether pictures are made after this epoch (from 1): after the first, the last, and about ten times a run."""
+    """Whether pictures are made after this epoch (from 1): after the first, the last, and about ten times per run."""
     return epoch in (1, epochs) or epoch % max(1, epochs // 10) == 0
 
 
