@@ -96,7 +96,7 @@ def test_an_accuracy_that_is_no_test_of_the_network_is_marked(logs, capsys, monk
     checkpoint.save(converted / checkpoint.LATEST, state | {"ann": {"weight": torch.zeros(10, 784), "scale": 1.0}})
     cells = {line.split()[0]: line.split() for line in shown(capsys) if line}
     assert {"90.86v", "95.00v"} < {*cells["logs/trial"]} and {"75.00a", "75.00*"} < {*cells["logs/converted"]}
-    assert cells["v"][1:4] == ["of", "the", "held-out"] and cells["a"][1:4] == ["of", "the", "ANN,"]
+    assert cells["v"][1:4] == ["on", "the", "held-out"] and cells["a"][1:4] == ["of", "the", "ANN,"]
     found = {record["run"]: (record["last_test_acc"], record["last_val_acc"]) for record in records(capsys)}
     assert found["logs/trial"] == (None, 0.9086) and found["logs/held"] == (0.95, 0.9)
     assert found["logs/plain"] == (0.8, None)
