@@ -134,7 +134,7 @@ class Work:
         return len(score.labels)
 
     def images_per_second(self, what: str, seconds: float) -> float:
-        """The speed over at least so many seconds, in pieces of work as long as the speed so far suggests."""
+        """The speed over at least this many seconds, in pieces of work as long as the speed so far suggests."""
         import torch
 
         torch.set_num_threads(self.torch_threads)

@@ -148,7 +148,7 @@ def report(options: ConvertOptions, folder: Path) -> None:
 
 
 def describe(results: dict[str, Any], folder: Path) -> str:
-    """Return the report for a person."""
+    """Return the report as text."""
     ann, several, error = results["ann_accuracy"], results["encodings"] > 1, 100 * results["standard_error"]
     poisson, constant = (results["accuracy_against_T"][name] for name in (POISSON, CONSTANT))
     lines = [

@@ -112,7 +112,7 @@ def accuracy_against_T(scores: list[Score]) -> dict[str, Any]:
 
 
 def describe(result: dict[str, Any], runtime: str) -> str:
-    """The report for a person."""
+    """Return the report as text."""
     accuracy, loss, steps, silent = result["accuracy"], result["loss"], result["T"], result["silent_images"]
     several = result["encodings"] > 1  # a single one has no spread
     of_accuracy = f" ± {100 * accuracy['std']:.2f} % (mean ± std of {result['encodings']} encodings)" if several else ""

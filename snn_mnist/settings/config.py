@@ -174,7 +174,7 @@ class Config(Threads, Options):
         "m", "one time step or all T at once; s needs the least memory, m is fast", choices=("s", "m")
     )
     j: int | None = machine(None, "the most threads to use", low=1, shown="all cores", saved=False)
-    eval_every: int = machine(1, "test after every so many epochs, and after the last", low=1)
+    eval_every: int = machine(1, "epochs between two tests; the last epoch is tested too", low=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
