@@ -82,7 +82,7 @@ def predict(net: SNN, pixels: np.ndarray, steps: int, seed: int) -> Prediction:
 
 
 def doubts(prediction: Prediction, objects: int, limits: Reliability | None) -> dict[str, str]:
-    """Return reasons not to trust a prediction from a picture with this number of objects: name → a clause of a message.
+    """Return reasons not to trust a prediction from a picture with this number of objects: name → part of a message.
 
     limits: None where they are not known.
     """
