@@ -1,18 +1,19 @@
 """Containers that give single-step modules a step mode, and recurrent ones. Users find them in `layer`."""
 
-from collections.abc import Callable, Iterable
+from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from snn_mnist.core.base import MemoryModule, StepModule, check_step_mode, floating
+from snn_mnist.core.base import MemoryModule, StepModule, floating
 from snn_mnist.core.functional import multi_step_forward, seq_to_ann_forward
 
 
-def _check_contents(container: nn.Module, name: str, module: nn.Module, stateful: bool = True) -> None:
+def _check_contents(container: nn.Module, name: str, module: Any, stateful: bool = True) -> None:
     """ValueError unless all of a container's new module is in step mode 's', and without state if not `stateful`."""
-    for inner_name, inner in module.named_modules(prefix=name):
+    for inner_name, inner in module.named_modules(prefix=name) if isinstance(module, nn.Module) else ():
         if getattr(inner, "step_mode", "s") != "s":
             raise ValueError(
                 f"module {inner_name!r} inside {type(container).__name__} is in step mode 'm'; the container "
@@ -26,48 +27,27 @@ def _check_contents(container: nn.Module, name: str, module: nn.Module, stateful
 
 
 class _Container(nn.Sequential, StepModule):
-    """A Sequential whose single-step contents keep their own step mode."""
+    """A Sequential whose single-step contents keep their own step mode.
+
+    What comes in later is checked as in the constructor; append and extend call add_module.
+    """
 
     keeps_step_mode_inside = True
     stateful = True
 
-    def __init__(self, *args: Any):
-        nn.Module.__init__(self)
-        named = args[0] if len(args) == 1 and isinstance(args[0], dict) else {str(i): m for i, m in enumerate(args)}
-        for name, module in named.items():
-            self.add_module(name, module)
-
-    def _like(self, modules: Iterable[nn.Module] | dict[str, nn.Module]) -> Any:
-        """A container of the same kind with other contents."""
-        return type(self)(modules) if isinstance(modules, dict) else type(self)(*modules)
-
-    def _check(self, name: str, module: Any) -> None:
-        if isinstance(module, nn.Module):  # add_module refuses anything else
-            _check_contents(self, name, module, self.stateful)
-
-    # Whatever comes in later is checked as in the constructor; append, extend and += call add_module.
-
     def add_module(self, name: str, module: nn.Module | None) -> None:
-        self._check(name, module)
+        _check_contents(self, name, module, self.stateful)
         super().add_module(name, module)
 
     def insert(self, index: int, module: nn.Module) -> Any:
-        self._check(str(index), module)
+        _check_contents(self, str(index), module, self.stateful)
         return super().insert(index, module)
 
     def __setitem__(self, idx: int, module: nn.Module) -> None:
-        self._check(str(idx), module)
+        _check_contents(self, str(idx), module, self.stateful)
         super().__setitem__(idx, module)
 
-    def __getitem__(self, idx: Any) -> Any:
-        if isinstance(idx, slice):
-            return self._like(dict(list(self._modules.items())[idx]))
-        return super().__getitem__(idx)
-
-    def __add__(self, other: Any) -> Any:
-        return self._like([*self, *other])
-
-    __mul__ = __rmul__ = None  # type: ignore[assignment] # torch's would give a plain Sequential
+    __add__ = __mul__ = __rmul__ = None  # type: ignore[assignment] # torch's would give a plain Sequential
 
 
 class _MultiStepOnly(_Container):
@@ -101,11 +81,13 @@ class StepModeContainer(_Container):
             raise TypeError(f"StepModeContainer(stateful, *modules) needs True or False, not {stateful!r}")
         self.__dict__["stateful"] = stateful  # nn.Module's own constructor, which comes next, checks the contents
         super().__init__(*args)
-        self.step_mode = check_step_mode(step_mode)
+        self.step_mode = step_mode
 
-    def _like(self, modules: Any) -> Any:
-        contents = (modules,) if isinstance(modules, dict) else modules
-        return type(self)(self.stateful, *contents, step_mode=self.step_mode)
+    def __getitem__(self, idx: Any) -> Any:
+        if isinstance(idx, slice):
+            contents = OrderedDict(list(self._modules.items())[idx])
+            return type(self)(self.stateful, contents, step_mode=self.step_mode)
+        return super().__getitem__(idx)
 
     def forward(self, x: Any) -> Any:
         if self.step_mode == "s":

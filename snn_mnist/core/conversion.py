@@ -28,15 +28,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.utils import parametrize
+from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
-from torch.nn.utils.prune import BasePruningMethod
-from torch.nn.utils.spectral_norm import SpectralNorm
-from torch.nn.utils.weight_norm import WeightNorm
 
 from snn_mnist.core import layer, neuron
 from snn_mnist.core.base import StepModule
 from snn_mnist.core.functional import POINTWISE, keeps_time
+
+__all__ = ["Converter", "VoltageScaler"]
 
 # What an ANN may compute beside ReLUs. A name stands for module, function and method: conv for nn.Conv1d and F.conv2d.
 LINEAR = POINTWISE | {
@@ -51,7 +50,6 @@ PASSING = LINEAR | {"maxpool", "adaptivemaxpool"}
 PRODUCTS = {"conv", "convtranspose", "linear", "matmul", "mul"}  # linear while only one factor depends on the input
 OF_THE_FIRST = {"div", "getitem", "truediv"}  # linear in the first argument alone
 SHAPES = {"device", "dtype", "ndim", "shape"}  # attributes of a tensor that do not depend on its values
-WEIGHT_HOOKS = (BasePruningMethod, SpectralNorm, WeightNorm)  # compute a weight before each forward pass
 
 
 class VoltageScaler(nn.Module):
@@ -95,8 +93,6 @@ class Converter(nn.Module):
         fuse_flag: bool = True,
     ) -> None:
         super().__init__()
-        if not hasattr(dataloader, "__iter__") and not hasattr(dataloader, "__getitem__"):
-            raise TypeError(f"dataloader={dataloader!r} must give batches; pass e.g. a DataLoader of training images")
         check_mode(mode)
         self.dataloader, self.device, self.mode = dataloader, device, mode
         self.momentum, self.fuse_flag = momentum, fuse_flag
@@ -107,10 +103,11 @@ class Converter(nn.Module):
         batches = (_images(batch).to(device) for batch in self.dataloader)
         if (first := next(batches, None)) is None:
             raise ValueError("the dataloader gave no batch; give some of the training images")
-        ann = with_plain_weights(ann).to(device)
+        _refuse_computed_weights(ann)
+        ann = copy.deepcopy(ann).eval().to(device)
         net = trace(ann)
         relus = check_operations(net)
-        _compare(_Dimensions(net).run(first), ann(first.clone()))
+        _compare(ShapeProp(net).propagate(first), ann(first.clone()))
         if self.fuse_flag:
             fuse(net)
         calibration = _Calibration(net, relus, self.mode, self.momentum)
@@ -132,24 +129,14 @@ def _images(batch: Any) -> Tensor:
     return images
 
 
-def with_plain_weights(ann: nn.Module) -> nn.Module:
-    """Return a copy of the network with the present values of parametrised weights; ValueError for those of hooks."""
+def _refuse_computed_weights(ann: nn.Module) -> None:
+    """ValueError where a hook or parametrisation computes a weight, with which no normalisation can be fused."""
     for name, module in ann.named_modules():
-        if hook := next((h for h in module._forward_pre_hooks.values() if isinstance(h, WEIGHT_HOOKS)), None):
+        if isinstance(getattr(module, "weight", None), Tensor) and "weight" not in module._parameters:
             raise ValueError(
-                f"a hook computes the weight of {name!r} ({type(hook).__name__}); use torch.nn.utils.parametrizations, "
-                "or remove the hook first, e.g. by torch.nn.utils.remove_weight_norm or prune.remove"
+                f"the weight of {name!r} is computed from other parameters; make it a parameter first, e.g. by "
+                "torch.nn.utils.parametrize.remove_parametrizations or prune.remove"
             )
-    ann = copy.deepcopy(ann).eval()  # spectral norm iterates in training
-    for module in list(ann.modules()):
-        if parametrize.is_parametrized(module):
-            values = {name: getattr(module, name).detach() for name in module.parametrizations}  # type: ignore[union-attr]
-            module.__class__ = type(module).__bases__[0]  # the parametrised class is the original's too: it stays
-            del module.parametrizations
-            module._load_state_dict_pre_hooks.clear()  # weight_norm's, which can't be pickled
-            for name, value in values.items():
-                module.register_parameter(name, nn.Parameter(value))
-    return ann
 
 
 # ---- scales --------------------------------------------------------------------------------------------------
@@ -170,14 +157,6 @@ def check_mode(mode: str | float) -> None:
         )
 
 
-def activation_scale(x: Tensor, mode: str | float) -> float:
-    """s of one batch of activations"""
-    if isinstance(mode, str) and mode.endswith("%"):
-        return float(np.percentile(x.double().cpu().numpy(), float(mode[:-1])))
-    largest = x.max().item()
-    return largest if isinstance(mode, str) else mode * largest
-
-
 class _Calibration(fx.Interpreter):
     """Runs the ANN on batches and keeps s of each ReLU, the moving average over the batches."""
 
@@ -189,7 +168,10 @@ class _Calibration(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         y = super().run_node(n)
         if n in self.relus:
-            scale = activation_scale(y, self.mode)
+            if isinstance(self.mode, str) and self.mode.endswith("%"):
+                scale = float(np.percentile(y.double().cpu().numpy(), float(self.mode[:-1])))
+            else:
+                scale = y.max().item() * (1.0 if isinstance(self.mode, str) else self.mode)
             before = self.scales.get(n, scale)
             self.scales[n] = (1 - self.momentum) * before + self.momentum * scale
         return y
@@ -215,9 +197,8 @@ class _Tracer(fx.Tracer):
 
 def trace(ann: nn.Module) -> fx.GraphModule:
     """Return the network as a graph; ValueError where its `forward` depends on values of tensors."""
-    tracer = _Tracer()
     try:
-        return fx.GraphModule(ann, tracer.trace(ann))
+        return fx.GraphModule(ann, _Tracer().trace(ann))
     except fx.proxy.TraceError as error:
         raise ValueError(f"the network's forward can't be traced: {error}; write it without such a branch") from error
 
@@ -233,7 +214,8 @@ def check_operations(net: fx.GraphModule) -> list[fx.Node]:
         if node.op == "placeholder":
             varying.add(node)
         elif name == "relu" and dependent:
-            _out_of_place(net, node)
+            before = node.all_input_nodes[0]
+            node.op, node.target, node.args, node.kwargs = "call_function", torch.relu, (before,), {}
             relus.append(node)
             varying.add(node)
         elif dependent and node.op != "output":
@@ -281,29 +263,6 @@ def _is_linear(net: fx.GraphModule, node: fx.Node, name: str, dependent: list[fx
     return name != "batchnorm"  # as a function it has no module whose statistics are fixed
 
 
-def _out_of_place(net: fx.GraphModule, relu: fx.Node) -> None:
-    """Makes it torch.relu; where it changed its input in place, all later uses of the input get its output."""
-    before = relu.all_input_nodes[0]
-    in_place = str(getattr(relu.target, "__name__", relu.target)).endswith("_")
-    in_place |= bool(relu.kwargs.get("inplace", len(relu.args) > 1 and relu.args[1]))
-    if relu.op == "call_module":
-        in_place = bool(net.get_submodule(str(relu.target)).inplace)
-    if in_place:
-        for user in list(before.users):
-            if relu < user:
-                user.replace_input_with(before, relu)
-    relu.op, relu.target, relu.args, relu.kwargs = "call_function", torch.relu, (before,), {}
-
-
-class _Dimensions(fx.Interpreter):
-    """Runs the graph once and keeps each tensor's number of dimensions."""
-
-    def run_node(self, n: fx.Node) -> Any:
-        y = super().run_node(n)
-        n.meta["dim"] = y.dim() if isinstance(y, Tensor) else None
-        return y
-
-
 def _compare(traced: Any, expected: Any) -> None:
     """ValueError where the graph computes something else than the network did on the first batch."""
     try:
@@ -316,29 +275,24 @@ def _compare(traced: Any, expected: Any) -> None:
 
 
 def fuse(net: fx.GraphModule) -> None:
-    """Batch normalisation into the linear layer or convolution before it, where nothing else uses their output."""
+    """Fuse batch normalisation into the linear layer or convolution before it, where nothing else uses their output."""
     calls = [node.target for node in net.graph.nodes if node.op == "call_module"]
     for node in list(net.graph.nodes):
         before = node.args[0] if node.args else None
         if node.op != "call_module" or not isinstance(before, fx.Node) or before.op != "call_module":
             continue
-        if len(before.users) > 1 or calls.count(before.target) > 1:
-            continue
         linear, norm = net.get_submodule(str(before.target)), net.get_submodule(str(node.target))
-        is_norm = isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d)
-        if not is_norm or not isinstance(linear, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
-            continue
-        channels = before.meta["dim"] + 1 - linear.weight.dim()  # the last dimension of Linear, before those of space
-        if channels == 1:  # as the norm's
+        if (
+            isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d)
+            and isinstance(linear, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
+            and len(before.users) == calls.count(before.target) == 1
+            # the channels of Linear are the last dimension, those of the norm the first
+            and (len(before.meta["tensor_meta"].shape) == 2 or not isinstance(linear, nn.Linear))
+        ):
             fused: Any = fuse_linear_bn_eval if isinstance(linear, nn.Linear) else fuse_conv_bn_eval
-            _set_submodule(net, str(before.target), fused(linear, norm))
+            net.set_submodule(str(before.target), fused(linear, norm))
             node.replace_all_uses_with(before)
             net.graph.erase_node(node)
-
-
-def _set_submodule(net: nn.Module, target: str, module: nn.Module) -> None:
-    parent, _, name = target.rpartition(".")
-    setattr(net.get_submodule(parent), name, module)
 
 
 def _replace_by_if_node(net: fx.GraphModule, relu: fx.Node, number: int, scale: float) -> None:
@@ -366,7 +320,4 @@ def _give_step_modes(net: fx.GraphModule) -> None:
         if stepped and issubclass(stepped, type(module)):
             module.__class__ = stepped
         elif not keeps_time(module):
-            _set_submodule(net, target, layer.StepModeContainer(False, module))
-
-
-__all__ = ["Converter", "VoltageScaler"]
+            net.set_submodule(target, layer.StepModeContainer(False, module))

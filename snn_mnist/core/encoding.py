@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from snn_mnist.core.base import MemoryModule, StepModule, floating, state_dtype
 
+__all__ = ["LatencyEncoder", "PeriodicEncoder", "PoissonEncoder", "StatefulEncoder", "WeightedPhaseEncoder"]
+
 
 def _check_range(x: Tensor, high: float = 1.0) -> Tensor:
-    """x in float32 at least; ValueError naming a value outside [0, high]."""
+    """Return x in float32 at least; ValueError naming a value outside [0, high]."""
     x = floating(x, "an encoder")
     x = x.to(state_dtype(x))
     outside = x[~((x >= 0) & (x <= high))]
@@ -26,17 +28,7 @@ def _check_range(x: Tensor, high: float = 1.0) -> Tensor:
     return x
 
 
-def _whole(name: str, value: Any) -> int:
-    try:
-        number = operator.index(value)  # NumPy's and 0-d tensors count
-    except TypeError:
-        number = 0
-    if isinstance(value, bool) or number < 1:
-        raise ValueError(f"{name}={value!r} must be a whole number of at least 1 time step")
-    return number
-
-
-class PoissonEncoder(nn.Module, StepModule):
+class PoissonEncoder(StepModule, nn.Module):
     """Fires with probability x, independently at each call and element; 0 never, 1 always.
 
     Draws from torch's global generator. The training program's encoder, whose spikes depend on named
@@ -48,13 +40,13 @@ class PoissonEncoder(nn.Module, StepModule):
         self.step_mode = step_mode
 
     def forward(self, x: Tensor) -> Tensor:
-        """x  # [N, *] or [T, N, *] in [0, 1] -> spikes of the same shape"""
+        """Return spikes of the same shape.
+
+        x  # [N, *] or [T, N, *] in [0, 1]
+        """
         x = floating(x, "PoissonEncoder")
         draws = torch.rand(x.shape, dtype=torch.float32, device=x.device)  # half precision would be far too coarse
         return (draws < _check_range(x)).to(x)
-
-    def extra_repr(self) -> str:
-        return f"step_mode={self.step_mode!r}"
 
 
 class StatefulEncoder(MemoryModule):
@@ -65,42 +57,45 @@ class StatefulEncoder(MemoryModule):
 
     def __init__(self, T: int, step_mode: str = "s"):
         super().__init__()
-        self.T = _whole("T", T)
+        try:
+            self.T = operator.index(T)  # NumPy's and 0-d tensors count
+        except TypeError:
+            self.T = 0
+        if self.T < 1:
+            raise ValueError(f"an encoder takes a whole number of at least 1 time step, not {T!r}")
         self.step_mode = step_mode
         self.register_memory("spike", None)  # [T, N, *]
         self.register_memory("t", 0)
 
     def single_step_encode(self, x: Tensor) -> Tensor | None:
-        """x  # [N, *] -> the code [T, N, *], returned or set as `self.spike`"""
+        """Return the code [T, N, *] of x [N, *], or set it as `self.spike`."""
         raise NotImplementedError(f"{type(self).__name__} must define single_step_encode(x)")
 
-    def _ready(self, x: Tensor | None) -> Any:
+    def _encode(self, x: Tensor | None) -> None:
+        """Set `spike` at the first step."""
         if self.spike is None:
             if x is None:
                 raise ValueError(f"{type(self).__name__} has nothing encoded yet; give it the input x")
             code = self.single_step_encode(x)
             if code is not None:
                 self.spike = code.to(floating(x, type(self).__name__).dtype)
-        elif x is not None and x.shape != self.spike.shape[1:]:
-            raise RuntimeError(
-                f"the input of {type(self).__name__} changed from shape {list(self.spike.shape[1:])} to "
-                f"{list(x.shape)} while its code is kept; call functional.reset_net(net) before a new input"
-            )
-        return self.spike
+        elif x is not None:
+            self._refuse_shape("its code", self.spike.shape[1:], x.shape)
 
     def single_step_forward(self, x: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        spike = self._ready(x)[self.t]
+        self._encode(x)
+        spike = self.spike[self.t]
         self.t = (self.t + 1) % self.T
         return spike
 
     def multi_step_forward(self, x_seq: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        """x_seq  # [T, N, *] -> spikes  # [T, N, *]; left out: T steps of what is encoded already"""
+        """Return spikes [T, N, *] for x_seq [T, N, *]; left out: T steps of what is encoded already."""
         if x_seq is None:
             return torch.stack([self.single_step_forward() for _ in range(self.T)])
         return super().multi_step_forward(x_seq)
 
     def extra_repr(self) -> str:
-        return f"T={self.T}, step_mode={self.step_mode!r}"
+        return f"T={self.T}, {super().extra_repr()}"
 
 
 class PeriodicEncoder(StatefulEncoder):
@@ -111,8 +106,8 @@ class PeriodicEncoder(StatefulEncoder):
         self.spike = spike
         self.set_reset_value("spike", spike)
 
-    def _ready(self, x: Tensor | None) -> Tensor:
-        return self.spike
+    def _encode(self, x: Tensor | None) -> None:
+        pass
 
 
 class LatencyEncoder(StatefulEncoder):
@@ -127,8 +122,6 @@ class LatencyEncoder(StatefulEncoder):
         if enc_function not in ("linear", "log"):
             raise ValueError(f"enc_function {enc_function!r} is unknown; use 'linear' or 'log'")
         self.enc_function = enc_function
-        if enc_function == "log":  # e^(T-1) - 1, beyond the largest float for T > 710
-            self.alpha = math.expm1(self.T - 1.0) if self.T <= 710 else math.inf
 
     def single_step_encode(self, x: Tensor) -> Tensor:
         x = _check_range(x)
@@ -147,7 +140,7 @@ class WeightedPhaseEncoder(StatefulEncoder):
     """
 
     def __init__(self, K: int, step_mode: str = "s"):
-        super().__init__(_whole("K", K), step_mode)
+        super().__init__(K, step_mode)
 
     def single_step_encode(self, x: Tensor) -> Tensor:
         rest, spikes = _check_range(x, 1.0 - 2.0**-self.T), []
@@ -156,15 +149,3 @@ class WeightedPhaseEncoder(StatefulEncoder):
             rest = rest - 2.0**-k * spike
             spikes.append(spike)
         return torch.stack(spikes)
-
-    def extra_repr(self) -> str:
-        return f"K={self.T}, step_mode={self.step_mode!r}"
-
-
-__all__ = [
-    "LatencyEncoder",
-    "PeriodicEncoder",
-    "PoissonEncoder",
-    "StatefulEncoder",
-    "WeightedPhaseEncoder",
-]

@@ -7,28 +7,29 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from snn_mnist.core.base import (
-    MemoryModule,
-    check_sequence,
-    check_step_mode,
-    first_tensor,
-    join,
-    map_tensors,
-    stack_steps,
-    steps_of,
-)
+from snn_mnist.core.base import MemoryModule, check_sequence, check_step_mode, each_step, join, map_tensors
+
+__all__ = [
+    "chunk_multi_step_forward",
+    "detach_net",
+    "multi_step_forward",
+    "reset_net",
+    "seq_to_ann_forward",
+    "set_backend",
+    "set_step_mode",
+]
 
 Modules = nn.Module | Callable[[Any], Any] | Sequence[Callable[[Any], Any]]
 log = logging.getLogger("snn_mnist")
 
 
 def reset_net(net: nn.Module) -> None:
-    """Calls `reset()` of every module that has one: call it after each batch."""
+    """Call `reset()` of every module that has one, after each batch."""
     _call_everywhere(net, "reset")
 
 
 def detach_net(net: nn.Module) -> None:
-    """Calls `detach()` of every module that has one: memories keep their value and lose their graph (truncated
+    """Call `detach()` of every module that has one: memories keep their value and lose their graph (truncated
     back-propagation through time)."""
     _call_everywhere(net, "detach")
 
@@ -42,17 +43,11 @@ def _call_everywhere(net: nn.Module, name: str) -> None:
             method()
 
 
-def _inside_containers(net: nn.Module) -> set[nn.Module]:
-    containers = (m for m in net.modules() if getattr(m, "keeps_step_mode_inside", False))
-    return {inner for c in containers for inner in c.modules() if inner is not c}
-
-
 # What computes the same for [T, N, *] as for each [N, *]: functions and methods, and modules of torch.
 POINTWISE = {"add", "clone", "contiguous", "detach", "div", "dropout", "float", "mul", "neg", "sub", "truediv"}
-_TIME_KEEPING = set(nn.modules.activation.__all__) - {"MultiheadAttention", "PReLU", "Softmax2d"} | {
-    "AlphaDropout", "Dropout", "Embedding", "Identity", "LayerNorm", "Linear", "PixelShuffle", "PixelUnshuffle",
-    "RMSNorm", "ZeroPad1d", "ZeroPad2d", "ZeroPad3d", "ConstantPad1d", "ConstantPad2d", "ConstantPad3d",
-}  # fmt: skip
+_TIME_KEEPING = set(nn.modules.activation.__all__) - {"MultiheadAttention", "PReLU", "Softmax2d"}
+_TIME_KEEPING |= {"AlphaDropout", "Dropout", "Embedding", "Identity", "LayerNorm", "Linear", "RMSNorm"}
+_TIME_KEEPING |= {"PixelShuffle", "PixelUnshuffle", *(f"{kind}Pad{n}d" for kind in ("Zero", "Constant") for n in "123")}
 
 
 def keeps_time(module: nn.Module) -> bool:
@@ -70,30 +65,29 @@ def _refuse_what_takes_time_for_batch(net: nn.Module, prefix: str = "") -> bool:
     """
     if isinstance(net, fx.GraphModule) and hasattr(net, "snn tailor"):
         for node in net.graph.nodes:
-            if node.op in ("call_function", "call_method"):
-                function = getattr(node.target, "__name__", node.target)
-                if function not in POINTWISE:
-                    raise ValueError(
-                        f"{prefix}{node.name}: {function} would take T for the batch in step mode 'm'; use a "
-                        "module such as nn.Flatten, or functional.multi_step_forward(x_seq, net)"
-                    )
+            function = getattr(node.target, "__name__", node.target)
+            if node.op in ("call_function", "call_method") and function not in POINTWISE:
+                raise ValueError(
+                    f"{prefix}{node.name}: {function} would take T for the batch in step mode 'm'; use a "
+                    "module such as nn.Flatten, or functional.multi_step_forward(x_seq, net)"
+                )
     if type(net) is not nn.Sequential:
         return type(net).__module__.startswith("snn_mnist.core.")
     for name, module in net.named_children():
         kind = type(module)
-        if kind is not nn.Sequential and kind.__module__.startswith("torch.nn."):
-            if not keeps_time(module):
-                raise ValueError(
-                    f"module {prefix + name!r}: nn.{kind.__name__} would take T for the batch in step mode 'm'; use "
-                    "the layer of that name in core.layer, or put it into layer.SeqToANNContainer"
-                )
-        elif not _refuse_what_takes_time_for_batch(module, f"{prefix}{name}."):
-            return False
+        if kind is nn.Sequential or not kind.__module__.startswith("torch.nn."):
+            if not _refuse_what_takes_time_for_batch(module, f"{prefix}{name}."):
+                return False
+        elif not keeps_time(module):
+            raise ValueError(
+                f"module {prefix + name!r}: nn.{kind.__name__} would take T for the batch in step mode 'm'; use "
+                "the layer of that name in core.layer, or put it into layer.SeqToANNContainer"
+            )
     return True
 
 
 def set_step_mode(net: nn.Module, step_mode: str) -> None:
-    """Sets 's' or 'm' in every module with a step mode, but not in what a container of `layer` holds.
+    """Set 's' or 'm' in every module with a step mode, but not in what a container of `layer` holds.
 
     ValueError, and nothing changed, when a module does not support it, or where a sequence would go to a module or
     function of torch that takes T for the batch, as far as nn.Sequential and a converted net show.
@@ -101,96 +95,66 @@ def set_step_mode(net: nn.Module, step_mode: str) -> None:
     check_step_mode(step_mode)
     if step_mode == "m":
         _refuse_what_takes_time_for_batch(net)
-    inside = _inside_containers(net)
-    changing: list[tuple[str, Any]] = [
-        (name, m) for name, m in net.named_modules() if m not in inside and hasattr(m, "step_mode")
-    ]
-    _set_everywhere(changing, "step_mode", step_mode)
-
-
-def _set_everywhere(changing: list[tuple[str, Any]], attribute: str, value: str, hint: str = "") -> None:
-    """Sets the attribute of all these modules; where one refuses, names it and changes nothing."""
-    before = [getattr(module, attribute) for _, module in changing]
-    try:
-        for name, module in changing:
-            try:
-                setattr(module, attribute, value)
-            except (ValueError, RuntimeError) as error:
-                raise type(error)(f"module {name!r}: {error}{hint}" if name else str(error)) from error
-    except (ValueError, RuntimeError):
-        for (_, module), old in zip(changing, before, strict=True):
-            setattr(module, attribute, old)
-        raise
+    containers = [m for m in net.modules() if getattr(m, "keeps_step_mode_inside", False)]
+    inside = {inner for container in containers for inner in container.modules() if inner is not container}
+    _set_everywhere([item for item in net.named_modules() if item[1] not in inside], "step_mode", step_mode)
 
 
 def set_backend(net: nn.Module, backend: str, instance: type | tuple[type, ...] | None = None) -> None:
-    """Sets the backend of every module that has one, or of those of type `instance` only.
+    """Set the backend of every module that has one, or of those of type `instance` only.
 
     ValueError where a module does not support it in its step mode, RuntimeError where it is not available
     here; both name the module, the reason and the fix, and change nothing.
     """
-    changing: list[tuple[str, Any]] = [
-        (name, m)
-        for name, m in net.named_modules()
-        if hasattr(m, "backend") and (instance is None or isinstance(m, instance))
-    ]
+    chosen = [item for item in net.named_modules() if isinstance(item[1], instance or nn.Module)]
     hint = "" if instance else "; pass instance=… to choose the modules to change"
-    _set_everywhere(changing, "backend", backend, hint)
+    _set_everywhere(chosen, "backend", backend, hint)
+
+
+def _set_everywhere(modules: list[tuple[str, nn.Module]], attribute: str, value: str, hint: str = "") -> None:
+    """Set the attribute of all these modules that have it; where one refuses, name it and change nothing."""
+    changed: list[tuple[nn.Module, str]] = []
+    for name, module in modules:
+        if (before := getattr(module, attribute, None)) is None:
+            continue
+        try:
+            setattr(module, attribute, value)
+        except (ValueError, RuntimeError) as error:
+            for other, old in changed:
+                setattr(other, attribute, old)
+            raise type(error)(f"module {name!r}: {error}{hint}" if name else str(error)) from error
+        changed.append((module, before))
 
 
 def _apply(x: Any, modules: Modules) -> Any:
     """The first module takes the parts of a tuple as its arguments; from then on each takes what the last returned."""
-    in_order: Sequence[Any] = modules if isinstance(modules, (list, tuple)) else [modules]
+    in_order: Sequence[Any] = modules if isinstance(modules, list | tuple) else [modules]
     for i, module in enumerate(in_order):
         x = module(*x) if i == 0 and isinstance(x, tuple) else module(x)
     return x
 
 
 def multi_step_forward(x_seq: Any, single_step_module: Modules) -> Any:
-    """Runs a single-step module (or list of them, in order) over x_seq [T, N, *], one step at a time.
+    """Run a single-step module (or list of them, in order) over x_seq [T, N, *], one step at a time.
 
     Each step of a tuple of sequences goes to the first module as its arguments; a module that returns a tuple gives a
     tuple of sequences.
     """
-    check_sequence(x_seq)
-    return stack_steps([_apply(x, single_step_module) for x in steps_of(x_seq)])
+    return each_step(lambda x: _apply(x, single_step_module), x_seq)
 
 
 def seq_to_ann_forward(x_seq: Any, stateless_module: Modules) -> Any:
-    """Runs a stateless module (or list of them) once over x_seq [T, N, *] seen as a batch [T N, *].
+    """Run a stateless module (or list of them) once over x_seq [T, N, *] seen as a batch [T N, *].
 
     The sequences of a tuple go to the first module as its arguments, e.g. values and indices to nn.MaxUnpool2d; a
     module that returns a tuple gives a tuple of sequences.
     """
-    check_sequence(x_seq)
-    time_and_batch = first_tensor(x_seq).shape[:2]
-    if len(time_and_batch) < 2:
-        raise RuntimeError(f"folding T into the batch needs shape [T, N, *], but got {list(time_and_batch)}")
-
-    def fold(x: Tensor) -> Tensor:
-        if x.shape[:2] != time_and_batch:
-            raise RuntimeError(
-                f"the sequences of a tuple must share [T, N], but one begins with {list(x.shape[:2])}, the first "
-                f"with {list(time_and_batch)}"
-            )
-        return x.flatten(0, 1)  # [T N, *]
-
-    y = _apply(map_tensors(fold, x_seq), stateless_module)
+    time_and_batch = check_sequence(x_seq, dimensions=2).shape[:2]
+    y = _apply(map_tensors(lambda x: x.flatten(0, 1), x_seq), stateless_module)
     return map_tensors(lambda part: part.unflatten(0, time_and_batch), y)
 
 
 def chunk_multi_step_forward(split_size: int, x_seq: Tensor, multi_step_module: Callable[[Tensor], Any]) -> Any:
-    """Runs a multi-step module over x_seq [T, N, *], `split_size` time steps at a time, to save memory in inference."""
+    """Run a multi-step module over x_seq [T, N, *], `split_size` time steps at a time, to save memory in inference."""
     check_sequence(x_seq)
     return join([multi_step_module(chunk) for chunk in x_seq.split(split_size)], torch.cat)
-
-
-__all__ = [
-    "chunk_multi_step_forward",
-    "detach_net",
-    "multi_step_forward",
-    "reset_net",
-    "seq_to_ann_forward",
-    "set_backend",
-    "set_step_mode",
-]

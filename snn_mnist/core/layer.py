@@ -1,7 +1,8 @@
 """PyTorch's layers with a step mode and layers with memories; the containers of core/containers.py are here too.
 
 A stateless layer takes torch's arguments in torch's order, then `step_mode`; `device` and `dtype` go by keyword.
-In step mode 'm' it takes [T, N, *] and folds T into the batch; its `state_dict` is torch's.
+In step mode 'm' it takes [T, N, *] and folds T into the batch (so batch normalisation's statistics are over T too);
+its `state_dict` is torch's.
 """
 
 import functools
@@ -13,7 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, dropout2d
 
-from snn_mnist.core.base import MemoryModule, StepModule, check_sequence, first_tensor, floating, state_dtype
+from snn_mnist.core.base import (
+    MemoryModule,
+    StepModule,
+    check_sequence,
+    first_tensor,
+    floating,
+    real_number,
+    state_dtype,
+)
 from snn_mnist.core.containers import (  # noqa: F401 where users of SpikingJelly find them
     ElementWiseRecurrentContainer,
     LinearRecurrentContainer,
@@ -22,9 +31,54 @@ from snn_mnist.core.containers import (  # noqa: F401 where users of SpikingJell
     StepModeContainer,
 )
 from snn_mnist.core.functional import seq_to_ann_forward
-from snn_mnist.core.numbers import above_one, finite
 
 # ---- stateless layers --------------------------------------------------------------------------------------
+
+
+class _StepLayer(StepModule):
+    """Mixed in before a stateless torch layer."""
+
+    sequence_dims: tuple[int, ...] = ()  # the allowed numbers of dimensions of [T, N, *]; empty: any
+
+    def forward(self, *inputs: Any) -> Any:
+        single_step = super().forward  # type: ignore[misc]
+        if self.step_mode == "s":
+            return single_step(*inputs)
+        shape = first_tensor(inputs).shape
+        if self.sequence_dims and len(shape) not in self.sequence_dims:
+            dimensions = " or ".join(map(str, self.sequence_dims))
+            raise ValueError(
+                f"{type(self).__name__} in step mode 'm' takes [T, N, *] of {dimensions} dimensions, but got shape "
+                f"{list(shape)}; add the time dimension, or set_step_mode(net, 's')"
+            )
+        return seq_to_ann_forward(inputs, single_step)
+
+    def extra_repr(self) -> str:
+        inner = super(StepModule, self).extra_repr()  # type: ignore[misc]
+        return f"{inner}, step_mode={self.step_mode!r}" if inner else f"step_mode={self.step_mode!r}"
+
+
+class _StepLinear(_StepLayer):
+    """'s' and 'm' alike take [*, in_features], e.g. [T, N, C] or [T, C]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.step_mode == "m":
+            check_sequence(x)
+        return nn.Linear.forward(self, x)  # type: ignore[arg-type]
+
+
+class _StepConvTranspose(_StepLayer):
+    def forward(self, x: Tensor, output_size: Any = None) -> Tensor:
+        return super().forward(x, self._spatial(output_size))
+
+    def _spatial(self, output_size: Any) -> Any:
+        """Return the spatial part of an output's shape, which may be given with T, N and C."""
+        return None if output_size is None else list(output_size)[3 - self.sequence_dims[0] :]
+
+
+class _StepMaxUnpool(_StepConvTranspose):
+    def forward(self, x: Tensor, indices: Tensor, output_size: Any = None) -> Tensor:  # type: ignore[override]
+        return _StepLayer.forward(self, x, indices, self._spatial(output_size))
 
 
 def _with_step_mode(init: Callable[..., None]) -> Callable[..., None]:
@@ -46,174 +100,46 @@ def _with_step_mode(init: Callable[..., None]) -> Callable[..., None]:
     return __init__
 
 
-class _StepLayer(StepModule):
-    """Mixed in before a stateless torch layer, whose constructor then takes a `step_mode` too.
-
-    sequence_dims: the allowed numbers of dimensions of [T, N, *]; empty: any.
-    """
-
-    sequence_dims: tuple[int, ...] = ()
-
-    def __init_subclass__(cls, sequence_dims: tuple[int, ...] = (), **keywords: Any) -> None:
-        super().__init_subclass__(**keywords)
-        if sequence_dims:
-            cls.sequence_dims = sequence_dims
-        mixin, torch_layer = cls.__bases__[0], cls.__bases__[-1]
-        if issubclass(torch_layer, nn.Module) and not issubclass(mixin, nn.Module):
-            cls.__init__ = _with_step_mode(torch_layer.__init__)  # type: ignore[method-assign]
-
-    def __init__(self, *args: Any, **keywords: Any) -> None:
-        raise TypeError(f"{type(self).__name__} is no layer: mix it in before one of torch")
-
-    def forward(self, *inputs: Any) -> Any:
-        single_step = super().forward  # type: ignore[misc]
-        if self.step_mode == "s":
-            return single_step(*inputs)
-        self._check_dimensions(first_tensor(inputs))
-        return seq_to_ann_forward(inputs, single_step)
-
-    def _check_dimensions(self, x_seq: Tensor) -> None:
-        if self.sequence_dims and x_seq.dim() not in self.sequence_dims:
-            expected = " or ".join(map(str, self.sequence_dims))
-            raise ValueError(
-                f"{type(self).__name__} in step mode 'm' takes [T, N, *] of {expected} dimensions, "
-                f"but got shape {list(x_seq.shape)}; add the time dimension, or set_step_mode(net, 's')"
-            )
-
-    def _spatial(self, output_size: Any) -> Any:
-        """Return the spatial part of an output's shape, which may be given with T, N and C."""
-        return None if output_size is None else list(output_size)[3 - self.sequence_dims[0] :]
-
-    def extra_repr(self) -> str:
-        inner = super().extra_repr()  # type: ignore[misc]
-        return f"{inner}, step_mode={self.step_mode!r}" if inner else f"step_mode={self.step_mode!r}"
-
-
-class Linear(_StepLayer, nn.Linear):
-    """nn.Linear with a step mode; 's' and 'm' alike take [*, in_features], e.g. [T, N, C] or [T, C]."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.step_mode == "m":
-            check_sequence(x)
-        if x.dim() == 0 or x.shape[-1] != self.in_features:
-            raise ValueError(
-                f"Linear takes {self.in_features} features in the last dimension, but got shape {list(x.shape)}"
-            )
-        return nn.Linear.forward(self, x)
-
-
-class Flatten(_StepLayer, nn.Flatten):
-    """nn.Flatten with a step mode; dimensions count as in one step, so start_dim=1 keeps T and N."""
-
-
-class Conv1d(_StepLayer, nn.Conv1d, sequence_dims=(4,)):
-    """nn.Conv1d with a step mode; 'm': [T, N, C, L]."""
-
-
-class Conv2d(_StepLayer, nn.Conv2d, sequence_dims=(5,)):
-    """nn.Conv2d with a step mode; 'm': [T, N, C, H, W]."""
-
-
-class Conv3d(_StepLayer, nn.Conv3d, sequence_dims=(6,)):
-    """nn.Conv3d with a step mode; 'm': [T, N, C, D, H, W]."""
-
-
-class _ConvTranspose(_StepLayer):
-    def forward(self, x: Tensor, output_size: Any = None) -> Tensor:
-        return super().forward(x, self._spatial(output_size))
-
-
-class ConvTranspose1d(_ConvTranspose, nn.ConvTranspose1d, sequence_dims=(4,)):
-    """nn.ConvTranspose1d with a step mode; 'm': [T, N, C, L]."""
-
-
-class ConvTranspose2d(_ConvTranspose, nn.ConvTranspose2d, sequence_dims=(5,)):
-    """nn.ConvTranspose2d with a step mode; 'm': [T, N, C, H, W]."""
-
-
-class ConvTranspose3d(_ConvTranspose, nn.ConvTranspose3d, sequence_dims=(6,)):
-    """nn.ConvTranspose3d with a step mode; 'm': [T, N, C, D, H, W]."""
-
-
-class BatchNorm1d(_StepLayer, nn.BatchNorm1d, sequence_dims=(3, 4)):
-    """nn.BatchNorm1d with a step mode; 'm': [T, N, C] or [T, N, C, L], statistics over T and N."""
-
-
-class BatchNorm2d(_StepLayer, nn.BatchNorm2d, sequence_dims=(5,)):
-    """nn.BatchNorm2d with a step mode; 'm': [T, N, C, H, W], statistics over T, N, H and W."""
-
-
-class BatchNorm3d(_StepLayer, nn.BatchNorm3d, sequence_dims=(6,)):
-    """nn.BatchNorm3d with a step mode; 'm': [T, N, C, D, H, W], statistics over T, N, D, H and W."""
-
-
-class GroupNorm(_StepLayer, nn.GroupNorm):
-    """nn.GroupNorm with a step mode; 'm': [T, N, C, *], statistics of each step and sample."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        channels = 1 if self.step_mode == "s" else 2
-        if x.dim() <= channels or x.shape[channels] != self.num_channels:
-            raise ValueError(
-                f"GroupNorm in step mode {self.step_mode!r} takes {'[N, C, *]' if channels == 1 else '[T, N, C, *]'} "
-                f"with C = {self.num_channels}, but got shape {list(x.shape)}"
-            )
-        return super().forward(x)
-
-
-class MaxPool1d(_StepLayer, nn.MaxPool1d, sequence_dims=(4,)):
-    """nn.MaxPool1d with a step mode; 'm': [T, N, C, L]."""
-
-
-class MaxPool2d(_StepLayer, nn.MaxPool2d, sequence_dims=(5,)):
-    """nn.MaxPool2d with a step mode; 'm': [T, N, C, H, W]."""
-
-
-class MaxPool3d(_StepLayer, nn.MaxPool3d, sequence_dims=(6,)):
-    """nn.MaxPool3d with a step mode; 'm': [T, N, C, D, H, W]."""
-
-
-class _MaxUnpool(_StepLayer):
-    def forward(self, x: Tensor, indices: Tensor, output_size: Any = None) -> Tensor:
-        return super().forward(x, indices, self._spatial(output_size))
-
-
-class MaxUnpool1d(_MaxUnpool, nn.MaxUnpool1d, sequence_dims=(4,)):
-    """nn.MaxUnpool1d with a step mode; 'm': values and indices [T, N, C, L]."""
-
-
-class MaxUnpool2d(_MaxUnpool, nn.MaxUnpool2d, sequence_dims=(5,)):
-    """nn.MaxUnpool2d with a step mode; 'm': values and indices [T, N, C, H, W]."""
-
-
-class MaxUnpool3d(_MaxUnpool, nn.MaxUnpool3d, sequence_dims=(6,)):
-    """nn.MaxUnpool3d with a step mode; 'm': values and indices [T, N, C, D, H, W]."""
-
-
-class AvgPool1d(_StepLayer, nn.AvgPool1d, sequence_dims=(4,)):
-    """nn.AvgPool1d with a step mode; 'm': [T, N, C, L]."""
-
-
-class AvgPool2d(_StepLayer, nn.AvgPool2d, sequence_dims=(5,)):
-    """nn.AvgPool2d with a step mode; 'm': [T, N, C, H, W]."""
-
-
-class AvgPool3d(_StepLayer, nn.AvgPool3d, sequence_dims=(6,)):
-    """nn.AvgPool3d with a step mode; 'm': [T, N, C, D, H, W]."""
-
-
-class AdaptiveAvgPool1d(_StepLayer, nn.AdaptiveAvgPool1d, sequence_dims=(4,)):
-    """nn.AdaptiveAvgPool1d with a step mode; 'm': [T, N, C, L]."""
-
-
-class AdaptiveAvgPool2d(_StepLayer, nn.AdaptiveAvgPool2d, sequence_dims=(5,)):
-    """nn.AdaptiveAvgPool2d with a step mode; 'm': [T, N, C, H, W]."""
-
-
-class AdaptiveAvgPool3d(_StepLayer, nn.AdaptiveAvgPool3d, sequence_dims=(6,)):
-    """nn.AdaptiveAvgPool3d with a step mode; 'm': [T, N, C, D, H, W]."""
-
-
-class VotingLayer(nn.Module, StepModule):
+def _stepped(torch_layer: type[nn.Module], *sequence_dims: int, mixin: type = _StepLayer) -> Any:
+    """Return torch's layer with a step mode, of the same name."""
+    name = torch_layer.__name__
+    shape = f" of {' or '.join(map(str, sequence_dims))} dimensions" if sequence_dims else ""
+    attributes = {
+        "__doc__": f"nn.{name} with a step mode; 's': [N, *], 'm': [T, N, *]{shape}.",
+        "__module__": __name__,
+        "__init__": _with_step_mode(torch_layer.__init__),  # type: ignore[misc]
+        "sequence_dims": sequence_dims,
+    }
+    return type(name, (mixin, torch_layer), attributes)
+
+
+Linear = _stepped(nn.Linear, mixin=_StepLinear)
+Flatten = _stepped(nn.Flatten)  # dimensions count as in one step, so start_dim=1 keeps T and N
+GroupNorm = _stepped(nn.GroupNorm)
+BatchNorm1d = _stepped(nn.BatchNorm1d, 3, 4)
+BatchNorm2d = _stepped(nn.BatchNorm2d, 5)
+BatchNorm3d = _stepped(nn.BatchNorm3d, 6)
+Conv1d = _stepped(nn.Conv1d, 4)
+Conv2d = _stepped(nn.Conv2d, 5)
+Conv3d = _stepped(nn.Conv3d, 6)
+ConvTranspose1d = _stepped(nn.ConvTranspose1d, 4, mixin=_StepConvTranspose)
+ConvTranspose2d = _stepped(nn.ConvTranspose2d, 5, mixin=_StepConvTranspose)
+ConvTranspose3d = _stepped(nn.ConvTranspose3d, 6, mixin=_StepConvTranspose)
+MaxPool1d = _stepped(nn.MaxPool1d, 4)
+MaxPool2d = _stepped(nn.MaxPool2d, 5)
+MaxPool3d = _stepped(nn.MaxPool3d, 6)
+MaxUnpool1d = _stepped(nn.MaxUnpool1d, 4, mixin=_StepMaxUnpool)
+MaxUnpool2d = _stepped(nn.MaxUnpool2d, 5, mixin=_StepMaxUnpool)
+MaxUnpool3d = _stepped(nn.MaxUnpool3d, 6, mixin=_StepMaxUnpool)
+AvgPool1d = _stepped(nn.AvgPool1d, 4)
+AvgPool2d = _stepped(nn.AvgPool2d, 5)
+AvgPool3d = _stepped(nn.AvgPool3d, 6)
+AdaptiveAvgPool1d = _stepped(nn.AdaptiveAvgPool1d, 4)
+AdaptiveAvgPool2d = _stepped(nn.AdaptiveAvgPool2d, 5)
+AdaptiveAvgPool3d = _stepped(nn.AdaptiveAvgPool3d, 6)
+
+
+class VotingLayer(StepModule, nn.Module):
     """Mean of each `voting_size` neighbours in the last dimension: [*, C voting_size] to [*, C], in both step modes."""
 
     def __init__(self, voting_size: int = 10, step_mode: str = "s"):
@@ -230,7 +156,7 @@ class VotingLayer(nn.Module, StepModule):
         return floating(x, "VotingLayer").unflatten(-1, (-1, self.voting_size)).mean(-1)
 
     def extra_repr(self) -> str:
-        return f"voting_size={self.voting_size}, step_mode={self.step_mode!r}"
+        return f"voting_size={self.voting_size}, {super().extra_repr()}"
 
 
 # ---- layers with memories ----------------------------------------------------------------------------------
@@ -247,14 +173,17 @@ class Dropout(MemoryModule):
 
     def __init__(self, p: float = 0.5, step_mode: str = "s"):
         super().__init__()
-        self.p = finite("p", p, "the default is 0.5")
+        self.p = real_number("p", p, "it is a probability")
         if not 0.0 <= self.p <= 1.0:
             raise ValueError(f"p={p!r} must be a probability in [0, 1]; the default is 0.5")
         self.step_mode = step_mode
         self.register_memory("mask", None)
 
     def create_mask(self, x: Tensor) -> Tensor:
-        """x  # [N, *] -> 0 or 1 / (1 - p), of the same shape"""
+        """Return 0 or 1 / (1 - p) for each element.
+
+        x  # [N, *]
+        """
         return dropout(torch.ones_like(x), self.p)
 
     def _masked(self, x: Tensor, step: Tensor) -> Tensor:
@@ -262,11 +191,7 @@ class Dropout(MemoryModule):
             return x
         if self.mask is None:
             self.mask = self.create_mask(step.detach())
-        elif self.mask.shape != step.shape:
-            raise RuntimeError(
-                f"the input of {type(self).__name__} changed from shape {list(self.mask.shape)} to "
-                f"{list(step.shape)} while its mask is kept; call functional.reset_net(net) before a new batch"
-            )
+        self._refuse_shape("its mask", self.mask.shape, step.shape)
         return x * self.mask
 
     def single_step_forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
@@ -306,7 +231,7 @@ class SynapseFilter(MemoryModule):
     def __init__(self, tau: float = 100.0, learnable: bool = False, step_mode: str = "s"):
         super().__init__()
         self.learnable = learnable
-        tau = above_one("tau", tau, "the default is 100.0")
+        tau = real_number("tau", tau, "it is in time steps; the default is 100.0", above=1.0)
         if learnable:
             self.w = nn.Parameter(-(torch.as_tensor(tau) - 1.0).log())
         else:

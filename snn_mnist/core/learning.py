@@ -28,17 +28,20 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.nn.grad import conv1d_weight, conv2d_weight
 
-from snn_mnist.core import monitor
-from snn_mnist.core.base import MemoryModule, check_sequence, state_dtype
-from snn_mnist.core.numbers import finite
+from snn_mnist.core.base import MemoryModule, check_sequence, real_number, state_dtype
+from snn_mnist.core.monitor import Hook, identity
+
+__all__ = [
+    "STDPLearner",
+    "stdp_conv1d_single_step",
+    "stdp_conv2d_single_step",
+    "stdp_linear_single_step",
+    "stdp_multi_step",
+]
 
 Trace = float | Tensor | None  # None and 0 before the first spike
 Weighting = Callable[[Tensor], Tensor]
 Change = tuple[Tensor, Tensor, Tensor]  # trace_pre, trace_post, delta_w
-
-
-def _identity(w: Tensor) -> Tensor:
-    return w
 
 
 def trace_step(trace: Trace, spike: Tensor, tau: float) -> Tensor:
@@ -61,38 +64,39 @@ def stdp_linear_single_step(
     trace_post: Trace,
     tau_pre: float,
     tau_post: float,
-    f_pre: Weighting = _identity,
-    f_post: Weighting = _identity,
+    f_pre: Weighting = identity,
+    f_post: Weighting = identity,
 ) -> Change:
     """Return the traces of one time step and delta_w, of the weight's shape, in float32 at least.
 
     in_spike  # [N, C_in] of nn.Linear or [N, C_in, *] of nn.Conv1d and nn.Conv2d, with N or without
     out_spike  # [N, C_out] or [N, C_out, *]; a convolution's trace_pre is as large as the padded input
     """
-    weight: Any = synapse.weight
-    weight = weight.to(state_dtype(weight))
+    layer: Any = synapse
+    weight = layer.weight.to(state_dtype(layer.weight))
     in_spike, out_spike = in_spike.to(weight), out_spike.to(weight)
+    products: Any = _products
     if not isinstance(synapse, nn.Linear):
-        conv: Any = synapse
-        mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
-        in_spike = pad(in_spike, conv._reversed_padding_repeated_twice, mode)
+        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        in_spike = pad(in_spike, layer._reversed_padding_repeated_twice, mode)
+        products = _products_of_conv
     trace_pre, trace_post = trace_step(trace_pre, in_spike, tau_pre), trace_step(trace_post, out_spike, tau_post)
-    if isinstance(synapse, nn.Linear):
-        after = torch.einsum("...o,...i->oi", out_spike, trace_pre)  # post fires after pre
-        before = torch.einsum("...o,...i->oi", trace_post, in_spike)
-    else:
-        after = _correlation(conv, trace_pre, out_spike)
-        before = _correlation(conv, in_spike, trace_post)
+    after = products(layer, trace_pre, out_spike)  # post fires after pre
+    before = products(layer, in_spike, trace_post)
     return trace_pre, trace_post, f_post(weight) * after - f_pre(weight) * before
 
 
-def _correlation(conv: Any, before: Tensor, behind: Tensor) -> Tensor:
+def _products(linear: Any, pre: Tensor, post: Tensor) -> Tensor:
+    """Return the products of what lies before and behind each weight, summed over the batch."""
+    return torch.einsum("...o,...i->oi", post, pre)
+
+
+def _products_of_conv(conv: Any, pre: Tensor, post: Tensor) -> Tensor:
     """Return the products of what lies before and behind each weight, summed over the batch and all places."""
+    if pre.dim() < conv.weight.dim():  # one image without N
+        pre, post = pre[None], post[None]
     correlate: Any = conv1d_weight if conv.weight.dim() == 3 else conv2d_weight
-    if before.dim() < conv.weight.dim():  # one image without N
-        before, behind = before[None], behind[None]
-    geometry: dict[str, Any] = {"stride": conv.stride, "dilation": conv.dilation, "groups": conv.groups}
-    return correlate(before, conv.weight.shape, behind, **geometry)
+    return correlate(pre, conv.weight.shape, post, stride=conv.stride, dilation=conv.dilation, groups=conv.groups)
 
 
 stdp_conv1d_single_step = stdp_conv2d_single_step = stdp_linear_single_step  # SpikingJelly has three names
@@ -107,19 +111,17 @@ def stdp_multi_step(
     *settings: Any,
     **named_settings: Any,
 ) -> Change:
-    """Return the traces after a sequence and delta_w summed over T; in_spike and out_spike  # [T, N, *]
+    """Return the traces after a sequence and delta_w summed over T.
 
-    settings: tau_pre, tau_post, f_pre and f_post, as of a single step.
+    in_spike, out_spike  # [T, N, *]; settings: tau_pre, tau_post, f_pre and f_post, as of a single step
     """
     check_sequence(in_spike)
+    traces: Any = trace_pre, trace_post
     delta_w: Any = 0.0
     for pre, post in zip(in_spike, out_spike, strict=True):
-        trace_pre, trace_post, change = stdp_linear_single_step(
-            layer, pre, post, trace_pre, trace_post, *settings, **named_settings
-        )
+        *traces, change = stdp_linear_single_step(layer, pre, post, *traces, *settings, **named_settings)
         delta_w = delta_w + change
-    assert isinstance(trace_pre, Tensor) and isinstance(trace_post, Tensor)
-    return trace_pre, trace_post, delta_w
+    return *traces, delta_w
 
 
 class STDPLearner(MemoryModule):
@@ -141,8 +143,8 @@ class STDPLearner(MemoryModule):
         sn: nn.Module,
         tau_pre: float,
         tau_post: float,
-        f_pre: Weighting = _identity,
-        f_post: Weighting = _identity,
+        f_pre: Weighting = identity,
+        f_post: Weighting = identity,
     ) -> None:
         super().__init__()
         if not isinstance(synapse, nn.Linear | nn.Conv1d | nn.Conv2d):
@@ -152,7 +154,10 @@ class STDPLearner(MemoryModule):
         self.step_mode = step_mode
         self.synapse = synapse
         self.__dict__["sn"] = sn  # no submodule: reset_net(learner) leaves it alone
-        self.tau_pre, self.tau_post = _time_constant("tau_pre", tau_pre), _time_constant("tau_post", tau_post)
+        for name, tau in (("tau_pre", tau_pre), ("tau_post", tau_post)):
+            setattr(self, name, real_number(name, tau, "it is in time steps, e.g. 2.0"))
+            if tau < 1:
+                raise ValueError(f"{name}={tau!r} must be at least 1 (time steps); use e.g. 2.0")
         self.f_pre, self.f_post = f_pre, f_post
         self.in_spikes: list[Tensor] = []
         self.out_spikes: list[Tensor] = []
@@ -166,15 +171,15 @@ class STDPLearner(MemoryModule):
             if self._enabled:
                 spikes.append(data.detach())
 
-        self.synapse.register_forward_pre_hook(monitor.Hook(lambda m, x: record(self.in_spikes, x[0])))
-        self.sn.register_forward_hook(monitor.Hook(lambda m, x, y: record(self.out_spikes, y)))
+        self.synapse.register_forward_pre_hook(Hook(lambda m, x: record(self.in_spikes, x[0])))
+        self.sn.register_forward_hook(Hook(lambda m, x, y: record(self.out_spikes, y)))
 
     def __setstate__(self, state: dict[str, Any]) -> None:  # of copy.deepcopy and pickle, which drop hooks
         super().__setstate__(state)
         self._watch()
 
     def reset(self) -> None:
-        """Forgets traces and records; weights and gradients stay."""
+        """Forget traces and records; weights and gradients stay."""
         super().reset()
         self._clear()
 
@@ -183,24 +188,20 @@ class STDPLearner(MemoryModule):
         self.out_spikes.clear()
 
     def disable(self) -> None:
-        """Pauses recording, e.g. for a test; traces and records stay."""
+        """Pause recording, e.g. for a test; traces and records stay."""
         self._enabled = False
 
     def enable(self) -> None:
-        """Resumes recording."""
+        """Resume recording."""
         self._enabled = True
 
     @torch.no_grad()
     def step(self, on_grad: bool = True, scale: float = 1.0) -> Tensor | None:
-        """Uses up the records since the last call. With `on_grad` subtracts scale delta_w from the weight's gradient,
-        else returns it, of the weight's shape, in float32 at least; None where nothing was recorded. The weight itself
-        does not change. RuntimeError for `on_grad` where the weight is parametrised: its gradient would be lost."""
-        weight: Any = self.synapse.weight
-        if on_grad and not isinstance(weight, nn.Parameter):
-            raise RuntimeError(
-                "the synapse's weight is computed from other parameters, so a gradient of it is lost; use "
-                "step(on_grad=False) and apply the change yourself, or remove the parametrisation first"
-            )
+        """Use up the records since the last call.
+
+        With `on_grad` subtract scale delta_w from the weight's gradient, else return it, of the weight's shape, in
+        float32 at least; None where nothing was recorded. The weight itself does not change.
+        """
         if len(self.in_spikes) != len(self.out_spikes):
             raise RuntimeError(
                 f"{len(self.in_spikes)} inputs of the synapse and {len(self.out_spikes)} outputs of the neurons were "
@@ -209,32 +210,16 @@ class STDPLearner(MemoryModule):
         rule: Any = stdp_linear_single_step if self.step_mode == "s" else stdp_multi_step
         settings = self.tau_pre, self.tau_post, self.f_pre, self.f_post
         delta_w: Tensor | None = None
-        for in_spike, out_spike in zip(self.in_spikes, self.out_spikes, strict=True):
-            self.trace_pre, self.trace_post, change = rule(
-                self.synapse, in_spike, out_spike, self.trace_pre, self.trace_post, *settings
-            )
+        for spikes in zip(self.in_spikes, self.out_spikes, strict=True):
+            traces = self.trace_pre, self.trace_post
+            self.trace_pre, self.trace_post, change = rule(self.synapse, *spikes, *traces, *settings)
             delta_w = scale * change if delta_w is None else delta_w + scale * change
         self._clear()
         if not on_grad or delta_w is None:
             return delta_w
+        weight = self.synapse.weight
         weight.grad = (-delta_w if weight.grad is None else weight.grad - delta_w).to(weight.dtype)
         return None
 
     def extra_repr(self) -> str:
         return f"tau_pre={self.tau_pre}, tau_post={self.tau_post}, {super().extra_repr()}"
-
-
-def _time_constant(name: str, value: float) -> float:
-    """ValueError below 1: the trace would change its sign in every step."""
-    if (tau := finite(name, value, "it is in time steps, e.g. 2.0")) < 1:
-        raise ValueError(f"{name}={value!r} must be at least 1 (time steps); use e.g. 2.0")
-    return tau
-
-
-__all__ = [
-    "STDPLearner",
-    "stdp_conv1d_single_step",
-    "stdp_conv2d_single_step",
-    "stdp_linear_single_step",
-    "stdp_multi_step",
-]

@@ -21,30 +21,26 @@ from torch.utils.hooks import RemovableHandle
 from snn_mnist.core.base import map_tensors
 
 
-def _identity(data: Any) -> Any:
+def identity(data: Any) -> Any:
     return data
 
 
 def _only(data: Any) -> Any:
-    """The single element of a tuple of one."""
+    """Return the single element of a tuple of one."""
     return data[0] if isinstance(data, tuple) and len(data) == 1 else data
 
 
 class Hook:
     """A hook that copy.deepcopy and pickle replace by one that does nothing."""
 
-    def __init__(self, call: Callable[..., None]):
+    def __init__(self, call: Callable[..., Any] = lambda *_: None):
         self._call = call
 
     def __call__(self, *args: Any) -> None:
         self._call(*args)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Hook, (_nothing,)
-
-
-def _nothing(*_: Any) -> None:
-    """The hook of a copied net."""
+        return Hook, ()
 
 
 class BaseMonitor:
@@ -76,7 +72,7 @@ class BaseMonitor:
         return list(self.name_records_index)
 
     def __getitem__(self, key: int | slice | str) -> Any:
-        """A record by number, or the list of a layer's records by name."""
+        """Return a record by number, or the list of a layer's records by name."""
         if not isinstance(key, str):
             return self.records[key]
         if key not in self.name_records_index:
@@ -90,7 +86,7 @@ class BaseMonitor:
         self._enabled = True
 
     def disable(self) -> None:
-        """Pauses recording; the records stay."""
+        """Pause recording; the records stay."""
         self._enabled = False
 
     def is_enable(self) -> bool:
@@ -102,7 +98,7 @@ class BaseMonitor:
             places.clear()
 
     def remove_hooks(self) -> None:
-        """Detaches the monitor from the net for good; the records stay."""
+        """Detach the monitor from the net for good; the records stay."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -117,7 +113,7 @@ class BaseMonitor:
 class OutputMonitor(BaseMonitor):
     """Records each layer's output y = layer(x)."""
 
-    def __init__(self, net: nn.Module, instance: Any = None, function_on_output: Callable = _identity):
+    def __init__(self, net: nn.Module, instance: Any = None, function_on_output: Callable = identity):
         super().__init__(net, instance, function_on_output)
 
     def _hook(self, name: str, module: nn.Module) -> RemovableHandle:
@@ -127,7 +123,7 @@ class OutputMonitor(BaseMonitor):
 class InputMonitor(BaseMonitor):
     """Records each layer's input; a tuple where it has several."""
 
-    def __init__(self, net: nn.Module, instance: Any = None, function_on_input: Callable = _identity):
+    def __init__(self, net: nn.Module, instance: Any = None, function_on_input: Callable = identity):
         super().__init__(net, instance, function_on_input)
 
     def _hook(self, name: str, module: nn.Module) -> RemovableHandle:
@@ -146,24 +142,20 @@ class AttributeMonitor(BaseMonitor):
         pre_forward: bool,
         net: nn.Module,
         instance: Any = None,
-        function_on_attribute: Callable = _identity,
+        function_on_attribute: Callable = identity,
     ):
         self.attribute_name, self.pre_forward = attribute_name, pre_forward
         super().__init__(net, instance, function_on_attribute)
 
     def _hook(self, name: str, module: nn.Module) -> RemovableHandle:
-        def record(module: nn.Module, *_: Any) -> None:
-            if self._enabled:
-                self._record(name, getattr(module, self.attribute_name))
-
-        hook = Hook(record)
+        hook = Hook(lambda module, *_: self._record(name, getattr(module, self.attribute_name)))
         return module.register_forward_pre_hook(hook) if self.pre_forward else module.register_forward_hook(hook)
 
 
 class GradInputMonitor(BaseMonitor):
     """Records dL/d(input) of each layer, last layer first; None where the input needs no gradient."""
 
-    def __init__(self, net: nn.Module, instance: Any = None, function_on_grad_input: Callable = _identity):
+    def __init__(self, net: nn.Module, instance: Any = None, function_on_grad_input: Callable = identity):
         super().__init__(net, instance, function_on_grad_input)
 
     def _hook(self, name: str, module: nn.Module) -> RemovableHandle:
@@ -174,7 +166,7 @@ class GradInputMonitor(BaseMonitor):
 class GradOutputMonitor(BaseMonitor):
     """Records dL/d(output) of each layer, last layer first."""
 
-    def __init__(self, net: nn.Module, instance: Any = None, function_on_grad_output: Callable = _identity):
+    def __init__(self, net: nn.Module, instance: Any = None, function_on_grad_output: Callable = identity):
         super().__init__(net, instance, function_on_grad_output)
 
     def _hook(self, name: str, module: nn.Module) -> RemovableHandle:

@@ -21,9 +21,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import hardtanh
 
-from snn_mnist.core.base import HALF_PRECISION, MemoryModule, check_sequence, check_step_mode, floating, state_dtype
-from snn_mnist.core.numbers import above_one, finite_or_learned
-from snn_mnist.core.surrogate import FormulaSurrogate, Sigmoid
+from snn_mnist.core.base import (
+    HALF_PRECISION,
+    MemoryModule,
+    check_sequence,
+    check_step_mode,
+    floating,
+    real_number,
+    state_dtype,
+)
+from snn_mnist.core.surrogate import SURROGATES, Sigmoid, checked_parameters
 from snn_mnist.kernels.neuron import NeuronSpec
 
 # backend -> the module with why_unavailable(device) and multi_step(x_seq, v, spec, store_v_seq)
@@ -62,7 +69,7 @@ def fire(h: Tensor, v_threshold: Number, surrogate_function: Callable[[Tensor], 
 def hard_reset(h: Tensor, spike: Tensor, v_reset: Number) -> Tensor:
     """V = (1 - S) H + S V_reset"""
     v = (1.0 - spike) * h
-    return v if _is_zero(v_reset) else v + spike * v_reset
+    return v + spike * v_reset if isinstance(v_reset, Tensor) or v_reset else v
 
 
 def soft_reset(h: Tensor, spike: Tensor, v_threshold: Number) -> Tensor:
@@ -71,24 +78,16 @@ def soft_reset(h: Tensor, spike: Tensor, v_threshold: Number) -> Tensor:
 
 
 def _above_reset(v: Tensor, v_reset: Number | None) -> Tensor:
-    return v if v_reset is None or _is_zero(v_reset) else v - v_reset
-
-
-def _is_zero(number: Number) -> bool:
-    return not isinstance(number, Tensor) and number == 0.0
+    return v - v_reset if isinstance(v_reset, Tensor) or v_reset else v
 
 
 class BaseNode(MemoryModule):
     """A spiking neuron; a subclass needs a constructor and `neuronal_charge(x)`, which sets `self.v` to H.
 
-    `v_reset=None` is the soft reset. With `detach_reset` no gradient passes through S in the reset. With
-    `store_v_seq` the property `v_seq` [T, N, *] holds V[t] of every step: of the last forward pass in step mode 'm',
-    in 's' of all steps since the last `reset()`. `surrogate_function` is any callable with a gradient; default
-    Sigmoid(). `v_threshold`, `v_reset` and a LIF's `tau` may be nn.Parameters, of one value or one per neuron, which
-    the torch backend learns.
-
-    Whole numbers and booleans count as the same numbers in floating point. `set_reset_value('v', tensor)` with a
-    tensor of the features' shape starts each neuron at its own potential.
+    `v_reset=None` is the soft reset. With `detach_reset` no gradient passes through S in the reset. `store_v_seq`
+    keeps V[t] of every step in `v_seq`. `surrogate_function` is any callable with a gradient; default Sigmoid().
+    `v_threshold`, `v_reset` and a LIF's `tau` may be nn.Parameters, of one value or one per neuron, which the torch
+    backend learns. `set_reset_value('v', tensor)` of the features' shape starts each neuron at its own potential.
     """
 
     v: Any  # membrane potential: a number until the first step, then [N, *]
@@ -106,15 +105,13 @@ class BaseNode(MemoryModule):
         store_v_seq: bool = False,
     ):
         super().__init__()
-        self.v_threshold = finite_or_learned("v_threshold", v_threshold, "the default is 1.0")
-        self.v_reset = v_reset
-        if v_reset is not None:
-            self.v_reset = finite_or_learned("v_reset", v_reset, "None means the soft reset")
-        start = self.v_reset
+        self.v_threshold = real_number("v_threshold", v_threshold, "the default is 1.0")
+        self.v_reset = None if v_reset is None else real_number("v_reset", v_reset, "None means the soft reset")
+        start = 0.0 if self.v_reset is None else self.v_reset
         if isinstance(start, Tensor):  # a learned v_reset is read at the first step, see _prepare
             start = start.item() if start.numel() == 1 else None
-        self._v_at_rest = 0.0 if self.v_reset is None else start
-        self.register_memory("v", self._v_at_rest)
+        self._v_at_rest = start
+        self.register_memory("v", start)
         self.register_memory("v_parts", [])
         if surrogate_function is None:
             surrogate_function = Sigmoid()
@@ -146,7 +143,7 @@ class BaseNode(MemoryModule):
     # ---- steps ----
 
     def single_step_forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        """x  # [N, *] -> spikes  # [N, *]"""
+        """Return the spikes [N, *] of one step x [N, *]."""
         x = floating(x, type(self).__name__)
         dtype = x.dtype
         if dtype in HALF_PRECISION:
@@ -158,47 +155,30 @@ class BaseNode(MemoryModule):
         self.neuronal_reset(spike)
         self._keep_node(spike)
         if self.store_v_seq:
-            stale = self.v_parts and self.v_parts[-1].shape[1:] != self.v.shape  # v was set by hand
-            self.v_parts = [*([] if stale else self.v_parts), self.v.unsqueeze(0)]
+            self.v_parts = [*self.v_parts, self.v.unsqueeze(0)]
         return spike if spike.dtype == dtype else spike.to(dtype)
 
     def multi_step_forward(self, x_seq: Tensor) -> Tensor:  # type: ignore[override]
-        """x_seq  # [T, N, *] -> spikes  # [T, N, *]"""
+        """Return the spikes [T, N, *] of a sequence x_seq [T, N, *]."""
         check_sequence(x_seq)
         x_seq = floating(x_seq, type(self).__name__)
-        if self.backend != "torch":
-            return self._fused_forward(x_seq)
-        spikes, voltages = [], []
-        for x in x_seq:
-            spikes.append(self.single_step_forward(x))
-            if self.store_v_seq:
-                voltages.append(self.v)
-        if self.store_v_seq:
-            self.v_seq = torch.stack(voltages)
-        return torch.stack(spikes)
-
-    def _fused_forward(self, x_seq: Tensor) -> Tensor:
+        if self.backend == "torch":
+            self._memories["v_parts"] = []
+            return torch.stack([self.single_step_forward(x) for x in x_seq])
         self._prepare(x_seq[0])
-        kernel, why_not = _kernel(self.backend, x_seq.device)
-        if kernel is None:
-            raise RuntimeError(f"backend {self.backend!r} cannot run here: {why_not}; {_USE_TORCH}")
-        spike_seq, self.v, v_seq = kernel.multi_step(x_seq, self.v, self.spec(), self.store_v_seq)
-        if self.store_v_seq:
-            self.v_seq = v_seq
+        kernel = _kernel(self.backend, x_seq.device)
+        spike_seq, self.v, self.v_seq = kernel.multi_step(x_seq, self.v, self.spec(), self.store_v_seq)
         self._keep_node(spike_seq)
         return spike_seq
 
     def _prepare(self, x: Tensor) -> None:
-        """Gives v the shape of x at the first step; notices a forgotten reset."""
+        """Give v the shape of x at the first step; notice a forgotten reset."""
         v = self._memories["v"]
         if not isinstance(v, Tensor) and v == self._v_at_rest and isinstance(self.v_reset, Tensor):
             self.v = self.v_reset
         self._start_memory("v", x, state_dtype(x))
         if isinstance(v, Tensor) and v.requires_grad and torch.is_grad_enabled() and _is_freed(self._last_spike_node):
-            # Not an error yet: only a backward pass that reaches the old v is.
-            for memory in self.memories():
-                if isinstance(memory, Tensor) and memory.requires_grad:
-                    memory.register_hook(_forgotten_reset)
+            v.register_hook(_forgotten_reset)  # no error yet: only a backward pass that reaches the old v is
 
     def _keep_node(self, spike: Tensor) -> None:
         if not torch.compiler.is_compiling():
@@ -208,7 +188,7 @@ class BaseNode(MemoryModule):
 
     @property
     def v_seq(self) -> Tensor | None:
-        """V[t] of the stored steps [T, N, *]; None where no step was stored."""
+        """V[t] [T, N, *]: 'm', of the last sequence; 's', of all steps since `reset()`; None where none was stored."""
         return torch.cat(self.v_parts) if self.v_parts else None
 
     @v_seq.setter
@@ -221,17 +201,14 @@ class BaseNode(MemoryModule):
 
     @step_mode.setter
     def step_mode(self, value: str) -> None:
-        check_step_mode(value, self.supported_step_mode(), type(self).__name__)
         if value == "s" and self._backend != "torch":
             raise ValueError(f"backend {self._backend!r} has no step mode 's'; {_USE_TORCH} first")
-        self._step_mode = value
+        self._step_mode = check_step_mode(value, self.supported_step_mode(), type(self).__name__)
 
     @property
     def supported_backends(self) -> tuple[str, ...]:
         """The backends of the current step mode."""
-        if self.step_mode == "s" or self.why_not_fused() is not None:
-            return ("torch",)
-        return ("torch", *FUSED_BACKENDS)
+        return ("torch",) if self.step_mode == "s" or self.why_not_fused() else ("torch", *FUSED_BACKENDS)
 
     @property
     def backend(self) -> str:
@@ -240,25 +217,20 @@ class BaseNode(MemoryModule):
     @backend.setter
     def backend(self, value: str) -> None:
         if value not in self.supported_backends:
-            why_not = self._why_unsupported(value)
+            if value not in FUSED_BACKENDS:
+                why_not = f"there is no such backend; use one of {', '.join(map(repr, self.supported_backends))}"
+            elif self.step_mode == "s":
+                why_not = "step mode 's' has the torch backend only; set the step mode first: "
+                why_not += "functional.set_step_mode(net, 'm')"
+            else:
+                why_not = f"{self.why_not_fused()}; {_USE_TORCH}"
             raise ValueError(f"{type(self).__name__} cannot use backend {value!r}: {why_not}")
         if value in FUSED_BACKENDS:
-            kernel, missing = _kernel(value)
-            if kernel is None:
-                raise RuntimeError(f"backend {value!r} is unavailable: {missing}; {_USE_TORCH}")
+            _kernel(value)
         self._backend = value
 
-    def _why_unsupported(self, backend: str) -> str:
-        if backend not in FUSED_BACKENDS:
-            return f"there is no such backend; use one of {', '.join(map(repr, self.supported_backends))}"
-        if self.step_mode == "s":
-            return (
-                "step mode 's' has the torch backend only; set the step mode first: functional.set_step_mode(net, 'm')"
-            )
-        return f"{self.why_not_fused() or 'it does not list it in supported_backends'}; {_USE_TORCH}"
-
     def why_not_fused(self) -> str | None:
-        """Why the fused kernels cannot compute this neuron; None: they can."""
+        """Return why the fused kernels cannot compute this neuron; None: they can."""
         equations = next((cls for cls in (IFNode, LIFNode) if isinstance(self, cls)), None)
         if equations is None:
             return "the fused kernels know the equations of IFNode and LIFNode only"
@@ -266,7 +238,7 @@ class BaseNode(MemoryModule):
             if getattr(type(self), name) is not getattr(equations, name) or name in self.__dict__:
                 return f"{type(self).__name__} defines its own {name}, which the fused kernels do not support"
         surrogate = self.surrogate_function
-        if getattr(type(surrogate), "forward", None) is not FormulaSurrogate.forward:
+        if type(surrogate) not in SURROGATES.values():
             return f"the fused kernels do not know the surrogate function {surrogate!r}"
         if not surrogate.spiking:
             return "the fused kernels fire spikes, and the surrogate function has spiking=False"
@@ -278,9 +250,8 @@ class BaseNode(MemoryModule):
         return None
 
     def spec(self) -> NeuronSpec:
-        """This neuron as the fused kernels see it; ValueError where they cannot compute it."""
-        why_not = self.why_not_fused()
-        if why_not is not None:
+        """Return this neuron as the fused kernels see it; ValueError where they cannot compute it."""
+        if why_not := self.why_not_fused():
             raise ValueError(f"{type(self).__name__} has no kernel specification: {why_not}; {_USE_TORCH}")
         surrogate = self.surrogate_function
         tau = getattr(self, "tau", None)
@@ -291,16 +262,8 @@ class BaseNode(MemoryModule):
             v_reset=None if self.v_reset is None else float(self.v_reset),
             detach_reset=bool(self.detach_reset),
             surrogate=surrogate.formula.name,
-            parameters=tuple(surrogate.parameters_of_formula.items()),
+            parameters=tuple(checked_parameters(surrogate.formula, surrogate.parameters_of_formula).items()),
         )
-
-    def reset(self) -> None:
-        super().reset()
-        self._last_spike_node = None
-
-    def detach(self) -> None:
-        super().detach()
-        self._last_spike_node = None
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_last_spike_node": None}
@@ -337,7 +300,7 @@ class LIFNode(BaseNode):
         store_v_seq: bool = False,
     ):
         super().__init__(v_threshold, v_reset, surrogate_function, detach_reset, step_mode, backend, store_v_seq)
-        self.tau = above_one("tau", tau, "use e.g. 2.0, or IFNode for no leak")
+        self.tau = real_number("tau", tau, "it is in time steps; use e.g. 2.0, or IFNode for no leak", above=1.0)
         self.decay_input = decay_input
 
     def neuronal_charge(self, x: Tensor) -> None:
@@ -350,23 +313,13 @@ class LIFNode(BaseNode):
 class ParametricLIFNode(BaseNode):
     """LIF that learns its time constant: 1/tau = sigmoid(w) with the parameter w, which starts at init_tau > 1.
 
-    Fang et al., "Incorporating Learnable Membrane Time Constant", ICCV 2021. The torch backend only.
+    `settings` are those of BaseNode, in its order. The torch backend only.
+    Fang et al., "Incorporating Learnable Membrane Time Constant", ICCV 2021.
     """
 
-    def __init__(
-        self,
-        init_tau: float = 2.0,
-        decay_input: bool = True,
-        v_threshold: Number = 1.0,
-        v_reset: Number | None = 0.0,
-        surrogate_function: Callable[[Tensor], Tensor] | None = None,
-        detach_reset: bool = False,
-        step_mode: str = "s",
-        backend: str = "torch",
-        store_v_seq: bool = False,
-    ):
-        super().__init__(v_threshold, v_reset, surrogate_function, detach_reset, step_mode, backend, store_v_seq)
-        init_tau = above_one("init_tau", init_tau, "the default is 2.0")
+    def __init__(self, init_tau: float = 2.0, decay_input: bool = True, *settings: Any, **named_settings: Any):
+        super().__init__(*settings, **named_settings)
+        init_tau = real_number("init_tau", init_tau, "it is in time steps; the default is 2.0", above=1.0)
         self.w = nn.Parameter(-(torch.as_tensor(init_tau) - 1.0).log())
         self.decay_input = decay_input
 
@@ -388,23 +341,22 @@ def _text(value: Any) -> str:
     return f"Parameter({value.tolist()})" if isinstance(value, Tensor) else str(value)
 
 
-def _kernel(backend: str, device: torch.device | None = None) -> tuple[ModuleType | None, str | None]:
-    """The kernel module of a fused backend, or None and the reason why it cannot run."""
+def _kernel(backend: str, device: torch.device | None = None) -> ModuleType:
+    """Return the kernel module of a fused backend; RuntimeError with the reason where it cannot run."""
     try:
         module = importlib.import_module(FUSED_BACKENDS[backend])
+        why_not = module.why_unavailable(device)
     except ImportError as error:
-        return None, f"{type(error).__name__}: {error}"
-    why_not = module.why_unavailable(device)
-    return (module, None) if why_not is None else (None, why_not)
+        why_not = f"{type(error).__name__}: {error}"
+    if why_not is not None:
+        raise RuntimeError(f"backend {backend!r} cannot run here: {why_not}; {_USE_TORCH}")
+    return module
 
 
 def _is_freed(node: Any) -> bool:
-    """Whether a backward pass without retain_graph has run through this autograd node.
-
-    Reading the saved tensors of such a node raises; the raw ones are read so that no unpack hook runs.
-    """
+    """Return whether a backward pass without retain_graph has run through this autograd node."""
     try:
-        getattr(node, "_raw_saved_tensors", None)
+        getattr(node, "_raw_saved_tensors", None)  # raises then; the raw ones, so that no unpack hook runs
     except RuntimeError:
         return True
     return False

@@ -9,7 +9,7 @@ the primitive p(x), p' = g, instead of the step. The formulas are in kernels/for
 
 import builtins
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from inspect import Parameter, Signature
 from typing import Any, ClassVar
 
@@ -20,20 +20,12 @@ from snn_mnist.kernels.formulas import FORMULAS, Formula, bind
 
 
 def heaviside(x: Tensor) -> Tensor:
-    """1 where x >= 0, else 0, in the type of x."""
+    """Return 1 where x >= 0, else 0, in the type of x."""
     return (x >= 0).to(x.dtype)
 
 
 def _torch_or_number(on_tensors: Callable[..., Any], on_numbers: Callable[..., Any]) -> Callable[..., Any]:
     return lambda x: on_tensors(x) if isinstance(x, Tensor) else on_numbers(x)
-
-
-def _minimum(x: Any, y: Any) -> Any:
-    return torch.minimum(x, y) if isinstance(y, Tensor) else x.clamp(max=y)
-
-
-def _maximum(x: Any, y: Any) -> Any:
-    return torch.maximum(x, y) if isinstance(y, Tensor) else x.clamp(min=y)
 
 
 def _torch_namespace(dtype: torch.dtype) -> dict[str, Any]:
@@ -44,7 +36,8 @@ def _torch_namespace(dtype: torch.dtype) -> dict[str, Any]:
 
     functions = ("exp", "log", "log1p", "sin", "cos", "atan", "erfc", "sqrt")
     namespace = {name: _torch_or_number(getattr(torch, name), getattr(math, name)) for name in functions}
-    namespace |= {"abs": torch.abs, "minimum": _minimum, "maximum": _maximum, "where": where}
+    namespace |= {"abs": torch.abs, "where": where}
+    namespace |= {"minimum": lambda x, y: x.clamp(max=y), "maximum": lambda x, y: x.clamp(min=y)}
     return namespace | {"pi": math.pi, "range": range, "int": int, "__builtins__": builtins, "__name__": __name__}
 
 
@@ -62,6 +55,8 @@ def _gradient(x: Tensor, formula: Formula, *parameters: Any) -> Tensor:
 
 
 def _primitive(x: Tensor, formula: Formula, *parameters: Any) -> Tensor:
+    if formula.primitive is None:
+        raise ValueError(f"{formula.name} has no primitive; only its gradient is defined")
     return _ON_TENSORS[formula.name, "primitive", x.dtype](x, *parameters)  # type: ignore[misc]
 
 
@@ -73,18 +68,15 @@ class _Spike(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, formula: Formula, *parameters: Any) -> Tensor:
-        ctx.formula = formula
-        ctx.numbers = [None if isinstance(p, Tensor) else p for p in parameters]
-        ctx.save_for_backward(x, *(p for p in parameters if isinstance(p, Tensor)))
+        ctx.save_for_backward(x)
+        ctx.formula, ctx.parameters = formula, parameters
         return heaviside(x)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Any:
-        x, *tensors = ctx.saved_tensors
-        waiting = iter(tensors)
-        parameters = [next(waiting) if number is None else number for number in ctx.numbers]
-        dx = grad_output * _gradient(x, ctx.formula, *parameters)
-        return dx, None, *_gradients_of_parameters(ctx.formula, x, parameters, grad_output)
+        (x,) = ctx.saved_tensors
+        dx = grad_output * _gradient(x, ctx.formula, *ctx.parameters)
+        return dx, None, *_gradients_of_parameters(ctx.formula, x, ctx.parameters, grad_output)
 
 
 class _Primitive(_Spike):
@@ -96,7 +88,7 @@ class _Primitive(_Spike):
         return _primitive(x, formula, *parameters)
 
 
-def _gradients_of_parameters(formula: Formula, x: Tensor, parameters: list[Any], grad: Tensor) -> list[Tensor | None]:
+def _gradients_of_parameters(formula: Formula, x: Tensor, parameters: Sequence[Any], grad: Tensor) -> list[Any]:
     """Return the derivatives of the sum of grad p(x, parameters) by the parameters that are tensors."""
     if not any(isinstance(p, Tensor) for p in parameters):
         return [None] * len(parameters)
@@ -116,21 +108,18 @@ class SurrogateFunction:
         self.formula = formula
 
     def apply(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """The step, with the surrogate's gradient."""
-        return self._call(True, x, args, kwargs)
+        """Return the step, with the surrogate's gradient."""
+        return self._call(_Spike, x, args, kwargs)
 
     def primitive(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """p(x); ValueError where there is none."""
-        if self.formula.primitive is None:
-            raise ValueError(f"{self.formula.name} has no primitive; only its gradient is defined")
-        return self._call(False, x, args, kwargs)
+        """Return p(x); ValueError where there is none."""
+        return self._call(_Primitive, x, args, kwargs)
 
-    def _call(self, spiking: bool, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        given = dict(zip(self.formula.defaults, args, strict=False)) | kwargs
+    def _call(self, function: Any, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         if len(args) > len(self.formula.defaults):
             raise TypeError(f"{self.formula.name} takes {', '.join(self.formula.defaults)}, but got {args}")
-        function: Any = _Spike if spiking else _Primitive
-        return function.apply(x, self.formula, *_parameters(self.formula, given).values())
+        given = dict(zip(self.formula.defaults, args, strict=False)) | kwargs
+        return function.apply(x, self.formula, *checked_parameters(self.formula, given).values())
 
     __call__ = apply
 
@@ -138,17 +127,14 @@ class SurrogateFunction:
         return f"<surrogate function {self.formula.name}>"
 
 
-def _parameters(formula: Formula, given: dict[str, Any]) -> dict[str, Any]:
-    """Name -> number; a parameter to be learned stays a tensor, and needs a primitive."""
+def checked_parameters(formula: Formula, given: dict[str, Any]) -> dict[str, Any]:
+    """Return name -> number; a parameter to be learned stays a tensor, and needs a primitive."""
     if not any(isinstance(value, Tensor) for value in given.values()):
         return formula.parameters(**given)
     learned = {name: value for name, value in given.items() if isinstance(value, Tensor) and value.requires_grad}
     if learned and formula.primitive is None:
         raise ValueError(f"{formula.name} has no primitive, so {next(iter(learned))} can't be learned; use a number")
     return formula.parameters(**{n: v.item() if isinstance(v, Tensor) else v for n, v in given.items()}) | learned
-
-
-SURROGATES: dict[str, "type[FormulaSurrogate]"] = {}  # name of the formula -> its class; filled below
 
 
 class SurrogateFunctionBase(nn.Module):
@@ -169,11 +155,9 @@ class SurrogateFunctionBase(nn.Module):
 
     def __init__(self, *args: Any, **parameters: Any):
         super().__init__()
-        if "spiking" in parameters or not args:
-            spiking = parameters.pop("spiking", True)
-        else:  # (alpha, spiking) or (spiking, name=value, …)
-            spiking = args[-1] if isinstance(args[-1], bool) else True
-            args = args[:-1] if isinstance(args[-1], bool) else args
+        if args and isinstance(args[-1], bool):  # (alpha, spiking) or (spiking, name=value, …)
+            *args, parameters["spiking"] = args  # type: ignore[assignment]
+        self.spiking = bool(parameters.pop("spiking", True))
         if len(args) > 1 or (args and parameters):
             raise TypeError(
                 "a surrogate takes (alpha, spiking), or (spiking, name=value, …) with its parameters by name"
@@ -182,7 +166,6 @@ class SurrogateFunctionBase(nn.Module):
         self._parameter_names = tuple(parameters)
         for name, value in parameters.items():
             setattr(self, name, value)
-        self.spiking = bool(spiking)
 
     def set_spiking_mode(self, spiking: bool) -> None:
         """True: spikes (Heaviside). False: the primitive, e.g. for a gradient check."""
@@ -198,7 +181,7 @@ class SurrogateFunctionBase(nn.Module):
 
     @property
     def parameters_of_formula(self) -> dict[str, Any]:
-        """Name -> value now."""
+        """Return name -> value now."""
         return {name: getattr(self, name) for name in self._parameter_names}
 
     def forward(self, x: Tensor) -> Tensor:
@@ -240,133 +223,70 @@ class FormulaSurrogate(SurrogateFunctionBase):
     """A formula of the table, its parameters as attributes, and `spiking`."""
 
     formula: ClassVar[Formula]
-
-    def __init_subclass__(cls, formula: str | None = None, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        own = cls.__dict__
-        if formula is not None:
-            cls.formula = FORMULAS[formula]
-            SURROGATES[formula] = cls
-            defaults = cls.formula.defaults | {"spiking": True}  # so help() shows e.g. (alpha=2.0, spiking=True)
-            kind = Parameter.POSITIONAL_OR_KEYWORD
-            cls.__signature__ = Signature([Parameter(n, kind, default=d) for n, d in defaults.items()])  # type: ignore[attr-defined]
-            function = SurrogateFunction(cls.formula)
-            cls.spiking_function = staticmethod(function.apply)  # type: ignore[method-assign]
-            cls.primitive_function = staticmethod(function.primitive)  # type: ignore[method-assign]
-        elif ("spiking_function" in own or "primitive_function" in own) and "forward" not in own:
-            cls.forward = SurrogateFunctionBase.forward  # type: ignore[method-assign]
+    __signature__: ClassVar[Signature]
 
     def __init__(self, *args: Any, **kwargs: Any):
-        given = type(self).__signature__.bind(*args, **kwargs).arguments  # type: ignore[attr-defined]
+        given = self.__signature__.bind(*args, **kwargs).arguments
         spiking = given.pop("spiking", True)
-        super().__init__(spiking=True, **_parameters(self.formula, given))
+        super().__init__(spiking=True, **checked_parameters(self.formula, given))
         self.set_spiking_mode(spiking)
-
-    @property
-    def parameters_of_formula(self) -> dict[str, Any]:
-        """Name -> value, checked now, so an attribute changed by hand counts."""
-        return _parameters(self.formula, {name: getattr(self, name) for name in self.formula.defaults})
 
     def set_spiking_mode(self, spiking: bool) -> None:
         if not spiking and self.formula.primitive is None:
             raise ValueError(f"{type(self).__name__} has no primitive for spiking=False; use spiking=True")
         self.spiking = bool(spiking)
 
-    def gradient(self, x: Tensor) -> Tensor:
-        """g(x)"""
-        return _gradient(x, self.formula, *self.parameters_of_formula.values())
-
-    def primitive(self, x: Tensor) -> Tensor:
-        """p(x), p' = g; ValueError where there is none."""
-        if self.formula.primitive is None:
-            raise ValueError(f"{type(self).__name__} has no primitive; only its gradient is defined")
-        return _primitive(x, self.formula, *self.parameters_of_formula.values())
-
     def forward(self, x: Tensor) -> Tensor:
         learning = torch.is_grad_enabled() and (x.requires_grad or bool(self._parameters))
         if self.spiking and not learning:
             return heaviside(x)  # without the cost of an autograd function
-        function: Any = _Spike if self.spiking else _Primitive
-        return function.apply(x, self.formula, *self.parameters_of_formula.values())
+        return super().forward(x)
 
 
-class PiecewiseQuadratic(FormulaSurrogate, formula="piecewise_quadratic"):
-    """g = max(0, a - a^2 |x|)"""
+SURROGATES: dict[str, type[FormulaSurrogate]] = {}  # name of the formula -> its class
 
 
-class PiecewiseExp(FormulaSurrogate, formula="piecewise_exp"):
-    """g = a/2 exp(-a |x|)"""
+def _both_styles(class_name: str, name: str, gradient: str) -> tuple[Any, SurrogateFunction]:
+    """Return the class and the function of a formula."""
+    formula = FORMULAS[name]
+    function = SurrogateFunction(formula)
+    parameters = formula.defaults | {"spiking": True}  # so help() shows e.g. (alpha=2.0, spiking=True)
+    kind = Parameter.POSITIONAL_OR_KEYWORD
+    attributes = {
+        "__doc__": f"g = {gradient}",
+        "__module__": __name__,
+        "__signature__": Signature([Parameter(key, kind, default=value) for key, value in parameters.items()]),
+        "formula": formula,
+        "spiking_function": staticmethod(function.apply),
+        "primitive_function": staticmethod(function.primitive),
+    }
+    SURROGATES[name] = type(class_name, (FormulaSurrogate,), attributes)
+    return SURROGATES[name], function
 
 
-class Sigmoid(FormulaSurrogate, formula="sigmoid"):
-    """g = a sigma(a x) (1 - sigma(a x))"""
-
-
-class SoftSign(FormulaSurrogate, formula="soft_sign"):
-    """g = a / (2 (1 + |a x|)^2)"""
-
-
-class SuperSpike(FormulaSurrogate, formula="super_spike"):
-    """g = a / (1 + |x|)^2; no primitive"""
-
-
-class ATan(FormulaSurrogate, formula="atan"):
-    """g = a/2 / (1 + (pi a x / 2)^2)"""
-
-
-class NonzeroSignLogAbs(FormulaSurrogate, formula="nonzero_sign_log_abs"):
-    """g = 1 / (1/a + |x|)"""
-
-
-class Erf(FormulaSurrogate, formula="erf"):
-    """g = a / sqrt(pi) exp(-a^2 x^2)"""
-
-
-class PiecewiseLeakyReLU(FormulaSurrogate, formula="piecewise_leaky_relu"):
-    """g = 1 / (2 w) for |x| < w, else c"""
-
-
-class SquarewaveFourierSeries(FormulaSurrogate, formula="squarewave_fourier_series"):
-    """g = 4/T sum_{i=1}^{n-1} cos((2i - 1) 2 pi x / T)"""
-
-
-class S2NN(FormulaSurrogate, formula="s2nn"):
-    """g = a sigma(a x) (1 - sigma(a x)) for x < 0, b / (x + 1) for x >= 0"""
-
-
-class QPseudoSpike(FormulaSurrogate, formula="q_pseudo_spike"):
-    """g = (1 + 2 |x| / (a - 1))^-a"""
-
-
-class LeakyKReLU(FormulaSurrogate, formula="leaky_k_relu"):
-    """g = k for x >= 0, leak for x < 0"""
-
-
-class FakeNumericalGradient(FormulaSurrogate, formula="fake_numerical_gradient"):
-    """g = min(sign(x) / x, a); no primitive"""
-
-
-class LogTailedReLU(FormulaSurrogate, formula="log_tailed_relu"):
-    """g = a for x <= 0, 1 for x <= 1, 1/x beyond"""
-
-
-class Rect(FormulaSurrogate, formula="rect"):
-    """g = a for |x| < 1 / (2 a), else 0"""
-
-
-piecewise_quadratic = SurrogateFunction(FORMULAS["piecewise_quadratic"])
-piecewise_exp = SurrogateFunction(FORMULAS["piecewise_exp"])
-sigmoid = SurrogateFunction(FORMULAS["sigmoid"])
-soft_sign = SurrogateFunction(FORMULAS["soft_sign"])
-super_spike = SurrogateFunction(FORMULAS["super_spike"])
-atan = SurrogateFunction(FORMULAS["atan"])
-nonzero_sign_log_abs = SurrogateFunction(FORMULAS["nonzero_sign_log_abs"])
-erf = SurrogateFunction(FORMULAS["erf"])
-piecewise_leaky_relu = SurrogateFunction(FORMULAS["piecewise_leaky_relu"])
-squarewave_fourier_series = SurrogateFunction(FORMULAS["squarewave_fourier_series"])
-s2nn = SurrogateFunction(FORMULAS["s2nn"])
-q_pseudo_spike = SurrogateFunction(FORMULAS["q_pseudo_spike"])
-leaky_k_relu = SurrogateFunction(FORMULAS["leaky_k_relu"])
-fake_numerical_gradient = SurrogateFunction(FORMULAS["fake_numerical_gradient"])
-log_tailed_relu = SurrogateFunction(FORMULAS["log_tailed_relu"])
-rect = SurrogateFunction(FORMULAS["rect"])
+PiecewiseQuadratic, piecewise_quadratic = _both_styles(
+    "PiecewiseQuadratic", "piecewise_quadratic", "max(0, a - a^2 |x|)"
+)
+PiecewiseExp, piecewise_exp = _both_styles("PiecewiseExp", "piecewise_exp", "a/2 exp(-a |x|)")
+Sigmoid, sigmoid = _both_styles("Sigmoid", "sigmoid", "a sigma(a x) (1 - sigma(a x))")
+SoftSign, soft_sign = _both_styles("SoftSign", "soft_sign", "a / (2 (1 + |a x|)^2)")
+SuperSpike, super_spike = _both_styles("SuperSpike", "super_spike", "a / (1 + |x|)^2; no primitive")
+ATan, atan = _both_styles("ATan", "atan", "a/2 / (1 + (pi a x / 2)^2)")
+NonzeroSignLogAbs, nonzero_sign_log_abs = _both_styles("NonzeroSignLogAbs", "nonzero_sign_log_abs", "1 / (1/a + |x|)")
+Erf, erf = _both_styles("Erf", "erf", "a / sqrt(pi) exp(-a^2 x^2)")
+PiecewiseLeakyReLU, piecewise_leaky_relu = _both_styles(
+    "PiecewiseLeakyReLU", "piecewise_leaky_relu", "1 / (2 w) for |x| < w, else c"
+)
+SquarewaveFourierSeries, squarewave_fourier_series = _both_styles(
+    "SquarewaveFourierSeries", "squarewave_fourier_series", "4/T sum_{i=1}^{n-1} cos((2i - 1) 2 pi x / T)"
+)
+S2NN, s2nn = _both_styles("S2NN", "s2nn", "a sigma(a x) (1 - sigma(a x)) for x < 0, b / (x + 1) for x >= 0")
+QPseudoSpike, q_pseudo_spike = _both_styles("QPseudoSpike", "q_pseudo_spike", "(1 + 2 |x| / (a - 1))^-a")
+LeakyKReLU, leaky_k_relu = _both_styles("LeakyKReLU", "leaky_k_relu", "k for x >= 0, leak for x < 0")
+FakeNumericalGradient, fake_numerical_gradient = _both_styles(
+    "FakeNumericalGradient", "fake_numerical_gradient", "min(sign(x) / x, a); no primitive"
+)
+LogTailedReLU, log_tailed_relu = _both_styles(
+    "LogTailedReLU", "log_tailed_relu", "a for x <= 0, 1 for x <= 1, 1/x beyond"
+)
+Rect, rect = _both_styles("Rect", "rect", "a for |x| < 1 / (2 a), else 0")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 
 from snn_mnist.core import conversion, functional, layer, neuron
 
@@ -127,13 +128,6 @@ def branches(net, x):
     return net.out(net.relu(b - 0.1).relu().mean([2, 3]))
 
 
-def used_in_place(net, x):
-    """h is used before the ReLU and after it, where it is the ReLU's output."""
-    h = net.a(x)
-    before = h * 2
-    return net.b(net.relu(h)) + h + before
-
-
 def gated(net, x):
     y = net.a(x).relu() * torch.sigmoid(net.gate) + 1 - x / 2
     return F.linear(F.dropout(y, 0.5, net.training), net.gate[None])
@@ -144,10 +138,6 @@ def reshaped(net, x):
     return torch.cat([y.reshape(x.shape[0], -1), x], 1)
 
 
-def in_place(relu):
-    return Net(used_in_place, a=linear(), b=linear(1), relu=relu)
-
-
 CONVERTIBLE = {
     "branches": (
         Net(branches, conv=nn.Conv2d(2, 2, 3, padding=1), norm=nn.BatchNorm2d(2), relu=nn.ReLU(), out=nn.Linear(2, 3)),
@@ -156,20 +146,11 @@ CONVERTIBLE = {
     "norm of one use of two": (
         Net(lambda net, x: (lambda y: net.n(y).relu() + y.relu())(net.a(x)), a=linear(), n=nn.BatchNorm1d(6)), (6,)
     ),
-    "in place, module": (in_place(nn.ReLU(inplace=True)), (6,)),
-    "in place, function": (in_place(torch.relu_), (6,)),
-    "in place, argument": (in_place(lambda h: F.relu(h, True)), (6,)),
-    "in place, method": (in_place(lambda h: h.relu_()), (6,)),
+    "in place": (nn.Sequential(linear(), nn.ReLU(inplace=True), linear(1)), (6,)),
     "constants": (Net(gated, a=linear(), gate=nn.Parameter(torch.rand(6))), (6,)),
     "shapes": (Net(reshaped, a=linear()), (6,)),
     "Linear and BatchNorm1d of [N, C, L], C = L": (nn.Sequential(linear(), nn.BatchNorm1d(6), nn.ReLU()), (6, 6)),
     "Linear and BatchNorm1d of [N, C, L]": (nn.Sequential(linear(), nn.BatchNorm1d(4), nn.ReLU()), (4, 6)),
-    "parametrised": (
-        nn.Sequential(
-            nn.utils.parametrizations.weight_norm(linear()), nn.BatchNorm1d(6), nn.ReLU(),
-            nn.utils.parametrizations.spectral_norm(linear(1)),
-        ), (6,),
-    ),
 }  # fmt: skip
 
 
@@ -216,23 +197,24 @@ def test_what_is_neither_linear_nor_a_relu_is_refused_by_name(node):
 
 
 def test_graphs_that_compute_something_else_are_refused():
-    def through_a_view(net, x):
+    def changed_in_place(net, x):
         h = net.a(x)
-        view = h.view(-1, 6)
-        return F.relu(h, inplace=True) + view
+        return F.relu(h, inplace=True) + h
 
     x = torch.rand(4, 6) - 0.5
     with pytest.raises(ValueError, match="another output than the network itself"):
-        conversion.Converter([x])(Net(through_a_view, a=linear()))
+        conversion.Converter([x])(Net(changed_in_place, a=linear()))
     with pytest.raises(ValueError, match="can't be traced"):
         conversion.Converter([x])(Net(lambda net, x: x.relu() if x.sum() > 0 else x))
     norm = nn.BatchNorm1d(6, track_running_stats=False)  # its statistics are the batch's in evaluation too
     with pytest.raises(ValueError, match="'_1' is neither"):
         conversion.Converter([x])(nn.Sequential(linear(), norm, nn.ReLU()))
-    with pytest.warns(FutureWarning):
-        hooked = nn.utils.weight_norm(linear())
-    with pytest.raises(ValueError, match=r"hook computes the weight of '0' .*remove_weight_norm"):
-        conversion.Converter([x])(nn.Sequential(hooked, nn.ReLU()))
+    for computed in (
+        nn.utils.parametrizations.weight_norm(linear()),
+        prune.random_unstructured(linear(), "weight", 0.5),
+    ):
+        with pytest.raises(ValueError, match=r"weight of '0' is computed .*remove_parametrizations or prune.remove"):
+            conversion.Converter([x])(nn.Sequential(computed, nn.ReLU()))
 
 
 def test_both_step_modes_of_modules_without_one():
@@ -331,7 +313,6 @@ def test_what_cannot_be_converted(ann, data, words):
         conversion.Converter(data)(ann)
 
 
-@pytest.mark.parametrize("data, words", [(None, "dataloader=None"), (3, "dataloader=3"), ([{"x": 1}], "not dict")])
-def test_wrong_data(data, words):
-    with pytest.raises(TypeError, match=words):
-        conversion.Converter(data)(nn.Sequential(nn.ReLU()))
+def test_wrong_data():
+    with pytest.raises(TypeError, match="not dict"):
+        conversion.Converter([{"x": 1}])(nn.Sequential(nn.ReLU()))

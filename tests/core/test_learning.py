@@ -248,12 +248,3 @@ def test_copies_of_a_learner_learn(way):
         twin(x)
     change = learner.step(on_grad=False)
     assert torch.equal(change, other.step(on_grad=False)) and change.abs().sum() > 0
-
-
-def test_a_parametrised_weight_loses_no_change_silently():
-    net, learner = net_and_learner()
-    nn.utils.parametrizations.weight_norm(net[0])
-    net(torch.ones(2, 6))
-    with pytest.raises(RuntimeError, match=r"computed from other parameters.*on_grad=False"):
-        learner.step()
-    assert learner.step(on_grad=False).shape == (4, 6)

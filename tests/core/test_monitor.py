@@ -183,9 +183,6 @@ def test_v_seq_by_hand_and_in_step_mode_m():
     functional.reset_net(node)
     node.step_mode = "m"
     assert len(node(x)) == len(node(x)) == len(node.v_seq) == 5, "of the last sequence only"
-    node.step_mode, node.v = "s", 0.0
-    node(torch.rand(2))
-    assert node.v_seq.shape == (1, 2)
 
 
 def test_order_and_values_of_nested_and_in_place_layers():

@@ -285,7 +285,7 @@ def test_bfloat16_goes_by_way_of_float32(host):
 
 @pytest.mark.parametrize("v_reset", [0.0, None])
 def test_an_infinite_input_leaves_a_finite_potential(host, v_reset):
-    """As on the other backends, see tests/core/test_neuron_numbers.py."""
+    """As on the other backends, see tests/core/test_neuron.py."""
     x = torch.full((6, 2, 3), 0.7)
     x[1, 0, 0], x[3, 1, 2], x[2, 0, 1] = math.inf, -math.inf, math.nan
     node = neuron.LIFNode(v_reset=v_reset, step_mode="m", store_v_seq=True, surrogate_function=surrogate.ATan())
