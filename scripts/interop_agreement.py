@@ -62,9 +62,10 @@ def main(place: str, count: int) -> None:
             nir.package().write(str(path), nir.build(variant, **settings))
             found = verify.compare(path, variant, images, settings["dt"], settings["discretization"])
         if not header:
-            header = ["file", "plain numpy loop", *found.simulators]
+            header = ["file", "plain numpy loop", *list(found)[1:]]
             print("| " + " | ".join(header) + " |\n" + "|---" * len(header) + "|")
-        cells = [name, f"{cell(found.loop)} ({found.arithmetic})", *map(cell, found.simulators.values())]
+        cells = [name, *map(cell, found.values())]
+        cells[1] += f" ({next(iter(found))})"
         print("| " + " | ".join(cells) + " |", flush=True)
     print("\nWith the importers' own defaults instead, on the network as trained:\n")
     traps(loaded, images[:100])

@@ -70,9 +70,8 @@ def run(options: BenchOptions) -> int:
         config = Config(T=steps, b=batch, j=options.j, device=str(device), dataset=options.dataset)
         rows = measure({name: Work(replace(config, backend=name), dataset) for name in names}, options.repeats, seconds)
         results += [{"backend": name, "T": steps, "b": batch, **speeds} for name, speeds in rows.items()]
-        print(
-            f"\n{f'T {steps}, batch {batch}':20}{'images/s':>11}{'lowest':>12}{'highest':>12}{'relative':>10}", file=out
-        )
+        title = f"T {steps}, batch {batch}"
+        print(f"\n{title:20}{'images/s':>11}{'lowest':>12}{'highest':>12}{'relative':>10}", file=out)
         for (name, speeds), what in itertools.product(rows.items(), WHAT):
             speed, slowest = speeds[what], min(each[what]["median"] for each in rows.values())
             cells = "".join(f"{speed[key]:>12,.0f}" for key in ("median", "low", "high"))
@@ -86,7 +85,7 @@ def run(options: BenchOptions) -> int:
 
 
 def measure(works: dict[str, Work], repeats: int, seconds: float) -> dict[str, dict[str, Any]]:
-    """The speeds of each backend in images/s, in turns after a warm-up."""
+    """Return the speeds of each backend in images/s, in turns after a warm-up."""
     from tqdm import tqdm
 
     samples: dict[str, dict[str, list[float]]] = {name: {what: [] for what in WHAT} for name in works}
@@ -120,33 +119,31 @@ class Work:
             self.train(self.data.steps)
 
     def train(self, steps: int) -> int:
-        """The first steps of a new epoch; returns the number of images."""
+        """Train the first steps of a new epoch; return the number of images."""
         self.learner.begin_epoch(next(self.epochs))
         for first in range(0, steps, self.learner.chunk):
             self.learner.run(first, min(first + self.learner.chunk, steps))
         return steps * self.config.b
 
     def test(self, images: int) -> int:
-        """The forward pass of the first test images; returns their number."""
+        """Compute the forward pass of the first test images; return their number."""
         from snn_mnist.network.poisson import SpikeKey, Stream
 
         score = self.evaluator.score(Stream.TEST, SpikeKey(0, Stream.TEST, next(self.epochs)), count=images)
         return len(score.labels)
 
     def images_per_second(self, what: str, seconds: float) -> float:
-        """The speed over at least this many seconds, in pieces of work as long as the speed so far suggests."""
+        """Return the speed over at least this many seconds, in pieces of work that double in length."""
         import torch
 
         torch.set_num_threads(self.torch_threads)
-        training = what == "train"
-        piece, most = (self.learner.chunk, self.data.steps) if training else (250, len(self.data.test_labels))
-        images, passed, count = 0, 0.0, min(piece, most)
+        training, images, passed = what == "train", 0, 0.0
+        count, most = (self.learner.chunk, self.data.steps) if training else (250, len(self.data.test_labels))
         while passed < seconds:
             began = time.perf_counter()
-            images += self.train(count) if training else self.test(count)
+            images += self.train(min(count, most)) if training else self.test(min(count, most))
             if self.runtime.device.type == "cuda":
                 torch.cuda.synchronize(self.runtime.device)
             passed += time.perf_counter() - began
-            pieces = int((seconds - passed) / passed * images / (self.config.b if training else 1) / piece)
-            count = min(most, max(1, pieces) * piece)
+            count *= 2
         return images / passed

@@ -21,25 +21,39 @@ from typing import Any
 from snn_mnist.cli.evaluate import accuracy_against_T
 from snn_mnist.cli.results import write_json
 from snn_mnist.cli.shared_options import given_data_dir, json_option
-from snn_mnist.settings.config import Config, Threads, train_option
-from snn_mnist.settings.options import Options, option, options_of
+from snn_mnist.settings.config import Config, train_option
+from snn_mnist.settings.options import option, options_of
 
 POISSON, CONSTANT = "Poisson spikes", "constant current"
 
 
 def _read_mode(value: Any) -> str | float:
     """Return 'Max', '99.9%' or 0.8; ValueError for another."""
-    text = str(value).strip()
-    number = 1.0 if text.lower() == "max" else float(text.removesuffix("%"))
+    text = str(value).strip().title()
+    number = 1.0 if text == "Max" else float(text.removesuffix("%"))
     if not 0 < number <= (100 if text.endswith("%") else 1):
         raise ValueError
-    return text.title() if text.lower() == "max" else text if text.endswith("%") else number
+    return text if text == "Max" or text.endswith("%") else number
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvertOptions(Threads, Options):
-    """Settings of `convert`: those of `train` that an ANN has, and `mode` and `repeats`."""
+class ConvertOptions(Config):
+    """Settings of `convert`: those of `train` that an ANN has (a field without `option` is no flag), and three more."""
 
+    neuron: str = "if"
+    v_reset: float | None = None
+    tau: float = 2.0
+    v_threshold: float = 1.0
+    surrogate: str = "atan"
+    alpha: float | None = None
+    seeds: int = 1
+    test: bool = True
+    step_mode: str = "m"
+    T: int = train_option("T", group="Conversion", help="time steps of the spiking network")
+    epochs: int = train_option("epochs", default=10)
+    name: str | None = train_option("name", help="name of the run directory")
+    figures: bool = train_option("figures", help="draw figures at the end of the run; -no-figures draws none")
+    backend: str = train_option("backend", help="what computes the spiking network; PyTorch computes the ANN")
     mode: str | float | None = option(
         None,
         "Conversion",
@@ -49,36 +63,8 @@ class ConvertOptions(Threads, Options):
         metavar="MODE",
         shown="99.9%; of a resumed run its own",
     )
-    T: int = train_option("T", group="Conversion", help="time steps of the spiking network")
     repeats: int = option(10, "Conversion", "encodings of the test images as Poisson spikes", low=1, high=100_000)
-    epochs: int = train_option("epochs", default=10)
-    b: int = train_option("b")
-    opt: str = train_option("opt")
-    lr: float = train_option("lr")
-    momentum: float = train_option("momentum")
-    schedule: str = train_option("schedule")
-    ema: float = train_option("ema")
-    amp: bool = train_option("amp")
-    seed: int = train_option("seed")
-    dataset: str = train_option("dataset")
-    data_dir: str = train_option("data_dir")
-    val: int = train_option("val")
-    limit_batches: int | None = train_option("limit_batches")
-    out_dir: str = train_option("out_dir")
-    name: str | None = train_option("name", help="name of the run directory")
-    figures: bool = train_option("figures", help="draw figures at the end of the run; -no-figures draws none")
-    resume: str | None = train_option("resume")
-    force: bool = train_option("force")
-    config: str | None = train_option("config")
     json: str | None = json_option()
-    device: str = train_option("device")
-    backend: str = train_option("backend", help="what computes the spiking network; PyTorch computes the ANN")
-    j: int | None = train_option("j")
-    eval_every: int = train_option("eval_every")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.training()  # checks what depends on several settings
 
     @classmethod
     def known(cls, mapping: Mapping[Any, Any], source: str = "") -> dict[str, Any]:
@@ -87,13 +73,9 @@ class ConvertOptions(Threads, Options):
         return super().known({key: mapping[key] for key in mapping if str(key).replace("-", "_") not in others}, source)
 
     def training(self) -> Config:
-        """The settings of the run, as `train` has them."""
-        shared = {each.name for each in options_of(Config)} & {each.name for each in options_of(type(self))}
-        settings: dict[str, Any] = {name: getattr(self, name) for name in shared}
-        return Config(**settings, neuron="if", v_reset=None, given=self.given & shared)
-
-    def notes(self) -> list[str]:
-        return self.training().notes()
+        """Return the settings of the run, as `train` has them."""
+        settings: dict[str, Any] = {each.name: getattr(self, each.name) for each in options_of(Config)}
+        return Config(**settings, given=self.given & settings.keys())
 
 
 def run(options: ConvertOptions) -> int:
@@ -131,12 +113,15 @@ def report(options: ConvertOptions, folder: Path) -> None:
     keys = [SpikeKey(config.seed, Stream.EVAL, repeat) for repeat in range(options.repeats)]
     poisson, _ = score_split(loaded.net, data.test, runtime, steps, keys)
     against_T = {POISSON: accuracy_against_T(poisson), CONSTANT: accuracy_against_T([constant])}
-    results = {
-        "images": len(data.test), "encodings": len(keys), "T": config.T, "ann_accuracy": accuracy,
-        "standard_error": math.sqrt(accuracy * (1 - accuracy) / len(data.test)), "accuracy_against_T": against_T,
-        "mode": ann["mode"], "scale": ann["scale"], "checkpoint": str(loaded.path), "epochs": loaded.epochs,
-        "dataset": data.name, "seed": config.seed,
-    }  # fmt: skip
+    error = math.sqrt(accuracy * (1 - accuracy) / len(data.test))
+    results: dict[str, Any] = {
+        "images": len(data.test),
+        "encodings": len(keys),
+        "T": config.T,
+        "ann_accuracy": accuracy,
+    }
+    results |= {"standard_error": error, "accuracy_against_T": against_T, "mode": ann["mode"], "scale": ann["scale"]}
+    results |= {"checkpoint": str(loaded.path), "epochs": loaded.epochs, "dataset": data.name, "seed": config.seed}
     if options.json != "-":
         print(describe(results, folder), flush=True)
     if options.json:
@@ -149,7 +134,7 @@ def report(options: ConvertOptions, folder: Path) -> None:
 
 def describe(results: dict[str, Any], folder: Path) -> str:
     """Return the report as text."""
-    ann, several, error = results["ann_accuracy"], results["encodings"] > 1, 100 * results["standard_error"]
+    ann, encodings, error = results["ann_accuracy"], results["encodings"], 100 * results["standard_error"]
     poisson, constant = (results["accuracy_against_T"][name] for name in (POISSON, CONSTANT))
     lines = [
         "",
@@ -159,10 +144,11 @@ def describe(results: dict[str, Any], folder: Path) -> str:
         f"{'T':>8}  {POISSON:>18}  {CONSTANT:>18}",
     ]
     for step, at in poisson.items():
-        deviation = f" ± {100 * at['std']:.2f}" if several else ""
+        deviation = f" ± {100 * at['std']:.2f}" if encodings > 1 else ""
         cell = f"{100 * at['mean']:.2f}{deviation} %"
         lines.append(f"{step:>8}  {cell:>18}  {100 * constant[step]['mean']:>16.2f} %")
     last = [round(100 * (each[str(results["T"])]["mean"] - ann), 2) + 0.0 for each in (poisson, constant)]
     lines += [f"{'SNN-ANN':>8}  {last[0]:>+16.2f} %  {last[1]:>+16.2f} %", ""]
-    spread = f"± is the standard deviation over {results['encodings']} encodings of the images\n" if several else ""
-    return "\n".join([*lines, f"{spread}test it again: python -m snn_mnist eval -resume {shlex.quote(str(folder))}"])
+    if encodings > 1:
+        lines.append(f"± is the standard deviation over {encodings} encodings of the images")
+    return "\n".join([*lines, f"test it again: python -m snn_mnist eval -resume {shlex.quote(str(folder))}"])

@@ -7,22 +7,14 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from snn_mnist.cli.results import spread, write_json
-from snn_mnist.cli.shared_options import (
-    checkpoint_option,
-    json_option,
-    open_checkpoint,
-    out_dir_option,
-    saved_option,
-    seed_option,
-    tau_option,
-)
+from snn_mnist.cli.shared_options import SavedNetworkOptions, json_option, open_checkpoint, saved_option
 from snn_mnist.settings.config import Threads, train_option
-from snn_mnist.settings.options import Options, option
+from snn_mnist.settings.options import option
 from snn_mnist.terminal import WIDTH, fit, progress_bar
 
 if TYPE_CHECKING:
@@ -30,18 +22,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalOptions(Threads, Options):
-    """Settings of `eval`. None means: as in the checkpoint."""
+class EvalOptions(Threads, SavedNetworkOptions):
+    """Settings of `eval`."""
 
-    resume: str = checkpoint_option()
-    out_dir: str = out_dir_option()
     repeats: int = option(10, "Test", "encodings of the test images; gives the ± of the accuracy", low=1, high=100_000)
-    T: int | None = saved_option("T", "Test")
-    tau: float | None = tau_option("Test")
-    seed: int | None = seed_option("Test")
     json: str | None = json_option()
-    dataset: str | None = saved_option("dataset", "Data", help="what to test on")
-    data_dir: str = train_option("data_dir")
+    dataset: str | None = saved_option("dataset", help="what to test on")
     device: str = train_option("device")
     backend: str = train_option("backend")
     j: int | None = train_option("j")
@@ -57,15 +43,16 @@ def run(options: EvalOptions) -> int:
     loaded = open_checkpoint(options, runtime.device.type)
     config = loaded.config
     data = load_dataset(config.dataset, config.data_dir)
-    keys = [SpikeKey(config.seed, Stream.EVAL, repeat) for repeat in range(options.repeats)]
+    keys, steps = (
+        [SpikeKey(config.seed, Stream.EVAL, n) for n in range(options.repeats)],
+        default_readout_steps(config.T),
+    )
     with progress_bar("testing", len(data.test) * len(keys)) as meter:
-        steps = default_readout_steps(config.T)
         scores, seconds = score_split(loaded.net, data.test, runtime, steps, keys, after_each=meter.update)
-    result = summarise(scores, data.class_names) | {
-        "checkpoint": str(loaded.path), "epochs": loaded.epochs, "dataset": data.name, "seed": config.seed,
-        "trained_on": loaded.trained_on, "backend": runtime.backend, "device": str(runtime.device),
-        "images_per_s": len(data.test) * options.repeats / seconds,
-    }  # fmt: skip
+    result = summarise(scores, data.class_names)
+    result |= {"checkpoint": str(loaded.path), "epochs": loaded.epochs, "dataset": data.name, "seed": config.seed}
+    result |= {"trained_on": loaded.trained_on, "backend": runtime.backend, "device": str(runtime.device)}
+    result["images_per_s"] = len(data.test) * options.repeats / seconds
     if not loaded.has_settings:
         result["assumed"] = {"tau": config.tau, "T": config.T}
     if options.json != "-":
@@ -76,17 +63,15 @@ def run(options: EvalOptions) -> int:
 
 
 def summarise(scores: list[Score], class_names: Sequence[str]) -> dict[str, Any]:
-    """All results of the encodings of one split, as plain numbers. Accuracies are shares of 1."""
+    """Return all results of the encodings of one split, as plain numbers. Accuracies are shares of 1."""
+    import torch
+
     from snn_mnist.network.network import CLASSES, PIXELS
 
-    def mean(of: Callable[[Score], float]) -> float:
-        return statistics.fmean(of(each) for each in scores)
-
-    confusion = scores[0].confusion()
-    for each in scores[1:]:
-        confusion += each.confusion()
+    confusion = torch.stack([each.confusion() for each in scores]).sum(0)
+    spikes = [each.counts[:, -1].double() for each in scores]  # [N, 10]
     accuracy, n = spread([each.accuracy() for each in scores]), len(scores[0].labels)
-    inputs = mean(lambda each: each.input_spikes.double().mean().item())
+    inputs = statistics.fmean(each.input_spikes.double().mean().item() for each in scores)
     return {
         "images": n,
         "encodings": len(scores),
@@ -98,8 +83,8 @@ def summarise(scores: list[Score], class_names: Sequence[str]) -> dict[str, Any]
         "class_accuracy": (confusion.diagonal().double() / confusion.sum(1).clamp(min=1)).tolist(),
         "confusion": confusion.tolist(),
         "accuracy_against_T": accuracy_against_T(scores),
-        "spikes_per_neuron_and_image": mean(lambda each: each.counts[:, -1].double().mean().item()),
-        "silent_images": mean(lambda each: (each.counts[:, -1].sum(1) == 0).double().mean().item()),
+        "spikes_per_neuron_and_image": statistics.fmean(each.mean().item() for each in spikes),
+        "silent_images": statistics.fmean((each.sum(1) == 0).double().mean().item() for each in spikes),
         "input_spikes_per_image": inputs,
         "synaptic_operations_per_image": inputs * CLASSES,
         "dense_multiply_accumulates_per_image": PIXELS * CLASSES,
@@ -107,30 +92,32 @@ def summarise(scores: list[Score], class_names: Sequence[str]) -> dict[str, Any]
 
 
 def accuracy_against_T(scores: list[Score]) -> dict[str, Any]:
-    """The spread of the accuracy over encodings at each readout step."""
+    """Return the spread of the accuracy over encodings at each readout step."""
     return {str(step): spread([each.accuracy(m) for each in scores]) for m, step in enumerate(scores[0].readout_steps)}
 
 
 def describe(result: dict[str, Any], runtime: str) -> str:
     """Return the report as text."""
-    accuracy, loss, steps, silent = result["accuracy"], result["loss"], result["T"], result["silent_images"]
-    several = result["encodings"] > 1  # a single one has no spread
-    of_accuracy = f" ± {100 * accuracy['std']:.2f} % (mean ± std of {result['encodings']} encodings)" if several else ""
-    of_loss = f" ± {loss['std']:.5f}" if several else ""
+    accuracy, loss, encodings, silent = (result[name] for name in ("accuracy", "loss", "encodings", "silent_images"))
+    several = encodings > 1  # a single one has no spread
+    of_accuracy = f" ± {100 * accuracy['std']:.2f} % (mean ± std of {encodings} encodings)" if several else ""
     against_T = [f"{T:>7}: {at['mean']:7.2%}" for T, at in result["accuracy_against_T"].items()]
     lines = [
         f"{result['images']:,} test images of {result['dataset']}, {runtime}",
         f"accuracy  {accuracy['mean']:.2%}{of_accuracy}",
         f"          ± {100 * result['standard_error']:.2f} % standard error of a test set of this size",
-        f"loss      {loss['mean']:.5f}{of_loss}",
-        *([f"silent    all neurons for {silent:.2%} of the images, which count as {result['class_names'][0]}"]
-          if silent else []),
+        f"loss      {loss['mean']:.5f}" + (f" ± {loss['std']:.5f}" if several else ""),
+    ]
+    if silent:
+        first = result["class_names"][0]
+        lines.append(f"silent    all neurons for {silent:.2%} of the images, which count as {first}")
+    dense = f"({result['dense_multiply_accumulates_per_image']:,} multiply-accumulates in a dense layer)"
+    lines += [
         "",
-        f"spikes per neuron and image {result['spikes_per_neuron_and_image']:.2f} in {steps} steps",
+        f"spikes per neuron and image {result['spikes_per_neuron_and_image']:.2f} in {result['T']} steps",
         f"input spikes per image      {result['input_spikes_per_image']:,.0f}",
         f"synaptic operations         {result['synaptic_operations_per_image']:,.0f} additions per image",
-        f"                            ({result['dense_multiply_accumulates_per_image']:,} multiply-accumulates in a "
-        "dense layer)",
+        f"                            {dense}",
         "",
         "accuracy against T",
         *("".join(against_T[first : first + 5]) for first in range(0, len(against_T), 5)),
@@ -138,12 +125,12 @@ def describe(result: dict[str, Any], runtime: str) -> str:
         *confusion_table(result),
         "",
         f"{result['images_per_s']:,.0f} images/s",
-    ]  # fmt: skip
+    ]
     return fit("\n".join(lines))
 
 
 def confusion_table(result: dict[str, Any]) -> list[str]:
-    """The accuracy of each class and the confusion matrix: summed over encodings, or their mean where sums are wide."""
+    """Return accuracy by class and the confusion matrix: summed over encodings, or their mean where sums are wide."""
     encodings = f"{result['encodings']} encoding{'s' if result['encodings'] > 1 else ''}"
     names, rows, sums = result["class_names"], result["confusion"], "summed over"
     width = max(len(name) for name in names)

@@ -37,11 +37,5 @@ def run(options: ImportOptions) -> None:
     out = Path(options.out) if options.out else source.with_suffix(".pth")
     refuse_directory(out)
     config, notes = nir.import_nir(source, out, options.dt, options.discretization, options.T)
-    for note in notes:
-        print(fit(note))
-    print(
-        fit(
-            f"{out}: {config.neuron} neurons, tau {config.tau:g} steps, v_threshold {config.v_threshold:g}, "
-            f"v_reset {show(config.v_reset)}, T {config.T}"
-        )
-    )
+    about = f"{out}: {config.neuron} neurons, tau {config.tau:g} steps, v_threshold {config.v_threshold:g}"
+    print(fit("\n".join([*notes, f"{about}, v_reset {show(config.v_reset)}, T {config.T}"])))

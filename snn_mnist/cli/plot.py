@@ -24,39 +24,28 @@ from snn_mnist.settings.config import Config
 from snn_mnist.settings.options import Options, option
 from snn_mnist.storage.atomic_files import make_directory
 from snn_mnist.storage.directory import LATEST, run_directories
+from snn_mnist.storage.metrics import read_metrics
 from snn_mnist.storage.naming import labels, short_names
 from snn_mnist.storage.survey import is_converted
 from snn_mnist.terminal import fit, say
 
 COMPARED = "curves_compared.png"  # of several runs; curves.png is of one
 MOST = 16  # runs in one figure; the colours of more can't be told apart
+RUNS = "run directories, or directories of runs; of several only the curves; last is the newest run of -out-dir"
+OUT = "curves.png in the run; of several curves_compared.png in the first"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlotOptions(Options):
     """Settings of `plot`."""
 
-    runs: tuple[str, ...] = option(
-        (),
-        "Files",
-        "run directories, or directories of runs; of several only the curves, in one figure; "
-        "last is the newest run of -out-dir",
-        path="DIR",
-        required=True,
-        positional=True,
-    )
+    runs: tuple[str, ...] = option((), "Files", RUNS, path="DIR", required=True, positional=True)
     out_dir: str = out_dir_option()
-    out: str | None = option(
-        None,
-        "Files",
-        "the picture",
-        path="FILE",
-        shown="curves.png in the run; of several curves_compared.png in the first",
-    )
+    out: str | None = option(None, "Files", "the picture", path="FILE", shown=OUT)
 
 
 def run(options: PlotOptions) -> int:
-    found = rows_of({each.resolve(): each for name in options.runs for each in _directories(Path(name))}.values())
+    found = rows_of(options.runs)
     from snn_mnist.visualizing import run_figures as figures  # takes seconds
 
     if missing := figures.without_curve({str(folder): rows for folder, rows in found.items()}):
@@ -70,48 +59,42 @@ def run(options: PlotOptions) -> int:
         listed = ", ".join(f"{name} {number}" for name, number in datasets.items())
         notes.append(f"Different data sets ({listed}): their accuracies can't be compared")
     print("".join(f"{note}\n" for note in notes), end="")
-    first = next(iter(runs))
-    target = Path(options.out or first / (figures.CURVES if len(runs) == 1 else COMPARED))
+    first, single = next(iter(runs)), len(runs) == 1
+    target = Path(options.out or first / (figures.CURVES if single else COMPARED))
     if target.suffix.lower() != ".png":
         raise UsageError(f"-out {target} is not a PNG file; give a name that ends in .png")
     make_directory(target.parent, "-out")
-    if len(runs) == 1 and is_converted(first):
+    if single and is_converted(first):
         notes.append(figures.OF_THE_ANN)
     curves = dict(zip(names(configs), runs.values(), strict=True))
     print(figures.write(target, figures.learning_curves(curves, notes, comparable=len(datasets) < 2), "-out"))
-    if len(runs) == 1 and (first / LATEST).is_file():
-        print("\n".join(map(str, plot_network(first))))
-    elif len(runs) == 1:
-        print(f"{first} has no {LATEST}: learning curves only")
+    if single:
+        has = (first / LATEST).is_file()
+        print("\n".join(map(str, plot_network(first))) if has else f"{first} has no {LATEST}: learning curves only")
     return 0
 
 
-def _directories(folder: Path) -> list[Path]:
-    """The runs in a directory of runs; else the directory itself."""
-    try:
-        return run_directories(folder) or [folder]
-    except OSError:
-        return [folder]
+def rows_of(arguments: Iterable[str]) -> dict[Path, list[dict[str, Any]]]:
+    """Return the rows of metrics.csv of each run that is named, or lies in a directory that is.
 
-
-def rows_of(folders: Iterable[Path]) -> dict[Path, list[dict[str, Any]]]:
-    """The rows of each run's metrics.csv. Of several runs those that can't be drawn are named and left out."""
+    Of several runs those that can't be drawn are named and left out.
+    """
+    folders: list[Path] = []
+    for folder in map(Path, arguments):
+        folders += (run_directories(folder) if folder.is_dir() else []) or [folder]
     found, problems = {}, []
-    for folder in folders:
+    for folder in {folder.resolve(): folder for folder in folders}.values():
         try:
             found[folder] = _metrics(folder)
         except SNNError as error:
             problems.append(error)
     if not found:
         raise problems[0]
-    for problem in problems:
-        print(f"left out: {problem}")
+    print("".join(f"left out: {problem}\n" for problem in problems), end="")
     return found
 
 
 def _metrics(folder: Path) -> list[dict[str, Any]]:
-    from snn_mnist.storage.metrics import read_metrics
-
     path = folder / "metrics.csv"
     if not path.is_file():
         what = "has no metrics.csv" if folder.is_dir() else "is not a directory"
@@ -122,8 +105,10 @@ def _metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def names(configs: Mapping[Path, Config | None]) -> list[str]:
-    """What differs between the runs; for one without config.yaml, or a single one, the name of its directory. The
-    curves of a conversion are those of its ANN."""
+    """Return what differs between the runs; for one without config.yaml, or a single one, the name of its directory.
+
+    The curves of a conversion are those of its ANN.
+    """
     short = dict(zip(configs, short_names(list(configs)), strict=True))
     known = labels({short[folder]: config for folder, config in configs.items() if config})
     anns = {short[folder]: "ANN, " for folder in configs if len(configs) > 1 and is_converted(folder)}

@@ -11,55 +11,31 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from snn_mnist.cli.results import write_json
-from snn_mnist.cli.shared_options import (
-    checkpoint_option,
-    json_option,
-    open_checkpoint,
-    out_dir_option,
-    print_notes,
-    saved_option,
-    seed_option,
-    tau_option,
-)
+from snn_mnist.cli.shared_options import SavedNetworkOptions, json_option, open_checkpoint, print_notes
 from snn_mnist.cli.terminal_picture import drawn, shows_greys
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.settings.config import train_option
-from snn_mnist.settings.options import Options, option
+from snn_mnist.settings.options import option
 from snn_mnist.storage.atomic_files import make_directory, write_file
 from snn_mnist.terminal import fit
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from snn_mnist.data.pictures import Picture, Prepared
-    from snn_mnist.network.reliability import Prediction
-
 STDIN = "-"
+FILES = "picture files, directories of them, or - for standard input"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictOptions(Options):
-    """Settings of `predict`. None means: as in the checkpoint."""
+class PredictOptions(SavedNetworkOptions):
+    """Settings of `predict`."""
 
-    images: tuple[str, ...] = option(
-        (),
-        "Files",
-        "picture files, directories of them, or - for standard input",
-        path="FILE",
-        required=True,
-        positional=True,
-    )
-    resume: str = checkpoint_option()
-    out_dir: str = out_dir_option()
-    T: int | None = saved_option("T", "Images")
-    tau: float | None = tau_option("Images")
-    seed: int | None = seed_option("Images")
+    images: tuple[str, ...] = option((), "Files", FILES, path="FILE", required=True, positional=True)
     show: bool = option(True, "Images", "draw the prepared picture and the rates in the terminal")
     save: str | None = option(None, "Files", "write the prepared pictures there, 28 x 28 pixels, as PNG", path="DIR")
     json: str | None = json_option()
@@ -67,13 +43,13 @@ class PredictOptions(Options):
 
 
 def run(options: PredictOptions) -> int:
+    from snn_mnist.data import pictures
     from snn_mnist.data.datasets import DIGITS, FASHION, load_test_images
     from snn_mnist.network import reliability
 
     loaded = open_checkpoint(options)
-    config = loaded.config
+    config, limits = loaded.config, None
     names = FASHION if config.dataset == "fashion" else DIGITS
-    limits = None
     if test := load_test_images(config.dataset, config.data_dir):
         limits = reliability.measure(loaded.net, test, config.T, config.seed)
     else:
@@ -81,8 +57,15 @@ def run(options: PredictOptions) -> int:
         print_notes([note])
     results, code = [], 0
     for file in files(options.images):
+        name = "standard input" if file == STDIN else file
         try:
-            picture, prepared = read(file, config.dataset)
+            if os.path.isdir(file):
+                raise UsageError(f"{file} is a directory without PNG, JPEG, GIF, WebP or BMP files; name another one")
+            source: Any = io.BytesIO(sys.stdin.buffer.read()) if file == STDIN else file
+            picture = pictures.read(source, name)
+            prepared = pictures.prepare(picture.grey, pictures.BOXES[config.dataset])
+            if prepared is None:
+                raise SNNError(f"{name} shows nothing that stands out; give a picture with more contrast")
             saved = {"saved": save(prepared.pixels, file, options.save)} if options.save else {}
         except SNNError as error:  # the other pictures are still classified
             code = max(code, error.exit_code)
@@ -91,15 +74,20 @@ def run(options: PredictOptions) -> int:
         prediction = reliability.predict(loaded.net, prepared.pixels, config.T, config.seed)
         objects = 1 if config.dataset == "fashion" else prepared.objects  # clothes have several parts: pairs of shoes
         doubts = reliability.doubts(prediction, objects, limits)
-        results.append({"file": file} | record(picture, prepared, prediction, names) | {"doubts": [*doubts]} | saved)
-        if options.json != "-" and options.show:
+        first, second = prediction.ranking[:2]
+        verdict = {"verdict": None, "name": None} if prediction.silent else {"verdict": first, "name": names[first]}
+        result = {"file": file, "width": picture.width, "height": picture.height} | verdict | {"runner_up": second}
+        result |= {"margin": prediction.margin, "rates": prediction.rates, "dark_on_light": prepared.dark_on_light}
+        results.append(result | {"objects": prepared.objects, "doubts": [*doubts]} | saved)
+        if options.json == "-":
+            continue
+        if options.show:
             colour = "dark on light" if prepared.dark_on_light else "light on dark"
-            name = "standard input" if file == STDIN else file
             print(f"{name} ({picture.width} x {picture.height} pixels, {colour})\n{prediction.sentence(names)}")
             for why in doubts.values():
                 print(fit(f"Doubtful: {why}.", indent=""))
             print("\n" + drawn(prepared.pixels, prediction, names, shows_greys()) + "\n")
-        elif options.json != "-":
+        else:
             doubtful = f"; doubtful: {', '.join(doubts)}" if doubts else ""
             print(f"{file}: {prediction.sentence(names)}{doubtful}")
     if options.json:
@@ -108,31 +96,15 @@ def run(options: PredictOptions) -> int:
     return code
 
 
-# ---------------------------------------------------------------------------- files
-
-
-def files(names: tuple[str, ...]) -> Iterator[str]:
-    """Yield the files that were named, and instead of a directory the pictures in it, in order."""
+def files(names: tuple[str, ...]) -> list[str]:
+    """Return the files that were named, and instead of a directory the pictures in it, in order."""
     from snn_mnist.data import pictures
 
+    found: list[str] = []
     for name in names:
         inside = sorted(os.listdir(name)) if os.path.isdir(name) else []
-        found = [os.path.join(name, each) for each in inside if each.lower().endswith(pictures.SUFFIXES)]
-        yield from found or [name]
-
-
-def read(file: str, dataset: str) -> tuple[Picture, Prepared]:
-    """Return the picture of a file or of standard input, and the input of the network."""
-    from snn_mnist.data import pictures
-
-    if os.path.isdir(file):
-        raise UsageError(f"{file} is a directory without PNG, JPEG, GIF, WebP or BMP files; name another one")
-    source: Any = io.BytesIO(sys.stdin.buffer.read()) if file == STDIN else file
-    picture = pictures.read(source, "standard input" if file == STDIN else "")
-    prepared = pictures.prepare(picture.grey, pictures.BOXES[dataset])
-    if prepared is None:
-        raise SNNError(f"{file} shows nothing that stands out; give a picture with more contrast")
-    return picture, prepared
+        found += [os.path.join(name, each) for each in inside if each.lower().endswith(pictures.SUFFIXES)] or [name]
+    return found
 
 
 def save(pixels: np.ndarray, file: str, folder: str) -> str:
@@ -149,12 +121,3 @@ def save(pixels: np.ndarray, file: str, folder: str) -> str:
         target = Path(folder) / f"{stem}_28x28-{number}.png"
     write_file(target, content, "-save")
     return str(target)
-
-
-def record(picture: Picture, prepared: Prepared, prediction: Prediction, names: tuple[str, ...]) -> dict[str, Any]:
-    """Return the entry of -json."""
-    first, second = prediction.ranking[:2]
-    size = {"width": picture.width, "height": picture.height}
-    verdict = {"verdict": None, "name": None} if prediction.silent else {"verdict": first, "name": names[first]}
-    rates = {"runner_up": second, "margin": prediction.margin, "rates": prediction.rates}
-    return size | verdict | rates | {"dark_on_light": prepared.dark_on_light, "objects": prepared.objects}

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from snn_mnist.errors import UsageError
@@ -18,10 +18,6 @@ SAVED = "the checkpoint's"
 LAST = "last"
 
 
-def checkpoint_option() -> Any:
-    return option(None, "Files", CHECKPOINT, path="PATH", required=True)
-
-
 def out_dir_option() -> Any:
     return train_option("out_dir", help="where last finds the newest run")
 
@@ -30,17 +26,21 @@ def json_option() -> Any:
     return option(None, "Files", "write all results there; - is stdout", path="FILE")
 
 
-def saved_option(name: str, group: str, shown: str = SAVED, **changes: Any) -> Any:
+def saved_option(name: str, shown: str = SAVED, **changes: Any) -> Any:
     """Return a setting of `train` that a checkpoint knows. None, the default, means: as in the checkpoint."""
-    return train_option(name, group=group, default=None, shown=shown, **changes)
+    return train_option(name, default=None, shown=shown, **changes)
 
 
-def tau_option(group: str) -> Any:
-    return saved_option("tau", group, f"{SAVED}, 2.0 for one that has none")
+@dataclass(frozen=True, kw_only=True)
+class SavedNetworkOptions(Options):
+    """Settings of the verbs that read a network from a checkpoint. None means: as in the checkpoint."""
 
-
-def seed_option(group: str) -> Any:
-    return saved_option("seed", group, help="seed of the spikes")
+    resume: str = option(None, "Files", CHECKPOINT, path="PATH", required=True)
+    out_dir: str = out_dir_option()
+    T: int | None = saved_option("T")
+    tau: float | None = saved_option("tau", f"{SAVED}, 2.0 for one that has none")
+    seed: int | None = saved_option("seed", group="Network", help="seed of the spikes")
+    data_dir: str = train_option("data_dir")
 
 
 def given_data_dir(options: Any) -> str | None:
@@ -94,7 +94,7 @@ def resolve_runs(options: Options) -> Options:
                     raise UsageError(f"there is no {path} here; did you mean {inside}?")
     options = replace(options, **changes) if changes else options
     resumed = getattr(options, "resume", None)
-    if resumed and not (isinstance(options, Config) and is_group(resumed)):
+    if resumed and not (type(options) is Config and is_group(resumed)):
         find(resumed)
     return options
 

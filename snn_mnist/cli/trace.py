@@ -23,17 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from snn_mnist.cli.shared_options import (
-    checkpoint_option,
-    open_checkpoint,
-    out_dir_option,
-    saved_option,
-    seed_option,
-    tau_option,
-)
+from snn_mnist.cli.shared_options import SavedNetworkOptions, open_checkpoint, saved_option
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.settings.config import Config, train_option
-from snn_mnist.settings.options import Options, option
+from snn_mnist.settings.config import Config
+from snn_mnist.settings.options import option
 from snn_mnist.storage.atomic_files import make_directory, write_file
 
 if TYPE_CHECKING:
@@ -41,25 +34,17 @@ if TYPE_CHECKING:
     from snn_mnist.network.saved_network import SavedNetwork
     from snn_mnist.network.trace import Trace
 
-V_FILE, S_FILE, ALL_FILE = "v_t_array.npy", "s_t_array.npy", "trace.npz"
-
 
 @dataclass(frozen=True, kw_only=True)
-class TraceOptions(Options):
-    """Settings of `trace`. None means: as in the checkpoint."""
+class TraceOptions(SavedNetworkOptions):
+    """Settings of `trace`."""
 
-    resume: str = checkpoint_option()
-    out_dir: str = out_dir_option()
     index: tuple[int, ...] = option((0,), "Images", "which test images, counted from 0", low=0)
     misclassified: int = option(0, "Images", "instead, this many misclassified images, from the first on", low=0)
-    T: int | None = saved_option("T", "Images")
-    tau: float | None = tau_option("Images")
-    seed: int | None = seed_option("Images")
     out: str | None = option(
         None, "Files", "where arrays and pictures go", path="DIR", shown="trace_INDEX next to the checkpoint"
     )
-    dataset: str | None = saved_option("dataset", "Data", help="what to show")
-    data_dir: str = train_option("data_dir")
+    dataset: str | None = saved_option("dataset", help="what to show")
 
 
 def run(options: TraceOptions) -> int:
@@ -68,29 +53,25 @@ def run(options: TraceOptions) -> int:
     if "index" in options.given and options.misclassified:
         raise UsageError("-index names images and -misclassified finds them; give one of the two")
     loaded = open_checkpoint(options)
-    config = loaded.config
-    data = load_dataset(config.dataset, config.data_dir)
-    several = options.misclassified > 1 or len(options.index) > 1
+    data = load_dataset(loaded.config.dataset, loaded.config.data_dir)
+    folder, several = Path(options.out or loaded.path.parent), options.misclassified > 1 or len(options.index) > 1
     for trace in find_traces(options, loaded, data):
         print("\n" + describe(trace, data.class_names))
-        folder = Path(options.out or loaded.path.parent)
-        if several or not options.out:
-            folder /= f"trace_{trace.index}"
-        print(f"written to {save(trace, config, data.class_names, folder)}")
+        own = folder / f"trace_{trace.index}" if several or not options.out else folder
+        print(f"written to {save(trace, loaded.config, data.class_names, own)}")
     return 0
 
 
 def find_traces(options: TraceOptions, loaded: SavedNetwork, data: Dataset) -> Iterator[Trace]:
-    """The traces of the images that -index names, or of the first ones that are misclassified."""
+    """Yield the traces of the images that -index names, or of the first ones that are misclassified."""
     from snn_mnist.network.trace import misclassified, trace_image
 
-    count = len(data.test)
+    count, found = len(data.test), 0
     if not options.misclassified:
         if (largest := max(options.index)) >= count:
             raise UsageError(f"-index {largest}: {data.name} has {count:,} test images; give numbers up to {count - 1}")
         yield from (trace_image(loaded.net, data, index, loaded.config) for index in dict.fromkeys(options.index))
         return
-    found = 0
     for trace in itertools.islice(misclassified(loaded.net, data, loaded.config), options.misclassified):
         yield trace
         found += 1
@@ -101,7 +82,7 @@ def find_traces(options: TraceOptions, loaded: SavedNetwork, data: Dataset) -> I
 
 
 def describe(trace: Trace, class_names: Sequence[str]) -> str:
-    """The firing rate of each class, and the prediction."""
+    """Return the firing rate of each class, and the prediction."""
     width = max(5, *map(len, class_names))
     lines = [f"test image {trace.index}, label {class_names[trace.label]}", f"{'class':>{width}}  firing rate"]
     for number, (name, rate) in enumerate(zip(class_names, trace.rates, strict=True)):
@@ -111,24 +92,34 @@ def describe(trace: Trace, class_names: Sequence[str]) -> str:
     prediction = f"prediction: {class_names[trace.prediction]} ({correct})"
     if not trace.s.any():
         prediction += "; no neuron fired, which counts as the first class"
-    elif trace.tied:
+    elif (trace.rates == trace.rates.max()).sum() > 1:
         prediction += "; several classes fired equally often, and the first of them counts"
     return "\n".join([*lines, prediction])
 
 
 def save(trace: Trace, config: Config, class_names: Sequence[str], wanted: Path) -> Path:
-    """Write all files of a trace into the wanted directory; returns it.
+    """Write all files of a trace into the wanted directory; return it.
 
     A directory with the arrays of another trace is left alone: -2, -3, … is then appended to the name.
     """
+    import numpy as np
+
     from snn_mnist.visualizing import run_figures, trace_figures
 
-    arrays, folder, number = array_files(trace, config), wanted, 1
-    while any((folder / n).is_file() and (folder / n).read_bytes() != arrays[n] for n in (V_FILE, S_FILE)):
+    arrays: dict[str, Any] = {"v_t_array": trace.v, "s_t_array": trace.s, "h_t_array": trace.h, "x_t_array": trace.x}
+    arrays |= {"image": trace.image, "input_spikes": trace.input_spikes, "firing_rates": trace.rates}
+    arrays |= {"index": trace.index, "label": trace.label, "verdict": trace.prediction}
+    buffers = {"v_t_array.npy": io.BytesIO(), "s_t_array.npy": io.BytesIO(), "trace.npz": io.BytesIO()}
+    np.save(buffers["v_t_array.npy"], trace.v)
+    np.save(buffers["s_t_array.npy"], trace.s)
+    np.savez_compressed(buffers["trace.npz"], **arrays, T=len(trace.s), seed=config.seed)
+    files = {name: buffer.getvalue() for name, buffer in buffers.items()}
+    folder, number = wanted, 1
+    while any((path := folder / name).is_file() and path.read_bytes() != files[name] for name in list(files)[:2]):
         number += 1
         folder = wanted.with_name(f"{wanted.name}-{number}")
     make_directory(folder, "-out")
-    for name, content in arrays.items():
+    for name, content in files.items():
         write_file(folder / name, content, "-out")
     pictures = {
         "input.png": trace_figures.shown_image(trace, class_names),
@@ -139,19 +130,3 @@ def save(trace: Trace, config: Config, class_names: Sequence[str], wanted: Path)
     for name, picture in pictures.items():
         run_figures.write(folder / name, picture, "-out")
     return folder
-
-
-def array_files(trace: Trace, config: Config) -> dict[str, bytes]:
-    """The contents of the array files, by name."""
-    import numpy as np
-
-    everything: dict[str, Any] = {
-        "v_t_array": trace.v, "s_t_array": trace.s, "h_t_array": trace.h, "x_t_array": trace.x, "image": trace.image,
-        "input_spikes": trace.input_spikes, "firing_rates": trace.rates, "index": trace.index, "label": trace.label,
-        "verdict": trace.prediction, "T": len(trace.s), "seed": config.seed,
-    }  # fmt: skip
-    files = {name: io.BytesIO() for name in (V_FILE, S_FILE, ALL_FILE)}
-    np.save(files[V_FILE], trace.v)
-    np.save(files[S_FILE], trace.s)
-    np.savez_compressed(files[ALL_FILE], **everything)
-    return {name: file.getvalue() for name, file in files.items()}

@@ -64,7 +64,7 @@ def export_hardware(
     constants = {name: getattr(fixed, name) for name in ("bits", "fraction", "multiplier", "shift", "soft", "steps")}
     weight, text = fixed.weight.astype(np.int16), as_markdown(results)
     contents: dict[str, str | bytes] = {
-        "weights.mem": weights_mem(fixed),
+        "weights.mem": mem(f"{bits}-bit weights, a line per pixel, neuron 0 in the lowest bits", fixed.weight.T, bits),
         "snn_weights.h": header(fixed, saved),
         "weights.npz": npz(weight=weight, scale=fixed.scale, threshold=fixed.threshold, **constants),
         "snn_infer.c": resources.files("snn_mnist.export").joinpath("snn_infer.c").read_bytes(),
@@ -78,22 +78,20 @@ def export_hardware(
     return text
 
 
-# ---------------------------------------------------------------------------- weights
+def mem(what: str, values: np.ndarray, bits: int) -> str:
+    """Return a file for $readmemh: a line per row of values [..., n], as one number in hex.
 
-
-def hex_fields(values: np.ndarray, bits: int) -> str:
-    """Values [n] as one number in hex, value 0 in the lowest bits, `bits` bits each, two's complement."""
-    word = sum((int(value) & ((1 << bits) - 1)) << (bits * i) for i, value in enumerate(values))
-    return f"{word:0{-(-bits * len(values) // 4)}x}"
-
-
-def weights_mem(fixed: FixedPoint) -> str:
-    """For `reg [10*BITS-1:0] weight [0:783]; initial $readmemh("weights.mem", weight);`"""
-    lines = (hex_fields(column, fixed.bits) for column in fixed.weight.T)
-    return f"// {fixed.bits}-bit weights, a line per pixel, neuron 0 in the lowest bits\n" + "\n".join(lines) + "\n"
+    Value 0 is in the lowest bits; each has `bits` bits, two's complement.
+    """
+    rows = values.reshape(-1, values.shape[-1], 1) >> np.arange(bits, dtype=values.dtype) & 1  # [rows, n, bits]
+    packed = np.packbits(rows.reshape(len(rows), -1).astype(np.uint8), axis=1, bitorder="little")
+    digits = -(-bits * values.shape[-1] // 4)
+    lines = [f"{int.from_bytes(row.tobytes(), 'little'):0{digits}x}" for row in packed]
+    return f"// {what}\n" + "\n".join(lines) + "\n"
 
 
 def header(fixed: FixedPoint, saved: SavedNetwork) -> str:
+    """Return snn_weights.h."""
     config, storage = saved.config, "int8_t" if fixed.bits <= 8 else "int16_t"
     rows = ",\n".join("    {" + ", ".join(f"{w:d}" for w in column) + "}" for column in fixed.weight.T)
     ranges = "\n".join(
@@ -139,54 +137,32 @@ def npz(**arrays: Any) -> bytes:
     return file.getvalue()
 
 
-# ---------------------------------------------------------------------------- golden vectors
-
-
 def golden(fixed: FixedPoint, data: Dataset, spike_key: SpikeKey) -> dict[str, str | bytes]:
-    """The input and the expected output of a test bench, for the first 16 test images."""
+    """Return the input and the expected output of a test bench, for the first 16 test images."""
     images, labels = data.test.images[:GOLDEN_IMAGES], data.test.labels[:GOLDEN_IMAGES].numpy()
     index = torch.arange(len(images))
     spikes = poisson_encode(images, index, 0, fixed.steps, spike_key).numpy().astype(np.uint8)  # [T, 16, 784]
     fired, potential = fixed.run(np.einsum("tnp,cp->tnc", spikes, fixed.weight, optimize=True))
     spikes, output, potential = (each.swapaxes(0, 1) for each in (spikes, fired.astype(np.uint8), potential))
-    counts = output.sum(1, dtype=np.int64)
-
-    def mem(what: str, lines: list[str]) -> str:
-        return f"// {len(images)} images x {fixed.steps} steps, a line per step, {what}\n" + "\n".join(lines) + "\n"
-
+    counts, rows = output.sum(1, dtype=np.int64), f"{len(images)} images x {fixed.steps} steps, a line per step,"
+    arrays = {"input": spikes, "spikes": output, "v": potential.astype(np.int32), "index": index.numpy()}
+    arrays |= {"labels": labels, "counts": counts, "verdicts": counts.argmax(1)}
+    key = {"seed": spike_key.seed, "stream": int(spike_key.stream), "epoch": spike_key.epoch}
     return {
-        "golden_input.mem": mem("784 input spikes, pixel 0 the lowest bit", packed_lines(spikes)),
-        "golden_spikes.mem": mem("10 output spikes, neuron 0 the lowest bit", packed_lines(output)),
-        "golden_v.mem": mem(
-            "potentials after the reset, neuron 0 in the lowest 32 bits",
-            [hex_fields(row, 32) for row in potential.reshape(-1, CLASSES)],
-        ),
-        "golden.npz": npz(
-            input=spikes, spikes=output, v=potential.astype(np.int32), index=index.numpy(), labels=labels,
-            counts=counts, verdicts=counts.argmax(1), seed=spike_key.seed, stream=int(spike_key.stream),
-            epoch=spike_key.epoch,
-        ),
-    }  # fmt: skip
-
-
-def packed_lines(bits: np.ndarray) -> list[str]:
-    """Return rows of bits [..., width] in hex, column 0 the lowest bit."""
-    width = bits.shape[-1]
-    packed = np.packbits(bits.reshape(-1, width)[:, ::-1], axis=1, bitorder="big")  # the spare bits are the lowest ones
-    return [f"{int.from_bytes(row.tobytes(), 'big') >> (-width % 8):0{-(-width // 4)}x}" for row in packed]
-
-
-# ---------------------------------------------------------------------------- report
+        "golden_input.mem": mem(f"{rows} 784 input spikes, pixel 0 the lowest bit", spikes, 1),
+        "golden_spikes.mem": mem(f"{rows} 10 output spikes, neuron 0 the lowest bit", output, 1),
+        "golden_v.mem": mem(f"{rows} potentials after the reset, neuron 0 in the lowest 32 bits", potential, 32),
+        "golden.npz": npz(**arrays, **key),
+    }
 
 
 def describe(fixed: FixedPoint, scale: str, spike_key: SpikeKey) -> dict[str, Any]:
-    """The part of the report that needs no data."""
-    widths = fixed.widths()
-    state = widths["potential h"]
+    """Return the part of the report that needs no data."""
+    widths, thresholds = fixed.widths(), CLASSES if scale == "neuron" else 1
     memory = {
         "weights": PIXELS * CLASSES * fixed.bits,
-        "thresholds": (CLASSES if scale == "neuron" else 1) * signed_bits(0, int(fixed.threshold.max())),
-        "potentials": CLASSES * state,
+        "thresholds": thresholds * signed_bits(0, int(fixed.threshold.max())),
+        "potentials": CLASSES * widths["potential h"],
         "input sums": CLASSES * widths["input sum x"],
     }
     each = 6 + (fixed.multiplier > 1) if fixed.leaky else 3
@@ -195,7 +171,7 @@ def describe(fixed: FixedPoint, scale: str, spike_key: SpikeKey) -> dict[str, An
         "bits": fixed.bits,
         "scale": scale,
         "fraction_bits": fixed.fraction,
-        "threshold": [int(x) for x in fixed.threshold],
+        "threshold": fixed.threshold.tolist(),
         "one_over_tau": f"{fixed.multiplier} / 2^{fixed.shift}" if fixed.leaky else "no leak",
         "reset": "soft" if fixed.soft else "hard",
         "T": fixed.steps,
@@ -209,31 +185,30 @@ def describe(fixed: FixedPoint, scale: str, spike_key: SpikeKey) -> dict[str, An
 
 
 def measure(saved: SavedNetwork, fixed: FixedPoint, data: Dataset, spike_key: SpikeKey, scale: str) -> dict[str, Any]:
-    """Accuracy of the float network and of several weight widths on the same spikes of the whole test set."""
-    images, labels = data.test.images, data.test.labels
-    runtime = choose_runtime("cpu", "auto", cores())
+    """Return the accuracy of the float network and of several weight widths on the same spikes of all test images."""
+    labels, runtime = data.test.labels.numpy(), choose_runtime("cpu", "auto", cores())
     (exact,), _ = score_split(saved.net, data.test, runtime, [fixed.steps], [spike_key])
-    predictions = exact.counts[:, -1].argmax(1).numpy()
-    variants = [fixed] + [
-        quantise(saved.net, saved.config, bits, scale == "neuron") for bits in REPORTED_BITS if bits != fixed.bits
-    ]
-    counts, inputs, reached = spike_counts(variants, images, spike_key)
+    others = [bits for bits in REPORTED_BITS if bits != fixed.bits]
+    variants = [fixed, *(quantise(saved.net, saved.config, bits, scale == "neuron") for bits in others)]
+    variants.sort(key=lambda each: -each.bits)
+    counts, inputs, reached = spike_counts(variants, data.test.images, spike_key)
+    predictions = counts.argmax(2)  # [V, N]
     rows = [
         {
             "bits": each.bits,
             "fraction_bits": each.fraction,
-            "accuracy": float((counts[i].argmax(1) == labels.numpy()).mean()),
-            "verdicts_as_float": float((counts[i].argmax(1) == predictions).mean()),
+            "accuracy": float((predicted == labels).mean()),
+            "verdicts_as_float": float((predicted == exact.counts[:, -1].argmax(1).numpy()).mean()),
             "input_sum_bits": each.widths()["input sum x"],
             "accumulator_bits": each.widths()["potential h"],
-            "accumulator_bits_used": signed_bits(*reached[i]),
+            "accumulator_bits_used": signed_bits(*limits),
             "weight_bytes": PIXELS * CLASSES * each.bits / 8,
         }
-        for i, each in sorted(enumerate(variants), key=lambda item: -item[1].bits)
+        for each, predicted, limits in zip(variants, predictions, reached, strict=True)
     ]
     return {
         "dataset": data.name,
-        "images": len(images),
+        "images": len(labels),
         "float_accuracy": exact.accuracy(),
         "accuracy_against_bits": rows,
         "input_spikes_per_image": inputs,
@@ -242,11 +217,13 @@ def measure(saved: SavedNetwork, fixed: FixedPoint, data: Dataset, spike_key: Sp
 
 
 def as_markdown(report: dict[str, Any]) -> str:
+    """Return report.md."""
+    scale, levels = "each neuron" if report["scale"] == "neuron" else "all weights", sorted(set(report["threshold"]))
     lines = [
         f"# {report['bits']}-bit network, written by {report['program']}",
         "",
-        f"One scale for {'each neuron' if report['scale'] == 'neuron' else 'all weights'}, "
-        f"{report['fraction_bits']} fraction bits, threshold {_span(report['threshold'])}, "
+        f"One scale for {scale}, {report['fraction_bits']} fraction bits, "
+        f"threshold {levels[0]}{f' to {levels[-1]}' if levels[1:] else ''}, "
         f"1/τ {report['one_over_tau']}, {report['reset']} reset, T {report['T']}.",
         "",
         "| register | least | greatest | bits |",
@@ -272,13 +249,7 @@ def as_markdown(report: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for row in report["accuracy_against_bits"]:
-        lines.append(
-            f"| {row['bits']} | {row['accuracy']:.2%} | {row['verdicts_as_float']:.2%} | "
-            f"{row['accumulator_bits']} ({row['accumulator_bits_used']}) | {row['input_sum_bits']} | "
-            f"{row['weight_bytes']:,.0f} |"
-        )
+        accuracy, accumulator = f"{row['accuracy']:.2%}", f"{row['accumulator_bits']} ({row['accumulator_bits_used']})"
+        cells = [row["bits"], accuracy, f"{row['verdicts_as_float']:.2%}", accumulator, row["input_sum_bits"]]
+        lines.append(f"| {' | '.join(map(str, cells))} | {row['weight_bytes']:,.0f} |")
     return "\n".join(lines) + "\n"
-
-
-def _span(values: list[int]) -> str:
-    return str(values[0]) if len(set(values)) == 1 else f"{min(values)} to {max(values)}"

@@ -37,8 +37,7 @@ def export_html(saved: SavedNetwork, out: Path) -> int:
 def render(saved: SavedNetwork) -> str:
     """Return the text of the page."""
     template = resources.files("snn_mnist.export").joinpath("page.html").read_text(encoding="utf-8")
-    text = json.dumps(content(saved)).replace("<", "\\u003c")  # no </script> can end it
-    return template.replace("__DATA__", text)
+    return template.replace("__DATA__", json.dumps(content(saved)).replace("<", "\\u003c"))  # no </script> can end it
 
 
 def content(saved: SavedNetwork) -> dict[str, Any]:
@@ -49,9 +48,7 @@ def content(saved: SavedNetwork) -> dict[str, Any]:
     """
     config, steps = saved.config, min(saved.config.T, MAX_STEPS)
     epochs = f" after {saved.epochs} epoch{'s' if saved.epochs > 1 else ''}" if saved.epochs else ""
-    found: dict[str, Any] = {
-        name: getattr(config, name) for name in ("neuron", "tau", "v_threshold", "v_reset", "seed")
-    }
+    found = {name: getattr(config, name) for name in ("neuron", "tau", "v_threshold", "v_reset", "seed")}
     found |= {
         "about": f"Trained on {config.dataset}{epochs}, exported by snn_mnist {__version__}",
         "T": steps,

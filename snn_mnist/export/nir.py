@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from snn_mnist import __version__
 from snn_mnist.errors import SNNError, UsageError
@@ -32,12 +33,10 @@ from snn_mnist.storage import checkpoint
 from snn_mnist.storage.atomic_files import make_directory, write_file
 
 DEFAULT_DT = 1e-4
-ENCODER = "Poisson: at every step pixel k of 0..255 fires with probability k/255"
-READOUT = "argmax over the neurons of the spike count in T steps; the lower neuron wins a tie"
 
 
 def package() -> Any:
-    """The module `nir`; SNNError with the install line if it can't be imported."""
+    """Return the module `nir`; SNNError with the install line if it can't be imported."""
     try:
         import nir
     except ImportError as error:
@@ -52,7 +51,7 @@ def package() -> Any:
 def export_nir(
     saved: SavedNetwork, out: Path, dt: float = DEFAULT_DT, discretization: str = "euler", allow_lossy: bool = False
 ) -> Any:
-    """Writes a NIR file; returns its graph. The arguments are those of `build`."""
+    """Write a NIR file; return its graph. The arguments are those of `build`."""
     graph = build(saved, dt, discretization, allow_lossy)
     buffer = io.BytesIO()
     package().write(buffer, graph)
@@ -62,61 +61,52 @@ def export_nir(
 
 
 def describe(graph: Any) -> str:
-    """One line about a graph of `build`."""
+    """Return one line about a graph of `build`."""
     neurons, about = graph.nodes["neurons"], graph.metadata
-    return (
-        f"Input({PIXELS}) → Affine → {type(neurons).__name__}({CLASSES}) → Output, dt {about['dt']:g} s, "
-        f"{about['discretization']}, tau {about['tau']:g} steps, "
-        f"threshold {float(neurons.v_threshold[0])!r}"
-    )
+    nodes = f"Input({PIXELS}) → Affine → {type(neurons).__name__}({CLASSES}) → Output"
+    time = f"dt {about['dt']:g} s, {about['discretization']}, tau {about['tau']:g} steps"
+    return f"{nodes}, {time}, threshold {float(neurons.v_threshold[0])!r}"
 
 
 def build(saved: SavedNetwork, dt: float = DEFAULT_DT, discretization: str = "euler", allow_lossy: bool = False) -> Any:
-    """The network as a nir.NIRGraph. UsageError for what NIR can't express, unless allow_lossy."""
+    """Return the network as a nir.NIRGraph. UsageError for what NIR can't express, unless allow_lossy."""
     nir, config = package(), saved.config
     if config.v_reset is None and not allow_lossy:
         raise UsageError(
             "NIR has no soft reset (v_reset none): its neurons are reset to 0 instead of by the threshold; "
             "train with -v-reset 0, or accept other spikes with -allow-lossy"
         )
-    weight = saved.net.weight.detach().cpu().float().numpy()
-    reset = np.zeros(CLASSES)
-    each = np.ones(CLASSES)
-    level = firing_level(config) * each
+    each, zeros = np.ones(CLASSES), np.zeros(CLASSES)
+    levels = {"v_threshold": firing_level(config) * each, "v_reset": zeros}
     if config.neuron == "if":
-        neurons = nir.IF(r=each / dt, v_threshold=level, v_reset=reset)
+        neurons = nir.IF(r=each / dt, **levels)
     else:
-        tau = nir_tau(config.tau, dt, discretization) * each
-        neurons = nir.LIF(tau=tau, r=each, v_leak=np.zeros(CLASSES), v_threshold=level, v_reset=reset)
+        neurons = nir.LIF(tau=nir_tau(config.tau, dt, discretization) * each, r=each, v_leak=zeros, **levels)
+    weight = saved.net.weight.detach().cpu().float().numpy()
+    metadata = {name: getattr(config, name) for name in ("T", "tau", "v_threshold", "dataset", "seed")}
+    metadata |= {
+        "program": f"snn_mnist {__version__}",
+        "dt": dt,
+        "discretization": discretization,
+        "v_reset": "none" if config.v_reset is None else config.v_reset,
+        "encoder": "Poisson: at every step pixel k of 0..255 fires with probability k/255",
+        "readout": "argmax over the neurons of the spike count in T steps; the lower neuron wins a tie",
+        "epochs": saved.epochs,
+    }
     return nir.NIRGraph(
         nodes={
             "input": nir.Input(input_type={"input": np.array([PIXELS])}),
-            "affine": nir.Affine(weight=weight, bias=np.zeros(CLASSES, np.float32)),
+            "affine": nir.Affine(weight=weight, bias=zeros.astype(np.float32)),
             "neurons": neurons,
             "output": nir.Output(output_type={"output": np.array([CLASSES])}),
         },
         edges=[("input", "affine"), ("affine", "neurons"), ("neurons", "output")],
-        metadata={
-            "program": f"snn_mnist {__version__}",
-            "nir_version": str(nir.__version__),
-            "T": config.T,
-            "dt": dt,
-            "discretization": discretization,
-            "neuron": config.neuron,
-            "tau": config.tau,
-            "v_threshold": config.v_threshold,
-            "v_reset": "none" if config.v_reset is None else config.v_reset,
-            "encoder": ENCODER,
-            "readout": READOUT,
-            "dataset": config.dataset,
-            "seed": config.seed,
-            "epochs": saved.epochs,
-        },
+        metadata=metadata,
     )
 
 
 def nir_tau(tau: float, dt: float, discretization: str) -> float:
-    """The time constant in seconds with which one step of `dt` decays by 1 - 1/tau."""
+    """Return the time constant in seconds with which one step of `dt` decays by 1 - 1/tau."""
     return tau * dt if discretization == "euler" else -dt / math.log1p(-1 / tau)
 
 
@@ -129,9 +119,8 @@ def gain_of(neurons: Any, dt: float, discretization: str) -> np.ndarray:
 
 
 def firing_level(config: Config) -> float:
-    """The float32 for which v > firing_level(…) exactly when v >= V_threshold - V_reset, for every float32 v."""
-    threshold_32, reset_32 = np.float32(config.v_threshold), np.float32(config.v_reset or 0.0)
-    exact = Fraction(float(threshold_32)) - Fraction(float(reset_32))
+    """Return the float32 for which v > firing_level(…) exactly when v >= V_threshold - V_reset, for every float32 v."""
+    exact = Fraction(float(np.float32(config.v_threshold))) - Fraction(float(np.float32(config.v_reset or 0.0)))
     level = np.float32(float(exact))
     if Fraction(float(level)) < exact:
         level = np.nextafter(level, np.float32(np.inf))
@@ -154,28 +143,24 @@ def read(path: Path) -> Any:
 
 
 def parts(graph: Any, source: Any = "the graph") -> tuple[np.ndarray, np.ndarray, Any]:
-    """Weights [10, 784], bias [10] and the neurons of Input → [Flatten →] Affine|Linear → LIF|IF → Output."""
-    nir = package()
+    """Return weights [10, 784], bias [10] and the neurons of Input → [Flatten →] Affine|Linear → LIF|IF → Output."""
     nodes = dict(getattr(graph, "nodes", {}))
     following = dict(graph.edges) if nodes else {}
-    chain = [name for name, node in nodes.items() if isinstance(node, nir.Input)][:1]
+    chain = [name for name, node in nodes.items() if type(node).__name__ == "Input"][:1]
     while chain and chain[-1] in following and len(chain) <= len(nodes):
         chain.append(following[chain[-1]])
+    by_kind = {type(nodes[name]).__name__: nodes[name] for name in chain if name in nodes}
     kinds = [type(nodes[name]).__name__ for name in chain if name in nodes]
     essential = [kind for kind in kinds if kind != "Flatten"]
-    shapes = [["Input", first, then, "Output"] for first in ("Affine", "Linear") for then in ("LIF", "IF")]
-    if essential not in shapes or len(chain) != len(nodes) or len(graph.edges) != len(nodes) - 1:
+    known = [["Input", linear, neuron, "Output"] for linear in ("Affine", "Linear") for neuron in ("LIF", "IF")]
+    if essential not in known or len(chain) != len(nodes) or len(graph.edges) != len(nodes) - 1:
         found = " → ".join(kinds) or "no chain of nodes"
         raise SNNError(f"{source} holds {found}, not Input → Affine → LIF → Output; import such a network")
-    by_kind = {type(nodes[name]).__name__: nodes[name] for name in chain}
-    linear, neurons = by_kind.get("Affine") or by_kind["Linear"], by_kind.get("LIF") or by_kind["IF"]
-    weight = np.asarray(linear.weight)
-    bias = np.asarray(getattr(linear, "bias", np.zeros(CLASSES)))
+    linear, neurons = by_kind[essential[1]], by_kind[essential[2]]
+    weight, bias = np.asarray(linear.weight), np.asarray(getattr(linear, "bias", np.zeros(CLASSES)))
     if weight.shape != (CLASSES, PIXELS) or bias.shape != (CLASSES,):
-        raise SNNError(
-            f"{source} has weights {list(weight.shape)} and biases {list(bias.shape)}, "
-            "not [10, 784] and [10]; import a network of this size"
-        )
+        shapes = f"weights {list(weight.shape)} and biases {list(bias.shape)}"
+        raise SNNError(f"{source} has {shapes}, not [10, 784] and [10]; import a network of this size")
     for name in ("r", "v_threshold", "v_reset", *(("tau", "v_leak") if hasattr(neurons, "tau") else ())):
         values = np.asarray(getattr(neurons, name), np.float64)
         if values.shape not in ((CLASSES,), (1,), ()) or not np.isfinite(values).all():
@@ -187,10 +172,10 @@ def parts(graph: Any, source: Any = "the graph") -> tuple[np.ndarray, np.ndarray
 def simulate(
     graph: Any, spikes: np.ndarray, dt: float, discretization: str = "euler", dtype: Any = np.float64
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The graph by its equations in plain numpy: spikes [T, N, 784] to output spikes and v before the reset,
-    both [T, N, 10].
+    """Compute the graph by its equations in plain numpy, with nothing of our own neurons.
 
-    Nothing of our own neurons is used. The weighted sums are float64, rounded to `dtype`, in which v is kept.
+    spikes [T, N, 784] to output spikes and v before the reset, both [T, N, 10]. The weighted sums are float64, rounded
+    to `dtype`, in which v is kept.
     """
     weight, bias, neurons = parts(graph)
     leaky = hasattr(neurons, "tau")
@@ -202,10 +187,9 @@ def simulate(
     for step in spikes:
         current = (step.astype(np.float64) @ weight.T.astype(np.float64) + bias).astype(dtype)
         v = v + gain * ((leak - v) + r * current) if leaky else v + gain * current
-        spike = v > level
-        fired.append(spike)
+        fired.append(v > level)
         potential.append(v)
-        v = np.where(spike, reset, v)
+        v = np.where(fired[-1], reset, v)
     return np.stack(fired), np.stack(potential)
 
 
@@ -215,24 +199,12 @@ def simulate(
 def import_nir(
     source: Path, out: Path, dt: float | None = None, discretization: str | None = None, steps: int | None = None
 ) -> tuple[Config, list[str]]:
-    """Make a checkpoint of a NIR file of this network's shape; return its settings and notes for the user."""
-    import torch
-
-    config, weight, notes = network(read(source), source, dt, discretization, steps)
-    make_directory(out.parent, "-out")
-    net = {checkpoint.WEIGHT: torch.from_numpy(weight)}
-    checkpoint.save(out, {"net": net, "epoch": -1, "max_test_acc": 0.0, "config": config.to_mapping()}, "-out")
-    return config, notes
-
-
-def network(
-    graph: Any, source: Any = "the graph", dt: float | None = None, discretization: str | None = None,
-    steps: int | None = None,
-) -> tuple[Config, np.ndarray, list[str]]:  # fmt: skip
-    """Return settings and weights [10, 784] float32 of the network that a graph describes, and notes for the user.
+    """Make a checkpoint of a NIR file of this network's shape; return its settings and notes for the user.
 
     What is not given is what this program wrote beside the graph, in a file of another program a default.
     """
+    graph, notes = read(source), []
+    weight, bias, neurons = parts(graph, source)
 
     def refuse(what: str, remedy: str) -> SNNError:
         return SNNError(f"{source} has {what}; {remedy}")
@@ -243,11 +215,10 @@ def network(
             raise refuse(f"a different {name} in each neuron", "import a network where it is one number")
         return float(values[0])
 
-    weight, bias, neurons = parts(graph, source)
-    own, notes = _metadata(graph), []
-    dt = dt or own.get("dt", DEFAULT_DT)
-    discretization = discretization or own.get("discretization", "euler")
-    steps = steps or int(own.get("T", 100))
+    own = _metadata(graph)
+    known: dict[str, Any] = {"dt": DEFAULT_DT, "discretization": "euler", "T": 100} | own
+    dt, discretization = dt or known["dt"], discretization or known["discretization"]
+    steps = steps or known["T"]
     if not own:
         notes.append(f"{source} does not hold its time step: using dt {dt:g} s and T {steps}")
     leaky, reset = hasattr(neurons, "tau"), one("v_reset")
@@ -262,10 +233,9 @@ def network(
         raise refuse(seconds, "give the -dt it was made for")
     # r I = (r W) S: r goes into the weights. With r = τ the input does not decay: H = V - V / τ + X.
     scale = neurons.r if leaky else gain
-    for plain in (tau, 1.0):
-        if np.allclose(scale, plain, rtol=1e-6) and (leaky or plain == 1):
+    for plain in (tau, 1.0) if leaky else (1.0,):
+        if np.allclose(scale, plain, rtol=1e-6):
             scale = np.full(CLASSES, plain)
-            break
     level = np.nextafter(neurons.v_threshold.astype(np.float32), np.float32(np.inf)).astype(np.float64)  # v > is v >=
     if np.any(level <= reset):
         raise refuse(f"a v_threshold that is not above its v_reset {reset:g}", "import another network")
@@ -282,13 +252,14 @@ def network(
         before = {name: own[name] for name in ("v_threshold", "v_reset", "dataset")}  # before V_reset was shifted to 0
         original = Config.from_mapping(settings | before, str(source))
         config = original if firing_level(config) == firing_level(original) else replace(config, dataset=own["dataset"])
-    return config, scaled, notes
+    make_directory(out.parent, "-out")
+    net = {checkpoint.WEIGHT: torch.from_numpy(scaled)}
+    checkpoint.save(out, {"net": net, "epoch": -1, "max_test_acc": 0.0, "config": config.to_mapping()}, "-out")
+    return config, notes
 
 
 def _metadata(graph: Any) -> dict[str, Any]:
     """Return what this program wrote beside a graph, {} for a graph of another."""
     found = graph.metadata if isinstance(graph.metadata, dict) else {}
-    plain = {
-        name: value.decode() if isinstance(value, bytes) else np.asarray(value).item() for name, value in found.items()
-    }
+    plain = {k: v.decode() if isinstance(v, bytes) else np.asarray(v).item() for k, v in found.items()}
     return plain if str(plain.get("program")).startswith("snn_mnist ") else {}

@@ -22,7 +22,7 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ Runner = Callable[[np.ndarray], np.ndarray]  # input spikes [T, N, 784] to outpu
 
 @dataclass
 class Agreement:
-    """Output spikes of two programs on the same input, summed over batches."""
+    """Equality of the output spikes of two programs on the same input, summed over batches."""
 
     images: int = 0
     identical: int = 0  # images whose T x 10 output spikes are all equal
@@ -58,73 +58,51 @@ class Agreement:
         self.predictions += int((ours.sum(0).argmax(1) == theirs.sum(0).argmax(1)).sum())
 
     def __str__(self) -> str:
-        return (
-            f"{self.identical:,} of {self.images:,} images identical, {self.different:,} of "
-            f"{self.spikes:,} output spikes differ, {self.predictions:,} equal predictions"
-        )
+        images, spikes = f"{self.identical:,} of {self.images:,}", f"{self.different:,} of {self.spikes:,}"
+        return f"{images} images identical, {spikes} output spikes differ, {self.predictions:,} equal predictions"
 
 
-@dataclass
-class Comparison:
-    """The output spikes of a NIR file against those of our network."""
+def compare(
+    path: Path, saved: SavedNetwork, images: torch.Tensor, dt: float, discretization: str
+) -> dict[str, Agreement | str]:
+    """Run a NIR file on the spikes of `images` [N, 784]: name of a program → its agreement, or why it can't run it.
 
-    arithmetic: str  # 'plain euler loop in float32'
-    loop: Agreement = field(default_factory=Agreement)
-    first_difference: str = ""  # of the loop, '' for none
-    simulators: dict[str, Agreement | str] = field(default_factory=dict)  # the reason for one that can't be run
-
-    def __str__(self) -> str:
-        results = {self.arithmetic: self.loop} | self.simulators
-        return "\n".join(f"  {name}: {result}" for name, result in results.items())
-
-
-def compare(path: Path, saved: SavedNetwork, images: torch.Tensor, dt: float, discretization: str) -> Comparison:
-    """Run a NIR file on the spikes of `images` [N, 784] in a plain loop and in every simulator installed.
-
-    The loop is float32 where both programs round alike: τ is a power of two (or IF) and v is not shifted. Else it is
-    float64: x / τ and (dt / tau) x are rounded differently, but by 1e-16, too little to change a spike.
+    The first is a plain loop: in float32 where both programs round alike, that is, where τ is a power of two (or IF)
+    and v is not shifted; else in float64: x / τ and (dt / tau) x are rounded differently, but by 1e-16, too little to
+    change a spike. The others are the simulators that are installed.
     """
     config, graph = saved.config, nir_file.read(path)
     neurons = nir_file.parts(graph, path)[2]
     gain = nir_file.gain_of(neurons, dt, discretization)[0] if config.neuron == "lif" else 0.5
     exact = math.frexp(float(np.float32(gain)))[0] == 0.5 and not config.v_reset
     dtype: Any = np.float32 if exact else np.float64
-    found = Comparison(f"plain {discretization} loop in {np.dtype(dtype).name}")
-    runners: dict[str, Runner] = {}
+    loop = f"plain {discretization} loop in {np.dtype(dtype).name}"
+    found: dict[str, Agreement | str] = {loop: Agreement()}
+    runners: dict[str, Runner] = {loop: lambda spikes: nir_file.simulate(graph, spikes, dt, discretization, dtype)[0]}
     for package, make in IMPORTERS.items():
         try:
             label = f"{package} {importlib.metadata.version(package)}"
         except importlib.metadata.PackageNotFoundError:
-            found.simulators[package] = "not installed"
+            found[package] = "not installed"
             continue
         try:
             with quiet():
                 runners[label] = make(_for_euler(nir_file.read(path), dt, discretization), dt)
-            found.simulators[label] = Agreement()
+            found[label] = Agreement()
         except Exception as error:  # whatever another package raises is its result
-            found.simulators[label] = f"can't import it ({_reason(error)})"
+            found[label] = f"can't import it ({_reason(error)})"
     batch = max(1, BATCH // config.T)
     for start in range(0, len(images), batch):
-        part = images[start : start + batch]
-        index = torch.arange(start, start + len(part))
-        spikes = poisson_encode(part, index, 0, config.T, SpikeKey(config.seed, Stream.EVAL, 0)).numpy()
+        index = torch.arange(start, min(start + batch, len(images)))
+        spikes = poisson_encode(images[index], index, 0, config.T, SpikeKey(config.seed, Stream.EVAL, 0)).numpy()
         ours = reference(saved, spikes, dtype)
-        theirs, potential = nir_file.simulate(graph, spikes, dt, discretization, dtype)
-        found.loop.add(ours, theirs)
-        if not found.first_difference and (ours != theirs).any():
-            t, n, c = (int(x[0]) for x in (ours != theirs).nonzero())
-            found.first_difference = (
-                f"the first at image {start + n}, step {t}, neuron {c}: v {float(potential[t, n, c])!r}, "
-                f"threshold {float(neurons.v_threshold[c])!r}"
-            )
-        for name, runner in [*runners.items()]:
+        for name, runner in runners.items():
+            agreement = found[name]
             try:
-                agreement = found.simulators[name]
-                assert isinstance(agreement, Agreement)
-                agreement.add(ours, runner(spikes))
+                if isinstance(agreement, Agreement):
+                    agreement.add(ours, runner(spikes))
             except Exception as error:
-                found.simulators[name] = f"fails with {_reason(error)}"
-                del runners[name]
+                found[name] = f"fails with {_reason(error)}"
     return found
 
 
@@ -181,9 +159,9 @@ def _stepwise(step: Callable[[torch.Tensor, Any], tuple[torch.Tensor, Any]]) -> 
 
 
 def from_spikingjelly(graph: Any, dt: float) -> Runner:
+    """Return a runner of a graph with Euler's tau, as the next two do."""
     exchange = importlib.import_module("spikingjelly.activation_based.nir_exchange")
-    net = exchange.import_from_nir(graph, dt=dt)
-    return _stepwise(lambda x, state: net(x, state))
+    return _stepwise(exchange.import_from_nir(graph, dt=dt))
 
 
 def from_snntorch(graph: Any, dt: float) -> Runner:
@@ -207,9 +185,7 @@ def from_snntorch(graph: Any, dt: float) -> Runner:
 
 def from_norse(graph: Any, dt: float) -> Runner:
     norse = importlib.import_module("norse.torch")
-    net = norse.from_nir(graph, ignore_warnings=True, dt=dt)
-    return _stepwise(lambda x, state: net(x, state))
+    return _stepwise(norse.from_nir(graph, ignore_warnings=True, dt=dt))
 
 
-# package → what makes a runner of a graph with Euler's tau, and dt
 IMPORTERS = {"spikingjelly": from_spikingjelly, "snntorch": from_snntorch, "norse": from_norse}

@@ -51,8 +51,7 @@ class AnnEngine:
     """An Engine (network/engine.py) whose rates are the ANN's activations a, whatever T and the spikes' key."""
 
     def __init__(self, net: SNN, images: Tensor) -> None:
-        """net: its weight only; images [N, 784] uint8, on the network's device"""
-        self.net, self.images = net, images
+        self.net, self.images = net, images  # images [N, 784] uint8, on the network's device
 
     def firing_rate(self, index: Tensor, steps: int, key: SpikeKey) -> Tensor:
         image = self.images[index.to(self.images.device)]
@@ -60,7 +59,7 @@ class AnnEngine:
 
     @torch.no_grad()
     def firing_counts(self, index: Tensor, readout_steps: list[int], key: SpikeKey) -> tuple[Tensor, Tensor]:
-        """a times the steps [N, M, 10], and no input spikes."""
+        """Return a times the steps [N, M, 10], and no input spikes."""
         activation = self.firing_rate(index, readout_steps[-1], key)
         steps = torch.tensor(readout_steps, device=activation.device)
         return activation[:, None] * steps[:, None], torch.zeros(len(index), dtype=torch.int64)
@@ -78,33 +77,31 @@ class AnnRuntime(Runtime):
 
 
 def values(images: Tensor) -> Tensor:
-    """Pixels uint8 as numbers 0 to 1"""
+    """Return pixels uint8 as numbers from 0 to 1."""
     return images.float() / 255
 
 
 def scale_of(weight: Tensor, images: Tensor, mode: str | float) -> float:
-    """s of the ANN with this weight [10, 784] on images [N, 784] uint8; SNNError where there is none."""
+    """Return s of the ANN with this weight [10, 784] on images [N, 784] uint8; SNNError where there is none."""
     ann = nn.Sequential(nn.Linear(PIXELS, CLASSES, bias=False), nn.ReLU())
     ann[0].weight = nn.Parameter(weight)
     try:
         snn = Converter([values(images)], mode=mode)(ann)
     except ValueError as error:
-        raise SNNError(
-            f"-mode {mode} takes the scale from activations that are 0 or not finite; start again with -mode 99.9%, "
-            "or a smaller -lr"
-        ) from error
+        problem = f"-mode {mode} takes the scale from activations that are 0 or not finite"
+        raise SNNError(f"{problem}; start again with -mode 99.9%, or a smaller -lr") from error
     return snn.get_buffer("snn tailor.0.2.scale").item()
 
 
 def ann_accuracy(weight: Tensor, split: Split) -> float:
-    """Share of images with the highest ReLU(W x) at their label; the lower class wins a tie."""
+    """Return the share of images with the highest ReLU(W x) at their label; the lower class wins a tie."""
     activation = (values(split.images) @ weight.T).relu()
     return (activation.argmax(1) == split.labels).double().mean().item()
 
 
 @torch.no_grad()
 def constant_current_score(net: SNN, split: Split, readout_steps: list[int]) -> Score:
-    """The score of a network with the pixels' values as input in each step."""
+    """Return the score of a network with the pixels' values as input in each step."""
     neurons = copy.deepcopy(net.spiking)
     neurons.step_mode = "s"
     neurons.reset()

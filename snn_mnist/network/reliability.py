@@ -34,10 +34,11 @@ class Reliability:
     wrong: float | None  # share of the misclassified ones; None when there are none
 
     def weak(self, rate: Any) -> Any:
-        """Whether a rate, or each of a tensor of rates, is below the limit."""
+        """Return whether a rate, or each of a tensor of rates, is below the limit."""
         return rate < self.rate - ROUNDING
 
     def close(self, margin: Any) -> Any:
+        """Return the same of a margin."""
         return margin < self.margin - ROUNDING
 
 
@@ -55,14 +56,15 @@ class Prediction:
     @property
     def margin(self) -> float:
         """The highest rate minus the next."""
-        first, second = self.ranking[:2]
-        return self.rates[first] - self.rates[second]
+        first, second = sorted(self.rates, reverse=True)[:2]
+        return first - second
 
     @property
     def silent(self) -> bool:
         return not any(self.rates)
 
     def sentence(self, names: tuple[str, ...]) -> str:
+        """Return the prediction in words."""
         first, second = self.ranking[:2]
         rate, next_rate = self.rates[first], self.rates[second]
         if self.silent:
@@ -82,10 +84,7 @@ def predict(net: SNN, pixels: np.ndarray, steps: int, seed: int) -> Prediction:
 
 
 def doubts(prediction: Prediction, objects: int, limits: Reliability | None) -> dict[str, str]:
-    """Return reasons not to trust a prediction from a picture with this number of objects: name → part of a message.
-
-    limits: None where they are not known.
-    """
+    """Return reasons not to trust a prediction from a picture with this number of objects: name → part of a message."""
     found = {}
     if objects > 1:
         found["several objects"] = f"{objects} separate objects are seen; give one digit per picture"
@@ -117,12 +116,12 @@ def limits(found: Score) -> Reliability | None:
     right = (order[:, 0] == found.labels) & (rate > 0)
     if not right.any():
         return None
-    cut = Reliability(_quantile(margin[right], MARGIN_SHARE), _quantile(rate[right], RATE_SHARE), 0.0, None)
+
+    def quantile(values: torch.Tensor, share: float) -> float:
+        """Return the smallest value that at most this share of those of images read right lies below."""
+        return values[right].sort().values[int(share * right.sum())].item()
+
+    cut = Reliability(quantile(margin, MARGIN_SHARE), quantile(rate, RATE_SHARE), 0.0, None)
     doubtful = cut.close(margin) | cut.weak(rate)
     wrong = None if right.all() else doubtful[~right].double().mean().item()
     return replace(cut, right=doubtful[right].double().mean().item(), wrong=wrong)
-
-
-def _quantile(values: torch.Tensor, share: float) -> float:
-    """Return the smallest value that at most this share of the values lies below."""
-    return values.sort().values[int(share * len(values))].item()

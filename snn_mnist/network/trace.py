@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch.nn.functional import linear
 
-from snn_mnist.core import functional, layer, monitor, neuron
+from snn_mnist.core import neuron
 from snn_mnist.data.datasets import Dataset
 from snn_mnist.network.engine import TorchEngine
 from snn_mnist.network.network import PIXELS, SNN
@@ -43,55 +43,38 @@ class Trace:
         """The class with the highest firing rate; the lowest class wins a tie."""
         return int(np.argmax(self.rates))
 
-    @property
-    def tied(self) -> bool:
-        return int((self.rates == self.rates.max()).sum()) > 1
-
-
-def trace_image(net: SNN, data: Dataset, index: int, config: Config) -> Trace:
-    """Shows test image `index` to the network for config.T steps, with monitors on its two layers."""
-    net, image = net.cpu(), data.test.images[index]
-    functional.set_step_mode(net, "s")
-    functional.reset_net(net)
-    v_start, input_spikes = net.spiking.v, torch.zeros(PIXELS)
-    with (
-        torch.no_grad(),
-        monitor.OutputMonitor(net, layer.Linear) as currents,
-        monitor.AttributeMonitor("v", False, net, neuron.BaseNode) as potentials,
-        monitor.OutputMonitor(net, neuron.BaseNode) as output_spikes,
-    ):
-        for start in range(0, config.T, CHUNK):
-            stop = min(start + CHUNK, config.T)
-            for spikes in poisson_encode(image[None], torch.tensor([index]), start, stop, _key(config)):  # [1, 784]
-                net(spikes)
-                input_spikes += spikes[0]
-    functional.reset_net(net)
-    x, v, s = (torch.cat(recorded.records) for recorded in (currents, potentials, output_spikes))  # [T, 10]
-    return Trace(
-        index, int(data.test.labels[index]), image.view(28, 28).numpy(),
-        input_spikes.long().view(28, 28).numpy(),
-        x.numpy(), potentials_before_reset(net.spiking, x, v, v_start).numpy(), v.numpy(), s.numpy(),
-    )  # fmt: skip
-
 
 @torch.no_grad()
-def potentials_before_reset(node: neuron.BaseNode, x: Tensor, v: Tensor, v_start: float) -> Tensor:
-    """H [T, 10], which no monitor sees: the neuron's charge of V[t-1] with X[t], for all t at once."""
-    node = copy.deepcopy(node)
-    node.v = torch.cat([torch.full_like(v[:1], v_start), v[:-1]])
-    node.neuronal_charge(x)
-    return neuron.bounded(node.v)
+def trace_image(net: SNN, data: Dataset, index: int, config: Config) -> Trace:
+    """Show test image `index` to a network on the CPU for config.T steps."""
+    image, input_spikes, node = data.test.images[index], torch.zeros(PIXELS), copy.deepcopy(net.spiking)
+    node.step_mode = "s"
+    node.reset()
+    at_rest, currents, potentials, output = node.v, [], [], []
+    for start in range(0, config.T, CHUNK):
+        stop = min(start + CHUNK, config.T)
+        for spikes in poisson_encode(image[None], torch.tensor([index]), start, stop, _key(config)):  # [1, 784]
+            currents.append(linear(spikes, net.weight))
+            output.append(node(currents[-1]))
+            potentials.append(node.v)
+            input_spikes += spikes[0]
+    x, v, s = map(torch.cat, (currents, potentials, output))  # [T, 10]
+    node.v = torch.cat([torch.full_like(v[:1], at_rest), v[:-1]])
+    node.neuronal_charge(x)  # of V[t-1] with X[t], for all t at once
+    pictures = image.view(28, 28).numpy(), input_spikes.long().view(28, 28).numpy()
+    neurons = (each.numpy() for each in (x, neuron.bounded(node.v), v, s))
+    return Trace(index, int(data.test.labels[index]), *pictures, *neurons)
 
 
 def misclassified(net: SNN, data: Dataset, config: Config) -> Iterator[Trace]:
-    """Traces of the test images that the network gets wrong, in order.
+    """Yield the traces of the test images that the network gets wrong, in order.
 
     They are searched 200 at a time. In a batch sums are rounded differently, so that a neuron just at the threshold may
     fire there and not in the trace of the single image: the trace decides.
     """
-    engine = TorchEngine(net.cpu(), data.test.images)
+    net.spiking.step_mode = "m"
+    engine = TorchEngine(net, data.test.images)
     for index in torch.arange(len(data.test)).split(200):
-        functional.set_step_mode(net, "m")  # trace_image sets "s"
         counts, _ = engine.firing_counts(index, [config.T], _key(config))
         for wrong in index[counts[:, 0].argmax(1) != data.test.labels[index]].tolist():
             trace = trace_image(net, data, wrong, config)
