@@ -42,13 +42,10 @@ class Chromium:
         self.profile = tempfile.mkdtemp(prefix="chromium-")
         to_read, self.write_end = os.pipe()
         self.read_end, to_write = os.pipe()
-        command = [program, *FLAGS, f"--user-data-dir={self.profile}", "about:blank"]
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", LAUNCH, str(to_read), str(to_write), *command],
-            pass_fds=(to_read, to_write),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        command = [sys.executable, "-c", LAUNCH, str(to_read), str(to_write)]
+        command += [program, *FLAGS, f"--user-data-dir={self.profile}", "about:blank"]
+        nowhere = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self.process = subprocess.Popen(command, pass_fds=(to_read, to_write), **nowhere)
         os.close(to_read)
         os.close(to_write)
         self.buffer, self.last, self.session = b"", 0, ""
@@ -63,12 +60,8 @@ class Chromium:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.process.terminate()
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        self.process.kill()
+        self.process.wait()
         for end in (self.write_end, self.read_end):
             os.close(end)
         shutil.rmtree(self.profile, ignore_errors=True)
@@ -144,33 +137,34 @@ class Chromium:
 
     def click(self, selector: str) -> None:
         x, y, width, height = self.box(selector)
-        at = {"x": x + width / 2, "y": y + height / 2, "button": "left", "clickCount": 1}
-        self.send("Input.dispatchMouseEvent", type="mousePressed", **at)
-        self.send("Input.dispatchMouseEvent", type="mouseReleased", **at)
+        for kind in ("mousePressed", "mouseReleased"):
+            self._mouse(kind, {"x": x + width / 2, "y": y + height / 2})
 
     def key(self, key: str, code: str, number: int, text: str = "") -> None:
         common = {"key": key, "code": code, "windowsVirtualKeyCode": number}
         self.send("Input.dispatchKeyEvent", type="keyDown", text=text, **common)
         self.send("Input.dispatchKeyEvent", type="keyUp", **common)
 
-    def draw(self, selector: str, strokes: list[list[tuple[float, float]]], touch: bool = False) -> None:
-        """Lines through points given as shares of the element's width and height."""
+    def draw(
+        self, selector: str, strokes: list[list[tuple[float, float]]], touch: bool = False, release: bool = True
+    ) -> None:
+        """Draw lines through points given as shares of the element's width and height."""
         x, y, width, height = self.box(selector)
         for stroke in strokes:
-            points = [(x + a * width, y + b * height) for a, b in stroke]
-            for i, (a, b) in enumerate(points):
+            points = [{"x": x + a * width, "y": y + b * height} for a, b in stroke]
+            for i, at in enumerate(points):
                 if touch:
                     kind = "touchStart" if i == 0 else "touchMove"
-                    self.send("Input.dispatchTouchEvent", type=kind, touchPoints=[{"x": a, "y": b}])
+                    self.send("Input.dispatchTouchEvent", type=kind, touchPoints=[at])
                 else:
-                    kind = "mousePressed" if i == 0 else "mouseMoved"
-                    at = {"x": a, "y": b, "button": "left", "buttons": 1, "clickCount": 1}
-                    self.send("Input.dispatchMouseEvent", type=kind, **at)
+                    self._mouse("mousePressed" if i == 0 else "mouseMoved", at)
             if touch:
                 self.send("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
-            else:
-                a, b = points[-1]
-                self.send("Input.dispatchMouseEvent", type="mouseReleased", x=a, y=b, button="left", clickCount=1)
+            elif release:
+                self._mouse("mouseReleased", points[-1])
+
+    def _mouse(self, kind: str, at: dict[str, float]) -> None:
+        self.send("Input.dispatchMouseEvent", type=kind, **at, button="left", buttons=1, clickCount=1)
 
     def screenshot(self, path: Path) -> None:
         """The whole page as PNG."""
