@@ -135,7 +135,7 @@ def quantise(
 
 
 def rounded(weight: np.ndarray, scale: np.ndarray, bits: int) -> np.ndarray:
-    """Return the nearest whole numbers of these scales [10] with so many bits, a symmetric range."""
+    """Return the weights in units of these scales [10], as whole numbers of a symmetric range."""
     top = (1 << (bits - 1)) - 1
     return np.clip(np.rint(weight / scale[:, None]), -top, top)
 

@@ -118,7 +118,7 @@ def limits(found: Score) -> Reliability | None:
         return None
 
     def quantile(values: torch.Tensor, share: float) -> float:
-        """Return the smallest value that at most this share of those of images read right lies below."""
+        """Return the smallest value below which at most this share of the correctly classified images lies."""
         return values[right].sort().values[int(share * right.sum())].item()
 
     cut = Reliability(quantile(margin, MARGIN_SHARE), quantile(rate, RATE_SHARE), 0.0, None)

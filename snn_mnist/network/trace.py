@@ -67,7 +67,7 @@ def trace_image(net: SNN, data: Dataset, index: int, config: Config) -> Trace:
 
 
 def misclassified(net: SNN, data: Dataset, config: Config) -> Iterator[Trace]:
-    """Yield the traces of the test images that the network gets wrong, in order.
+    """Yield the traces of the test images that the network misclassifies, in order.
 
     They are searched 200 at a time. In a batch sums are rounded differently, so that a neuron just at the threshold may
     fire there and not in the trace of the single image: the trace decides.
