@@ -11,7 +11,7 @@ mkdir -p "$out" && out=$(cd "$out" && pwd)
 cd "$root" || exit 1
 python=${SNN_MNIST_GPU_PYTHON:-python3}
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
-gpu_tests=tests/network/test_cuda_gpu.py
+gpu_tests="tests/network tests/kernels"
 failed=0 number=0
 part() { # part NAME SECONDS COMMAND…
     local name=$1 limit=$2 started=$SECONDS
@@ -24,27 +24,25 @@ part() { # part NAME SECONDS COMMAND…
     [ $code = 0 ] || failed=1
     printf '%-12s exit code %3d  %3d s  %s\n' "$name" $code $((SECONDS - started)) "$(grep -v '^ *$' "$file" | tail -n 1)"
 }
-tests() { "$python" -m pytest -q -p no:cacheprovider -m gpu "$gpu_tests" "$@"; }
+tests() { "$python" -m pytest -q -p no:cacheprovider -m gpu $gpu_tests "$@"; }
 train() { "$python" -m snn_mnist train -device cuda -backend cupy -out-dir "$out/runs" -no-figures "$@"; }
 sanitized() { compute-sanitizer --tool "$1" --error-exitcode 9 --target-processes all "$python" -m pytest -q \
-    -p no:cacheprovider "$gpu_tests::test_start_up_check"; }
+    -p no:cacheprovider tests/network/test_cuda_gpu.py::test_start_up_check; }
 profile() { # microseconds of each kernel of replayed training steps, and the gaps between them
     "$python" - <<'PYTHON'
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from snn_mnist.kernels.cuda import fused
 from snn_mnist.network.fused_steps import FusedSteps
 from snn_mnist.network.poisson import SpikeKey
 from tests.network.test_cuda_gpu import digits_like, on_device
-from tests.support.kernel_checks import training_of
-from tests.support.neurons import spec_of
+from tests.support.kernel_checks import spec_of, training_of
 
 steps, weight = 512, torch.nn.Parameter(0.03 * torch.randn(10, 784, device="cuda"))
 adam = torch.optim.Adam([weight], fused=True, capturable=True)
 training = training_of(weight, adam, steps, 64, 100, torch.amp.GradScaler("cuda", enabled=False))
 labels = torch.eye(10, device="cuda")[torch.arange(steps * 64) % 10]
-run = FusedSteps(fused, weight, on_device(digits_like(steps * 64)), labels, spec_of(), torch.float32, training)
+run = FusedSteps(weight, on_device(digits_like(steps * 64)), labels, spec_of(), training)
 for epoch in range(3):
     run.begin(SpikeKey(0, 0, epoch), torch.randperm(steps * 64), [1e-3] * steps)
     with profile(activities=[ProfilerActivity.CUDA]) as seen:
@@ -62,7 +60,7 @@ export -f tests train sanitized profile
 export python out gpu_tests
 part versions 40 "$python" -m snn_mnist info
 CUDA_LAUNCH_BLOCKING=1 part start-up 60 tests -k test_start_up_check
-part bits 70 tests -k "bit_for_bit or readout or repeatable"
+part bits 70 tests -k "bit_for_bit or circumstances or chunks"
 part speed 40 tests -rP -k test_speed
 part profile 40 profile
 part ten 40 train -epochs 10

@@ -108,12 +108,10 @@ def step_times(config: Config) -> list[str]:
     lines = [f"**{whole:.1f} µs** for {config.b} images at T = {config.T} ({runtime.backend}), a median of epochs"]
     if not isinstance(steps, FusedSteps):  # on the CPU the parts of a step lie in one compiled call
         return lines
-    T, index, rates = config.T, steps.index[: config.b], steps.rates[: config.b]
-    one = (steps.weight, steps.active, index, T, SpikeKey(0, Stream.TRAIN, 0), steps.spec, steps.precision, rates)
-    two = (steps.active, index, rates, steps.eligibility, steps.spec, T, steps.gradient)
+    index, rates, key = steps.index[: config.b], steps.rates[: config.b], SpikeKey(0, Stream.TRAIN, 0)
     with torch.no_grad():
-        learn = microseconds(device, in_a_row(lambda: steps.kernels.learn(*one, steps.eligibility), device), LAUNCHES)
-        add = microseconds(device, in_a_row(lambda: steps.kernels.weight_gradient(*two), device), LAUNCHES)
+        learn = microseconds(device, in_a_row(lambda: steps.learn(index, rates, key), device), LAUNCHES)
+        add = microseconds(device, in_a_row(lambda: steps.contract(index, rates), device), LAUNCHES)
     parts = {"`fused`": learn, "`contract`": add, "loss, scaling, optimiser, gaps": whole - learn - add}
     return [*lines, "", row("part", "µs"), row("---", "---"), *(row(k, f"{v:.1f}") for k, v in parts.items())]
 

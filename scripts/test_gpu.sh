@@ -36,14 +36,14 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 
 failed=0
-"$python" -m pytest -m gpu tests/network/test_cuda_gpu.py -rsP --durations=10 "$@" | tee "$folder/tests.txt" || failed=1
+"$python" -m pytest -m gpu tests/network tests/kernels -rsP --durations=10 "$@" | tee "$folder/tests.txt" || failed=1
 grep -q ' passed' "$folder/tests.txt" || { printf 'GPU tests: nothing was tested\n' && failed=1; }
 
 # Two small tests, one launch of each kernel, under the checkers of memory, of races in shared memory and of barriers;
 # the last two look at our kernels alone.
 small=(
     tests/network/test_cuda_gpu.py::test_start_up_check
-    "tests/network/test_cuda_gpu.py::test_multi_step_module_beyond_a_block[129]"
+    "tests/kernels/test_parity.py::test_multi_step_neurons_beyond_a_block[gpu-129]"
 )
 ours=()
 for kernel in fused contract encode_spikes forward backward; do ours+=(--kernel-name "kns=$kernel"); done

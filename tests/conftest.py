@@ -8,12 +8,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from snn_mnist.data import datasets
 from tests.support import skips
+
+if TYPE_CHECKING:
+    from tests.support.kernel_checks import Target
 
 Done = subprocess.CompletedProcess[str]
 Program = Callable[..., Done]
@@ -131,6 +134,22 @@ def host(compiled_here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     torch.use_deterministic_algorithms(True)
     yield kernels
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(
+    params=["numba", pytest.param("host", marks=pytest.mark.not_quick), pytest.param("gpu", marks=pytest.mark.gpu)]
+)
+def target(request: pytest.FixtureRequest) -> Target:
+    """The kernels under test: numba's, CUDA's on the host, CUDA's on a GPU."""
+    import torch
+
+    from snn_mnist.kernels.cuda import available
+    from tests.support.kernel_checks import Target
+
+    host = request.getfixturevalue("host") if request.param == "host" else None
+    if request.param == "gpu" and (reason := available.why_unavailable()):
+        pytest.skip(reason)
+    return Target(request.param, torch.device("cuda" if request.param == "gpu" else "cpu"), host)
 
 
 @pytest.fixture

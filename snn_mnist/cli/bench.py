@@ -52,11 +52,11 @@ def run(options: BenchOptions) -> int:
     from snn_mnist.data.datasets import load_dataset
     from snn_mnist.kernels import BACKENDS
     from snn_mnist.kernels.cache import compile_seconds
-    from snn_mnist.network.device import choose_device, why_unavailable
+    from snn_mnist.network.device import choose_device, why_refused
     from snn_mnist.storage import environment
 
     device = choose_device(options.device)
-    available = [name for name in BACKENDS if not why_unavailable(name, device)]
+    available = [name for name in BACKENDS if not why_refused(name, device)]
     names = available if "auto" in options.backend else options.backend
     dataset = load_dataset(options.dataset, options.data_dir)
     for batch in options.b:

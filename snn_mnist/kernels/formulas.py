@@ -1,14 +1,14 @@
 """Surrogate gradients and their primitives, written once for every backend.
 
-Each formula is one plain function of `x` and its parameters. It uses operators and the free names
-`where, exp, log, log1p, abs, sin, cos, atan, erfc, sqrt, minimum, maximum, pi` only, so the same code runs
-on Python floats as it stands, on torch tensors (`bind` to a torch namespace) and, traced by `expression`,
-as C (CUDA) or numba text: it cannot drift between backends.
+Each formula is one plain function of `x` and its parameters. It uses operators and the free names `where, exp, log,
+log1p, abs, sin, cos, atan, erfc, sqrt, minimum, maximum, pi` only, so the same code runs on Python floats as it stands,
+on torch tensors (`bind` to a torch namespace) and, traced by `expression`, as C (CUDA) or numba text.
 
-Every formula is finite for every finite x (the square wave: |x| < 1e37), in float32 too and in untaken
-branches: exponents are never positive, divisors never zero. Parameters are Python numbers, so a
-Python loop over one unrolls.
+Every formula is finite for every finite x (the square wave: |x| < 1e37), in float32 too and in untaken branches:
+exponents are never positive, divisors never zero. Parameters are Python numbers, so a Python loop over one unrolls.
 """
+
+from __future__ import annotations
 
 import math
 import types
@@ -16,8 +16,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import atan, cos, erfc, exp, log, log1p, pi, sin, sqrt
 from typing import Any
-
-__all__ = ["FORMULAS", "Formula", "bind", "expression"]
 
 
 def where(condition: Any, a: Any, b: Any) -> Any:
@@ -258,98 +256,57 @@ class Expr:
     def __init__(self, text: str, constant: Callable[[float], str]):
         self.text, self.constant = text, constant
 
-    def _text(self, other: Any) -> str:
-        return other.text if isinstance(other, Expr) else self.constant(other)
+    def _infix(symbol: str, swapped: bool = False) -> Callable[[Expr, Any], Expr]:  # type: ignore[misc]
+        def operator(self: Expr, other: Any) -> Expr:
+            pair = self.text, _as_text(other, self.constant)
+            return Expr(f" {symbol} ".join(pair[::-1] if swapped else pair).join("()"), self.constant)
 
-    def _infix(self, symbol: str, other: Any, swapped: bool = False) -> "Expr":
-        left, right = (self._text(other), self.text) if swapped else (self.text, self._text(other))
-        return Expr(f"({left} {symbol} {right})", self.constant)
+        return operator
 
-    def __add__(self, other: Any) -> "Expr":
-        return self._infix("+", other)
+    __add__, __radd__ = _infix("+"), _infix("+", swapped=True)
+    __sub__, __rsub__ = _infix("-"), _infix("-", swapped=True)
+    __mul__, __rmul__ = _infix("*"), _infix("*", swapped=True)
+    __truediv__, __rtruediv__ = _infix("/"), _infix("/", swapped=True)
+    __lt__, __le__, __gt__, __ge__ = _infix("<"), _infix("<="), _infix(">"), _infix(">=")
 
-    def __radd__(self, other: Any) -> "Expr":
-        return self._infix("+", other, swapped=True)
-
-    def __sub__(self, other: Any) -> "Expr":
-        return self._infix("-", other)
-
-    def __rsub__(self, other: Any) -> "Expr":
-        return self._infix("-", other, swapped=True)
-
-    def __mul__(self, other: Any) -> "Expr":
-        return self._infix("*", other)
-
-    def __rmul__(self, other: Any) -> "Expr":
-        return self._infix("*", other, swapped=True)
-
-    def __truediv__(self, other: Any) -> "Expr":
-        return self._infix("/", other)
-
-    def __rtruediv__(self, other: Any) -> "Expr":
-        return self._infix("/", other, swapped=True)
-
-    def __neg__(self) -> "Expr":
+    def __neg__(self) -> Expr:
         return Expr(f"(-{self.text})", self.constant)
-
-    def __lt__(self, other: Any) -> "Expr":
-        return self._infix("<", other)
-
-    def __le__(self, other: Any) -> "Expr":
-        return self._infix("<=", other)
-
-    def __gt__(self, other: Any) -> "Expr":
-        return self._infix(">", other)
-
-    def __ge__(self, other: Any) -> "Expr":
-        return self._infix(">=", other)
 
     def __bool__(self) -> bool:
         raise TypeError("a formula may not branch on x in Python; write where(condition, a, b)")
 
 
+def _as_text(value: Any, constant: Callable[[float], str]) -> str:
+    return value.text if isinstance(value, Expr) else constant(value)
+
+
 # name in a formula -> name in C (float32 adds an f: expf); the numba text keeps the formula's name
-_C_NAMES = {name: name for name in ("exp", "log", "log1p", "sin", "cos", "atan", "erfc", "sqrt")} | {
-    "abs": "fabs",
-    "minimum": "fmin",
-    "maximum": "fmax",
-}
+_C_NAMES = {name: name for name in ("exp", "log", "log1p", "sin", "cos", "atan", "erfc", "sqrt")}
+_C_NAMES |= {"abs": "fabs", "minimum": "fmin", "maximum": "fmax"}
 
 
 def expression(function: Callable[..., Any], params: Mapping[str, float], target: str, dtype: str = "float32") -> str:
-    """The formula as the text of one expression in `x`, its parameters inlined as typed constants.
+    """Return the formula as the text of one expression in `x`, its parameters inlined as constants of a dtype.
 
-    target 'c': C and CUDA, e.g. `(1.0f / (0.25f + fabsf(x)))`; `where` becomes `?:`.
-    target 'python': for numba, e.g. `(f32(1.0) / (f32(0.25) + abs(x)))`; the caller supplies `f32` (`f64`)
-    and those of `where, exp, …` that occur.
-    dtype is 'float32' or 'float64'.
+    target 'c': C and CUDA, e.g. `(1.0f / (0.25f + fabsf(x)))`; `where` becomes `?:`. 'python': for numba, e.g.
+    `(f32(1.0) / (f32(0.25) + abs(x)))`; the caller supplies `f32` (`f64`) and those of `where, exp, …` that occur.
     """
-    if target not in ("c", "python") or dtype not in ("float32", "float64"):
-        raise ValueError(f"no target {target!r} with {dtype!r}; targets: c, python; dtypes: float32, float64")
-    single = dtype == "float32"
+    c, suffix = target == "c", "f" if dtype == "float32" else ""
 
     def constant(value: float) -> str:
-        text = repr(float(value))
-        if target == "c":
-            return text + "f" * single
-        return f"{'f32' if single else 'f64'}({text})"
+        return f"{float(value)!r}{suffix}" if c else f"{'f32' if suffix else 'f64'}({float(value)!r})"
 
-    def call(name: str) -> Callable[..., Any]:
-        on_numbers = globals().get(name, abs)
-        called = _C_NAMES[name] + "f" * single if target == "c" else name
-
-        def traced(*args: Any) -> Any:
+    def traced(name: str) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
             if not any(isinstance(a, Expr) for a in args):
-                return on_numbers(*args)  # a constant such as sqrt(pi) is computed here, in float64
-            texts = (a.text if isinstance(a, Expr) else constant(a) for a in args)
-            return Expr(f"{called}({', '.join(texts)})", constant)
+                return globals().get(name, abs)(*args)  # a constant such as sqrt(pi) is computed here, in float64
+            texts = [_as_text(a, constant) for a in args]
+            if c and name == "where":
+                return Expr("({} ? {} : {})".format(*texts), constant)
+            return Expr(f"{_C_NAMES[name] + suffix if c else name}({', '.join(texts)})", constant)
 
-        return traced
+        return call
 
-    def traced_where(condition: Expr, a: Any, b: Any) -> Expr:
-        c, a, b = (v.text if isinstance(v, Expr) else constant(v) for v in (condition, a, b))
-        return Expr(f"({c} ? {a} : {b})" if target == "c" else f"where({c}, {a}, {b})", constant)
-
-    namespace: dict[str, Any] = {name: call(name) for name in _C_NAMES}
-    namespace |= {"where": traced_where, "pi": pi, "range": range, "int": int}
+    namespace: dict[str, Any] = {name: traced(name) for name in (*_C_NAMES, "where")}
+    namespace |= {"pi": pi, "range": range, "int": int}
     return bind(function, namespace)(Expr("x", constant), **params).text

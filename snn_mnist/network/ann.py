@@ -19,10 +19,10 @@ from snn_mnist.core.conversion import Converter
 from snn_mnist.data.datasets import Split
 from snn_mnist.errors import SNNError
 from snn_mnist.network.device import Runtime
+from snn_mnist.network.engine import TorchEngine
 from snn_mnist.network.network import CLASSES, PIXELS, SNN
 from snn_mnist.network.poisson import SpikeKey
 from snn_mnist.network.scoring import Score
-from snn_mnist.network.training_steps import AutogradSteps, Training
 
 CALIBRATION = 10_000  # images at most that the scale is measured on
 
@@ -47,11 +47,8 @@ class WakingReLU(torch.autograd.Function):
         return grad * ((a > 0) | (grad < 0))
 
 
-class AnnEngine:
-    """An Engine (network/engine.py) whose rates are the ANN's activations a, whatever T and the spikes' key."""
-
-    def __init__(self, net: SNN, images: Tensor) -> None:
-        self.net, self.images = net, images  # images [N, 784] uint8, on the network's device
+class AnnEngine(TorchEngine):
+    """An engine whose rates are the ANN's activations a, whatever T and the spikes' key; of the net the weight only."""
 
     def firing_rate(self, index: Tensor, steps: int, key: SpikeKey) -> Tensor:
         image = self.images[index.to(self.images.device)]
@@ -59,13 +56,10 @@ class AnnEngine:
 
     @torch.no_grad()
     def firing_counts(self, index: Tensor, readout_steps: list[int], key: SpikeKey) -> tuple[Tensor, Tensor]:
-        """Return a times the steps [N, M, 10], and no input spikes."""
+        """a times the steps [N, M, 10], and no input spikes."""
         activation = self.firing_rate(index, readout_steps[-1], key)
         steps = torch.tensor(readout_steps, device=activation.device)
         return activation[:, None] * steps[:, None], torch.zeros(len(index), dtype=torch.int64)
-
-    def training_steps(self, labels: Tensor, training: Training) -> AutogradSteps:
-        return AutogradSteps(self, labels, training)
 
 
 @dataclass(frozen=True)
@@ -77,31 +71,33 @@ class AnnRuntime(Runtime):
 
 
 def values(images: Tensor) -> Tensor:
-    """Return pixels uint8 as numbers from 0 to 1."""
+    """Pixels uint8 as numbers 0 to 1"""
     return images.float() / 255
 
 
 def scale_of(weight: Tensor, images: Tensor, mode: str | float) -> float:
-    """Return s of the ANN with this weight [10, 784] on images [N, 784] uint8; SNNError where there is none."""
+    """s of the ANN with this weight [10, 784] on images [N, 784] uint8; SNNError where there is none."""
     ann = nn.Sequential(nn.Linear(PIXELS, CLASSES, bias=False), nn.ReLU())
     ann[0].weight = nn.Parameter(weight)
     try:
         snn = Converter([values(images)], mode=mode)(ann)
     except ValueError as error:
-        problem = f"-mode {mode} takes the scale from activations that are 0 or not finite"
-        raise SNNError(f"{problem}; start again with -mode 99.9%, or a smaller -lr") from error
+        raise SNNError(
+            f"-mode {mode} takes the scale from activations that are 0 or not finite; start again with -mode 99.9%, "
+            "or a smaller -lr"
+        ) from error
     return snn.get_buffer("snn tailor.0.2.scale").item()
 
 
 def ann_accuracy(weight: Tensor, split: Split) -> float:
-    """Return the share of images with the highest ReLU(W x) at their label; the lower class wins a tie."""
+    """Share of images with the highest ReLU(W x) at their label; the lower class wins a tie."""
     activation = (values(split.images) @ weight.T).relu()
     return (activation.argmax(1) == split.labels).double().mean().item()
 
 
 @torch.no_grad()
 def constant_current_score(net: SNN, split: Split, readout_steps: list[int]) -> Score:
-    """Return the score of a network with the pixels' values as input in each step."""
+    """The score of a network with the pixels' values as input in each step."""
     neurons = copy.deepcopy(net.spiking)
     neurons.step_mode = "s"
     neurons.reset()

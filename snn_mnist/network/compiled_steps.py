@@ -28,17 +28,16 @@ class CompiledSteps(TrainingSteps):
     """The training steps of an epoch; see above.
 
     weight [C, P] float32, the parameter of the optimiser, a FusedOptimizer; labels [N, C] float32: the targets of all
-    images; precision: float32, or bfloat16, to which the kernels round the weights.
+    images. With amp the kernels round the weights to bfloat16.
     """
 
     def __init__(
-        self, weight: Tensor, active: ActivePixels, labels: Tensor, spec: NeuronSpec, precision: torch.dtype,
-        training: Training,
-    ) -> None:  # fmt: skip
+        self, weight: Tensor, active: ActivePixels, labels: Tensor, spec: NeuronSpec, training: Training
+    ) -> None:
         self.weight, self.active, self.labels, self.spec, self.training = weight, active, labels, spec, training
         self.chunk = min(training.steps, max(1, CHUNK_WORK // (training.batch * max(training.T, 20))))
         weights, moment, square = (fused.new_rows(*weight.shape) for _ in range(3))
-        used = weights if precision == torch.float32 else fused.new_rows(*weight.shape)
+        used = fused.new_rows(*weight.shape) if training.amp else weights
         average = fused.new_rows(*weight.shape) if training.average is not None else np.empty(0, np.float32)
         sums = simd.aligned_array(kernel.groups_of(training.batch) * len(weights), np.float32)
         self.rows = kernel.Rows(weights, used, moment, square, average, sums)

@@ -87,32 +87,29 @@ def choose_device(name: str) -> torch.device:
 def choose_backend(name: str, device: torch.device) -> tuple[str, str]:
     """(backend, why it was chosen) for a name or 'auto', which is the device's fused backend, or torch if that can't be
     used. A UsageError for a name that can't be used; a SNNError if the device can't be used at all."""
+    fused = FUSED[device.type]
+    reason = why_refused(fused if name == "auto" else name, device)
     if name != "auto":
-        if reason := why_refused(name, device):
+        if reason:
             raise UsageError(f"backend {name!r} can't be used: {reason}")
         return name, "as requested"
-    fused = FUSED.get(device.type)
-    if fused is None:
-        return "torch", f"the only one for {device.type}"
-    if reason := why_refused(fused, device):
+    if reason:
         return "torch", f"{fused} can't be used: {reason}"
     return fused, f"the fused {'CPU' if device.type == 'cpu' else 'CUDA'} backend"
 
 
 def why_refused(name: str, device: str | torch.device) -> str | None:
-    """`why_unavailable`, and for the CUDA kernels also what their start-up check on this device finds."""
-    reason = why_unavailable(name, device)
-    if reason or name != "cupy":
-        return reason
-    terminal.say("checking the CUDA kernels, which are compiled once")
-    return start_check.find_error(fused_pass(name), torch.device(device))
-
-
-def why_unavailable(name: str, device: str | torch.device) -> str | None:
-    """Return None if this backend can run on this device, else the reason and the remedy."""
+    """Return None if this backend can run on this device, else the reason and the remedy; the CUDA kernels must pass
+    their start-up check."""
     device = torch.device(device)
-    reason = None if name == "torch" else fused_pass(name).why_unavailable(device)
-    return f"{reason}; use -backend auto" if reason and FUSED.get(device.type) != name else reason
+    if name == "torch":
+        return None
+    if reason := fused_pass(name).why_unavailable(device):
+        return reason if FUSED[device.type] == name else f"{reason}; use -backend auto"
+    if name == "numba":
+        return None
+    terminal.say("checking the CUDA kernels, which are compiled once")
+    return start_check.find_error(device)
 
 
 def without_tiles() -> None:

@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from snn_mnist.core import functional
-from snn_mnist.network.fused_steps import FusedSteps
 from snn_mnist.network.network import CLASSES, PIXELS, SNN
 from snn_mnist.network.poisson import SpikeKey, poisson_encode
 from snn_mnist.network.training_steps import AutogradSteps, Training, TrainingSteps
 
 CHUNK_BYTES = 64 << 20  # of spikes as floats that the torch engine holds at a time when nothing is differentiated
-
-
-class Engine(Protocol):
-    """A network and the images of one split on one backend."""
-
-    def firing_counts(self, index: Tensor, readout_steps: list[int], key: SpikeKey) -> tuple[Tensor, Tensor]:
-        """Return the output spikes in the first readout_steps[m] steps [N, M, 10] (readout_steps ascend, the last one
-        is T) and the number of input spikes in T steps [N]."""
-
-    def training_steps(self, labels: Tensor, training: Training) -> TrainingSteps:
-        """Return the training steps of an epoch, with one-hot labels [N, 10] float32."""
 
 
 class TorchEngine:
@@ -58,6 +46,8 @@ class TorchEngine:
 
     @torch.no_grad()
     def firing_counts(self, index: Tensor, readout_steps: list[int], key: SpikeKey) -> tuple[Tensor, Tensor]:
+        """Return the output spikes in the first readout_steps[m] steps [N, M, 10] (readout_steps ascend, the last one
+        is T) and the number of input spikes in T steps [N]."""
         span = max(16, CHUNK_BYTES // (4 * PIXELS * len(index)) // 16 * 16)  # memory is independent of T
         counts = torch.zeros(len(index), len(readout_steps), CLASSES, device=self.images.device)
         inputs = torch.zeros(len(index), dtype=torch.int64, device=self.images.device)
@@ -70,7 +60,8 @@ class TorchEngine:
         functional.reset_net(self.net)
         return counts, inputs
 
-    def training_steps(self, labels: Tensor, training: Training) -> AutogradSteps:
+    def training_steps(self, labels: Tensor, training: Training) -> TrainingSteps:
+        """Return the training steps of an epoch, with one-hot labels [N, 10] float32."""
         return AutogradSteps(self, labels, training)
 
 
@@ -83,33 +74,38 @@ class FusedEngine:
             raise ValueError(
                 f"a fused backend computes Flatten, Linear and the neurons, not {len(net.layer)} modules; use torch"
             )
-        self.backend, self.kernels, self.net = backend, fused_pass(backend), net
+        self.backend, self.kernels, self.weight, self.spec = (
+            backend,
+            fused_pass(backend),
+            net.weight,
+            net.spiking.spec(),
+        )
         self.active = self.kernels.active_pixels(images)
-        self.spec = net.spiking.spec()
 
     @torch.no_grad()
     def firing_counts(self, index: Tensor, readout_steps: list[int], key: SpikeKey) -> tuple[Tensor, Tensor]:
-        return self.kernels.firing_counts(
-            self.net.weight, self.active, index, readout_steps, key, self.spec, self._precision()
-        )
+        """Return what TorchEngine's does. Autocast rounds the weights, as it does in a linear layer."""
+        device = self.weight.device.type
+        precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
+        return self.kernels.firing_counts(self.weight, self.active, index, readout_steps, key, self.spec, precision)
 
     def training_steps(self, labels: Tensor, training: Training) -> TrainingSteps:
-        parts, precision = (self.net.weight, self.active, labels, self.spec), self._precision(training.amp)
-        if self.backend == "numba":
+        """Return the training steps of an epoch, with one-hot labels [N, 10] float32."""
+        if self.backend == "numba":  # each imports its kernels
             from snn_mnist.network.compiled_steps import CompiledSteps
 
-            return CompiledSteps(*parts, precision, training)
-        return FusedSteps(self.kernels, *parts, precision, training)
+            return CompiledSteps(self.weight, self.active, labels, self.spec, training)
+        from snn_mnist.network.fused_steps import FusedSteps
 
-    def _precision(self, amp: bool = False) -> torch.dtype:
-        """The type to which autocast rounds the weights, as it does in a linear layer."""
-        device = self.net.weight.device.type
-        return torch.get_autocast_dtype(device) if amp or torch.is_autocast_enabled(device) else torch.float32
+        return FusedSteps(self.weight, self.active, labels, self.spec, training)
 
 
 def fused_pass(backend: str) -> Any:
     """Return the module with the fused pass of a backend: cpu/fused.py or cuda/fused.py of kernels."""
     return importlib.import_module(f"snn_mnist.kernels.{'cpu' if backend == 'numba' else 'cuda'}.fused")
+
+
+Engine = TorchEngine | FusedEngine
 
 
 def make_engine(backend: str, net: SNN, images: Tensor) -> Engine:

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from snn_mnist.errors import SNNError
+from snn_mnist.kernels.cuda import fused as kernels
 from snn_mnist.kernels.neuron import NeuronSpec
 from snn_mnist.kernels.spikes import SpikeKey
 from snn_mnist.network.training_steps import Training, TrainingSteps
@@ -30,29 +30,25 @@ CHUNK = 32  # steps in a graph
 class FusedSteps(TrainingSteps):
     """The training steps of an epoch; see above.
 
-    kernels: the module of a fused pass; weight [C, P] float32, the only parameter of the optimiser (fused; Adam on a
-    CUDA device also capturable, as torch requires); active: its `active_pixels` of the images; labels [N, C] float32:
-    the targets of all images; precision: the type to which the kernels round the weights; capture: chunks are replayed
-    from graphs, by default on a CUDA device. Make a new one after loading a checkpoint: graphs hold pointers to the
-    optimiser's tensors.
+    weight [C, P] float32, the only parameter of the optimiser (fused; Adam on a CUDA device also capturable, as torch
+    requires); labels [N, C] float32: the targets of all images; capture: chunks are replayed from graphs, by default on
+    a CUDA device. Make a new one after loading a checkpoint: graphs hold pointers to the optimiser's tensors.
     """
 
     def __init__(
         self,
-        kernels: Any,
         weight: Tensor,
-        active: Any,
+        active: kernels.ActivePixels,
         labels: Tensor,
         spec: NeuronSpec,
-        precision: torch.dtype,
         training: Training,
-        *,
         chunk: int = CHUNK,
         capture: bool | None = None,
     ) -> None:
-        self.kernels, self.weight, self.active, self.labels, self.spec = kernels, weight, active, labels, spec
-        self.precision, self.training, self.chunk = precision, training, min(chunk, training.steps)
+        self.weight, self.active, self.labels, self.spec, self.training = weight, active, labels, spec, training
+        self.chunk = min(chunk, training.steps)
         device, images = weight.device, self.chunk * training.batch
+        self.precision = torch.get_autocast_dtype(device.type) if training.amp else torch.float32  # of rounded weights
         self.capture = device.type == "cuda" if capture is None else capture
         if self.capture:
             self._require_memory()
@@ -71,7 +67,7 @@ class FusedSteps(TrainingSteps):
 
     def _require_memory(self) -> None:
         T, batch, device = self.training.T, self.training.batch, self.weight.device
-        needed = self.kernels.work_memory(self.weight.shape, self.active, self.spec, T, batch)
+        needed = kernels.work_memory(self.weight.shape, self.active, self.spec, T, batch)
         free, _ = torch.cuda.mem_get_info(device)
         if needed > free:
             raise SNNError(
@@ -82,12 +78,19 @@ class FusedSteps(TrainingSteps):
     @torch.no_grad()
     def warm_up(self) -> None:
         """Run one image forward and back, so that no kernel is compiled within the measured time."""
-        index, rate, training = self.index[:1], torch.zeros_like(self.rates[:1]), self.training
-        key = SpikeKey(0, 0, self.epoch)  # type: ignore[arg-type]
-        self.kernels.learn(
-            self.weight, self.active, index, training.T, key, self.spec, self.precision, rate, self.eligibility
-        )
-        self.kernels.weight_gradient(self.active, index, rate, self.eligibility, self.spec, training.T, self.gradient)
+        index, rate = self.index[:1], torch.zeros_like(self.rates[:1])
+        self.learn(index, rate, SpikeKey(0, 0, 0))
+        self.contract(index, rate)
+
+    def learn(self, index: Tensor, rate: Tensor, key: SpikeKey) -> None:
+        """Write the firing rates of these images, and keep what their gradient needs."""
+        T, precision, table = self.training.T, self.precision, self.eligibility
+        kernels.learn(self.weight, self.active, index, T, key, self.spec, precision, rate, table)
+
+    def contract(self, index: Tensor, upstream: Tensor) -> None:
+        """Set the weight's gradient from that of the rates of the images that were learned last."""
+        table, T = self.eligibility, self.training.T
+        kernels.weight_gradient(self.active, index, upstream, table, self.spec, T, self.gradient)
 
     def begin(
         self, key: SpikeKey, order: Tensor, learning_rates: Sequence[float], decays: Sequence[float] | None = None
@@ -122,7 +125,8 @@ class FusedSteps(TrainingSteps):
                 self.graphs[count] = self._captured(count)
             self.graphs[count].replay()
         else:
-            self._steps(count)
+            for place in range(count):
+                self._step(place)
             self.warm = True
         training.rates[images] = rates
 
@@ -134,30 +138,22 @@ class FusedSteps(TrainingSteps):
         gc.disable()
         try:
             with torch.cuda.device(self.weight.device), torch.cuda.graph(graph, pool=pool, stream=self.stream):
-                self._steps(count)
+                for place in range(count):
+                    self._step(place)
         finally:
             gc.enable()
         return graph
-
-    def _steps(self, count: int) -> None:
-        for place in range(count):
-            self._step(place)
 
     def _step(self, place: int) -> None:
         """Run the training step at this place of the chunk; all that it reads and writes has a fixed address."""
         training, optimizer, scaler = self.training, self.training.optimizer, self.training.scaler
         part = slice(place * training.batch, (place + 1) * training.batch)
         index, rate = self.index[part], self.rates[part]
-        key = self.key._replace(epoch=self.epoch)  # type: ignore[arg-type]
         with torch.no_grad():
-            self.kernels.learn(
-                self.weight, self.active, index, training.T, key, self.spec, self.precision, rate, self.eligibility
-            )
+            self.learn(index, rate, self.key._replace(epoch=self.epoch))  # type: ignore[arg-type]
             scale = scaler.scale(self.one)
             upstream = torch.ops.aten.mse_loss_backward(scale, rate, self.targets[part], 1)  # 1: of the mean
-            self.kernels.weight_gradient(
-                self.active, index, upstream, self.eligibility, self.spec, training.T, self.gradient
-            )
+            self.contract(index, upstream)
         self.weight.grad = self.gradient
         for group in optimizer.param_groups:
             group["lr"] = self.numbers[0, place]

@@ -260,8 +260,6 @@ def test_plain_numbers_and_text():
     assert text == "where((x < f32(0.0)), f32(0.5), f32(1.0))"
     with pytest.raises(TypeError, match="where"):
         expression(lambda x: x if x > 0 else -x, {}, "c")
-    with pytest.raises(ValueError, match="targets: c, python"):
-        expression(FORMULAS["atan"].gradient, {"alpha": 2.0}, "fortran")
 
 
 def test_parameters():

@@ -15,7 +15,7 @@ from snn_mnist.kernels.cuda import launch as cuda
 from snn_mnist.kernels.cuda import neuron as neuron_cuda
 from snn_mnist.kernels.formulas import FORMULAS
 from tests.support import nvrtc
-from tests.support.neurons import spec_of
+from tests.support.kernel_checks import spec_of
 
 pytestmark = pytest.mark.skipif(
     nvrtc.library() is None, reason="no libnvrtc: neither torch's CUDA wheels nor a CUDA toolkit is installed"

@@ -9,8 +9,7 @@ from snn_mnist.kernels.cuda import launch as cuda
 from snn_mnist.kernels.cuda import neuron as neuron_cuda
 from tests.support.cuda_host import HostKernels
 from tests.support.cuda_threads import MEMORY, RACES, SanitizerError, ThreadedKernels, why_not
-from tests.support.kernel_checks import firing_rate
-from tests.support.neurons import KEY, images_of, spec_of
+from tests.support.kernel_checks import KEY, firing_rate, images_of, spec_of
 
 SHARED = 232_448
 

@@ -14,9 +14,7 @@ from torch.nn.functional import mse_loss
 from snn_mnist.kernels.cpu import spikes
 from snn_mnist.network.compiled_steps import CompiledSteps, FusedAdam, FusedSGD
 from snn_mnist.network.poisson import SpikeKey, poisson_encode
-from snn_mnist.network.training_steps import Training
-from tests.support.kernel_checks import thread_counts
-from tests.support.neurons import equations, images_of, spec_of
+from tests.support.kernel_checks import equations, images_of, spec_of, thread_counts, training_of, weight_of
 
 STEPS, BATCH, N = 7, 17, 280
 IMAGES = images_of(N, active=100)
@@ -36,16 +34,11 @@ EXACT = {
 
 
 def made(optimizer="adam", average=False, amp=False, T=20, batch=BATCH, weight=None):
-    if weight is None:
-        weight = 0.15 * torch.randn(10, 784, generator=torch.Generator().manual_seed(0))
-    weight = torch.nn.Parameter(weight.clone())
-    training = Training(
-        STEPS, batch, T, OPTIMIZERS[optimizer](weight), torch.amp.GradScaler("cpu", enabled=False), amp,
-        weight.detach().clone() if average else None, torch.zeros(STEPS * batch, 10), torch.zeros(()),
-    )  # fmt: skip
-    precision = torch.bfloat16 if amp else torch.float32
+    weight = torch.nn.Parameter(weight_of() if weight is None else weight.clone())
+    average = weight.detach().clone() if average else None
+    training = training_of(weight, OPTIMIZERS[optimizer](weight), STEPS, batch, T, None, average, amp)
     labels = torch.eye(10)[torch.arange(N) % 10]
-    return CompiledSteps(weight, spikes.active_pixels(IMAGES), labels, spec_of(), precision, training)
+    return CompiledSteps(weight, spikes.active_pixels(IMAGES), labels, spec_of(), training)
 
 
 def learning_rates(steps):
@@ -97,7 +90,7 @@ def test_steps_in_float64(optimizer, settings, epochs):
 
 def test_half_precision_rounds_the_weights_of_a_step_as_torch_does():
     """The rates and gradients with rounded weights, taken from those that are not; ties go to even."""
-    weight = 0.15 * torch.randn(10, 784, generator=torch.Generator().manual_seed(0))
+    weight = weight_of()
     weight[:, ::2] = torch.randint(256, 512, (10, 392)) / 2048  # every second one lies between two bfloat16
     assert (weight.bfloat16() != weight).float().mean() > 0.6
     half, rounded = made("momentum", amp=True, weight=weight), made("momentum", weight=weight.bfloat16().float())

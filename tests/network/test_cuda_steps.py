@@ -14,63 +14,53 @@ from snn_mnist.kernels.cuda import fused as fused_cuda
 from snn_mnist.network.fused_steps import FusedSteps
 from snn_mnist.network.poisson import SpikeKey
 from tests.conftest import ROOT
-from tests.support.kernel_checks import FULL, HALF, firing_rate, training_of
-from tests.support.neurons import images_of, spec_of
+from tests.support.kernel_checks import firing_rate, images_of, spec_of, training_of, weight_of
+
+MODES = pytest.mark.parametrize(("name", "scaled"), [("adam", False), ("adam", True), ("sgd", False), ("sgd", True)])
 
 
-@pytest.mark.parametrize(("optimizer", "scaled"), [("adam", False), ("adam", True), ("sgd", False), ("sgd", True)])
-def test_epoch_of_steps_is_the_ordinary_loop(host, optimizer, scaled):
+def optimizer_of(name, weight, **settings):
+    if name == "adam":
+        return torch.optim.Adam([weight], lr=0.01, fused=True, **settings)
+    sgd = torch.optim.SGD([weight], lr=0.01, momentum=0.9, fused=True)
+    sgd.state[weight]["momentum_buffer"] = torch.zeros_like(weight)  # else undefined after a skipped first step
+    return sgd
+
+
+@MODES
+def test_epoch_of_steps_is_the_ordinary_loop(host, name, scaled):
     """The steps that a CUDA graph captures, run one by one: bit for bit those of autograd and the optimiser, with
     learning rates that a float32 holds, as the static tensors do."""
     images, steps, batch, T = images_of(30, active=100), 7, 4, 20
     active, labels = fused_cuda.active_pixels(images), 300 * torch.eye(10)[torch.arange(30) % 10]
-    order = torch.randperm(30, generator=torch.Generator().manual_seed(0))
-    start = 0.1 * torch.randn(10, 784, generator=torch.Generator().manual_seed(1))
+    order, precision = torch.arange(30).roll(7), torch.bfloat16 if scaled else torch.float32
     rates = torch.tensor([0.01 / (1 + step) for step in range(steps)]).tolist()
     decays = [1 - 2.0 ** -(1 + step) for step in range(steps)]
-
-    def made():
-        weight = torch.nn.Parameter(start.clone())
-        if optimizer == "adam":
-            return weight, torch.optim.Adam([weight], lr=0.01, fused=True)
-        sgd = torch.optim.SGD([weight], lr=0.01, momentum=0.9, fused=True)
-        sgd.state[weight]["momentum_buffer"] = torch.zeros_like(weight)  # else undefined after a skipped first step
-        return weight, sgd
-
-    def scaling():  # so high at first that steps are skipped
-        return torch.amp.GradScaler("cpu", init_scale=2.0**127, enabled=scaled)
-
-    weight, steady = made()
-    average, seen, scaler = start.clone(), [], scaling()
+    weight, graphed = (torch.nn.Parameter(weight_of(0.1)) for _ in range(2))
+    average, own = weight_of(0.1), weight_of(0.1)
+    # so high at first that steps are skipped
+    scaler, other = (torch.amp.GradScaler("cpu", init_scale=2.0**127, enabled=scaled) for _ in range(2))
+    optimizer, captured = optimizer_of(name, weight), optimizer_of(name, graphed)
+    training = training_of(graphed, captured, steps, batch, T, other, own, scaled)
+    run = FusedSteps(graphed, active, labels, spec_of(), training, chunk=3)
     for epoch in (3, 4):
-        for step in range(steps):
-            part = order[step * batch : (step + 1) * batch]
-            steady.param_groups[0]["lr"] = rates[step]
-            steady.zero_grad()
-            rate = firing_rate(
-                fused_cuda, weight, active, part, T, SpikeKey(1, 0, epoch), spec_of(), HALF if scaled else FULL
-            )
-            scaler.scale(torch.nn.functional.mse_loss(rate, labels[part])).backward()
-            scaler.step(steady)
-            scaler.update()
-            with torch.no_grad():
-                average.lerp_(weight, 1 - decays[step])
-            seen.append(rate.detach())
-
-    graphed, captured = made()
-    own = start.clone()
-    training = training_of(graphed, captured, steps, batch, T, scaling(), own)
-    run = FusedSteps(fused_cuda, graphed, active, labels, spec_of(), HALF if scaled else FULL, training, chunk=3)
-    for turn, epoch in enumerate((3, 4)):
-        run.begin(SpikeKey(1, 0, epoch), order, rates, decays)
+        key = SpikeKey(1, 0, epoch)
+        run.begin(key, order, rates, decays)
         run.run(0, 5)
         run.run(5, steps)
-        expected = torch.cat(seen[turn * steps : (turn + 1) * steps])
-        assert torch.equal(training.rates, expected)
+        for step in range(steps):
+            part = slice(step * batch, (step + 1) * batch)
+            optimizer.param_groups[0]["lr"] = rates[step]
+            optimizer.zero_grad()
+            rate = firing_rate(fused_cuda, weight, active, order[part], T, key, spec_of(), precision)
+            scaler.scale(torch.nn.functional.mse_loss(rate, labels[order[part]])).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            average.lerp_(weight.detach(), 1 - decays[step])
+            assert torch.equal(training.rates[part], rate)
     assert torch.equal(graphed, weight) and torch.equal(own, average)
-    assert captured.param_groups[0]["lr"] == rates[-1]
+    assert captured.param_groups[0]["lr"] == rates[-1] and other.state_dict() == scaler.state_dict()
     assert (training.skipped > 0) == scaled and training.skipped < steps
-    assert training.scaler.state_dict() == scaler.state_dict()
 
 
 class Recorded:
@@ -118,32 +108,40 @@ def graphs(monkeypatch):
     return captures
 
 
-def test_one_graph_serves_all_chunks(host, graphs):
+@MODES
+@pytest.mark.parametrize("target", ["host", pytest.param("gpu", marks=pytest.mark.gpu)], indirect=True)
+def test_one_graph_serves_all_chunks(target, request, name, scaled):
     """An epoch of 11 steps in chunks of 4, cut in the middle of the second epoch: the bits of the plain loop, from one
     graph for the chunks of 4 and one for the 3 steps at the end. The very first chunk is always launched."""
-    images, steps, batch = images_of(48, active=100), 11, 4
-    active, labels = fused_cuda.active_pixels(images), torch.eye(10)[torch.arange(48) % 10]
-    start = 0.1 * torch.randn(10, 784, generator=torch.Generator().manual_seed(1))
-    results, replays = [], []
+    captures = request.getfixturevalue("graphs") if target.name == "host" else None
+    steps, batch, images = 11, 4, images_of(48, active=100)
+    active, labels = target.active(images), torch.eye(10, device=target.device)[torch.arange(48) % 10]
+    results, replays, order = [], [], torch.randperm(48)
     for capture in (False, True):
-        weight = torch.nn.Parameter(start.clone())
-        adam = torch.optim.Adam([weight], fused=True, capturable=True)
-        training = training_of(weight, adam, steps, batch, 20, torch.amp.GradScaler("cpu", enabled=False))
-        run = FusedSteps(fused_cuda, weight, active, labels, spec_of(), FULL, training, chunk=4, capture=capture)
+        weight, average = torch.nn.Parameter(weight_of(0.1).to(target.device)), weight_of(0.1).to(target.device)
+        optimizer = optimizer_of(name, weight, capturable=True) if name == "adam" else optimizer_of(name, weight)
+        scaler = torch.amp.GradScaler(target.device.type, enabled=scaled)
+        training = training_of(weight, optimizer, steps, batch, 20, scaler, average, scaled)
+        run = FusedSteps(weight, active, labels, spec_of(), training, chunk=4, capture=capture)
         rates = []
         for epoch in range(3):
-            run.begin(SpikeKey(1, 0, epoch), torch.arange(48).roll(epoch), [0.01 / (1 + step) for step in range(steps)])
+            table = [0.01 * (1 + epoch) / (1 + step) for step in range(steps)]
+            run.begin(SpikeKey(1, 0, epoch), order.roll(epoch), table, [0.9 + 0.01 * step for step in range(steps)])
             for cut in ((0, 6), (6, 11)) if epoch == 1 else ((0, 11),):
                 run.run(*cut)
             rates.append(training.rates.clone())
-            if capture:
+            if captures is not None and capture:
                 replays.append({count: graph.replays for count, graph in run.graphs.items()})
-        results.append([*rates, weight.detach()])
+        assert set(run.graphs) == ({4, 3} if capture else set()) and optimizer.param_groups[0]["lr"] == table[-1]
+        state = [value for value in optimizer.state[weight].values() if isinstance(value, torch.Tensor)]
+        results.append([*rates, weight.detach(), average, *state])
     for plain, replayed in zip(*results, strict=True):
-        assert torch.equal(plain, replayed)
-    assert replays == [{4: 1, 3: 1}, {4: 2, 3: 2}, {4: 4, 3: 3}]  # steps 4 to 7 of the second epoch are launched
-    assert [c["pool"] for c in graphs] == [None, "a pool"] and gc.isenabled()
-    assert {c["stream"] for c in graphs} == {"a stream of cpu"}
+        assert torch.equal(plain, replayed) and plain.isfinite().all()
+    assert not torch.equal(results[0][0], results[0][1])
+    if captures is not None:
+        assert replays == [{4: 1, 3: 1}, {4: 2, 3: 2}, {4: 4, 3: 3}]  # steps 4 to 7 of the second epoch are launched
+        assert [c["pool"] for c in captures] == [None, "a pool"] and gc.isenabled()
+        assert {c["stream"] for c in captures} == {"a stream of cpu"}
     run.begin(SpikeKey(2, 0, 0), torch.arange(48), [0.01] * steps)
     assert run.graphs == {}  # another seed, which is a constant in the graphs
 
@@ -151,9 +149,9 @@ def test_one_graph_serves_all_chunks(host, graphs):
 def test_work_memory_is_compared_with_what_is_free(host, graphs):
     """T near a million: the work of 64 samples does not lie on chip, and needs 9 GB."""
     active, weight = fused_cuda.active_pixels(images_of(2, active=100)), torch.nn.Parameter(torch.zeros(10, 784))
-    training = training_of(weight, torch.optim.SGD([weight]), 1, 64, 999_000, None)
+    training = training_of(weight, torch.optim.SGD([weight]), 1, 64, 999_000)
     with pytest.raises(SNNError, match=r"T=999000 with b=64 needs \d+\.\d GB of work memory, and 1\.0 GB are free"):
-        FusedSteps(fused_cuda, weight, active, torch.eye(10), spec_of(), FULL, training, capture=True)
+        FusedSteps(weight, active, torch.eye(10), spec_of(), training, capture=True)
 
 
 def test_gpu_tests_are_collected_without_the_development_extras():

@@ -29,8 +29,8 @@ from numba import types
 from numba.core.caching import NullCache
 from numba.core.ccallback import CFunc
 
+from snn_mnist.kernels import formulas
 from snn_mnist.kernels.cache import cache_directory, compile_seconds
-from snn_mnist.kernels.formulas import FORMULAS, expression
 
 log = logging.getLogger("snn_mnist")  # shown by the program, see terminal.py
 
@@ -55,26 +55,28 @@ class _GuardedCache(NullCache):
         compiled._cache = self
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        overload = None
+        overload, folder = None, cache_directory()
         try:
             overload = self.disk.load_overload(sig, target_context)
         except Exception as error:  # a damaged file can fail anywhere in unpickling
-            log.info("a compiled kernel in %s can't be read (%s)", cache_directory(), error)
+            log.info("a compiled kernel in %s can't be read (%s)", folder, error)
             with contextlib.suppress(OSError):
                 self.disk.flush()  # a damaged index would be read again by save_overload
         if overload is None:
             if self.what:
-                self._announce()
+                expected = self.expected if self in self.expected else [self]
+                number, often = expected.index(self) + 1, "once" if folder else "in every run (no cache can be written)"
+                seconds = max(1, round(self.seconds * _slowness()))
+                log.info(
+                    "compiling kernel %d of %d, %s, %s: about %d s ...",
+                    number,
+                    len(expected),
+                    self.what,
+                    often,
+                    seconds,
+                )
             self.started = time.perf_counter()
         return overload
-
-    def _announce(self) -> None:
-        number, total = 1, 1
-        if self in self.expected:
-            number, total = self.expected.index(self) + 1, len(self.expected)
-        often = "once" if cache_directory() else "in every run (no cache can be written)"
-        seconds = max(1, round(self.seconds * _slowness()))
-        log.info("compiling kernel %d of %d, %s, %s: about %d s ...", number, total, self.what, often, seconds)
 
     def is_on_disk(self) -> bool:
         """Whether a kernel of this name lies in the cache."""
@@ -133,29 +135,9 @@ inlined_helper = numba.njit(error_model="numpy", no_cpython_wrapper=True, no_cfu
 # ---- surrogate gradients -----------------------------------------------------------------------------------------
 
 
-@helper
-def where(condition, a, b):  # type: ignore[no-untyped-def]
-    return a if condition else b
-
-
-@helper
-def minimum(a, b):  # type: ignore[no-untyped-def]
-    return a if a < b else b
-
-
-@helper
-def maximum(a, b):  # type: ignore[no-untyped-def]
-    return a if a > b else b
-
-
-_NAMES = {name: getattr(math, name) for name in ("exp", "log", "log1p", "sin", "cos", "atan", "erfc", "sqrt")} | {
-    "where": where,
-    "minimum": minimum,
-    "maximum": maximum,
-    "f32": np.float32,
-    "f64": np.float64,
-    "carray": numba.carray,
-}
+_NAMES = {name: getattr(math, name) for name in ("exp", "log", "log1p", "sin", "cos", "atan", "erfc", "sqrt")}
+_NAMES |= {function.__name__: helper(function) for function in (formulas.where, formulas.minimum, formulas.maximum)}
+_NAMES |= {"f32": np.float32, "f64": np.float64, "carray": numba.carray}
 
 _TEMPLATE = """
 def {name}(source, target, count):
@@ -169,7 +151,7 @@ def {name}(source, target, count):
 @functools.cache
 def gradient_function(surrogate: str, parameters: tuple[tuple[str, float], ...], dtype: str = "float32") -> Any:
     """Return the compiled `void f(const real *x, real *g, int64_t count)`; its `.address` goes to a kernel."""
-    formula = expression(FORMULAS[surrogate].gradient, dict(parameters), "python", dtype)
+    formula = formulas.expression(formulas.FORMULAS[surrogate].gradient, dict(parameters), "python", dtype)
     # numba's cache tells functions of one file apart by name, line and bytecode, which holds no constants
     name = f"gradient_{surrogate}_{hashlib.sha256(formula.encode()).hexdigest()[:8]}"
     namespace = _NAMES | {"__name__": __name__}

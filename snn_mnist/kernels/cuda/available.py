@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import importlib
 import os
+import shutil
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -57,7 +60,10 @@ def import_cupy() -> Any:
     """Import CuPy, its kernels kept beside numba's: it can't be imported where its cache can't be written, and the
     default is in the home directory. A CUPY_CACHE_DIR that is set stays."""
     if "CUPY_CACHE_DIR" not in os.environ:
-        os.environ["CUPY_CACHE_DIR"] = str(writable("cupy") or tempfile.mkdtemp(prefix="snn_mnist-"))
+        if (folder := writable("cupy")) is None:
+            folder = Path(tempfile.mkdtemp(prefix="snn_mnist-"))
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        os.environ["CUPY_CACHE_DIR"] = str(folder)
     return importlib.import_module("cupy")
 
 

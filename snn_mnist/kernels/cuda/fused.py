@@ -72,7 +72,7 @@ class Plan(NamedTuple):
         return torch.empty(blocks * self.global_bytes, dtype=torch.uint8, device=device) if self.global_bytes else None
 
 
-def plan_launch(weight_shape: tuple[int, int], stride: int, spec: NeuronSpec, steps: int | None, limit: int) -> Plan:
+def plan_launch(weight_shape: Sequence[int], stride: int, spec: NeuronSpec, steps: int | None, limit: int) -> Plan:
     """The variant for these settings; steps=None: the forward pass alone, for any T. limit: bytes of shared memory."""
     outputs, pixels = weight_shape
     learning = steps is not None
@@ -96,7 +96,7 @@ def plan_launch(weight_shape: tuple[int, int], stride: int, spec: NeuronSpec, st
     return Plan(text, threads, 0 if global_work else size, (size + 15) // 16 * 16 if global_work else 0)
 
 
-def work_memory(weight_shape: tuple[int, int], active: ActivePixels, spec: NeuronSpec, steps: int, samples: int) -> int:
+def work_memory(weight_shape: Sequence[int], active: ActivePixels, spec: NeuronSpec, steps: int, samples: int) -> int:
     """Return the bytes of global memory that a training pass over so many samples works in; 0 if they fit on chip."""
     limit = cuda.shared_limit(active.images.device)
     return samples * plan_launch(weight_shape, active.stride, spec, steps, limit).global_bytes
@@ -141,7 +141,7 @@ def _fused(
     device, samples = active.images.device, len(index)
     if samples == 0:
         return
-    plan = plan_launch((weight.shape[0], weight.shape[1]), active.stride, spec, steps, cuda.shared_limit(device))
+    plan = plan_launch(weight.shape, active.stride, spec, steps, cuda.shared_limit(device))
     readout_count = np.int32(0 if readout_steps is None else len(readout_steps))
     cuda.load(plan.text, "fused", device)(
         (samples,), plan.threads,
@@ -168,19 +168,8 @@ def firing_counts(
     device = active.images.device
     counts = torch.empty(len(index), len(readout_steps), len(weight), device=device)
     inputs = torch.empty(len(index), dtype=torch.int64, device=device)
-    _fused(
-        weight,
-        active,
-        index,
-        key,
-        spec,
-        None,
-        precision,
-        _on_device(tuple(readout_steps), device),
-        counts,
-        None,
-        inputs,
-    )
+    on_device = _on_device(tuple(readout_steps), device)
+    _fused(weight, active, index, key, spec, None, precision, on_device, counts, None, inputs)
     return counts, inputs
 
 
