@@ -289,7 +289,7 @@ def test_any_strides(target):
 
 @pytest.mark.parametrize("v_reset", [0.0, None])
 def test_an_infinite_input_leaves_a_finite_potential(target, v_reset):
-    """As in the modules of core, see tests/core/test_neuron_numbers.py."""
+    """As in the modules of core, see tests/core/test_neuron.py."""
     x = torch.full((6, 2, 3), 0.7)
     x[1, 0, 0], x[3, 1, 2], x[2, 0, 1] = math.inf, -math.inf, math.nan
     node = neuron.LIFNode(v_reset=v_reset, step_mode="m", store_v_seq=True, surrogate_function=surrogate.ATan())
