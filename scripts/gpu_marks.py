@@ -95,7 +95,7 @@ def trained(out: Path, device: str, flags: list[str]) -> str:
 
 def step_times(config: Config) -> list[str]:
     """Return what a training step takes, and on a GPU its two kernels alone."""
-    runtime = choose_runtime(config.device, config.backend, config.threads)
+    runtime = choose_runtime(config.device, config.backend, config.j)
     learner = Learner(config, runtime, TrainingData.load(config, runtime.device))
     learner.prepare()
     device, steps, count = runtime.device, learner.training, learner.data.steps

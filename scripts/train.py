@@ -12,7 +12,7 @@ from pathlib import Path
 from snn_mnist.cli.main import main
 from snn_mnist.data.datasets import DataMissing, load_dataset
 from snn_mnist.errors import SNNError
-from snn_mnist.terminal import fit
+from snn_mnist.terminal import wrapped
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -32,7 +32,7 @@ def recipe(flags: Sequence[str]) -> Path | None:
             load_dataset("mnist", given.data_dir)
         except DataMissing as error:
             instead = "Training on the bundled digits instead: real handwriting, but 1,437 small images, not MNIST."
-            print(fit(f"\n{error}\n\n{instead}\n", indent=""), file=sys.stderr)
+            print(wrapped(f"\n{error}\n\n{instead}\n", indent=""), file=sys.stderr)
             return CONFIGS / "digits.yaml"
         except SNNError:
             pass  # train says what is wrong

@@ -1,4 +1,4 @@
-"""What a person at a terminal sees: text that fits, and bars while something takes seconds."""
+"""What a person at a terminal sees: text of its width, messages on stderr, and bars while something takes seconds."""
 
 from __future__ import annotations
 
@@ -11,45 +11,15 @@ from typing import TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-WIDTH = 80  # columns: what the program prints fits into them, except paths and commands to be copied
+WIDTH = 80  # columns: what the program prints is no wider, except paths and commands to be copied
 REDRAW = 0.25  # seconds between two states of a bar
 BAR = "{desc} {percentage:3.0f}%|{bar}| {remaining} left"
-WIDE_BAR = BAR + ", {rate_noinv_fmt}{postfix}"
 
 
-def fit(text: str, width: int = WIDTH, indent: str = "  ") -> str:
+def wrapped(text: str, width: int = WIDTH, indent: str = "  ") -> str:
     """Return the text with lines of at most `width`, broken between words; paths and flags stay whole."""
-
-    def broken(line: str) -> str:
-        return textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
-
-    return "\n".join(line if len(line) <= width else broken(line) for line in text.split("\n"))
-
-
-def fit_terminal(text: str, stream: TextIO) -> str:
-    """Fit the text to a terminal; a file or pipe gets each message on one line, for `grep`."""
-    return fit(text, columns(stream)) if stream.isatty() else text
-
-
-def say(text: str) -> None:
-    """Tell a person at a terminal what is going on; nothing is written into files and pipes."""
-    if sys.stderr.isatty():
-        print(fit(f"{text} ...", columns(sys.stderr)), file=sys.stderr, flush=True)
-
-
-class _Stderr(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        print(fit_terminal(f"snn_mnist: {record.getMessage()}", sys.stderr), file=sys.stderr, flush=True)
-
-
-def show_log() -> None:
-    """Write what the package logs, such as that kernels are being compiled, to stderr."""
-    log = logging.getLogger("snn_mnist")
-    if not log.handlers:
-        log.addHandler(_Stderr())
-        log.setLevel(logging.INFO)
-        logging.getLogger("matplotlib").setLevel(logging.ERROR)  # not that it can't write to HOME
-        os.environ["MPLBACKEND"] = "agg"  # figures are files; Jupyter names a backend that may be missing
+    wrapper = textwrap.TextWrapper(width, "", indent, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(line if len(line) <= width else wrapper.fill(line) for line in text.split("\n"))
 
 
 def columns(stream: TextIO) -> int:
@@ -58,6 +28,37 @@ def columns(stream: TextIO) -> int:
         return os.get_terminal_size(stream.fileno()).columns or WIDTH
     except (OSError, ValueError):
         return WIDTH
+
+
+def for_stream(text: str, stream: TextIO) -> str:
+    """Return the text wrapped for a terminal; a file or pipe gets each message on one line, for `grep`."""
+    return wrapped(text, columns(stream)) if stream.isatty() else text
+
+
+def report(message: str, verb: str = "") -> None:
+    """Print 'snn_mnist train: error: …' on stderr."""
+    print(for_stream(f"{f'snn_mnist {verb}'.strip()}: {message}", sys.stderr), file=sys.stderr, flush=True)
+
+
+def say(text: str) -> None:
+    """Say to a person at a terminal what is going on; nothing is written into files and pipes."""
+    if sys.stderr.isatty():
+        print(for_stream(f"{text} ...", sys.stderr), file=sys.stderr, flush=True)
+
+
+class _Report(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        report(record.getMessage())
+
+
+def show_log() -> None:
+    """Write what the package logs, such as that kernels are being compiled, to stderr."""
+    log = logging.getLogger("snn_mnist")
+    if not log.handlers:
+        log.addHandler(_Report())
+        log.setLevel(logging.INFO)
+        logging.getLogger("matplotlib").setLevel(logging.ERROR)  # not that it can't write to HOME
+        os.environ["MPLBACKEND"] = "agg"  # figures are files; Jupyter names a backend that may be missing
 
 
 def progress_bar(title: str, images: int, done: int = 0, show: bool | None = None) -> tqdm:
@@ -82,6 +83,6 @@ def progress_bar(title: str, images: int, done: int = 0, show: bool | None = Non
         leave=False,
         ncols=width - 1,  # the last column would move the cursor to the next line
         nrows=24,  # some terminals do not know theirs
-        bar_format=BAR if width < 72 else WIDE_BAR,
+        bar_format=BAR if width < 72 else f"{BAR}, {{rate_noinv_fmt}}{{postfix}}",
         disable=not (sys.stderr.isatty() if show is None else show),
     )

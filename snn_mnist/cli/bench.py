@@ -14,11 +14,10 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from snn_mnist.cli.results import spread, write_json
-from snn_mnist.cli.shared_options import json_option
-from snn_mnist.settings.config import DIGITS_INCLUDED, MAX_T, Config, Threads, backends, train_option
+from snn_mnist.cli.shared import json_option, spread, write_json
+from snn_mnist.settings.config import BACKENDS, MAX_T, Config, train_option
 from snn_mnist.settings.options import Options, option
-from snn_mnist.terminal import fit
+from snn_mnist.terminal import wrapped
 
 if TYPE_CHECKING:
     from snn_mnist.data.datasets import Dataset
@@ -28,11 +27,11 @@ WHAT = ("train", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchOptions(Threads, Options):
+class BenchOptions(Options):
     """Settings of `bench`."""
 
     backend: tuple[str, ...] = option(
-        ("auto",), "Machine", "which to measure", choices=backends, shown="all that are available"
+        ("auto",), "Machine", "which to measure", choices=BACKENDS, shown="all that are available"
     )
     T: tuple[int, ...] = option((100,), "Work", "time steps", low=1, high=MAX_T)
     b: tuple[int, ...] = option((64,), "Work", "batch sizes", low=1)
@@ -42,10 +41,7 @@ class BenchOptions(Threads, Options):
     data_dir: str = train_option("data_dir")
     json: str | None = json_option()
     device: str = train_option("device")
-    j: int | None = train_option("j")
-
-    def notes(self) -> list[str]:
-        return super().notes() + self.without_effect({"data_dir": DIGITS_INCLUDED} if self.dataset == "digits" else {})
+    j: int = train_option("j")
 
 
 def run(options: BenchOptions) -> int:
@@ -63,7 +59,7 @@ def run(options: BenchOptions) -> int:
         Config(b=batch, dataset=options.dataset).check_sizes(len(dataset.train))
     machine, seconds = environment.describe(device), FULL_SECONDS if options.full else SECONDS
     out = sys.stderr if options.json == "-" else sys.stdout
-    print(fit(f"{machine}, {environment.threads(options.threads)}, {options.dataset}, Adam"), file=out)
+    print(wrapped(f"{machine}, {environment.threads(options.j)}, {options.dataset}, Adam"), file=out)
     print(f"median [lowest, highest] of {options.repeats} measurements of {seconds:g} s each", file=out, flush=True)
     results: list[dict[str, Any]] = []
     for steps, batch in itertools.product(options.T, options.b):
@@ -79,7 +75,7 @@ def run(options: BenchOptions) -> int:
     if compiled := sum(compile_seconds.values()):
         print(f"\ncompiled for {compiled:.1f} s before the measurements", file=out)
     if options.json:
-        about = {"machine": machine, "threads": options.threads, "dataset": options.dataset, "seconds": seconds}
+        about = {"machine": machine, "threads": options.j, "dataset": options.dataset, "seconds": seconds}
         write_json(options.json, about | {"compile_seconds": compiled, "results": results})
     return 0
 
@@ -109,7 +105,7 @@ class Work:
         from snn_mnist.training.resume import restore
 
         self.config, self.epochs = config, itertools.count()
-        self.runtime = choose_runtime(config.device, config.backend, config.threads)
+        self.runtime = choose_runtime(config.device, config.backend, config.j)
         self.torch_threads = torch.get_num_threads()  # the next backend's may be another number
         self.data = TrainingData.load(config, self.runtime.device, dataset)
         self.learner = Learner(config, self.runtime, self.data)

@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from snn_mnist.cli.evaluate import accuracy_against_T
-from snn_mnist.cli.results import write_json
-from snn_mnist.cli.shared_options import given_data_dir, json_option
+from snn_mnist.cli.shared import given_data_dir, json_option, write_json
 from snn_mnist.settings.config import Config, train_option
 from snn_mnist.settings.options import option, options_of
 
@@ -84,7 +83,7 @@ def run(options: ConvertOptions) -> int:
     from snn_mnist.training.interruption import Interruption
     from snn_mnist.training.loop import train
 
-    choose_runtime(options.device, options.backend, options.threads)  # a backend that can't be used is an error now
+    choose_runtime(options.device, options.backend, options.j)  # a backend that can't be used is an error now
     interruption = Interruption()
     with redirect_stdout(sys.stderr if options.json == "-" else sys.stdout):  # which is for the JSON alone
         folder = train(options.training(), interruption, conversion=Conversion(options.mode))
@@ -109,7 +108,7 @@ def report(options: ConvertOptions, folder: Path) -> None:
     config = loaded.config
     data, steps = load_dataset(config.dataset, config.data_dir), default_readout_steps(config.T)
     accuracy, constant = ann_accuracy(ann["weight"], data.test), constant_current_score(loaded.net, data.test, steps)
-    runtime = choose_runtime(options.device, options.backend, options.threads)
+    runtime = choose_runtime(options.device, options.backend, options.j)
     keys = [SpikeKey(config.seed, Stream.EVAL, repeat) for repeat in range(options.repeats)]
     poisson, _ = score_split(loaded.net, data.test, runtime, steps, keys)
     against_T = {POISSON: accuracy_against_T(poisson), CONSTANT: accuracy_against_T([constant])}

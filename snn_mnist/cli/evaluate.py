@@ -11,18 +11,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from snn_mnist.cli.results import spread, write_json
-from snn_mnist.cli.shared_options import SavedNetworkOptions, json_option, open_checkpoint, saved_option
-from snn_mnist.settings.config import Threads, train_option
+from snn_mnist.cli.shared import SavedNetworkOptions, json_option, open_checkpoint, saved_option, spread, write_json
+from snn_mnist.settings.config import train_option
 from snn_mnist.settings.options import option
-from snn_mnist.terminal import WIDTH, fit, progress_bar
+from snn_mnist.terminal import WIDTH, progress_bar, wrapped
 
 if TYPE_CHECKING:
     from snn_mnist.network.scoring import Score
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalOptions(Threads, SavedNetworkOptions):
+class EvalOptions(SavedNetworkOptions):
     """Settings of `eval`."""
 
     repeats: int = option(10, "Test", "encodings of the test images; gives the ± of the accuracy", low=1, high=100_000)
@@ -30,7 +29,7 @@ class EvalOptions(Threads, SavedNetworkOptions):
     dataset: str | None = saved_option("dataset", help="what to test on")
     device: str = train_option("device")
     backend: str = train_option("backend")
-    j: int | None = train_option("j")
+    j: int = train_option("j")
 
 
 def run(options: EvalOptions) -> int:
@@ -39,8 +38,8 @@ def run(options: EvalOptions) -> int:
     from snn_mnist.network.poisson import SpikeKey, Stream
     from snn_mnist.network.scoring import default_readout_steps, score_split
 
-    runtime = choose_runtime(options.device, options.backend, options.threads)
-    loaded = open_checkpoint(options, runtime.device.type)
+    runtime = choose_runtime(options.device, options.backend, options.j)
+    loaded = open_checkpoint(options)
     config = loaded.config
     data = load_dataset(config.dataset, config.data_dir)
     keys, steps = (
@@ -126,7 +125,7 @@ def describe(result: dict[str, Any], runtime: str) -> str:
         "",
         f"{result['images_per_s']:,.0f} images/s",
     ]
-    return fit("\n".join(lines))
+    return wrapped("\n".join(lines))
 
 
 def confusion_table(result: dict[str, Any]) -> list[str]:

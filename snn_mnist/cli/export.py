@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from snn_mnist.cli.shared_options import SavedNetworkOptions, open_checkpoint
+from snn_mnist.cli.shared import SavedNetworkOptions, open_checkpoint
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.settings.options import option, options_of
-from snn_mnist.terminal import fit, say
+from snn_mnist.terminal import say, wrapped
 
 if TYPE_CHECKING:
     from snn_mnist.network.saved_network import SavedNetwork
@@ -33,7 +33,7 @@ class ExportOptions(SavedNetworkOptions):
 
     format: str = option("nir", "Files", FORMATS, choices=tuple(ENDINGS))
     out: str | None = option(
-        None, "Files", "the file (hardware: directory) to write", path="PATH", shown="next to the checkpoint"
+        None, "Files", "the file (hardware: directory) to write", metavar="PATH", shown="next to the checkpoint"
     )
     dt: float = option(1e-4, "NIR", "duration of a time step in seconds", above=0)
     discretization: str = option("euler", "NIR", STEPPING, choices=DISCRETIZATIONS)
@@ -68,7 +68,7 @@ def run(options: ExportOptions) -> None:
         if options.report:
             say("measuring the accuracy of each weight width on all test images")
         report = hardware.export_hardware(saved, out, options.bits, options.scale, options.fraction, options.report)
-        print(f"{fit(report.rstrip(), indent='')}\n\nwritten to {out}")
+        print(f"{wrapped(report.rstrip(), indent='')}\n\nwritten to {out}")
         print(f"the C reference: cd {shlex.quote(str(out))} && cc -std=c99 -O2 -o snn_infer snn_infer.c")
         return
     refuse_directory(out)
@@ -83,14 +83,14 @@ def _export_nir(saved: SavedNetwork, out: Path, options: ExportOptions) -> None:
     from snn_mnist.export import nir, verify
 
     graph = nir.export_nir(saved, out, options.dt, options.discretization, options.allow_lossy)
-    print(fit(f"{out}: {nir.describe(graph)}"))
+    print(wrapped(f"{out}: {nir.describe(graph)}"))
     if not options.verify:
         return
     images = load_dataset(saved.config.dataset, saved.config.data_dir).test.images[:VERIFIED]
     say("comparing its spikes with those of the network, also in the simulators found here")
     found = verify.compare(out, saved, images, options.dt, options.discretization)
     lines = "\n".join(f"  {name}: {result}" for name, result in found.items())
-    print(f"verified on {len(images):,} test images x {saved.config.T} steps:\n{fit(lines, indent='    ')}")
+    print(f"verified on {len(images):,} test images x {saved.config.T} steps:\n{wrapped(lines, indent='    ')}")
     loop = next(iter(found.values()))
     if not options.allow_lossy and getattr(loop, "different", True):
         raise SNNError(f"{out} does not give this network's spikes: {loop}; please report this")

@@ -15,13 +15,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from snn_mnist import __version__
-from snn_mnist.cli.results import write_json
-from snn_mnist.cli.shared_options import json_option
+from snn_mnist.cli.shared import json_option, write_json
 from snn_mnist.errors import SNNError
 from snn_mnist.settings.config import cores, train_option
 from snn_mnist.settings.options import Options
 from snn_mnist.storage import environment
-from snn_mnist.terminal import fit
+from snn_mnist.terminal import wrapped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,22 +32,6 @@ class InfoOptions(Options):
 
 
 def run(options: InfoOptions) -> None:
-    from snn_mnist.data import datasets
-
-    def data_files(name: str) -> dict[str, str]:
-        return {file: file_state(name, file) for file in datasets.MD5[name]}
-
-    def file_state(name: str, file: str) -> str:
-        raw = datasets.raw_directory(name, options.data_dir)
-        path = datasets.find_file(file, raw)
-        if path is None:
-            return f"missing in {raw}"
-        try:
-            datasets.read(path, datasets.MD5[name][file])
-            return "ok, md5 as published"
-        except SNNError as error:
-            return str(error)
-
     found = {
         "version": __version__,
         "python": f"{platform.python_version()} ({sys.executable})",
@@ -57,20 +40,24 @@ def run(options: InfoOptions) -> None:
         "devices": guarded(devices),
         "backends": guarded(backends),
         "data directory": os.path.abspath(options.data_dir),
-        **{name: data_files(name) for name in datasets.MD5},
-        "kernel cache": guarded(kernel_cache),
+        "data": guarded(data_sets, options.data_dir),
     }
     if options.json != "-":
-        print(as_text(found))
+        for name, value in found.items():
+            if isinstance(value, dict):
+                print(f"{name}:")
+                for key, item in value.items():
+                    print(wrapped(f"  {key:12}  {item}", indent=" " * 16))
+            else:
+                print(wrapped(f"{name}: {value}"))
     if options.json:
         write_json(options.json, found)
 
 
 def packages() -> dict[str, str]:
     """Return the version of each package, or the line that installs it."""
-    installed = environment.versions()
-    required = {name: installed.get(name, f"missing; pip install {name}") for name in environment.PACKAGES}
-    return required | {name: installed.get(name, f"optional; pip install {name}") for name in environment.OPTIONAL}
+    missing = {name: f"missing; pip install {name}" for name in environment.PACKAGES}
+    return missing | {name: f"optional; pip install {name}" for name in environment.OPTIONAL} | environment.versions()
 
 
 def devices() -> dict[str, str]:
@@ -78,10 +65,9 @@ def devices() -> dict[str, str]:
 
     from snn_mnist.kernels.cuda.available import device_error
 
-    listed = {"cpu": f"{cores()} cores"}
-    if error := device_error():
-        return listed | {"cuda": error}
-    return listed | {f"cuda:{i}": environment.gpu(i) for i in range(torch.cuda.device_count())}
+    gpus = {f"cuda:{i}": environment.gpu(i) for i in range(torch.cuda.device_count())}
+    error = device_error()
+    return {"cpu": f"{cores()} cores"} | ({"cuda": error} if error else gpus)
 
 
 def backends() -> dict[str, str]:
@@ -89,45 +75,29 @@ def backends() -> dict[str, str]:
     from snn_mnist.kernels import BACKENDS
     from snn_mnist.network.device import why_refused
 
-    def state(name: str, kind: str) -> str:
-        try:
-            return why_refused(name, kind) or f"available on {kind}"
-        except SNNError as error:  # the device is lost: the other backends are still reported
-            return str(error)
+    def state(name: str) -> str:
+        kind = "cuda" if name == "cupy" else "cpu"
+        return why_refused(name, kind) or f"available on {kind}"
 
-    return {name: state(name, "cuda" if name == "cupy" else "cpu") for name in BACKENDS}
+    return {name: guarded(state, name) for name in BACKENDS}
 
 
-def kernel_cache() -> str:
-    from snn_mnist.kernels.cache import cache_directory
+def data_sets(data_dir: str) -> dict[str, str]:
+    """Return for each data set that its files are whole, or what is missing or damaged."""
+    from snn_mnist.data.datasets import MD5, load_dataset
 
-    folder = cache_directory()
-    if folder is None:
-        return "not writable: kernels are compiled again in each process (SNN_MNIST_CACHE names another place)"
-    size = sum(file.stat().st_size for file in folder.parent.rglob("*") if file.is_file())  # CuPy's lie there too
-    return f"{folder.parent} ({size / 1e6:.1f} MB)"
+    def state(name: str) -> str:
+        load_dataset(name, data_dir, download=False)
+        return "complete, md5 as published"
+
+    return {name: guarded(state, name) for name in MD5}
 
 
-def guarded(part: Callable[[], Any]) -> Any:
+def guarded(part: Callable[..., Any], *arguments: Any) -> Any:
     """Call a part; return the error in one line instead, such as that of a torch that can't be imported."""
     try:
-        return part()
+        return part(*arguments)
+    except SNNError as error:
+        return str(error)
     except Exception as error:
         return f"broken: {type(error).__name__}: {' '.join(str(error).split())}"
-
-
-def as_text(found: dict[str, Any]) -> str:
-    lines = []
-    for name, value in found.items():
-        if not isinstance(value, dict):
-            lines.append(fit(f"{name}: {value}"))
-            continue
-        if len(value) == 4 and len(states := set(value.values())) == 1:  # the files of a data set
-            lines.append(fit(f"{name}: {states.pop()} (4 files)"))
-            continue
-        width = max(map(len, value))
-        lines += [
-            f"{name}:",
-            *(fit(f"  {key:{width}}  {item}", indent=" " * (width + 4)) for key, item in value.items()),
-        ]
-    return "\n".join(lines)

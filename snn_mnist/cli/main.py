@@ -4,19 +4,17 @@ import os
 import sys
 from collections.abc import Sequence
 
-from snn_mnist.cli.parser import read_command, usage
-from snn_mnist.cli.shared_options import print_notes, resolve_runs
-from snn_mnist.cli.streams import make_printable
-from snn_mnist.cli.verbs import VERBS
+from snn_mnist.cli.parser import VERBS, read_command, usage
+from snn_mnist.cli.shared import resolve_runs
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.terminal import fit_terminal, say, show_log
+from snn_mnist.terminal import report, say, show_log
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; print an error as one line. Return the exit code: 0, 1, 2, 130 or 143."""
     tokens = list(sys.argv[1:] if argv is None else argv)
     verb = next(iter(tokens), "")
-    make_printable()
+    _open_streams()
     try:
         try:
             verb, options = read_command(tokens)
@@ -25,7 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         except SystemExit:  # after the help or the version
             return 0
-        print_notes(options.notes())
+        for note in options.notes():
+            report(f"note: {note}")
         options = resolve_runs(options)
         show_log()
         if verb != "runs":
@@ -53,9 +52,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _failed(verb: str, message: str, code: int) -> int:
-    program = f"snn_mnist {verb}" if verb in VERBS else "snn_mnist"
-    print(fit_terminal(f"{program}: error: {' '.join(message.split())}", sys.stderr), file=sys.stderr)
+    report(f"error: {' '.join(message.split())}", verb if verb in VERBS else "")
     return code
+
+
+def _open_streams() -> None:
+    """Let streams write '?' for a character that they can't encode, instead of failing.
+
+    Streams that the caller closed (`>&-`) become /dev/null: else the first file opened would take their number.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, this one
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
 
 
 if __name__ == "__main__":

@@ -18,16 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from snn_mnist.cli.shared_options import out_dir_option
+from snn_mnist.cli.shared import out_dir_option
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.settings.config import Config
 from snn_mnist.settings.options import Options, option
 from snn_mnist.storage.atomic_files import make_directory
 from snn_mnist.storage.directory import LATEST, run_directories
 from snn_mnist.storage.metrics import read_metrics
-from snn_mnist.storage.naming import labels, short_names
-from snn_mnist.storage.survey import is_converted
-from snn_mnist.terminal import fit, say
+from snn_mnist.storage.runs import is_converted, labels
+from snn_mnist.terminal import say, wrapped
 
 COMPARED = "curves_compared.png"  # of several runs; curves.png is of one
 MOST = 16  # runs in one figure; the colours of more can't be told apart
@@ -39,9 +38,9 @@ OUT = "curves.png in the run; of several curves_compared.png in the first"
 class PlotOptions(Options):
     """Settings of `plot`."""
 
-    runs: tuple[str, ...] = option((), "Files", RUNS, path="DIR", required=True, positional=True)
+    runs: tuple[str, ...] = option((), "Files", RUNS, metavar="DIR", required=True, positional=True)
     out_dir: str = out_dir_option()
-    out: str | None = option(None, "Files", "the picture", path="FILE", shown=OUT)
+    out: str | None = option(None, "Files", "the picture", metavar="FILE", shown=OUT)
 
 
 def run(options: PlotOptions) -> int:
@@ -49,7 +48,7 @@ def run(options: PlotOptions) -> int:
     from snn_mnist.visualizing import run_figures as figures  # takes seconds
 
     if missing := figures.without_curve({str(folder): rows for folder, rows in found.items()}):
-        print(fit(f"not drawn, because they have no test: {', '.join(missing)}"))
+        print(wrapped(f"not drawn, because they have no test: {', '.join(missing)}"))
     drawn = {folder: rows for folder, rows in found.items() if str(folder) not in missing}
     runs = dict(itertools.islice(drawn.items(), MOST))
     configs = {folder: _config(folder) for folder in runs}
@@ -109,10 +108,8 @@ def names(configs: Mapping[Path, Config | None]) -> list[str]:
 
     The curves of a conversion are those of its ANN.
     """
-    short = dict(zip(configs, short_names(list(configs)), strict=True))
-    known = labels({short[folder]: config for folder, config in configs.items() if config})
-    anns = {short[folder]: "ANN, " for folder in configs if len(configs) > 1 and is_converted(folder)}
-    return [anns.get(name, "") + known.get(name, name) for name in short.values()]
+    anns = ["ANN, " if len(configs) > 1 and is_converted(folder) else "" for folder in configs]
+    return [ann + label for ann, label in zip(anns, labels(configs), strict=True)]
 
 
 def _config(folder: Path) -> Config | None:

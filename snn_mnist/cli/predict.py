@@ -15,14 +15,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from snn_mnist.cli.results import write_json
-from snn_mnist.cli.shared_options import SavedNetworkOptions, json_option, open_checkpoint, print_notes
+from snn_mnist.cli.shared import SavedNetworkOptions, json_option, open_checkpoint, write_json
 from snn_mnist.cli.terminal_picture import drawn, shows_greys
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.settings.config import train_option
 from snn_mnist.settings.options import option
 from snn_mnist.storage.atomic_files import make_directory, write_file
-from snn_mnist.terminal import fit
+from snn_mnist.terminal import report, wrapped
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,9 +34,9 @@ FILES = "picture files, directories of them, or - for standard input"
 class PredictOptions(SavedNetworkOptions):
     """Settings of `predict`."""
 
-    images: tuple[str, ...] = option((), "Files", FILES, path="FILE", required=True, positional=True)
+    images: tuple[str, ...] = option((), "Files", FILES, metavar="FILE", required=True, positional=True)
     show: bool = option(True, "Images", "draw the prepared picture and the rates in the terminal")
-    save: str | None = option(None, "Files", "write the prepared pictures there, 28 x 28 pixels, as PNG", path="DIR")
+    save: str | None = option(None, "Files", "write the prepared pictures there, 28 x 28 pixels, as PNG", metavar="DIR")
     json: str | None = json_option()
     data_dir: str = train_option("data_dir", help="where the test images are, from which low margins are determined")
 
@@ -54,7 +53,7 @@ def run(options: PredictOptions) -> int:
         limits = reliability.measure(loaded.net, test, config.T, config.seed)
     else:
         note = f"no test images of {config.dataset} in {config.data_dir}, so low margins are not marked (-data-dir)"
-        print_notes([note])
+        report(f"note: {note}")
     results, code = [], 0
     for file in files(options.images):
         name = "standard input" if file == STDIN else file
@@ -85,7 +84,7 @@ def run(options: PredictOptions) -> int:
             colour = "dark on light" if prepared.dark_on_light else "light on dark"
             print(f"{name} ({picture.width} x {picture.height} pixels, {colour})\n{prediction.sentence(names)}")
             for why in doubts.values():
-                print(fit(f"Doubtful: {why}.", indent=""))
+                print(wrapped(f"Doubtful: {why}.", indent=""))
             print("\n" + drawn(prepared.pixels, prediction, names, shows_greys()) + "\n")
         else:
             doubtful = f"; doubtful: {', '.join(doubts)}" if doubts else ""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.search.space import SWEPT, Choices, Range, corners, varying
-from snn_mnist.settings.config import Config, Threads, train_option
+from snn_mnist.settings.config import Config, train_option
 from snn_mnist.settings.options import Options, option, options_of
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def _study_name(name: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudyOptions(Threads, Options):
+class StudyOptions(Options):
     """Settings of `sweep` that are not those of a training run."""
 
     trials: int | None = option(
@@ -55,7 +55,7 @@ class StudyOptions(Threads, Options):
         None,
         "Study",
         "an SQLite file, or a database for SQLAlchemy",
-        path="PATH_OR_URL",
+        metavar="PATH_OR_URL",
         shown="OUT_DIR/STUDY/study.db",
     )
     workers: int | None = option(None, "Study", "processes here", low=1, high=10_000, shown="one per core; 1 on a GPU")
@@ -113,7 +113,7 @@ def run(options: Any) -> int:
                 raise SNNError(f"all workers have ended, with {state}")
             print(f"interrupted with {state}")
             return interruption.exit_code
-        print(write_report(study, plan, dataset, options.repeats, options.threads))
+        print(write_report(study, plan, dataset, options.repeats, options.j))
     return 0
 
 
@@ -141,9 +141,9 @@ def make_plan(options: Any) -> tuple[Plan, int]:
         if options.trials not in (None, trials):
             raise UsageError(f"trials {options.trials}: a grid has its own number, {trials}; leave -trials out")
     gpu = options.device.startswith("cuda") or (options.device == "auto" and torch.cuda.is_available())
-    workers = min(options.workers or (1 if gpu else options.threads), trials)
+    workers = min(options.workers or (1 if gpu else options.j), trials)
     fixed = {name: value for name, value in settings.items() if name not in {*space, "out_dir", "seeds"}}
-    fixed |= {"j": max(1, options.threads // workers), "test": False, "figures": False}
+    fixed |= {"j": max(1, options.j // workers), "test": False, "figures": False}
     folder = Path(options.out_dir) / options.study
     plan = Plan(
         study=options.study, folder=folder, storage=options.storage or str(folder / "study.db"), space=space,

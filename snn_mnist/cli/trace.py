@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from snn_mnist.cli.shared_options import SavedNetworkOptions, open_checkpoint, saved_option
+from snn_mnist.cli.shared import SavedNetworkOptions, open_checkpoint, saved_option
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.settings.config import Config
 from snn_mnist.settings.options import option
@@ -42,7 +42,7 @@ class TraceOptions(SavedNetworkOptions):
     index: tuple[int, ...] = option((0,), "Images", "which test images, counted from 0", low=0)
     misclassified: int = option(0, "Images", "instead, this many misclassified images, from the first on", low=0)
     out: str | None = option(
-        None, "Files", "where arrays and pictures go", path="DIR", shown="trace_INDEX next to the checkpoint"
+        None, "Files", "where arrays and pictures go", metavar="DIR", shown="trace_INDEX next to the checkpoint"
     )
     dataset: str | None = saved_option("dataset", help="what to show")
 

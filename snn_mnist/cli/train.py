@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from snn_mnist.cli.shared_options import print_notes
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.settings.config import Config
 from snn_mnist.storage.atomic_files import exclusive_lock
 from snn_mnist.storage.directory import LATEST, find, require_writable
 from snn_mnist.storage.position import Position, read_plain
 from snn_mnist.storage.seeds import SEEDS, SeedGroup, is_group, new_group_directory
+from snn_mnist.terminal import report
 from snn_mnist.training import messages
 
 
@@ -61,7 +61,8 @@ def run_group(config: Config) -> int:
     with exclusive_lock(folder):
         if config.resume:
             group, where = SeedGroup.resumed(config), f"the runs stay in {folder}"
-            print_notes(config.without_effect({"out_dir": where, "name": where, "force": "it is for a single run"}))
+            for note in config.without_effect({"out_dir": where, "name": where}):
+                report(f"note: {note}")
         else:
             group = SeedGroup(folder, config, config)
         group.save()

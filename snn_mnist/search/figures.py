@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from snn_mnist.search.space import Choices
 from snn_mnist.search.study import RUNS, Plan, number_of
-from snn_mnist.settings.words import show
+from snn_mnist.settings.options import show
 from snn_mnist.visualizing import drawing
 from snn_mnist.visualizing.drawing import BLACK, BLUE, GREY, VERMILLION, own_style
 from snn_mnist.visualizing.run_figures import write

@@ -21,7 +21,7 @@ from snn_mnist.network.saved_network import load_network
 from snn_mnist.network.scoring import score_split
 from snn_mnist.search.study import REASON, RUNS, Plan, number_of, trials_of
 from snn_mnist.settings.config import DECIDING, Config
-from snn_mnist.settings.words import show
+from snn_mnist.settings.options import show
 from snn_mnist.storage.atomic_files import write_file
 from snn_mnist.storage.directory import LATEST
 

@@ -9,8 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from snn_mnist.settings.config import Config
-from snn_mnist.settings.options import Option, options_of
-from snn_mnist.settings.words import show
+from snn_mnist.settings.options import Option, options_of, show
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -56,7 +55,7 @@ def varying(option: Option) -> dict[str, Any]:
         wanted = "several as a,b,c or one of"
     elif option.type in (int, float):
         wanted += "; a range as low:high or low:high:log with low < high, above 0 for log"
-    metavar = option.value_name or "on,off"  # a switch has a value here
+    metavar = "on,off" if option.is_switch else option.value_name  # a switch has a value here
     return {"read": partial(parse, option), "wanted": wanted, "metavar": metavar}
 
 

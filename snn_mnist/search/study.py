@@ -27,7 +27,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.search.space import Space, corners
 from snn_mnist.settings.config import Config
-from snn_mnist.settings.words import show
+from snn_mnist.settings.options import show
 from snn_mnist.storage.atomic_files import make_directory, reason
 
 warnings.filterwarnings("ignore", category=ExperimentalWarning)  # heartbeats count as such

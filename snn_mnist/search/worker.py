@@ -37,7 +37,7 @@ from snn_mnist.search.study import (
     trials_of,
 )
 from snn_mnist.settings.config import DECIDING, Config
-from snn_mnist.settings.words import show
+from snn_mnist.settings.options import show
 from snn_mnist.storage import checkpoint
 from snn_mnist.storage.atomic_files import reason
 from snn_mnist.storage.directory import LATEST

@@ -1,34 +1,35 @@
-"""The settings of training: `Config`, checked when made. Its equations are those of the README."""
+"""The settings of training: `Config`, checked when made, and its YAML file. Its equations are those of the README."""
 
 import dataclasses
 import os
-import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Self
 
+from snn_mnist import __version__
 from snn_mnist.errors import UsageError
-from snn_mnist.settings.options import Options, declared_as, option, options_of
-from snn_mnist.settings.words import show
+from snn_mnist.kernels import BACKENDS as KERNELS
+from snn_mnist.kernels.formulas import FORMULAS
+from snn_mnist.settings.options import Options, declared_as, did_you_mean, option, options_of, show
 
 DATASETS = ("mnist", "fashion", "digits")
+BACKENDS = ("auto", *KERNELS)
 CHECKPOINT = "a checkpoint file or a run directory; last is the newest run of -out-dir"
-DIGITS_INCLUDED = "the digits are part of the program"
 MAX_SEED, MAX_SEEDS = 2**32 - 1, 10_000
 MAX_T = 1_000_000
+PACKAGE = Path(__file__).resolve().parents[1]
 
 
-def _surrogates() -> Iterable[str]:
-    from snn_mnist.kernels.formulas import FORMULAS
+def cores() -> int:
+    """Return the number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-    return FORMULAS
 
-
-def backends() -> Iterable[str]:
-    """Return the words for -backend."""
-    from snn_mnist.kernels import BACKENDS
-
-    return ("auto", *BACKENDS)
+def _threads(value: Any) -> int:
+    if int(str(value)) < 1:
+        raise ValueError
+    return min(int(str(value)), cores())
 
 
 def _data_dir() -> str:
@@ -43,104 +44,64 @@ def _device(text: str) -> str:
 
 
 def _file_name(name: str) -> str:
-    """A name within another directory, without anything that a shell or another system would misread."""
+    """Return a name within another directory, without anything that a shell or another system would misread."""
     plain = name.isprintable() and not set(name) & set('/\\:*?"<>|') and name == name.strip()
     if not plain or name[:1] in ("", ".", "-") or name == "last" or len(name.encode()) > 200:
         raise ValueError
     return name
 
 
-def cores() -> int:
-    """Return the number of processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-class Threads:
-    """For a record with `j`: the threads to use, and a note where they are fewer than was asked for."""
-
-    j: int | None
-
-    @property
-    def threads(self) -> int:
-        return min(self.j or cores(), cores())
-
-    def notes(self) -> list[str]:
-        if self.j and self.j > self.threads:
-            return [f"-j {self.j} is more than the {self.threads} cores here; using {self.threads}"]
-        return []
-
-
-def _group(name: str) -> Callable[..., Any]:
+def _group(name: str, **rules: Any) -> Callable[..., Any]:
     """Return `option` for the settings of one group."""
-    return lambda default, help, **rules: option(default, name, help, **rules)
+    return lambda default, help, **own: option(default, name, help, **(rules | own))
 
 
-network, training, data, files, machine = map(_group, ("Network", "Training", "Data", "Files", "Machine"))
+network, training, data = _group("Network", fixed=True), _group("Training", fixed=True), _group("Data", fixed=True)
+files, machine = _group("Files"), _group("Machine")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Threads, Options):
+class Config(Options):
     """Everything that decides a training run."""
 
-    T: int = network(100, "time steps per image", low=1, high=MAX_T, fixed=True)
-    neuron: str = network("lif", "leaky or plain integrate-and-fire", choices=("lif", "if"), fixed=True)
-    tau: float = network(2.0, "membrane time constant of the LIF neuron, in time steps", above=1, fixed=True)
-    v_threshold: float = network(1.0, "a neuron fires at or above this potential", fixed=True)
-    v_reset: float | None = network(
-        0.0, "potential after a spike; none subtracts the threshold (soft reset)", fixed=True
-    )
-    surrogate: str = network("atan", "surrogate gradient of the spike", choices=_surrogates, fixed=True)
-    alpha: float | None = network(
-        None, "width parameter of the surrogate", low=0, shown="the surrogate's own", fixed=True
-    )
+    T: int = network(100, "time steps per image", low=1, high=MAX_T)
+    neuron: str = network("lif", "leaky or plain integrate-and-fire", choices=("lif", "if"))
+    tau: float = network(2.0, "membrane time constant of the LIF neuron, in time steps", above=1)
+    v_threshold: float = network(1.0, "a neuron fires at or above this potential")
+    v_reset: float | None = network(0.0, "potential after a spike; none subtracts the threshold (soft reset)")
+    surrogate: str = network("atan", "surrogate gradient of the spike", choices=tuple(FORMULAS))
+    alpha: float | None = network(None, "width parameter of the surrogate", low=0, shown="the surrogate's own")
 
-    epochs: int = training(100, "passes over the training images, including those before a resume", low=1)
-    b: int = training(64, "batch size; the last incomplete batch is dropped", low=1, fixed=True)
-    opt: str = training("adam", "optimiser", choices=("adam", "sgd"), fixed=True)
-    lr: float = training(1e-3, "learning rate", above=0)
-    momentum: float = training(0.9, "momentum of SGD", low=0, below=1, fixed=True)
+    epochs: int = training(100, "passes over the training images, including those before a resume", low=1, fixed=False)
+    b: int = training(64, "batch size; the last incomplete batch is dropped", low=1)
+    opt: str = training("adam", "optimiser", choices=("adam", "sgd"))
+    lr: float = training(1e-3, "learning rate", above=0, fixed=False)
+    momentum: float = training(0.9, "momentum of SGD", low=0, below=1)
     schedule: str = training(
-        "constant", "learning rate over the run; cosine falls to 0 at the last epoch", choices=("constant", "cosine")
+        "constant", "learning rate over the run; cosine ends at 0", choices=("constant", "cosine"), fixed=False
     )
     ema: float = training(
-        0.0,
-        "decay of the exponential moving average (EMA) of the weights, which is tested and saved "
-        "instead of the weights; 0 is off",
-        low=0,
-        below=1,
-        fixed=True,
+        0.0, "decay of the weights' moving average (EMA), tested and saved in their place; 0 is off", low=0, below=1
     )
-    amp: bool = training(
-        False, "mixed precision: float16 with loss scaling on CUDA, bfloat16 without on the CPU", fixed=True
-    )
-    seed: int = training(
-        0,
-        "seed of weights, spikes and batch order; spikes and order are the same on every machine",
-        low=0,
-        high=MAX_SEED,
-        fixed=True,
-    )
+    amp: bool = training(False, "mixed precision: float16 with loss scaling on CUDA, bfloat16 on the CPU")
+    seed: int = training(0, "seed of weights, spikes and batch order", low=0, high=MAX_SEED)
     seeds: int = training(
-        1,
-        "repeat the run with this many seeds from -seed up; report mean ± std; -resume their directory to continue",
-        low=1,
-        high=MAX_SEEDS,
+        1, "repeat the run with this many seeds from -seed up; report mean ± std", low=1, high=MAX_SEEDS, fixed=False
     )
 
-    dataset: str = data("mnist", "what to learn; digits needs no download", choices=DATASETS, fixed=True)
+    dataset: str = data("mnist", "what to learn; digits needs no download", choices=DATASETS)
     data_dir: str = data(
         _data_dir,
         "where the data are, as MNIST/raw/… and FashionMNIST/raw/…; missing files are downloaded there",
-        path="DIR",
+        metavar="DIR",
         shown="$SNN_MNIST_DATA, else ./data",
+        fixed=False,
     )
-    val: int = data(
-        0, "training images held out to choose the best checkpoint; with 0 the test images choose it", low=0, fixed=True
-    )
-    test: bool = data(True, "test on the test images too; -no-test keeps them unseen, and needs -val")
-    limit_batches: int | None = data(None, "at most this many batches per epoch", low=1, shown="all", fixed=True)
+    val: int = data(0, "training images held out to choose the best checkpoint; with 0 the test images choose", low=0)
+    test: bool = data(True, "test on the test images too; -no-test keeps them unseen, and needs -val", fixed=False)
+    limit_batches: int | None = data(None, "at most this many batches per epoch", low=1, shown="all")
 
-    out_dir: str = files("./logs", "where the run directory is created; nothing is overwritten", path="DIR")
+    out_dir: str = files("./logs", "where the run directory is created; nothing is overwritten", metavar="DIR")
     name: str | None = files(
         None,
         "name of the run directory; with -seeds, of the directory of these runs",
@@ -149,15 +110,13 @@ class Config(Threads, Options):
         shown="made of the settings that differ from the defaults",
         saved=False,
     )
-    figures: bool = files(
-        True, "draw figures at the end of the run, and ten times per run for TensorBoard; -no-figures draws none"
-    )
-    resume: str | None = files(None, f"continue from {CHECKPOINT}", path="PATH", saved=False)
+    figures: bool = files(True, "draw figures at the end of the run, and ten times per run for TensorBoard")
+    resume: str | None = files(None, f"continue from {CHECKPOINT}", metavar="PATH", saved=False)
     force: bool = files(False, "resume although settings that change the result differ", saved=False)
     config: str | None = files(
         None,
         "YAML file of settings (names as the flags'), or a recipe: best, digits, quick, tutorial; flags win over it",
-        path="FILE",
+        metavar="FILE",
         saved=False,
     )
 
@@ -167,28 +126,31 @@ class Config(Threads, Options):
         read=_device,
         wanted="auto, cpu, cuda, cuda:0, cuda:1, …",
     )
-    backend: str = machine(
-        "auto", "what computes: torch is the reference, numba (CPU) and cupy (CUDA) are fused", choices=backends
+    backend: str = machine("auto", "torch is the reference, numba (CPU) and cupy (CUDA) are fused", choices=BACKENDS)
+    step_mode: str = machine("m", "m computes all T at once, s step by step in least memory", choices=("s", "m"))
+    j: int = machine(
+        cores,
+        "the most threads to use",
+        read=_threads,
+        wanted="an integer above 0",
+        shown="all cores",
+        saved=False,
     )
-    step_mode: str = machine(
-        "m", "one time step or all T at once; s needs the least memory, m is fast", choices=("s", "m")
-    )
-    j: int | None = machine(None, "the most threads to use", low=1, shown="all cores", saved=False)
     eval_every: int = machine(1, "epochs between two tests; the last epoch is tested too", low=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        threshold, reset = self.v_threshold, self.v_reset
-        if reset is None and threshold <= 0:
+        rest = self.v_reset or 0.0
+        if rest >= self.v_threshold:
             raise UsageError(
-                f"v_threshold {threshold} with v_reset none: every neuron would fire for ever; raise it above 0"
-            )
-        if reset is not None and reset >= threshold:
-            raise UsageError(
-                f"v_reset {reset} is not below v_threshold {threshold}: every neuron would fire for ever; lower v_reset"
+                f"v_reset {show(self.v_reset)} is not below v_threshold {self.v_threshold}: every neuron would fire "
+                f"for ever; give a threshold above {rest:g}"
             )
         if self.alpha is not None:
-            self._check_alpha(self.alpha)
+            try:
+                FORMULAS[self.surrogate].parameters(alpha=self.alpha)
+            except ValueError as error:
+                raise UsageError(str(error)) from None
         if self.step_mode == "s" and self.backend not in ("auto", "torch"):
             raise UsageError(f"backend {self.backend} computes all T steps at once; give step_mode m or backend torch")
         if not self.test and not self.val:
@@ -196,60 +158,26 @@ class Config(Threads, Options):
         if self.seed + self.seeds - 1 > MAX_SEED:
             raise UsageError(f"seed {self.seed} with seeds {self.seeds} goes beyond {MAX_SEED}; lower one of them")
 
-    def _check_alpha(self, alpha: float) -> None:
-        from snn_mnist.kernels.formulas import FORMULAS
-
-        defaults = FORMULAS[self.surrogate].defaults
-        if "alpha" not in defaults:
-            raise UsageError(f"alpha {alpha}: the surrogate {self.surrogate} has no alpha; leave it out")
-        least = 1.0 if self.surrogate == "q_pseudo_spike" else 0.0
-        if alpha < least or (alpha == least and self.surrogate != "log_tailed_relu"):
-            raise UsageError(
-                f"alpha {alpha} is too small for the surrogate {self.surrogate}; "
-                f"give a number above {least:g}, such as its default {defaults['alpha']:g}"
-            )
-
     def check_sizes(self, n_train: int) -> None:
         """UsageError when `val` and `b` leave no full batch of the data set's n_train training images."""
         left = n_train - self.val
         if left < 1:
-            images = f"{n_train} training images of {self.dataset}"
-            raise UsageError(f"-val {self.val} holds out all {images}; give a number below {n_train}")
+            raise UsageError(f"-val {self.val} holds out all {n_train} training images; give a number below {n_train}")
         if self.b > left:
-            images = f"{left} training images of {self.dataset}{' that -val leaves' if self.val else ''}"
-            raise UsageError(f"-b {self.b} is more than the {images}; give a number from 1 to {left}")
+            raise UsageError(f"-b {self.b} is more than the {left} training images; give a number from 1 to {left}")
 
     @property
-    def unused(self) -> set[str]:
-        """The settings without effect, see `idle`."""
-        return set(self.idle())
+    def unused(self) -> dict[str, str]:
+        """The settings without effect in this combination, with the reason."""
+        reasons = {"tau": "IF neurons have no leak"} if self.neuron == "if" else {}
+        return reasons | ({"momentum": "it is for -opt sgd"} if self.opt != "sgd" else {})
 
     def notes(self) -> list[str]:
-        # What has no effect in a resumed run is known once its checkpoint is read.
-        idle = {} if self.resume else self.idle() | {"force": "it is for -resume"}
-        return super().notes() + self.without_effect(idle)
-
-    def idle(self, device: str = "") -> dict[str, str]:
-        """Return the settings without effect in this combination, with the reason; device: 'cuda' once it is known."""
-        reasons = {
-            "tau": "IF neurons have no leak" if self.neuron == "if" else "",
-            "momentum": "it is for -opt sgd" if self.opt != "sgd" else "",
-            "data_dir": DIGITS_INCLUDED if self.dataset == "digits" else "",
-            "j": "a GPU computes" if device == "cuda" else "",
-        }
-        return {name: reason for name, reason in reasons.items() if reason}
+        return [] if self.resume else self.without_effect(self.unused)  # of a resumed run the checkpoint decides it
 
     @classmethod
     def from_yaml(cls, file: str | os.PathLike[str]) -> Self:
-        from snn_mnist.settings.yaml_file import read_yaml
-
         return cls.from_mapping(read_yaml(file), str(file))
-
-    def to_yaml(self) -> str:
-        """Return the resolved settings as a file for `-config`."""
-        from snn_mnist.settings.yaml_file import yaml_text
-
-        return yaml_text(self.to_mapping())
 
     def on_top_of(self, saved: Mapping[str, Any], source: str = "") -> Self:
         """Return the settings of a resumed run: its saved ones, and over them those that the user gave now."""
@@ -265,7 +193,7 @@ class Config(Threads, Options):
 
     def changes(self, before: Self, names: Iterable[str]) -> list[str]:
         """Return 'tau 2.0 → 1.5' for every one of these settings that differs from what it was before."""
-        unused = self.unused & before.unused
+        unused = self.unused.keys() & before.unused.keys()
         return [
             f"{name} {show(getattr(before, name))} → {show(getattr(self, name))}"
             for name in names
@@ -284,32 +212,50 @@ def train_option(name: str, **changes: Any) -> Any:
 FIXED_ON_RESUME = tuple(each.name for each in options_of(Config) if each.fixed)
 """Another value of these gives another result, which is neither the old run's nor a new one's."""
 
-CHANGEABLE_ON_RESUME = ("epochs", "lr", "schedule")
-"""These may change besides, as the settings of the machine and of files do."""
-
-DECIDING = tuple(each.name for each in options_of(Config) if each.fixed or each.name in CHANGEABLE_ON_RESUME)
+DECIDING = tuple(each.name for each in options_of(Config) if each.fixed or each.name in ("epochs", "lr", "schedule"))
 """The settings that decide the result, in the order of their declaration."""
 
+RESUME_RULES = """\
+Resuming: the run continues in its own directory with its own settings, exactly as if it had never stopped. A flag
+given now replaces the saved setting: -epochs, -lr, -schedule and the settings of files and machine may change. One
+that changes the result, such as -tau or -b, is refused, or with -force continued in a new directory. A finished run
+takes a larger -epochs; of a directory made by -seeds all unfinished runs continue, and a larger -seeds adds runs."""
 
-_FIXED_FLAGS = textwrap.fill(
-    ", ".join(f"-{each.flag}" for each in options_of(Config) if each.fixed),
-    78,
-    initial_indent=4 * " ",
-    subsequent_indent=4 * " ",
-    break_on_hyphens=False,
-)
-RESUME_RULES = f"""\
-Resuming (-resume FILE_OR_DIRECTORY):
-  The run continues in its own directory with its own settings, exactly as if
-  it had never stopped. A flag given now replaces the saved setting: -epochs,
-  -lr, -schedule and the settings of the machine may change. These may not,
-  because the result would belong neither to the old run nor to a new one,
-  unless -force is given:
-{_FIXED_FLAGS}
-  With -force and such a change, with another -out-dir, or from a file other
-  than a run's checkpoint_latest.pth, it continues in a new directory, with a
-  metrics.csv and a checkpoint_max.pth of its own. A finished run has nothing to
-  do; extend it with a larger -epochs.
-  Of a directory made by -seeds all unfinished runs continue, one after another;
-  a larger -seeds adds runs. -lr and -schedule, and with a cosine -epochs, may
-  not change there."""
+
+def recipes() -> dict[str, Path]:
+    """Return the settings files that come with the program, by name: in a checkout, and where a wheel puts them."""
+    folders = (PACKAGE.parent / "configs", PACKAGE / "configs")
+    return {file.stem: file for folder in folders for file in sorted(folder.glob("*.yaml"))}
+
+
+def read_yaml(name: str | os.PathLike[str]) -> dict[Any, Any]:
+    """Return the mapping in a file, or in the recipe of this bare name; UsageError for anything else.
+
+    Its values stay text, which the check of each setting reads as on the command line; YAML 1.1 itself would read
+    10:50, a range of `sweep`, as 650 and 1e-3 as a word.
+    """
+    import yaml
+
+    file = Path(name).expanduser()
+    file = file if file.exists() else recipes().get(os.fspath(name), file)
+    layout = "write one `name: value` a line, as UTF-8 text"
+    try:
+        with file.open(encoding="utf-8-sig") as stream:
+            settings = yaml.load(stream, yaml.BaseLoader) or {}
+    except OSError as error:
+        remedy = f"name a YAML file of settings, or a recipe: {', '.join(recipes())} (sweep_… are for sweep)"
+        guess = did_you_mean(file.stem, recipes(), "")
+        raise UsageError(f"{file}: {(error.strerror or str(error)).lower()}; {f'{guess} {remedy}'.strip()}") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"{file}: {' '.join(str(error).split())}; {layout}") from None
+    if not isinstance(settings, dict):
+        raise UsageError(f"{file}: not a mapping of names to values; {layout}")
+    return {key: None if value == "" else value for key, value in settings.items()}
+
+
+def yaml_text(settings: dict[str, Any], verb: str = "train") -> str:
+    """Return the file that `read_yaml` reads as these settings; its first line says how `verb` repeats the run."""
+    import yaml
+
+    head = f"# snn_mnist {__version__}; to repeat the run: python -m snn_mnist {verb} -config THIS_FILE\n"
+    return head + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)

@@ -67,15 +67,14 @@ def processor() -> str:
 
 
 def gpu(index: int = 0) -> str:
-    """Return 'NVIDIA H200 (sm_90, 140 GiB), driver 580.95.05, torch's CUDA 13.2, CuPy 14.2.0'."""
+    """Return 'NVIDIA H200 (sm_90, 140 GiB), driver 580.95.05, torch's CUDA 13.2'."""
     import torch
 
     about = torch.cuda.get_device_properties(index)
     text = f"{about.name} (sm_{about.major}{about.minor}, {about.total_memory / 2**30:.0f} GiB)"
     with contextlib.suppress(OSError, IndexError):
         text += ", driver " + Path("/sys/module/nvidia/version").read_text(encoding="utf-8").split()[0]
-    cupy = [f", CuPy {version}" for name, version in versions().items() if name.startswith("cupy")]
-    return f"{text}, torch's CUDA {torch.version.cuda}{''.join(cupy)}"
+    return f"{text}, torch's CUDA {torch.version.cuda}"
 
 
 def describe(device: Any) -> str:

@@ -15,8 +15,8 @@ from snn_mnist.settings.config import DECIDING, Config
 from snn_mnist.storage.atomic_files import reason, write_file
 from snn_mnist.storage.directory import LATEST, new_run_directory
 from snn_mnist.storage.metrics import read_metrics
-from snn_mnist.storage.naming import run_name
 from snn_mnist.storage.position import Position, read_plain
+from snn_mnist.storage.runs import chosen, run_name
 
 SEEDS = "seeds.json"
 
@@ -24,13 +24,6 @@ SEEDS = "seeds.json"
 def is_group(path: str | os.PathLike[str] | None) -> bool:
     """Return whether this is a directory of -seeds."""
     return path is not None and os.path.isfile(os.path.join(path, SEEDS))
-
-
-def chosen(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """Return the row of the epoch that checkpoint_max.pth holds: the first with the highest accuracy on the held-out
-    images, without -val on the test images."""
-    tested = [row for row in rows if "test_acc" in row]
-    return max(tested, key=lambda row: row.get("val_acc", row["test_acc"]), default=None)
 
 
 def mean_std(values: Sequence[float]) -> tuple[float, float | None]:

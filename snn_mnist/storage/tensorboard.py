@@ -20,7 +20,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import hparams
 
 from snn_mnist.settings.config import DECIDING, Config
-from snn_mnist.settings.words import show
+from snn_mnist.settings.options import show
 from snn_mnist.storage.atomic_files import write_error
 from snn_mnist.storage.metrics import METRICS, VALIDATION
 
@@ -94,5 +94,5 @@ class TensorBoard:
 def hyperparameters(config: Config) -> dict[str, float | str]:
     """Return the settings that decide the result and are in use: numbers, and the others as text."""
     off = {name for name in ("alpha", "amp", "ema", "limit_batches") if not getattr(config, name)}
-    values = {name: getattr(config, name) for name in DECIDING if name not in off | config.unused}
+    values = {name: getattr(config, name) for name in DECIDING if name not in off | config.unused.keys()}
     return {name: value if type(value) in (int, float) else show(value) for name, value in values.items()}

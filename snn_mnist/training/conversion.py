@@ -12,7 +12,7 @@ from snn_mnist.network.ann import AnnRuntime, scale_of
 from snn_mnist.network.device import choose_runtime
 from snn_mnist.settings.config import Config
 from snn_mnist.storage.checkpoint import WEIGHT
-from snn_mnist.storage.naming import run_name
+from snn_mnist.storage.runs import run_name
 
 DEFAULT_MODE = "99.9%"
 

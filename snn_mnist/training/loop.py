@@ -56,7 +56,7 @@ def train(
     if conversion:
         runtime: Runtime = conversion.runtime(config)
     else:
-        runtime = choose_runtime(config.device, config.backend, config.threads, config.step_mode)
+        runtime = choose_runtime(config.device, config.backend, config.j, config.step_mode)
     threads = threads_of(runtime)
     if config.amp and runtime.device.type == "cpu":
         without_tiles()

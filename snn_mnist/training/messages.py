@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from snn_mnist.settings.config import Config
 from snn_mnist.storage import seeds
-from snn_mnist.terminal import WIDTH, fit
+from snn_mnist.terminal import WIDTH, wrapped
 
 if TYPE_CHECKING:  # what is printed before PyTorch is loaded is here too
     from snn_mnist.network.device import Runtime
@@ -56,11 +56,9 @@ def seeds_summary(group: SeedGroup) -> str:
 def begins(config: Config, runtime: Runtime, data: TrainingData, folder: Path, resumed: Position | None) -> str:
     """Return the lines before the first epoch; `resumed` is the position from which a resumed run continues."""
     images = f"{config.dataset}: {data.steps * config.b:,} images per epoch"
-    lines = [fit(str(runtime)), images, f"run directory {folder}"]
-    idle = config.idle(runtime.device.type)
-    if not config.resume:  # the others were named when the program started
-        idle = {"j": idle["j"]} if "j" in idle else {}
-    lines += [fit(f"note: {note}") for note in config.without_effect(idle)]
+    lines = [wrapped(str(runtime)), images, f"run directory {folder}"]
+    if config.resume:
+        lines += [wrapped(f"note: {note}") for note in config.without_effect(config.unused)]
     if resumed:
         done = f" after {resumed.step} of {data.steps} steps" if resumed.step else ""
         lines.append(f"resuming in epoch {resumed.epochs + 1} of {config.epochs}{done}")

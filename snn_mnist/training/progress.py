@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from snn_mnist.terminal import fit_terminal, progress_bar
+from snn_mnist.terminal import for_stream, progress_bar
 
 
 class Progress:
@@ -45,4 +45,4 @@ class Progress:
     def line(self, text: str) -> None:
         """Print a line above the bar."""
         with self.bar.external_write_mode(sys.stdout):
-            print(fit_terminal(text, sys.stdout), flush=True)
+            print(for_stream(text, sys.stdout), flush=True)

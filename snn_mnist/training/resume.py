@@ -14,9 +14,8 @@ import torch
 
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.network.ann import CALIBRATION
-from snn_mnist.settings.config import Config
-from snn_mnist.settings.words import show
-from snn_mnist.settings.yaml_file import read_yaml
+from snn_mnist.settings.config import Config, read_yaml
+from snn_mnist.settings.options import show
 from snn_mnist.storage import checkpoint
 from snn_mnist.storage.checkpoint import WEIGHT
 from snn_mnist.storage.directory import LATEST, LEVELS, find

@@ -13,7 +13,7 @@ from torch import nn
 from snn_mnist import core
 from snn_mnist.cli import bench
 from snn_mnist.cli.main import main
-from snn_mnist.cli.results import spread
+from snn_mnist.cli.shared import spread
 
 
 def test_two_backends_in_one_run(tmp_path, capsys, monkeypatch):

@@ -14,10 +14,9 @@ import pytest
 
 from snn_mnist import __version__
 from snn_mnist.cli.main import main
-from snn_mnist.cli.parser import read_command, read_flags
-from snn_mnist.cli.verbs import VERBS, Verb
+from snn_mnist.cli.parser import VERBS, Verb, read_command, read_flags
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.settings.config import RESUME_RULES, cores
+from snn_mnist.settings.config import cores
 from snn_mnist.settings.options import Options, option, options_of
 from tests.conftest import ROOT, Program
 from tests.support.export_net import saved
@@ -37,21 +36,19 @@ def parse(verb: str, *tokens: str) -> dict[str, Any]:
 def test_every_flag_with_one_dash_and_with_two(verb: str):
     """With hyphens and with underscores, and every switch with `no-` too."""
     for each in options_of(VERBS[verb].record):
-        for flag in {f"{dashes}{word}" for word in (each.flag, each.name) for dashes in ("-", "--")}:
-            if each.is_switch:
-                assert read_flags([verb, flag]) == (verb, {each.name: True})
-                assert read_flags([verb, flag.replace(each.name[0], f"no-{each.name[0]}", 1)])[1] == {each.name: False}
-            elif not each.positional:
-                assert read_flags([verb, flag, "-1"]) == read_flags([verb, f"{flag}=-1"]) == (verb, {each.name: "-1"})
+        for word in {each.flag[1:], each.name} if not each.positional else ():
+            for dashes in ("-", "--"):
+                if each.is_switch:
+                    assert read_flags(verb, [f"{dashes}{word}"]) == {each.name: True}
+                    assert read_flags(verb, [f"{dashes}no-{word}"]) == {each.name: False}
+                else:
+                    assert read_flags(verb, [f"{dashes}{word}", "-1"]) == {each.name: "-1"}
+                    assert read_flags(verb, [f"{dashes}{word}=-1"]) == {each.name: "-1"}
 
 
-NEGATIVE = ["-1", "-1e-1", "-.5", "-1E-05", "-0.25", "-2.", "-1e3", "-12"]
-
-
-@pytest.mark.parametrize("text", NEGATIVE)
+@pytest.mark.parametrize("text", ["-1", "-1e-1", "-.5", "-1E-05", "-0.25", "-2.", "-1e3", "-12"])
 def test_negative_numbers_are_values(text: str):
-    for tokens in (["-v-reset", text], ["--v-reset", text], [f"-v-reset={text}"], [f"--v_reset={text}"]):
-        assert parse("train", *tokens) == {"v_reset": float(text)}
+    for tokens in (["-v-reset", text], [f"--v_reset={text}"]):
         assert parse("train", *tokens, "-T", "5") == {"v_reset": float(text), "T": 5}
 
 
@@ -63,9 +60,8 @@ def test_switches_lists_and_names_without_a_flag():
     assert parse("bench", "-T", "10,100", "1000") == {"T": (10, 100, 1000)}
     assert parse("plot", "a", "-out", "x", "b") == {"runs": ("a", "b"), "out": "x"}
     assert parse("plot", "-out", "x", "a,b") == {"runs": ("a,b",), "out": "x"}
-    assert parse("predict", "-no-show", "a", "-T", "3", "-resume", "r", "-json", "-") == {
-        "show": False, "images": ("a",), "T": 3, "resume": "r", "json": "-",
-    }  # fmt: skip
+    found = parse("predict", "-no-show", "a", "-T", "3", "-resume", "r", "-json", "-")
+    assert found == {"show": False, "images": ("a",), "T": 3, "resume": "r", "json": "-"}
     assert parse("predict", "-resume", "r", "--", "-a.png") == {"images": ("-a.png",), "resume": "r"}
     assert parse("predict", "a", "-resume", "r", "--", "-b.png")["images"] == ("a", "-b.png")
     assert parse("import", "a") == {"file": "a"}
@@ -80,45 +76,34 @@ def test_switches_lists_and_names_without_a_flag():
         (["-epoch", "3"], "unknown flag -epoch; did you mean -epochs?"),
         (["-t", "3"], "unknown flag -t; did you mean -T?"),
         (["-ep", "3"], "unknown flag -ep"),
-        (["--dat", "x"], "unknown flag --dat"),
-        (["-he"], "unknown flag -he"),
         (["-b64"], "unknown flag -b64"),
         (["-no-epochs"], "unknown flag -no-epochs"),
         (["-given", "x"], "unknown flag -given"),
         (["-zzzzzz=3"], "unknown flag -zzzzzz; --help lists the flags"),
         (["-1"], "unknown flag -1"),
-        (["-T"], "-T needs a value; give an integer from 1 to 1000000"),
-        (["--data-dir"], "-data-dir needs a value; give the name of a file or directory"),
-        (["-T", "-b", "64"], "-T needs a value"),
+        (["-T"], "argument -T: expected one argument; --help lists the flags"),
+        (["-T", "-b", "64"], "argument -T: expected one argument"),
         (["-tau="], "-tau '' is not allowed"),
         (["-tau", "1"], "-tau 1 is not allowed; give a number above 1; the default is 2.0"),
-        (["--opt", "adamw"], "-opt adamw is not allowed; give one of adam, sgd (did you mean adam?)"),
+        (["--opt", "adamw"], "-opt adamw is not allowed; give one of adam, sgd; did you mean adam?"),
         (["64"], "64 is an unexpected argument"),
         (["-"], "- is an unexpected argument"),
-        (["-figures", "off"], "off is an unexpected argument; give settings as -name value, switches as -name or -no-"),
-        (["-amp=True", "-T", "5"], "-amp=True: a switch takes no value; give -amp or -no-amp"),
-        (["--no-amp=1"], "--no-amp=1: a switch takes no value"),
-        (["--help=x"], "ignored explicit argument 'x'; --help lists the flags"),
+        (["-figures", "off"], "off is an unexpected argument"),
+        (["-amp=True", "-T", "5"], "-amp is a switch, without a value; give -amp or -no-amp"),
+        (["--no-amp=1"], "-amp is a switch"),
+        (["--batch-size", "1"], "unknown flag -batch-size; did you mean -b?"),
+        (["--learning_rate=1"], "unknown flag -learning-rate; did you mean -lr?"),
+        (["--num_workers=4"], "unknown flag -num-workers; did you mean -j?"),
+        (["--num-epochs", "1"], "unknown flag -num-epochs; did you mean -epochs?"),
+        (["--optimizer", "1"], "unknown flag -optimizer; did you mean -opt?"),
+        (["--data", "1"], "unknown flag -data; did you mean -data-dir?"),
+        (["--checkpoint", "1"], "unknown flag -checkpoint; did you mean -resume?"),
     ],
 )
 def test_wrong_flags(tokens: list[str], message: str):
     with pytest.raises(UsageError) as caught:
         read_command(["train", *tokens])
     assert message in str(caught.value)
-
-
-OTHERS = {
-    "-b": ["--batch-size", "--batch_size"], "-lr": ["--learning-rate"], "-j": ["--num_workers=4"],
-    "-T": ["--time-steps"], "-epochs": ["--num-epochs"], "-opt": ["--optimizer"], "-data-dir": ["--data"],
-    "-resume": ["--checkpoint"],
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("ours", OTHERS)
-def test_what_a_user_of_pytorch_tries_is_answered_by_our_flag(ours: str):
-    for theirs in OTHERS[ours]:
-        with pytest.raises(UsageError, match=f"unknown flag {theirs.partition('=')[0]}; did you mean {ours}\\?"):
-            read_command(["train", theirs, "1"])
 
 
 def test_no_suggestion_of_a_flag_that_the_verb_does_not_have():
@@ -138,9 +123,6 @@ def test_flags_win_over_the_file(tmp_path: Path):
     assert read_command(["train", "-config", "best"])[1].tau == 1.3
     with pytest.raises(UsageError, match=r"bets: no such file or directory; did you mean best\? name a .*: best,"):
         read_command(["train", "-config", "bets"])
-    file.write_text("batch_size: 3\n")
-    with pytest.raises(UsageError, match=r"c\.yaml: unknown setting batch_size; did you mean b\?"):
-        read_command(["train", "-config", str(file)])
 
 
 # ---------------------------------------------------------------------------- help
@@ -154,14 +136,12 @@ def test_help_shows_every_flag_with_its_default(name: str, capsys: pytest.Captur
         assert main(tokens) == 0
         texts.append(capsys.readouterr().out)
     assert len(set(texts)) == 1 and texts[0].startswith(f"usage: python -m snn_mnist {name} ")
-    assert max(map(len, texts[0].splitlines())) <= 80 and (name != "train" or RESUME_RULES in texts[0])
+    assert max(map(len, texts[0].splitlines())) <= 80
     text = " ".join(texts[0].split())
     for each in options_of(VERBS[name].record):
-        assert f" {each.value_name} " if each.positional else f" -{each.flag} " in text
-        default = each.default_text
-        assert "(required)" in text if each.required else f"(default: {default})" in text
-        assert f" {each.group}: " in text
-    assert VERBS[name].summary[1:] in text
+        default = "(required)" if each.required else f"(default: {each.default_text})"
+        assert f" {each.flag} " in text and default in text and f" {each.group}: " in text
+    assert VERBS[name].summary in text and (name != "train" or "Resuming: the run continues" in text)
 
 
 def test_help_lists_the_verbs(capsys: pytest.CaptureFixture):
@@ -249,11 +229,8 @@ def test_notes_are_shown(fake: Callable[..., int], capsys: pytest.CaptureFixture
     ("tokens", "message"),
     [
         ([], "snn_mnist: error: no verb; give one of train, eval"),
-        (["trian"], "snn_mnist: error: unknown verb trian; did you mean train?"),
-        (
-            ["-T", "100"],
-            "snn_mnist: error: -T is a flag, not a verb; give the verb first: python -m snn_mnist train -T",
-        ),
+        (["trian"], "snn_mnist: error: trian is not a verb; did you mean train?"),
+        (["-T", "100"], "snn_mnist: error: -T is not a verb; give one of train, eval"),
         (["eval"], "snn_mnist eval: error: -resume is missing; give a checkpoint file or a run directory"),
         (["plot"], "snn_mnist plot: error: DIR is missing; give run directories, or directories of runs"),
         (["train", "-tau", "1"], "snn_mnist train: error: -tau 1 is not allowed; give a number above 1"),
@@ -287,18 +264,16 @@ def test_any_character_can_be_printed_anywhere(program: Program, tmp_path: Path,
     done = program("train", "-config", "数据/é.yaml", env=streams, encoding="latin-1")
     assert done.returncode == 2 and "no such file or directory" in done.stderr
     done = program("eval", "--help", env=streams, encoding="latin-1")
-    assert done.returncode == 0 and f"gives the {'+-' if encoding == 'ascii' else '±'} of the accuracy" in " ".join(
-        done.stdout.split()
-    )
+    assert done.returncode == 0 and f"gives the {'?' if encoding == 'ascii' else '±'} of" in done.stdout
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 def test_ctrl_c_before_anything_is_to_save(tmp_path: Path):
     code = (
-        "import signal, sys, time\nfrom snn_mnist.cli import info, main as cli, verbs\n"
+        "import signal, sys, time\nfrom snn_mnist.cli import info, main as cli, parser\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests were started with `&`\n"
         "def run(options):\n    print('ready', flush=True)\n    time.sleep(280)\n"
-        "verbs.VERBS['slow'] = verbs.Verb(info.InfoOptions, run, 'sleeps')\n"
+        "parser.VERBS['slow'] = parser.Verb(info.InfoOptions, run, 'sleeps')\n"
         "sys.exit(cli.main(['slow']))"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -322,23 +297,18 @@ def test_info_tells_what_is_there(capsys: pytest.CaptureFixture, tmp_path: Path)
     assert found["version"] == __version__ and found["packages"]["torch"] in torch.__version__
     assert found["devices"]["cpu"] == f"{cores()} cores"
     assert found["backends"]["torch"] == "available on cpu"
-    assert len(found["mnist"]) == 4 and all(state.startswith("missing in") for state in found["mnist"].values())
-    assert all(part in text for part in ("torch", "numba", "mnist", "missing in", "optuna", "kernel cache:"))
+    assert f"MNIST is not in {tmp_path}" in found["data"]["mnist"] and "-dataset digits" in found["data"]["mnist"]
+    assert all(part in text for part in ("torch", "numba", "mnist", "is not in", "optuna"))
     assert main(["info", "-data-dir", str(tmp_path), "-json", "-"]) == 0
     assert json.loads(capsys.readouterr().out) == found
 
 
-def test_info_names_damaged_data_and_broken_packages(capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch):
+def test_info_reports_an_error_of_a_part(capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch):
     from snn_mnist.cli import info
 
-    raw = tmp_path / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    (raw / "t10k-labels-idx1-ubyte").write_bytes(b"short")
     monkeypatch.setattr(info, "devices", lambda: 1 / 0)
     assert main(["info", "-data-dir", str(tmp_path)]) == 0
-    text = capsys.readouterr().out
-    assert "is damaged: the md5 of its 5 bytes is" in text
-    assert "devices: broken: ZeroDivisionError" in text
+    assert "devices: broken: ZeroDivisionError" in capsys.readouterr().out
 
 
 def test_results_that_cannot_be_written(capsys: pytest.CaptureFixture, tmp_path: Path):
@@ -369,20 +339,17 @@ def test_a_python_without_the_packages_is_told_where_they_are(tmp_path: Path, ve
 @pytest.mark.parametrize(
     ("tokens", "notes"),
     [
-        (["train", "-neuron", "if", "-tau", "3"], ["-tau 3.0 has no effect: IF neurons have no leak"]),
+        (["train", "-neuron", "if", "-tau", "3"], ["-tau has no effect: IF neurons have no leak"]),
         (["train", "-tau", "3"], []),
-        (["train", "-momentum", "0.5"], ["-momentum 0.5 has no effect: it is for -opt sgd"]),
+        (["train", "-momentum", "0.5"], ["-momentum has no effect: it is for -opt sgd"]),
         (["train", "-momentum", "0.5", "-opt", "sgd"], []),
-        (["train", "-force"], ["-force has no effect: it is for -resume"]),
-        (["train", "-dataset", "digits", "-data-dir", "x"], ["-data-dir x has no effect: the digits are part of the"]),
         (["train", "-config", "best", "-neuron", "if"], []),  # tau is the file's, not a flag
-        (["train", "-config", "best", "-neuron", "if", "-tau", "3"], ["-tau 3.0 has no effect: IF"]),
-        (["bench", "-dataset", "digits", "-data-dir", "x"], ["-data-dir x has no effect: the digits are part of the"]),
-        (["export", "-resume", "r", "-bits", "4"], ["-bits 4 has no effect: it is for -format hardware"]),
+        (["train", "-config", "best", "-neuron", "if", "-tau", "3"], ["-tau has no effect: IF"]),
+        (["export", "-resume", "r", "-bits", "4"], ["-bits has no effect: it is for -format hardware"]),
         (["export", "-resume", "r", "-bits", "4", "-format", "hardware"], []),
         (["export", "-resume", "r", "-no-report"], ["-report has no effect: it is for -format hardware"]),
-        (["export", "-resume", "r", "-dt", "1", "-format", "html"], ["-dt 1.0 has no effect: it is for -format nir"]),
-        (["export", "-resume", "r", "-seed", "4"], ["-seed 4 has no effect: it is for -verify"]),
+        (["export", "-resume", "r", "-dt", "1", "-format", "html"], ["-dt has no effect: it is for -format nir"]),
+        (["export", "-resume", "r", "-seed", "4"], ["-seed has no effect: it is for -verify"]),
         (["export", "-resume", "r", "-seed", "4", "-format", "html"], []),
     ],
 )
@@ -393,7 +360,7 @@ def test_flags_without_effect_are_named(tokens: list[str], notes: list[str]):
 
 def test_flags_without_effect_on_a_checkpoint_are_named(tmp_path: Path, capsys: pytest.CaptureFixture):
     resume = str(saved(tmp_path, neuron="if", T=2).path)
-    note = "snn_mnist: note: -tau 3.0 has no effect: IF neurons have no leak\n"
+    note = "snn_mnist: note: -tau has no effect: IF neurons have no leak\n"
     for verb, more in (("eval", ["-repeats", "1"]), ("trace", []), ("export", ["-format", "html"])):
         assert main([verb, "-resume", resume, "-tau", "3", *more]) == 0
         err = capsys.readouterr().err  # and what is being compiled
@@ -402,7 +369,7 @@ def test_flags_without_effect_on_a_checkpoint_are_named(tmp_path: Path, capsys: 
     tokens = ["train", "-resume", str(folder), "-epochs", "2", "-tau", "3", "-momentum", "0.5"]
     assert main(tokens) == 0
     out, err = capsys.readouterr()
-    assert "\nnote: -tau 3.0 has no effect: IF neurons have no leak\n" in out and "note: -momentum 0.5" in out
+    assert "\nnote: -tau has no effect: IF neurons have no leak\n" in out and "note: -momentum 0.5" in out
     assert "has no effect" not in err
 
 

@@ -8,7 +8,7 @@ import torch
 
 from snn_mnist.cli.evaluate import describe, summarise
 from snn_mnist.cli.main import main
-from snn_mnist.cli.results import spread
+from snn_mnist.cli.shared import spread
 from snn_mnist.data.datasets import DIGITS, FASHION, load_dataset
 from snn_mnist.network import scoring
 from snn_mnist.network.device import choose_runtime

@@ -13,7 +13,7 @@ from PIL import Image
 from snn_mnist.cli import plot
 from snn_mnist.cli.main import main
 from snn_mnist.data.datasets import DIGITS
-from snn_mnist.settings.config import Config
+from snn_mnist.settings.config import Config, yaml_text
 from snn_mnist.storage import checkpoint
 from snn_mnist.storage.atomic_files import write_error
 from snn_mnist.storage.directory import LATEST
@@ -87,7 +87,7 @@ def drawn(monkeypatch):
 
 
 def with_settings(folder, **settings):
-    (folder / "config.yaml").write_text(Config(**settings).to_yaml())
+    (folder / "config.yaml").write_text(yaml_text(Config(**settings).to_mapping()))
     return folder
 
 

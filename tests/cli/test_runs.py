@@ -17,12 +17,12 @@ import torch
 from snn_mnist.cli.main import main
 from snn_mnist.cli.runs import COLUMNS, SETTINGS
 from snn_mnist.errors import UsageError
-from snn_mnist.settings.config import Config
+from snn_mnist.settings.config import Config, yaml_text
 from snn_mnist.storage import atomic_files, checkpoint
 from snn_mnist.storage.atomic_files import exclusive_lock, is_locked
 from snn_mnist.storage.directory import newest_run
+from snn_mnist.storage.runs import survey
 from snn_mnist.storage.seeds import SEEDS, SeedGroup
-from snn_mnist.storage.survey import survey
 from tests.conftest import ROOT
 from tests.support.runs import metrics, train_run
 
@@ -34,7 +34,7 @@ def make(folder, tests, *, step=0, at=NOON, speeds=(100.0, 3000.0, 200.0), **set
     """A run directory with these (val_acc, test_acc) or test_acc after each epoch, trained last at this time."""
     folder.mkdir(parents=True)
     config = Config(**({"epochs": 3, "data_dir": "d"} | settings))
-    (folder / "config.yaml").write_text(config.to_yaml())
+    (folder / "config.yaml").write_text(yaml_text(config.to_mapping()))
     lines = ["epochs,train_images_per_s,test_acc,val_acc"]
     for number, test in enumerate(tests):
         val, acc = test if isinstance(test, tuple) else ("", test)
@@ -63,9 +63,13 @@ def shown(capsys, *arguments):
     return capsys.readouterr().out.splitlines()
 
 
-def names(capsys, *arguments):
+def records(capsys, *arguments):
     assert main(["runs", *arguments, "-json", "-"]) == 0
-    return [run["run"].rpartition("/")[2] for run in json.loads(capsys.readouterr().out)["runs"]]
+    return json.loads(capsys.readouterr().out)["runs"]
+
+
+def names(capsys, *arguments):
+    return [run["run"].rpartition("/")[2] for run in records(capsys, *arguments)]
 
 
 # ---------------------------------------------------------------------------- the table
@@ -74,17 +78,17 @@ def names(capsys, *arguments):
 def test_the_table_has_a_line_for_each_run(logs, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     head, *lines, _, word = shown(capsys)
-    assert re.split("  +", head) == ["run", "what differs", "epochs", "last %", "best %", "images/s", "date", "state"]
+    slow = "tau 1.1, epochs 7"
+    assert re.split("  +", head) == ["run", "last %", "best %", "epochs", "images/s", "state", "date", "what differs"]
     assert [re.split("  +", line) for line in lines] == [
-        ["logs/soft", "if, v-reset none", "0/3", "2026-03-04 11:59", "interrupted"],
-        ["logs/plain", "tau 2", "3/3", "80.00", "90.00*", "200", "2026-03-04 12:00", "finished"],
-        ["logs/slow", "tau 1.1, epochs 7", "1/7", "70.00", "70.00*", "100", "2026-03-04 12:01",
-         "interrupted at step 12"],
-        ["logs/held", "tau 3, val 500", "3/3", "95.00", "70.00", "200", "2026-03-04 12:02", "finished"],
-    ]  # fmt: skip
+        ["logs/soft", "0/3", "interrupted", "2026-03-04 11:59", "if, v-reset none"],
+        ["logs/plain", "80.00", "90.00*", "3/3", "200", "finished", "2026-03-04 12:00", "tau 2"],
+        ["logs/slow", "70.00", "70.00*", "1/7", "100", "interrupted at step 12", "2026-03-04 12:01", slow],
+        ["logs/held", "95.00", "70.00", "3/3", "200", "finished", "2026-03-04 12:02", "tau 3, val 500"],
+    ]
     assert word.startswith("* the highest of all tests")
-    end = head.index("last %") + len("last %")
-    assert all(line[end - 1] != " " and line[end] == " " for line in lines[1:]), "columns are where their numbers are"
+    monkeypatch.setenv("COLUMNS", "60")
+    assert shown(capsys)[1:5] == [line[:60].rstrip() for line in lines]
 
 
 def test_an_accuracy_that_is_no_test_of_the_network_is_marked(logs, capsys, monkeypatch):
@@ -119,31 +123,12 @@ def test_a_run_that_is_named_wrongly(logs, capsys):
     assert "in other/plain; name a checkpoint file or a run directory" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("width", [20, 60, 80])
-def test_on_a_narrow_terminal_a_run_has_several_lines(logs, capsys, monkeypatch, width):
-    monkeypatch.setenv("COLUMNS", str(width))
-    make(logs / ("long" * 30), [0.5], tau=1.25, surrogate="piecewise_leaky_relu", lr=0.123456789, dataset="digits")
-    lines = shown(capsys)
-    assert width < 80 or max(map(len, lines)) <= width
-    at = next(n for n, line in enumerate(lines) if line.startswith("logs/held"))
-    below = " ".join(lines[at : at + 3])
-    assert all(text in below for text in ("tau 3", "val 500", "3/3   95.00    70.00        200  2026-03-04 12:02"))
-    assert any(line.endswith("interrupted at step 12") for line in lines)
-    text = "".join(lines).replace(" ", "")
-    assert "long" * 30 in text and "mnist" not in text and "piecewise_leaky_relu" in text
-
-
 def test_a_running_run_is_recognised_and_not_disturbed(logs, capsys):
     with exclusive_lock(logs / "slow"):
         assert [(run["state"], run["step"]) for run in records(capsys, "logs/slow")] == [("running", 0)]
         assert is_locked(logs / "slow")
     assert not is_locked(logs / "slow")
     assert [(run["state"], run["step"]) for run in records(capsys, "logs/slow")] == [("interrupted", 12)]
-
-
-def records(capsys, *arguments):
-    assert main(["runs", *arguments, "-json", "-"]) == 0
-    return json.loads(capsys.readouterr().out)["runs"]
 
 
 def test_a_look_at_the_lock_does_not_stop_a_run_that_begins(tmp_path, monkeypatch):
@@ -190,7 +175,7 @@ def test_the_usage_says_what_may_be_left_out(capsys):
 
 def test_every_column_sorts(logs, capsys):
     for column in (*COLUMNS, *SETTINGS):
-        assert set(names(capsys, "-sort", column)) == {"soft", "plain", "slow", "held"}
+        assert {*names(capsys, "-sort", column)} == {"soft", "plain", "slow", "held"}
 
 
 def test_errors_name_the_remedy(logs, capsys):
@@ -202,22 +187,17 @@ def test_errors_name_the_remedy(logs, capsys):
 # ---------------------------------------------------------------------------- files
 
 
-def test_csv_has_all_settings_and_results(logs, capsys, monkeypatch, tmp_path):
-    monkeypatch.setenv("COLUMNS", "200")
+def test_csv_has_all_settings_and_results(logs, capsys):
     assert main(["runs", "-csv", "all.csv"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 7  # the table too
+    assert "logs/held" in capsys.readouterr().out  # the table too
     with open("all.csv", newline="") as file:
         rows = {row["run"]: row for row in csv.DictReader(file)}
     held, soft = rows["logs/held"], rows["logs/soft"]
-    assert (float(held["last_test_acc"]), float(held["best_test_acc"]), held["best_chosen_on"]) == (
-        0.95, 0.7, "held-out images",
-    )  # fmt: skip
-    assert (held["tau"], held["epochs_done"], held["epochs"], held["state"], held["val"]) == (
-        "3.0", "3", "3", "finished", "500",
-    )  # fmt: skip
+    expected = {"last_test_acc": "0.95", "best_test_acc": "0.7", "best_chosen_on": "held-out images", "tau": "3.0"}
+    expected |= {"epochs_done": "3", "epochs": "3", "state": "finished", "val": "500"}
+    assert expected.items() <= held.items()
     assert soft["last_test_acc"] == soft["v_reset"] == "" and soft["neuron"] == "if"
     assert {"T", "lr", "backend", "seed"} <= held.keys()
-    capsys.readouterr()
     assert main(["runs", "-csv", "-", "logs/held"]) == 0
     out = capsys.readouterr().out.splitlines()
     assert len(out) == 2 and out[0].startswith("run,") and out[1].startswith("logs/held,")
@@ -239,16 +219,11 @@ def executing(file):
 @pytest.mark.parametrize(
     ("name", "damage", "words"),
     [
-        (
-            checkpoint.LATEST,
-            lambda file: file.write_bytes(file.read_bytes()[:-3000]),
-            "checkpoint_latest.pth is damaged",
-        ),
         (checkpoint.LATEST, lambda file: file.write_bytes(b"nonsense"), "checkpoint_latest.pth is damaged"),
         (checkpoint.LATEST, executing, "checkpoint_latest.pth is damaged"),
         ("metrics.csv", lambda file: file.write_bytes(b"\xff\n"), "metrics.csv can't be read"),
-        ("metrics.csv", Path.unlink, "logs/slow has no metrics.csv"),
-        ("config.yaml", Path.unlink, "logs/slow has no config.yaml"),
+        ("metrics.csv", Path.unlink, "metrics.csv can't be read"),
+        ("config.yaml", Path.unlink, "config.yaml: no such file"),
         ("config.yaml", lambda file: file.write_text("tau: 0.5\n"), "slow/config.yaml: tau 0.5 is not allowed"),
     ],
 )
@@ -287,7 +262,7 @@ def test_a_row_that_is_ahead_of_the_checkpoint_does_not_count(logs):
     with (logs / "slow" / "metrics.csv").open("a") as file:
         file.write("2,1,0.99,\n")
     (run,), _ = survey([logs / "slow"])
-    assert (run.epochs, run.last, run.state, run.step) == (1, 0.7, "interrupted", 12)
+    assert (run.epochs_done, run.last_test_acc, run.state, run.step) == (1, 0.7, "interrupted", 12)
 
 
 # ---------------------------------------------------------------------------- seeds
@@ -308,11 +283,8 @@ def test_seeds_are_summed_up(tmp_path, capsys, monkeypatch):
     assert kept["last_epoch"]["mean"] == pytest.approx(0.92) and kept["last_epoch"]["std"] == pytest.approx(0.02)
     assert kept["last_epoch"]["of_seed"] == {"0": 0.9, "1": 0.92, "2": 0.94}
     out = shown(capsys)
-    assert out[-3:] == [
-        "logs/group: 3 of 4 seeds finished",
-        "  last epoch 92.00 ± 2.00 % (mean ± std)",
-        "  epochs chosen on held-out images 83.00 ± 3.61 %",
-    ]
+    assert "3 of 4 seeds: test accuracy of the last epoch 92.00 ± 2.00 % (mean ± std)" in out
+    assert "of the epochs chosen on held-out images: 83.00 ± 3.61 %" in out
     assert main(["runs", "-json", "-"]) == 0
     (summary,) = json.loads(capsys.readouterr().out)["seeds"]
     assert summary | {"settings": kept["settings"]} == {"folder": "logs/group"} | kept

@@ -11,14 +11,14 @@ import termios
 import pytest
 
 from snn_mnist import terminal
-from snn_mnist.terminal import fit, fit_terminal, progress_bar
+from snn_mnist.terminal import for_stream, progress_bar, wrapped
 from snn_mnist.training.progress import Progress
 
 
 def test_lines_break_between_words_and_never_within_a_flag_or_path():
     path = "/a" * 50
     text = f"short\n{'word ' * 20}--no-figures {path}"
-    lines = fit(text).split("\n")
+    lines = wrapped(text).split("\n")
     assert lines[0] == "short" and " ".join(line.strip() for line in lines[1:]) == text.split("\n")[1]
     assert all(len(line) <= 80 for line in lines if path not in line) and any(line.strip() == path for line in lines)
 
@@ -97,6 +97,6 @@ def test_nothing_is_drawn_into_a_file_and_an_epochs_line_is_one_line_there(capsy
 
 def test_an_error_is_one_line_in_a_file_and_fits_a_terminal(monkeypatch):
     text = "snn_mnist train: error: " + "word " * 20
-    assert fit_terminal(text, io.StringIO()) == text
+    assert for_stream(text, io.StringIO()) == text
     screen = Screen(60, monkeypatch)
-    assert max(map(len, fit_terminal(text, screen.stream).splitlines())) <= 60
+    assert max(map(len, for_stream(text, screen.stream).splitlines())) <= 60

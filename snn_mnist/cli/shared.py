@@ -1,0 +1,116 @@
+"""What several verbs share: settings, the checkpoint that they open, results as JSON."""
+
+import json
+import os
+import statistics
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from snn_mnist.errors import UsageError
+from snn_mnist.settings.config import CHECKPOINT, Config, train_option
+from snn_mnist.settings.options import Options, option
+from snn_mnist.storage.atomic_files import write_file
+from snn_mnist.storage.seeds import mean_std
+from snn_mnist.terminal import report, wrapped
+
+if TYPE_CHECKING:
+    from snn_mnist.network.saved_network import SavedNetwork
+
+SAVED = "the checkpoint's"
+LAST = "last"
+
+
+def saved_option(name: str, shown: str = SAVED, **changes: Any) -> Any:
+    """Return a setting of `train` that a checkpoint knows. None, the default, means: as in the checkpoint."""
+    return train_option(name, default=None, shown=shown, **changes)
+
+
+def out_dir_option() -> Any:
+    return train_option("out_dir", help="where last finds the newest run")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedNetworkOptions(Options):
+    """Settings of the verbs that read a network from a checkpoint. None means: as in the checkpoint."""
+
+    resume: str = option(None, "Files", CHECKPOINT, metavar="PATH", required=True)
+    out_dir: str = out_dir_option()
+    T: int | None = saved_option("T")
+    tau: float | None = saved_option("tau", f"{SAVED}, 2.0 for one that has none")
+    seed: int | None = saved_option("seed", group="Network", help="seed of the spikes")
+    data_dir: str = train_option("data_dir")
+
+
+def json_option() -> Any:
+    return option(None, "Files", "write all results there; - is stdout", metavar="FILE")
+
+
+def given_data_dir(options: Any) -> str | None:
+    """Return the user's directory of data sets, given as a flag or variable; None: that of the checkpoint's run."""
+    return options.data_dir if "data_dir" in options.given or os.environ.get("SNN_MNIST_DATA") else None
+
+
+def open_checkpoint(options: Any) -> "SavedNetwork":
+    """Return the network that -resume names, with the given settings in place of its own; print what it is."""
+    from snn_mnist.network.saved_network import load_network
+
+    changes = {name: getattr(options, name, None) for name in ("T", "tau", "seed", "dataset")}
+    loaded = load_network(options.resume, data_dir=given_data_dir(options), **changes)
+    config, notes = loaded.config, options.without_effect(loaded.config.unused)
+    if loaded.trained_on not in ("", config.dataset):
+        notes.append(f"the images are of {config.dataset}, the network was trained on {loaded.trained_on}")
+    if not loaded.has_settings:
+        assumed = f"using {config.tau:g}, {config.T} and {config.dataset}"
+        notes.append(f"the checkpoint does not hold tau, T and the data set: {assumed}")
+    for note in notes:
+        report(f"note: {note}")
+    if getattr(options, "json", None) != "-":
+        about = f"epoch {loaded.epochs}, trained on {loaded.trained_on or config.dataset}"
+        tau = f", tau {config.tau:g}" if config.neuron == "lif" else ""
+        print(wrapped(f"{loaded.path} ({about}), T {config.T}{tau}, seed {config.seed}"))
+    return loaded
+
+
+def resolve_runs(options: Any) -> Any:
+    """Return the same settings, with the path of the newest run of -out-dir in place of the word `last`.
+
+    UsageError for a path that is none, and for a -resume without a checkpoint: before seconds of imports.
+    """
+    from snn_mnist.storage.directory import find, newest_run
+    from snn_mnist.storage.seeds import is_group
+
+    out_dir = getattr(options, "out_dir", "")
+
+    def resolved(path: str) -> str:
+        inside = os.path.normpath(os.path.join(out_dir, path))
+        if path != LAST and not os.path.exists(path) and os.path.isdir(inside):
+            raise UsageError(f"there is no {path} here; did you mean {inside}?")
+        return str(newest_run(out_dir)) if path == LAST else path
+
+    if "runs" in options.given:
+        options = replace(options, runs=tuple(map(resolved, options.runs)))
+    if resume := getattr(options, "resume", None):
+        options = replace(options, resume=resolved(resume))
+        if not (isinstance(options, Config) and is_group(options.resume)):
+            find(options.resume)
+    return options
+
+
+def spread(values: list[float]) -> dict[str, Any]:
+    """Return mean, standard deviation (n - 1; 0 for a single value), median and range of repeated measurements."""
+    mean, std = mean_std(values)
+    middle = {"mean": mean, "std": std or 0.0, "median": statistics.median(values)}
+    return middle | {"low": min(values), "high": max(values), "values": values}
+
+
+def write_json(where: str, results: dict[str, Any]) -> None:
+    """Write the results to the file that -json names; - is standard output."""
+    write_output(where, json.dumps(results, indent=2) + "\n", "-json")
+
+
+def write_output(where: str, text: str, flag: str) -> None:
+    """Write text to the file that a flag names, whole or not at all; - is standard output."""
+    if where == "-":
+        print(text, end="")
+    else:
+        write_file(where, text, flag)
