@@ -82,17 +82,11 @@ class MemoryModule(StepModule, nn.Module):
         yield from self._memories.values()
 
     def single_step_forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Compute one time step.
-
-        x  # [N, *]
-        """
+        """Compute one time step x [N, *]."""
         raise NotImplementedError(f"{type(self).__name__} must define single_step_forward(x)")
 
     def multi_step_forward(self, x_seq: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Compute the single step T times.
-
-        x_seq  # [T, N, *]
-        """
+        """Compute the single step T times, of x_seq [T, N, *]."""
         return each_step(lambda x: self.single_step_forward(x, *args, **kwargs), x_seq)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -261,7 +255,6 @@ def check_sequence(x_seq: Any, dimensions: int = 1) -> Tensor:
 
 def each_step(step: Callable[[Any], Any], x_seq: Any) -> Any:
     """Return the outputs of `step` for the time steps [N, *] of a sequence, in order, as a sequence."""
-    steps = range(len(check_sequence(x_seq)))
-    if isinstance(x_seq, Tensor):  # unbound, whose backward pass stacks the gradients once
-        return join([step(x) for x in x_seq], torch.stack)
-    return join([step(map_tensors(operator.itemgetter(t), x_seq)) for t in steps], torch.stack)
+    T = len(check_sequence(x_seq))  # a tensor is unbound, so that its backward pass stacks the gradients once
+    steps = x_seq if isinstance(x_seq, Tensor) else (map_tensors(operator.itemgetter(t), x_seq) for t in range(T))
+    return join([step(x) for x in steps], torch.stack)

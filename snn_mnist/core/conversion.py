@@ -35,8 +35,6 @@ from snn_mnist.core import layer, neuron
 from snn_mnist.core.base import StepModule
 from snn_mnist.core.functional import POINTWISE, keeps_time
 
-__all__ = ["Converter", "VoltageScaler"]
-
 # What an ANN may compute beside ReLUs. A name stands for module, function and method: conv for nn.Conv1d and F.conv2d.
 LINEAR = POINTWISE | {
     "alphadropout", "avgpool", "adaptiveavgpool", "batchnorm", "cat", "channelshuffle", "chunk", "circularpad",
@@ -71,17 +69,16 @@ class VoltageScaler(nn.Module):
 class Converter(nn.Module):
     """`Converter(dataloader)(ann)` is the ANN as an SNN, an fx.GraphModule in step mode 's'; the ANN stays as it is.
 
-    dataloader: batches for the ANN, each a tensor or (images, …), such as the training images; every activation's s is
-    measured on them. mode: 'Max', the largest activation of a batch; '99.9%' or another percentage, that percentile,
-    which outliers do not move; a number in (0, 1], this share of the largest. Over batches s is the moving average
-    s = (1 - momentum) s + momentum s_batch, from the first batch on. device: of the SNN, by default the ANN's.
-    fuse_flag: whether batch normalisation is fused.
+    dataloader: batches for the ANN, each a tensor or (images, …), such as the training images, on which s is measured.
+    mode: 'Max', the largest activation of a batch; a percentile such as '99.9%', which outliers do not move; a number
+    in (0, 1], this share of the largest. Over batches s = (1 - momentum) s + momentum s_batch, from the first on.
+    device: of the SNN, by default the ANN's. fuse_flag: whether batch normalisation is fused.
 
     An ANN may consist of ReLUs, as modules or functions, and of what is linear or affine in its input: Linear,
     convolutions, average pooling, batch normalisation, sums, products with constants, changes of shape, and dropout,
     which evaluation leaves out. All else is a ValueError that names the node. Maximum pooling passes, but the maximum
-    of spikes is not that of the rates; prefer the average. `functional.set_step_mode(snn, 'm')` works for a net of
-    modules and sums; a function such as torch.flatten takes one step only, and is refused by name.
+    of spikes is not that of the rates; prefer the average. In step mode 'm' modules and sums work; a function such as
+    torch.flatten is refused by name.
     """
 
     def __init__(
@@ -100,12 +97,15 @@ class Converter(nn.Module):
     @torch.no_grad()
     def forward(self, ann: nn.Module) -> fx.GraphModule:
         device = self.device or next((p.device for p in ann.parameters()), torch.device("cpu"))
-        batches = (_images(batch).to(device) for batch in self.dataloader)
+        batches = ((b[0] if isinstance(b, tuple | list) else b).to(device) for b in self.dataloader)
         if (first := next(batches, None)) is None:
             raise ValueError("the dataloader gave no batch; give some of the training images")
         _refuse_computed_weights(ann)
         ann = copy.deepcopy(ann).eval().to(device)
-        net = trace(ann)
+        try:
+            net = fx.GraphModule(ann, _Tracer().trace(ann))
+        except fx.proxy.TraceError as error:
+            raise ValueError(f"the forward can't be traced: {error}; write it without such a branch") from error
         relus = check_operations(net)
         _compare(ShapeProp(net).propagate(first), ann(first.clone()))
         if self.fuse_flag:
@@ -122,13 +122,6 @@ class Converter(nn.Module):
         return net.to(device)
 
 
-def _images(batch: Any) -> Tensor:
-    images = batch[0] if isinstance(batch, tuple | list) else batch
-    if not isinstance(images, Tensor):
-        raise TypeError(f"a batch must be a tensor or (images, …), not {type(images).__name__}")
-    return images
-
-
 def _refuse_computed_weights(ann: nn.Module) -> None:
     """ValueError where a hook or parametrisation computes a weight, with which no normalisation can be fused."""
     for name, module in ann.named_modules():
@@ -143,13 +136,13 @@ def _refuse_computed_weights(ann: nn.Module) -> None:
 
 
 def check_mode(mode: str | float) -> None:
-    """ValueError unless it is 'Max', a percentage as '99.9%' or a number in (0, 1]."""
+    """ValueError unless it is 'Max', a percentage such as '99.9%' or a number in (0, 1]."""
     try:
+        share = mode
         if isinstance(mode, str):
-            good = mode.lower() == "max" or (mode.endswith("%") and 0 < float(mode[:-1]) <= 100)
-        else:
-            good = not isinstance(mode, bool) and 0 < mode <= 1
-    except (TypeError, ValueError):
+            share = float(mode[:-1]) / 100 if mode.endswith("%") else {"max": 1}[mode.lower()]
+        good = not isinstance(mode, bool) and 0 < float(share) <= 1
+    except (TypeError, ValueError, KeyError):
         good = False
     if not good:
         raise ValueError(
@@ -193,14 +186,6 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, StepModule) or super().is_leaf_module(m, module_qualified_name)
-
-
-def trace(ann: nn.Module) -> fx.GraphModule:
-    """Return the network as a graph; ValueError where its `forward` depends on values of tensors."""
-    try:
-        return fx.GraphModule(ann, _Tracer().trace(ann))
-    except fx.proxy.TraceError as error:
-        raise ValueError(f"the network's forward can't be traced: {error}; write it without such a branch") from error
 
 
 def check_operations(net: fx.GraphModule) -> list[fx.Node]:

@@ -15,8 +15,6 @@ from torch import Tensor, nn
 
 from snn_mnist.core.base import MemoryModule, StepModule, floating, state_dtype
 
-__all__ = ["LatencyEncoder", "PeriodicEncoder", "PoissonEncoder", "StatefulEncoder", "WeightedPhaseEncoder"]
-
 
 def _check_range(x: Tensor, high: float = 1.0) -> Tensor:
     """Return x in float32 at least; ValueError naming a value outside [0, high]."""
@@ -40,10 +38,7 @@ class PoissonEncoder(StepModule, nn.Module):
         self.step_mode = step_mode
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return spikes of the same shape.
-
-        x  # [N, *] or [T, N, *] in [0, 1]
-        """
+        """Return spikes of the shape of x [N, *] or [T, N, *], which lies in [0, 1]."""
         x = floating(x, "PoissonEncoder")
         draws = torch.rand(x.shape, dtype=torch.float32, device=x.device)  # half precision would be far too coarse
         return (draws < _check_range(x)).to(x)

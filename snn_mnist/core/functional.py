@@ -9,16 +9,6 @@ from torch import Tensor, fx, nn
 
 from snn_mnist.core.base import MemoryModule, check_sequence, check_step_mode, each_step, join, map_tensors
 
-__all__ = [
-    "chunk_multi_step_forward",
-    "detach_net",
-    "multi_step_forward",
-    "reset_net",
-    "seq_to_ann_forward",
-    "set_backend",
-    "set_step_mode",
-]
-
 Modules = nn.Module | Callable[[Any], Any] | Sequence[Callable[[Any], Any]]
 log = logging.getLogger("snn_mnist")
 

@@ -6,6 +6,7 @@ its `state_dict` is torch's.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from inspect import Parameter, Signature, signature
 from typing import Any
@@ -148,11 +149,6 @@ class VotingLayer(StepModule, nn.Module):
         self.step_mode = step_mode
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dim() == 0 or x.shape[-1] % self.voting_size:
-            raise ValueError(
-                f"VotingLayer needs a multiple of voting_size={self.voting_size} in the last dimension, "
-                f"but got shape {list(x.shape)}"
-            )
         return floating(x, "VotingLayer").unflatten(-1, (-1, self.voting_size)).mean(-1)
 
     def extra_repr(self) -> str:
@@ -180,10 +176,7 @@ class Dropout(MemoryModule):
         self.register_memory("mask", None)
 
     def create_mask(self, x: Tensor) -> Tensor:
-        """Return 0 or 1 / (1 - p) for each element.
-
-        x  # [N, *]
-        """
+        """Return 0 or 1 / (1 - p) for each element of x [N, *]."""
         return dropout(torch.ones_like(x), self.p)
 
     def _masked(self, x: Tensor, step: Tensor) -> Tensor:
@@ -233,7 +226,7 @@ class SynapseFilter(MemoryModule):
         self.learnable = learnable
         tau = real_number("tau", tau, "it is in time steps; the default is 100.0", above=1.0)
         if learnable:
-            self.w = nn.Parameter(-(torch.as_tensor(tau) - 1.0).log())
+            self.w = nn.Parameter(torch.tensor(-math.log(tau - 1.0)))
         else:
             self.tau = tau
         self.step_mode = step_mode

@@ -31,14 +31,6 @@ from torch.nn.grad import conv1d_weight, conv2d_weight
 from snn_mnist.core.base import MemoryModule, check_sequence, real_number, state_dtype
 from snn_mnist.core.monitor import Hook, identity
 
-__all__ = [
-    "STDPLearner",
-    "stdp_conv1d_single_step",
-    "stdp_conv2d_single_step",
-    "stdp_linear_single_step",
-    "stdp_multi_step",
-]
-
 Trace = float | Tensor | None  # None and 0 before the first spike
 Weighting = Callable[[Tensor], Tensor]
 Change = tuple[Tensor, Tensor, Tensor]  # trace_pre, trace_post, delta_w

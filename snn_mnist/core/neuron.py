@@ -13,6 +13,7 @@ infinite input leaves a finite potential.
 """
 
 import importlib
+import math
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -320,7 +321,7 @@ class ParametricLIFNode(BaseNode):
     def __init__(self, init_tau: float = 2.0, decay_input: bool = True, *settings: Any, **named_settings: Any):
         super().__init__(*settings, **named_settings)
         init_tau = real_number("init_tau", init_tau, "it is in time steps; the default is 2.0", above=1.0)
-        self.w = nn.Parameter(-(torch.as_tensor(init_tau) - 1.0).log())
+        self.w = nn.Parameter(torch.tensor(-math.log(init_tau - 1.0)))
         self.decay_input = decay_input
 
     def neuronal_charge(self, x: Tensor) -> None:

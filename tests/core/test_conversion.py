@@ -257,8 +257,9 @@ def test_the_ann_stays_as_it_is():
 
 def test_layers_of_the_core_convert_alike_and_both_step_modes_agree():
     ann, x = conv_net(), images(3)
-    other = nn.Sequential(*(getattr(layer, type(m).__name__, type(m))(*arguments(m)) for m in ann))
-    other.load_state_dict(ann.state_dict())
+    other = copy.deepcopy(ann)
+    for module in other:
+        module.__class__ = getattr(layer, type(module).__name__, type(module))
     a, b = (conversion.Converter([x], mode=0.9)(net) for net in (ann, other))
     with torch.no_grad():
         steps = torch.stack([a(x) for _ in range(7)])
@@ -266,32 +267,21 @@ def test_layers_of_the_core_convert_alike_and_both_step_modes_agree():
         assert torch.equal(b(x.expand(7, *x.shape)), steps)
 
 
-def arguments(module: nn.Module):
-    if isinstance(module, nn.Conv2d):
-        return module.in_channels, module.out_channels, 3, 1, module.padding
-    if isinstance(module, nn.Linear):
-        return module.in_features, module.out_features, module.bias is not None
-    return (2,) if isinstance(module, nn.AvgPool2d) else (module.num_features,) if hasattr(module, "eps") else ()
-
-
 def test_memory_does_not_depend_on_T():
-    """The elements of all memories after 3 and after 60 steps."""
-    snn, x, kept = conversion.Converter([images()])(conv_net()), images(4), []
-    memories = [m for m in snn.modules() if isinstance(m, neuron.IFNode)]
+    snn, x = conversion.Converter([images()])(conv_net()), images(4)
+    functional.reset_net(snn)
+    kept = []
     with torch.no_grad():
-        for step in range(1, 61):
+        for _ in range(20):
             snn(x)
-            if step in (3, 60):
-                kept.append(sum(torch.as_tensor(value).numel() for m in memories for value in m.memories()))
-    assert kept[0] == kept[1] > 0
+            memories = [value for m in snn.modules() if isinstance(m, neuron.IFNode) for value in m.memories()]
+            kept.append(sum(torch.as_tensor(value).numel() for value in memories))
+    assert kept[0] == kept[-1] > 0
 
 
-@pytest.mark.parametrize(
-    ("mode", "shown"), [("min", "'min'"), ("0%", "'0%'"), ("x%", "'x%'"), ("101%", "'101%'"), (0, "0"), (1.5, "1.5"),
-                        (True, "True"), (None, "None"), (float("nan"), "nan")],
-)  # fmt: skip
-def test_wrong_modes(mode, shown):
-    with pytest.raises(ValueError, match=rf"^mode={shown} is not supported; use 'Max', a percentage"):
+@pytest.mark.parametrize("mode", ["min", "0%", "x%", "101%", 0, 1.5, True, None, float("nan")])
+def test_wrong_modes(mode):
+    with pytest.raises(ValueError, match=rf"^mode={mode!r} is not supported; use 'Max', a percentage"):
         conversion.Converter([], mode=mode)
 
 
@@ -311,8 +301,3 @@ def test_wrong_modes(mode, shown):
 def test_what_cannot_be_converted(ann, data, words):
     with pytest.raises(ValueError, match=words):
         conversion.Converter(data)(ann)
-
-
-def test_wrong_data():
-    with pytest.raises(TypeError, match="not dict"):
-        conversion.Converter([{"x": 1}])(nn.Sequential(nn.ReLU()))
