@@ -113,10 +113,7 @@ class ElementWiseRecurrentContainer(_Recurrent):
     """y[t] = sub_module(f(y[t-1], x[t])) with an element-wise function f; input and output have the same shape."""
 
     def __init__(
-        self,
-        sub_module: nn.Module,
-        element_wise_function: Callable[[Tensor, Tensor], Tensor],
-        step_mode: str = "s",
+        self, sub_module: nn.Module, element_wise_function: Callable[[Tensor, Tensor], Tensor], step_mode: str = "s"
     ):
         super().__init__(sub_module, step_mode)
         self.element_wise_function = element_wise_function
@@ -138,12 +135,7 @@ class LinearRecurrentContainer(_Recurrent):
     """
 
     def __init__(
-        self,
-        sub_module: nn.Module,
-        in_features: int,
-        out_features: int,
-        bias: bool = True,
-        step_mode: str = "s",
+        self, sub_module: nn.Module, in_features: int, out_features: int, bias: bool = True, step_mode: str = "s"
     ):
         super().__init__(sub_module, step_mode)
         self.sub_module_out_features = out_features

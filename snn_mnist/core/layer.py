@@ -7,7 +7,6 @@ its `state_dict` is torch's.
 
 import functools
 import math
-from collections.abc import Callable
 from inspect import Parameter, Signature, signature
 from typing import Any
 
@@ -82,8 +81,9 @@ class _StepMaxUnpool(_StepConvTranspose):
         return _StepLayer.forward(self, x, indices, self._spatial(output_size))
 
 
-def _with_step_mode(init: Callable[..., None]) -> Callable[..., None]:
-    """Return torch's constructor with `step_mode='s'` as its last positional argument."""
+def _stepped(torch_layer: type[nn.Module], *sequence_dims: int, mixin: type = _StepLayer) -> Any:
+    """Return torch's layer, of the same name, with a step mode as its constructor's last positional argument."""
+    name, init = torch_layer.__name__, torch_layer.__init__  # type: ignore[misc]
     parameters = list(signature(init).parameters.values())
     end = next((i for i, p in enumerate(parameters) if p.name == "device"), len(parameters))
     step_mode = Parameter("step_mode", Parameter.POSITIONAL_OR_KEYWORD, default="s")
@@ -98,19 +98,9 @@ def _with_step_mode(init: Callable[..., None]) -> Callable[..., None]:
         self.step_mode = mode
 
     __init__.__signature__ = ours  # type: ignore[attr-defined]
-    return __init__
-
-
-def _stepped(torch_layer: type[nn.Module], *sequence_dims: int, mixin: type = _StepLayer) -> Any:
-    """Return torch's layer with a step mode, of the same name."""
-    name = torch_layer.__name__
     shape = f" of {' or '.join(map(str, sequence_dims))} dimensions" if sequence_dims else ""
-    attributes = {
-        "__doc__": f"nn.{name} with a step mode; 's': [N, *], 'm': [T, N, *]{shape}.",
-        "__module__": __name__,
-        "__init__": _with_step_mode(torch_layer.__init__),  # type: ignore[misc]
-        "sequence_dims": sequence_dims,
-    }
+    doc = f"nn.{name} with a step mode; 's': [N, *], 'm': [T, N, *]{shape}."
+    attributes = {"__doc__": doc, "__module__": __name__, "__init__": __init__, "sequence_dims": sequence_dims}
     return type(name, (mixin, torch_layer), attributes)
 
 
@@ -171,7 +161,7 @@ class Dropout(MemoryModule):
         super().__init__()
         self.p = real_number("p", p, "it is a probability")
         if not 0.0 <= self.p <= 1.0:
-            raise ValueError(f"p={p!r} must be a probability in [0, 1]; the default is 0.5")
+            raise ValueError(f"p={p!r} must be a probability in [0, 1]")
         self.step_mode = step_mode
         self.register_memory("mask", None)
 

@@ -67,28 +67,24 @@ def stdp_linear_single_step(
     layer: Any = synapse
     weight = layer.weight.to(state_dtype(layer.weight))
     in_spike, out_spike = in_spike.to(weight), out_spike.to(weight)
-    products: Any = _products
     if not isinstance(synapse, nn.Linear):
         mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
         in_spike = pad(in_spike, layer._reversed_padding_repeated_twice, mode)
-        products = _products_of_conv
     trace_pre, trace_post = trace_step(trace_pre, in_spike, tau_pre), trace_step(trace_post, out_spike, tau_post)
-    after = products(layer, trace_pre, out_spike)  # post fires after pre
-    before = products(layer, in_spike, trace_post)
+    after = _products(layer, trace_pre, out_spike)  # post fires after pre
+    before = _products(layer, in_spike, trace_post)
     return trace_pre, trace_post, f_post(weight) * after - f_pre(weight) * before
 
 
-def _products(linear: Any, pre: Tensor, post: Tensor) -> Tensor:
-    """Return the products of what lies before and behind each weight, summed over the batch."""
-    return torch.einsum("...o,...i->oi", post, pre)
-
-
-def _products_of_conv(conv: Any, pre: Tensor, post: Tensor) -> Tensor:
+def _products(synapse: Any, pre: Tensor, post: Tensor) -> Tensor:
     """Return the products of what lies before and behind each weight, summed over the batch and all places."""
-    if pre.dim() < conv.weight.dim():  # one image without N
+    if isinstance(synapse, nn.Linear):
+        return torch.einsum("...o,...i->oi", post, pre)
+    weight = synapse.weight
+    if pre.dim() < weight.dim():  # one image without N
         pre, post = pre[None], post[None]
-    correlate: Any = conv1d_weight if conv.weight.dim() == 3 else conv2d_weight
-    return correlate(pre, conv.weight.shape, post, stride=conv.stride, dilation=conv.dilation, groups=conv.groups)
+    correlate: Any = conv1d_weight if weight.dim() == 3 else conv2d_weight
+    return correlate(pre, weight.shape, post, stride=synapse.stride, dilation=synapse.dilation, groups=synapse.groups)
 
 
 stdp_conv1d_single_step = stdp_conv2d_single_step = stdp_linear_single_step  # SpikingJelly has three names

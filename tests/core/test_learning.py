@@ -187,15 +187,6 @@ def test_errors_name_the_remedy():
         learning.STDPLearner("x", net[0], net[1], 2.0, 2.0)
 
 
-def test_the_neurons_may_be_a_block():
-    """One record a step, of the block's output, though modules of its own type are inside."""
-    block = nn.Sequential(nn.Sequential(nn.Identity(), neuron.IFNode()), nn.Identity())
-    net = nn.Sequential(layer.Linear(6, 4), block)
-    learner = learning.STDPLearner("s", net[0], block, 2.0, 2.0)
-    net(torch.ones(2, 6))
-    assert learner.step(on_grad=False).shape == (4, 6)
-
-
 @pytest.mark.parametrize("mode", ["s", "m"])
 @pytest.mark.parametrize("synapse", [LINEAR, CONVS["stride, padding, oblong"], nn.Conv1d(2, 3, 3, padding=1)])
 def test_one_sample_without_a_batch(synapse, mode):

@@ -103,38 +103,33 @@ def test_records_what_hooks_record(kind, mode):
 
 
 def test_switching_clearing_removing():
-    net = make_net()
-    x = batches(1)[0]
+    net, x = make_net(), batches(1)[0]
     mon = monitor.OutputMonitor(net, NODES, lambda y: y.mean().item())
-    run(net, x, "m", False)
-    assert len(mon.records) == 2 and all(isinstance(r, float) for r in mon.records)
+
+    def records_after_a_run():
+        run(net, x, "m", False)
+        return list(mon.records)
+
+    first = records_after_a_run()
+    assert len(first) == 2 and all(isinstance(r, float) for r in first)
     mon.disable()
-    assert not mon.is_enable()
-    run(net, x, "m", False)
-    assert len(mon.records) == 2
+    assert not mon.is_enable() and records_after_a_run() == first
     mon.enable()
-    run(net, x, "m", False)
-    assert mon.records[2:] == mon.records[:2] == mon[0:2] and len(mon["3"]) == 2
+    assert records_after_a_run() == first * 2 and mon[0:2] == first and len(mon["3"]) == 2
     mon.clear_recorded_data()
     assert mon.records == [] and mon["1"] == []
-    run(net, x, "m", False)
-    assert mon["1"] == [mon[0]] and mon["3"] == [mon[1]]
+    assert records_after_a_run() == first == [mon["1"][0], mon["3"][0]]
     mon.remove_hooks()
-    run(net, x, "m", False)
-    assert len(mon.records) == 2 and not any(m._forward_hooks for m in net.modules())
+    assert records_after_a_run() == first and not any(m._forward_hooks for m in net.modules())
 
 
 def test_context_manager():
-    net = make_net()
-    x = batches(1)[0]
-    with monitor.GradOutputMonitor(net, neuron.IFNode, torch.norm) as mon:
+    net, x = make_net(), batches(1)[0]
+    with pytest.raises(ZeroDivisionError), monitor.GradOutputMonitor(net, neuron.IFNode, torch.norm) as mon:
         run(net, x, "m", True)
-    run(net, x, "m", True)
-    assert len(mon.records) == 1 and mon["1"][0] > 0
-    with pytest.raises(ZeroDivisionError), monitor.InputMonitor(net, neuron.IFNode) as mon:
         _ = 1 / 0
     run(net, x, "m", True)
-    assert mon.records == []
+    assert len(mon.records) == 1 and mon["1"][0] > 0
 
 
 def test_which_layers():
@@ -207,23 +202,12 @@ def test_first_layer_has_no_gradient_of_its_input():
     assert mon.records == [None]
 
 
-MONITORS = [
-    lambda net: monitor.OutputMonitor(net, NODES, lambda y: y.mean()),
-    lambda net: monitor.InputMonitor(net, NODES),
-    lambda net: monitor.AttributeMonitor("v", True, net, NODES),
-    lambda net: monitor.AttributeMonitor("v", False, net, NODES),
-    lambda net: monitor.GradInputMonitor(net, NODES),
-    lambda net: monitor.GradOutputMonitor(net, NODES),
-]
-
-
-@pytest.mark.parametrize("make", MONITORS)
-def test_a_net_is_saved_and_copied_without_its_monitor(make):
+@pytest.mark.parametrize("kind", [*FORWARD, *BACKWARD])
+def test_a_net_is_saved_and_copied_without_its_monitor(kind):
     net, x = make_net(), batches(1)[0]
-    mon = make(net)
+    mon = (FORWARD | BACKWARD)[kind][0](net)
     run(net, x, "m", True)
-    before = len(mon)
-    assert before == 2
+    assert len(mon) == 2
     buffer = io.BytesIO()
     torch.save(net, buffer)
     buffer.seek(0)
