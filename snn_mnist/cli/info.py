@@ -97,7 +97,6 @@ def guarded(part: Callable[..., Any], *arguments: Any) -> Any:
     """Call a part; return the error in one line instead, such as that of a torch that can't be imported."""
     try:
         return part(*arguments)
-    except SNNError as error:
-        return str(error)
     except Exception as error:
-        return f"broken: {type(error).__name__}: {' '.join(str(error).split())}"
+        kind = "" if isinstance(error, SNNError) else f"broken: {type(error).__name__}: "
+        return f"{kind}{' '.join(str(error).split())}"

@@ -90,17 +90,13 @@ class Config(Options):
     )
 
     dataset: str = data("mnist", "what to learn; digits needs no download", choices=DATASETS)
-    data_dir: str = data(
-        _data_dir,
-        "where the data are, as MNIST/raw/… and FashionMNIST/raw/…; missing files are downloaded there",
-        metavar="DIR",
-        shown="$SNN_MNIST_DATA, else ./data",
-        fixed=False,
-    )
     val: int = data(0, "training images held out to choose the best checkpoint; with 0 the test images choose", low=0)
     test: bool = data(True, "test on the test images too; -no-test keeps them unseen, and needs -val", fixed=False)
     limit_batches: int | None = data(None, "at most this many batches per epoch", low=1, shown="all")
 
+    data_dir: str = files(
+        _data_dir, "has MNIST/raw; missing files are downloaded", metavar="DIR", shown="$SNN_MNIST_DATA, else ./data"
+    )
     out_dir: str = files("./logs", "where the run directory is created; nothing is overwritten", metavar="DIR")
     name: str | None = files(
         None,
@@ -114,17 +110,14 @@ class Config(Options):
     resume: str | None = files(None, f"continue from {CHECKPOINT}", metavar="PATH", saved=False)
     force: bool = files(False, "resume although settings that change the result differ", saved=False)
     config: str | None = files(
-        None,
-        "YAML file of settings (names as the flags'), or a recipe: best, digits, quick, tutorial; flags win over it",
-        metavar="FILE",
-        saved=False,
+        None, "YAML file, or a recipe: best, digits, quick, tutorial; flags win over it", metavar="FILE", saved=False
     )
 
     device: str = machine(
         "auto",
-        "cpu, cuda, cuda:1, …; auto takes a GPU where there is one",
+        "cpu, cuda or cuda:1; auto takes a GPU if it can",
         read=_device,
-        wanted="auto, cpu, cuda, cuda:0, cuda:1, …",
+        wanted="auto, cpu, cuda or cuda:0",
     )
     backend: str = machine("auto", "torch is the reference, numba (CPU) and cupy (CUDA) are fused", choices=BACKENDS)
     step_mode: str = machine("m", "m computes all T at once, s step by step in least memory", choices=("s", "m"))

@@ -106,11 +106,6 @@ def test_wrong_flags(tokens: list[str], message: str):
     assert message in str(caught.value)
 
 
-def test_no_suggestion_of_a_flag_that_the_verb_does_not_have():
-    with pytest.raises(UsageError, match="--help lists the flags"):
-        read_command(["info", "--learning-rate", "1"])
-
-
 def test_flags_win_over_the_file(tmp_path: Path):
     file = tmp_path / "c.yaml"
     file.write_text("T: 7\nepochs: 3\namp: true\n")
@@ -213,16 +208,15 @@ def test_how_a_verb_ends(
     assert capsys.readouterr().err == line
 
 
-@pytest.mark.parametrize("flag", ["-debug", "--debug"])
-def test_debug_shows_the_traceback(fake: Callable[..., int], flag: str):
-    with pytest.raises(ZeroDivisionError):
-        fake(ZeroDivisionError("x"), flag)
-
-
-def test_notes_are_shown(fake: Callable[..., int], capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
+def test_notes_are_shown_and_debug_shows_the_traceback(
+    fake: Callable[..., int], capsys: pytest.CaptureFixture, monkeypatch
+):
     monkeypatch.setattr(FakeOptions, "notes", lambda self: ["something to know"])
     assert fake(None) == 0
     assert capsys.readouterr().err == "snn_mnist: note: something to know\n"
+    for flag in ("-debug", "--debug"):
+        with pytest.raises(ZeroDivisionError):
+            fake(ZeroDivisionError("x"), flag)
 
 
 @pytest.mark.parametrize(
@@ -318,39 +312,34 @@ def test_results_that_cannot_be_written(capsys: pytest.CaptureFixture, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("verb", "package", "remedy"),
+    ("tokens", "package", "remedy"),
     [
         (["train"], "torch", "activate the environment that scripts/train.sh makes: source .venv/bin/activate"),
-        (["sweep", "-tau", "1.1,2", "-val", "100"], "optuna",
-         "sweep needs it: SNN_MNIST_EXTRAS=sweep bash scripts/setup.sh, or pip install optuna"),
+        (["sweep", "-tau", "1.1,2", "-val", "100"], "optuna", "SNN_MNIST_EXTRAS=sweep bash scripts/setup.sh"),
     ],
-)  # fmt: skip
-def test_a_python_without_the_packages_is_told_where_they_are(tmp_path: Path, verb: list[str], package, remedy):
+)
+def test_a_python_without_the_packages_says_where_they_are(tmp_path: Path, tokens: list[str], package, remedy):
     """The commands that a run suggests, typed before the environment is activated; and a verb of an extra."""
-    missing = f"sys.modules[{package!r}] = None"
-    code = f"import sys; {missing}; from snn_mnist.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", code, *verb, "-dataset", "digits"]
+    code = f"import sys; sys.modules[{package!r}] = None; from snn_mnist.cli.main import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, *tokens, "-dataset", "digits"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"snn_mnist {verb[0]}: error: {sys.executable} has no {package}; {remedy}\n"
+    assert f"{tokens[0]}: error: {sys.executable} has no {package}; " in done.stderr and remedy in done.stderr
 
 
 @pytest.mark.parametrize(
     ("tokens", "notes"),
     [
         (["train", "-neuron", "if", "-tau", "3"], ["-tau has no effect: IF neurons have no leak"]),
-        (["train", "-tau", "3"], []),
         (["train", "-momentum", "0.5"], ["-momentum has no effect: it is for -opt sgd"]),
         (["train", "-momentum", "0.5", "-opt", "sgd"], []),
         (["train", "-config", "best", "-neuron", "if"], []),  # tau is the file's, not a flag
         (["train", "-config", "best", "-neuron", "if", "-tau", "3"], ["-tau has no effect: IF"]),
         (["export", "-resume", "r", "-bits", "4"], ["-bits has no effect: it is for -format hardware"]),
         (["export", "-resume", "r", "-bits", "4", "-format", "hardware"], []),
-        (["export", "-resume", "r", "-no-report"], ["-report has no effect: it is for -format hardware"]),
         (["export", "-resume", "r", "-dt", "1", "-format", "html"], ["-dt has no effect: it is for -format nir"]),
         (["export", "-resume", "r", "-seed", "4"], ["-seed has no effect: it is for -verify"]),
-        (["export", "-resume", "r", "-seed", "4", "-format", "html"], []),
     ],
 )
 def test_flags_without_effect_are_named(tokens: list[str], notes: list[str]):

@@ -188,7 +188,7 @@ def test_flags_of_a_single_run(group, capsys):
     flags = f"-config {group}/seed5/config.yaml -seed 4 -force -epochs 3 -out-dir elsewhere -name other"
     assert resume(group, flags) == 0
     err = capsys.readouterr().err
-    assert all(f"note: -{flag} has no effect" in err for flag in ("out-dir elsewhere", "name other", "force"))
+    assert all(f"note: -{flag} has no effect" in err for flag in ("out-dir", "name"))
     assert epochs(group) == {"seed4": 3, "seed5": 3, "seed6": 3}
     assert {Config.from_yaml(group / f"seed{n}" / "config.yaml").seed for n in (4, 5, 6)} == {4, 5, 6}
 
@@ -197,7 +197,7 @@ def test_without_tests(tmp_path, capsys):
     group = train(tmp_path, "-epochs", "1", "-seeds", "2", "-val", "100", "-no-test")
     assert capsys.readouterr().out.splitlines()[-2] == "2 seeds, not tested (-no-test)"
     assert main(["runs", str(group)]) == 0
-    assert f"{group}: 2 of 2 seeds finished" in capsys.readouterr().out
+    assert "2 seeds, not tested (-no-test)" in capsys.readouterr().out
 
 
 def test_the_runs_of_a_group_stay_repetitions_of_one_another(group, tmp_path, capsys):
