@@ -50,7 +50,6 @@ class ConvertOptions(Config):
     step_mode: str = "m"
     T: int = train_option("T", group="Conversion", help="time steps of the spiking network")
     epochs: int = train_option("epochs", default=10)
-    name: str | None = train_option("name", help="name of the run directory")
     figures: bool = train_option("figures", help="draw figures at the end of the run; -no-figures draws none")
     backend: str = train_option("backend", help="what computes the spiking network; PyTorch computes the ANN")
     mode: str | float | None = option(

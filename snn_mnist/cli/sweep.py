@@ -6,14 +6,13 @@ python -m snn_mnist sweep -tau 1.1,1.3,2 -lr 1e-3:1e-2:log -T 50,100,200 -trials
 from __future__ import annotations
 
 import dataclasses
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.search.space import SWEPT, Choices, Range, corners, varying
-from snn_mnist.settings.config import Config, train_option
+from snn_mnist.settings.config import FILE_NAME, Config, file_name, train_option
 from snn_mnist.settings.options import Options, option, options_of
 
 if TYPE_CHECKING:
@@ -29,12 +28,6 @@ or killed. More commands join with the same -study and -storage; those on other
 machines need a database such as postgresql://user@host/database."""
 
 
-def _study_name(name: str) -> str:
-    if not re.fullmatch(r"\w[\w.\-]*", name):
-        raise ValueError
-    return name
-
-
 @dataclass(frozen=True, kw_only=True)
 class StudyOptions(Options):
     """Settings of `sweep` that are not those of a training run."""
@@ -48,9 +41,7 @@ class StudyOptions(Options):
     )
     prune: bool = option(True, "Study", "stop a trial that falls below the median of the others")
     repeats: int = option(10, "Study", "encodings of the test images in the winner's test", low=1, high=100_000)
-    study: str = option(
-        "sweep", "Study", "its name and directory", read=_study_name, wanted="letters, digits, _, - and ."
-    )
+    study: str = option("sweep", "Study", "its name and directory", read=file_name, wanted=FILE_NAME)
     storage: str | None = option(
         None,
         "Study",

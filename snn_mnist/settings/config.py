@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from snn_mnist.settings.options import Options, declared_as, did_you_mean, optio
 DATASETS = ("mnist", "fashion", "digits")
 BACKENDS = ("auto", *KERNELS)
 CHECKPOINT = "a checkpoint file or a run directory; last is the newest run of -out-dir"
+FILE_NAME = "a plain file name: letters and digits, within it also . - _ and spaces, not the word last"
 MAX_SEED, MAX_SEEDS = 2**32 - 1, 10_000
 MAX_T = 1_000_000
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -43,10 +45,9 @@ def _device(text: str) -> str:
     return text
 
 
-def _file_name(name: str) -> str:
-    """Return a name within another directory, without anything that a shell or another system would misread."""
-    plain = name.isprintable() and not set(name) & set('/\\:*?"<>|') and name == name.strip()
-    if not plain or name[:1] in ("", ".", "-") or name == "last" or len(name.encode()) > 200:
+def file_name(name: str) -> str:
+    """Return a name within another directory, which no shell or other system misreads."""
+    if not re.fullmatch(r"\w([\w .-]{0,98}\w)?", name) or name == "last":
         raise ValueError
     return name
 
@@ -99,12 +100,7 @@ class Config(Options):
     )
     out_dir: str = files("./logs", "where the run directory is created; nothing is overwritten", metavar="DIR")
     name: str | None = files(
-        None,
-        "name of the run directory; with -seeds, of the directory of these runs",
-        read=_file_name,
-        wanted="a plain file name: letters, digits and marks such as _ - . within it, no / and not the word last",
-        shown="made of the settings that differ from the defaults",
-        saved=False,
+        None, "name of the run directory", read=file_name, wanted=FILE_NAME, shown="made of the settings", saved=False
     )
     figures: bool = files(True, "draw figures at the end of the run, and ten times per run for TensorBoard")
     resume: str | None = files(None, f"continue from {CHECKPOINT}", metavar="PATH", saved=False)
