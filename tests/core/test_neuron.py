@@ -347,15 +347,6 @@ def test_deepcopy_and_pickle_within_a_graph():
     assert list(net.state_dict()) == ["0.weight", "0.bias"]
 
 
-def test_initial_v_by_hand_gets_a_gradient():
-    node = neuron.LIFNode(v_threshold=10.0)
-    v0 = torch.zeros(3, requires_grad=True)
-    node.v = v0
-    node(torch.ones(3))
-    node.v.sum().backward()
-    assert v0.grad is not None and v0.grad.tolist() == pytest.approx([0.5] * 3, abs=0.3)
-
-
 @pytest.mark.parametrize("kind, backend", PAIRS)
 @pytest.mark.parametrize("by_hand", [False, True])
 def test_start_potential_of_each_neuron(kind, backend, by_hand):
@@ -380,22 +371,6 @@ def test_start_potential_of_each_neuron(kind, backend, by_hand):
     node.v = torch.zeros(5)
     with pytest.raises(RuntimeError, match=r"v of .* starts with shape \[5\].*shape of the features"):
         node(x)
-
-
-def test_memories_of_a_user_may_hold_tuples():
-    class Pair(MemoryModule):
-        def __init__(self):
-            super().__init__()
-            self.register_memory("n", 0)
-
-        def single_step_forward(self, x):
-            self.n += 1
-            return x + self.n, x
-
-    pair = Pair()
-    pair.step_mode = "m"
-    a, b = pair(torch.zeros(3, 2))
-    assert a.tolist() == [[1.0] * 2, [2.0] * 2, [3.0] * 2] and b.sum() == 0
 
 
 # ---- a forgotten reset -----------------------------------------------------------------------------------
@@ -456,14 +431,6 @@ def test_right_ways_to_go_on(mode):
 
 
 # ---- backends ----------------------------------------------------------------------------------------------
-
-
-def test_own_surrogate_callable():
-    node = neuron.IFNode(surrogate_function=lambda x: surrogate.atan.apply(x, 3.0), step_mode="m")
-    x = torch.rand(3, 2, requires_grad=True)
-    node(x).sum().backward()
-    assert x.grad is not None and x.grad.abs().sum() > 0
-    assert node.supported_backends == ("torch",)
 
 
 class MyLIF(neuron.LIFNode):
