@@ -25,6 +25,7 @@ from tests.support.export_net import digits, network, saved, weights
 
 CC = shutil.which("cc") or shutil.which("gcc")
 needs_cc = pytest.mark.skipif(CC is None, reason="no C compiler here (cc or gcc)")
+C_SOURCE = resources.files("snn_mnist.export").joinpath("snn_infer.c").read_text()
 DRAW = SpikeKey(0, Stream.EVAL, 0)
 NETWORKS = [
     *({"tau": tau} for tau in (2.0, 4.0, 3.0, 1.1, 1.000001, 2.000001)),
@@ -226,25 +227,23 @@ def test_golden_vectors_are_the_program_s_spikes_and_agree_with_their_arrays(exp
     assert arrays["verdicts"].tolist() == arrays["counts"].argmax(1).tolist()
 
 
-@pytest.mark.parametrize(
-    ("settings", "each"),
-    [({}, 6), ({"tau": 3.0}, 7), ({"neuron": "if"}, 3)],  # operations per neuron and step; 7 with a multiplication
-)
-@pytest.mark.parametrize("scale", ["tensor", "neuron"])
-def test_memory_and_operations_by_hand(settings, each, scale):
+@pytest.mark.parametrize(("settings", "each"), [({}, 6), ({"tau": 3.0}, 7), ({"neuron": "if"}, 3)])
+@pytest.mark.parametrize(("scale", "thresholds"), [("tensor", 1), ("neuron", 10)])
+def test_memory_and_operations_by_hand(settings, each, scale, thresholds):
+    """`each`: operations per neuron and step, 7 with a multiplication; one threshold for each scale."""
     fixed = fixed_of(5, scale == "neuron", T=30, **settings)
     report = hardware.describe(fixed, scale, DRAW)
-    widths, level = report["widths_bits"], int(fixed.threshold.max())
-    assert report["memory_bits"] == {
+    widths, memory = report["widths_bits"], report["memory_bits"]
+    assert memory.pop("total") == sum(memory.values())
+    assert memory == {
         "weights": 7840 * 5,
-        "thresholds": (10 if scale == "neuron" else 1) * (level.bit_length() + 1),  # one for each scale
+        "thresholds": thresholds * (int(fixed.threshold.max()).bit_length() + 1),
         "potentials": 10 * widths["potential h"],
         "input sums": 10 * widths["input sum x"],
-        "total": sum(report["memory_bits"][name] for name in ("weights", "thresholds", "potentials", "input sums")),
     }
-    low, high = report["ranges"]["input sum x"]
-    assert high == max(sum(w for w in row if w > 0) for row in fixed.weight.tolist())
-    assert low == min(sum(w for w in row if w < 0) for row in fixed.weight.tolist())
+    rows = fixed.weight.tolist()
+    low, high = min(sum(w for w in row if w < 0) for row in rows), max(sum(w for w in row if w > 0) for row in rows)
+    assert report["ranges"]["input sum x"] == [low, high]
     assert report["neuron_operations_per_image"] == each * 10 * 30
     assert report["dense_multiply_accumulates_per_image"] == 7840 * 30
 
@@ -273,67 +272,50 @@ def test_the_table_of_the_report_against_its_own_counts(exported):
 # ---------------------------------------------------------------------------- C
 
 
-def build(folder, cc_flags=()):
-    program = folder / "snn_infer"
-    strict = ["-std=c99", "-O2", "-Wall", "-Wextra", "-pedantic", "-Werror", *cc_flags]
-    subprocess.run([CC, *strict, "-o", str(program), str(folder / "snn_infer.c")], check=True)
-    return program
-
-
-def run_c(program, *arguments, stdin):
-    return subprocess.run([str(program), *map(str, arguments)], input=stdin, capture_output=True, check=True)
-
-
-def written(folder, loaded, fixed):
-    (folder / "snn_weights.h").write_text(hardware.header(fixed, loaded))
-    source = resources.files("snn_mnist.export").joinpath("snn_infer.c")
-    (folder / "snn_infer.c").write_bytes(source.read_bytes())
-    return folder
+def build(folder, *flags):
+    """Return a function that runs the compiled program on these arguments and bytes."""
+    program, strict = folder / "snn_infer", ["-std=c99", "-O2", "-Wall", "-Wextra", "-pedantic", "-Werror"]
+    subprocess.run([CC, *strict, *flags, "-o", str(program), str(folder / "snn_infer.c")], check=True)
+    return lambda *arguments, stdin: subprocess.run(
+        [str(program), *map(str, arguments)], input=stdin, capture_output=True
+    )
 
 
 def test_the_c_program_has_no_floats_and_allocates_nothing():
-    source = resources.files("snn_mnist.export").joinpath("snn_infer.c").read_text()
-    code = re.sub(r"/\*.*?\*/", "", source, flags=re.S)
+    code = re.sub(r"/\*.*?\*/", "", C_SOURCE, flags=re.S)
     assert not re.search(r"\b(float|double|malloc|calloc|realloc|alloca|math\.h)\b", code)
     assert not re.search(r"\d\.\d", code)
 
 
 @needs_cc
-def test_the_c_program_reproduces_the_golden_vectors(exported):
-    program = build(exported)
-    out = run_c(program, "spikes", stdin=(exported / "golden_input.mem").read_bytes()).stdout.decode().splitlines()
+def test_the_c_program_reproduces_the_golden_vectors_and_refuses_what_it_cannot_read(exported):
+    run = build(exported)
+    out = run("spikes", stdin=(exported / "golden_input.mem").read_bytes()).stdout.decode().splitlines()
     columns = ((exported / f"golden_{name}.mem").read_text().splitlines()[1:] for name in ("spikes", "v"))
-    assert out == [" ".join(pair) for pair in zip(*columns, strict=True)]
-    assert len(out) == 16 * 20
+    assert out == [" ".join(pair) for pair in zip(*columns, strict=True)] and len(out) == 16 * 20
+    for arguments, stdin in (((), b""), (("spikes",), b"xyz\n"), (("images", 1), b"")):
+        done = run(*arguments, stdin=stdin)
+        assert done.returncode in (1, 2) and done.stderr
 
 
 @needs_cc
 @pytest.mark.parametrize(
-    ("bits", "settings"),
-    [(8, {}), (16, {"tau": 3.0}), (4, {"neuron": "if"}), (9, {"v_reset": None})],
-    ids=str,
+    ("bits", "settings"), [(8, {}), (16, {"tau": 3.0}), (4, {"neuron": "if"}), (9, {"v_reset": None})], ids=str
 )
 def test_the_c_program_encodes_and_counts_as_the_simulator(tmp_path, bits, settings):
     """Reduced: scripts/interop_hardware.py does it on all 10,000 MNIST test images."""
-    loaded = network(T=40, **settings)
+    loaded, key, images = network(T=40, **settings), SpikeKey(2**32 - 1, 7, 5), digits().test.images
     fixed = quantise(loaded.net, loaded.config, bits)
-    flags = ["-fsanitize=undefined", "-fno-sanitize-recover"] if bits == 8 else []
-    program = build(written(tmp_path, loaded, fixed), flags)
-    key, images = SpikeKey(2**32 - 1, 7, 5), digits().test.images
+    (tmp_path / "snn_weights.h").write_text(hardware.header(fixed, loaded))
+    (tmp_path / "snn_infer.c").write_text(C_SOURCE)
+    run = build(tmp_path, *(["-fsanitize=undefined", "-fno-sanitize-recover"] if bits == 8 else []))
     counts = fixed_point.spike_counts([fixed], images, key)[0][0]
-    out = run_c(program, "images", key.seed, key.stream, key.epoch, 0, stdin=images.numpy().tobytes())
+    words = ("images", key.seed, key.stream, key.epoch)
+    out = run(*words, 0, stdin=images.numpy().tobytes())
     theirs = np.array([[int(x) for x in line.split()] for line in out.stdout.splitlines()])
     np.testing.assert_array_equal(theirs, np.column_stack([counts.argmax(1), counts]))
-    later = run_c(program, "images", key.seed, key.stream, key.epoch, 300, stdin=images[300:].numpy().tobytes())
-    assert later.stdout == b"".join(out.stdout.splitlines(keepends=True)[300:])
-
-
-@needs_cc
-def test_the_c_program_refuses_what_it_cannot_read(exported):
-    program = build(exported)
-    for arguments, stdin in (((), b""), (("spikes",), b"xyz\n"), (("images", 1), b"")):
-        done = subprocess.run([str(program), *map(str, arguments)], input=stdin, capture_output=True)
-        assert done.returncode in (1, 2) and done.stderr
+    later = run(*words, 300, stdin=images[300:].numpy().tobytes())
+    assert (out.returncode, later.stdout) == (0, b"".join(out.stdout.splitlines(keepends=True)[300:]))
 
 
 # ---------------------------------------------------------------------------- the command line
