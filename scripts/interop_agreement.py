@@ -88,8 +88,7 @@ def traps(loaded: SavedNetwork, images: object) -> None:
         agreement = verify.Agreement()
         try:
             with verify.quiet():
-                run = make(nir.build(loaded, dt))
-            agreement.add(ours, run(spikes))
+                agreement.add(ours, make(nir.build(loaded, dt))(spikes))
         except Exception as error:
             print(f"- {label}: {type(error).__name__}: {error}")
             continue

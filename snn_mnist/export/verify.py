@@ -76,9 +76,16 @@ def compare(
     gain = nir_file.gain_of(neurons, dt, discretization)[0] if config.neuron == "lif" else 0.5
     exact = math.frexp(float(np.float32(gain)))[0] == 0.5 and not config.v_reset
     dtype: Any = np.float32 if exact else np.float64
-    loop = f"plain {discretization} loop in {np.dtype(dtype).name}"
-    found: dict[str, Agreement | str] = {loop: Agreement()}
-    runners: dict[str, Runner] = {loop: lambda spikes: nir_file.simulate(graph, spikes, dt, discretization, dtype)[0]}
+
+    def agreement(runner: Runner) -> Agreement:
+        total = Agreement()
+        for index in torch.arange(len(images)).split(max(1, BATCH // config.T)):
+            spikes = poisson_encode(images[index], index, 0, config.T, SpikeKey(config.seed, Stream.EVAL, 0)).numpy()
+            total.add(reference(saved, spikes, dtype), runner(spikes))
+        return total
+
+    loop = agreement(lambda spikes: nir_file.simulate(graph, spikes, dt, discretization, dtype)[0])
+    found: dict[str, Agreement | str] = {f"plain {discretization} loop in {np.dtype(dtype).name}": loop}
     for package, make in IMPORTERS.items():
         try:
             label = f"{package} {importlib.metadata.version(package)}"
@@ -87,27 +94,10 @@ def compare(
             continue
         try:
             with quiet():
-                runners[label] = make(_for_euler(nir_file.read(path), dt, discretization), dt)
-            found[label] = Agreement()
+                found[label] = agreement(make(_for_euler(nir_file.read(path), dt, discretization), dt))
         except Exception as error:  # whatever another package raises is its result
-            found[label] = f"can't import it ({_reason(error)})"
-    batch = max(1, BATCH // config.T)
-    for start in range(0, len(images), batch):
-        index = torch.arange(start, min(start + batch, len(images)))
-        spikes = poisson_encode(images[index], index, 0, config.T, SpikeKey(config.seed, Stream.EVAL, 0)).numpy()
-        ours = reference(saved, spikes, dtype)
-        for name, runner in runners.items():
-            agreement = found[name]
-            try:
-                if isinstance(agreement, Agreement):
-                    agreement.add(ours, runner(spikes))
-            except Exception as error:
-                found[name] = f"fails with {_reason(error)}"
+            found[label] = f"can't run it ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
     return found
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
 
 
 def reference(saved: SavedNetwork, spikes: np.ndarray, dtype: Any) -> np.ndarray:
@@ -149,7 +139,7 @@ def quiet() -> Iterator[None]:
 def _stepwise(step: Callable[[torch.Tensor, Any], tuple[torch.Tensor, Any]]) -> Runner:
     def run(spikes: np.ndarray) -> np.ndarray:
         state, fired = None, []
-        with torch.no_grad(), quiet():
+        with torch.no_grad():
             for x in torch.from_numpy(spikes):
                 out, state = step(x, state)
                 fired.append(out.numpy() > 0)
