@@ -86,8 +86,9 @@ def load_dataset(name: str, data_dir: str | os.PathLike[str] = "./data", downloa
         raise ValueError(f"data set {name!r} is unknown; give one of {', '.join((*MD5, 'digits'))}")
     raw = raw_directory(name, data_dir)
     if missing := [file for file in MD5[name] if not find_file(file, raw)]:
-        reason = _download(name, missing, raw) if download else "not downloaded"
-        if reason:
+        if not download:
+            raise DataMissing(f"{FOLDERS[name]} is not in {raw}; training downloads it")
+        if reason := _download(name, missing, raw):
             raise DataMissing(
                 f"{FOLDERS[name]} is not in {raw} (no {', '.join(missing)}) and can't be downloaded ({reason}); "
                 f"put the files there (.gz or not), or set SNN_MNIST_DATA or -data-dir to the directory above "
