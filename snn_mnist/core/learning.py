@@ -188,8 +188,15 @@ class STDPLearner(MemoryModule):
         """Use up the records since the last call.
 
         With `on_grad` subtract scale delta_w from the weight's gradient, else return it, of the weight's shape, in
-        float32 at least; None where nothing was recorded. The weight itself does not change.
+        float32 at least; None where nothing was recorded. The weight itself does not change. RuntimeError for
+        `on_grad` where the weight is computed from other parameters, as by a parametrisation.
         """
+        weight = self.synapse.weight
+        if on_grad and not isinstance(weight, nn.Parameter):
+            raise RuntimeError(
+                "the synapse's weight is computed from other parameters, so its gradient would be lost; use "
+                "step(on_grad=False) and apply the change yourself"
+            )
         if len(self.in_spikes) != len(self.out_spikes):
             raise RuntimeError(
                 f"{len(self.in_spikes)} inputs of the synapse and {len(self.out_spikes)} outputs of the neurons were "
@@ -205,7 +212,6 @@ class STDPLearner(MemoryModule):
         self._clear()
         if not on_grad or delta_w is None:
             return delta_w
-        weight = self.synapse.weight
         weight.grad = (-delta_w if weight.grad is None else weight.grad - delta_w).to(weight.dtype)
         return None
 

@@ -239,3 +239,12 @@ def test_copies_of_a_learner_learn(way):
         twin(x)
     change = learner.step(on_grad=False)
     assert torch.equal(change, other.step(on_grad=False)) and change.abs().sum() > 0
+
+
+def test_a_change_of_a_parametrised_weight_is_not_lost():
+    net = nn.Sequential(nn.utils.parametrizations.weight_norm(layer.Linear(3, 2, bias=False)), neuron.IFNode())
+    learner = learning.STDPLearner("s", net[0], net[1], 2.0, 2.0)
+    net(torch.ones(1, 3))
+    with pytest.raises(RuntimeError, match=r"computed from other parameters.*on_grad=False"):
+        learner.step()
+    assert learner.step(on_grad=False).shape == (2, 3)

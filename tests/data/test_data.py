@@ -344,10 +344,8 @@ def test_a_download_that_fails_leaves_nothing_and_names_the_ways_on(
 
 def test_without_a_network_and_where_nothing_can_be_written(tmp_path: Path, small_mnist: None):
     (tmp_path / "file").write_text("")
-    for place, download, why in (
-        ("", True, "Error downloading"),
-        ("", False, "not downloaded"),
-        ("file", True, "Not a"),
-    ):
+    for place, why in (("", "Error downloading"), ("file", "Not a")):
         with pytest.raises(DataMissing, match=rf"no train-images.*can't be downloaded \({why}"):
-            load_dataset("mnist", tmp_path / place, download)
+            load_dataset("mnist", tmp_path / place)
+    with pytest.raises(DataMissing, match="training downloads it"):
+        load_dataset("mnist", tmp_path, download=False)
