@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.search.space import SWEPT, Choices, Range, corners, varying
 from snn_mnist.settings.config import FILE_NAME, Config, file_name, train_option
-from snn_mnist.settings.options import Options, option, options_of
+from snn_mnist.settings.options import Option, Options, option, options_of
 
 if TYPE_CHECKING:
     from snn_mnist.search.study import Plan
-
-TRIALS = 40
 
 EPILOG = """\
 A setting of Network, Training and -limit-batches has one value, several, as in
@@ -32,47 +30,38 @@ machines need a database such as postgresql://user@host/database."""
 class StudyOptions(Options):
     """Settings of `sweep` that are not those of a training run."""
 
-    trials: int | None = option(
-        None, "Study", "trials of the study", low=1, high=1_000_000, shown=f"{TRIALS}; a grid has its own number"
-    )
+    trials: int | None = option(None, "Study", "trials of the study", low=1, high=1_000_000, shown="40; of a grid all")
     sampler: str = option("tpe", "Study", "how Optuna draws the settings of a trial", choices=("tpe", "random", "grid"))
-    seeds: int = option(
-        1, "Study", "runs per trial, with seeds from -seed up; their mean is the trial's accuracy", low=1, high=1000
-    )
+    seeds: int = train_option("seeds", group="Study", help="runs per trial, from -seed up; their mean counts")
     prune: bool = option(True, "Study", "stop a trial that falls below the median of the others")
     repeats: int = option(10, "Study", "encodings of the test images in the winner's test", low=1, high=100_000)
     study: str = option("sweep", "Study", "its name and directory", read=file_name, wanted=FILE_NAME)
     storage: str | None = option(
-        None,
-        "Study",
-        "an SQLite file, or a database for SQLAlchemy",
-        metavar="PATH_OR_URL",
-        shown="OUT_DIR/STUDY/study.db",
+        None, "Study", "SQLite file or database URL", metavar="PATH_OR_URL", shown="OUT_DIR/STUDY/study.db"
     )
     workers: int | None = option(None, "Study", "processes here", low=1, high=10_000, shown="one per core; 1 on a GPU")
 
 
-def _train_settings() -> list[tuple[str, Any, Any]]:
-    """The settings of `train` for a sweep: those of SWEPT may vary."""
-    own = {each.name for each in options_of(StudyOptions)} | {"resume", "force", "figures", "test", "name"}
+def _train_setting(each: Option) -> tuple[str, Any, Any]:
+    """Return a setting of `train` as one of a sweep: those of SWEPT may vary."""
+    if each.name in SWEPT:
+        return each.name, Any, train_option(each.name, **varying(each))
     changes: dict[str, dict[str, Any]] = {
         "out_dir": {"help": "where the directory of the study is created"},
         "j": {"help": "the most threads, all workers together"},
         "config": {"help": "YAML file of settings, lists and ranges; or sweep_best; flags win over it"},
         "val": {"help": "training images held out; trials are judged on them", "shown": "required"},
     }
-    types = get_type_hints(Config)
-    return [
-        (each.name, Any, train_option(each.name, **varying(each)))
-        if each.name in SWEPT
-        else (each.name, types[each.name], train_option(each.name, **changes.get(each.name, {})))
-        for each in options_of(Config)
-        if each.name not in own
-    ]
+    return each.name, get_type_hints(Config)[each.name], train_option(each.name, **changes.get(each.name, {}))
 
 
+OWN = {each.name for each in options_of(StudyOptions)} | {"resume", "force", "figures", "test", "name"}
 SweepOptions: Any = dataclasses.make_dataclass(
-    "SweepOptions", _train_settings(), bases=(StudyOptions,), frozen=True, kw_only=True
+    "SweepOptions",
+    [_train_setting(each) for each in options_of(Config) if each.name not in OWN],
+    bases=(StudyOptions,),
+    frozen=True,
+    kw_only=True,
 )
 """Settings of `sweep`."""
 
@@ -82,16 +71,16 @@ def run(options: Any) -> int:
     from snn_mnist.data.datasets import load_dataset
     from snn_mnist.network.device import choose_runtime
     from snn_mnist.search.report import write_report
-    from snn_mnist.search.study import finished, open_study, storage_errors
-    from snn_mnist.search.worker import run_workers, work
+    from snn_mnist.search.study import finished, open_study, run_workers, storage_errors, trials_of, work
     from snn_mnist.training.interruption import Interruption
 
     choose_runtime(options.device, options.backend, plan.fixed["j"], options.step_mode)  # or else each trial would fail
     dataset = load_dataset(options.dataset, options.data_dir)
     plan.check(len(dataset.train))
-    study, interruption = open_study(plan), Interruption()
+    interruption = Interruption()
     with storage_errors(plan.storage):
-        count = max(plan.trials, finished(study))
+        study = open_study(plan)
+        count = len(trials_of(study))
         here = f"{workers} worker{'s' if workers > 1 else ''}"
         print(f"study {plan.study}: {finished(study)} of {count} trials finished, {here}, in {plan.folder}", flush=True)
         if workers == 1:
@@ -104,12 +93,12 @@ def run(options: Any) -> int:
                 raise SNNError(f"all workers have ended, with {state}")
             print(f"interrupted with {state}")
             return interruption.exit_code
-        print(write_report(study, plan, dataset, options.repeats, options.j))
+        write_report(study, plan, dataset, options.repeats, options.j)
     return 0
 
 
 def make_plan(options: Any) -> tuple[Plan, int]:
-    """The plan, and the number of workers here; UsageError where the settings make no study."""
+    """Return the plan, and the number of workers here; UsageError where the settings make no study."""
     import torch
 
     from snn_mnist.search.study import Plan
@@ -119,25 +108,30 @@ def make_plan(options: Any) -> tuple[Plan, int]:
             "-val is missing: without held-out training images the trials would be chosen on the test images, whose "
             "accuracy is then no measure of new images any more; give e.g. -val 5000 (of MNIST's 60,000)"
         )
-    settings = {each.name: getattr(options, each.name) for each in options_of(SweepOptions)}
-    settings = {each.name: settings[each.name] for each in options_of(Config) if each.saved and each.name in settings}
-    space = {name: value for name, value in settings.items() if isinstance(value, Choices | Range)}
+    names = [each.name for each in options_of(Config) if each.saved and hasattr(options, each.name)]
+    fixed = {name: getattr(options, name) for name in names if name not in ("out_dir", "seeds")}
+    space = {name: fixed.pop(name) for name in names if isinstance(fixed.get(name), Choices | Range)}
     if not space:
         raise UsageError("no setting varies; give one several values (-tau 1.1,1.3,2) or a range (-lr 1e-3:1e-2:log)")
-    trials = options.trials or TRIALS
+    trials = options.trials or 40
     if options.sampler == "grid":
         if ranges := [f"{name} {value}" for name, value in space.items() if isinstance(value, Range)]:
             raise UsageError(f"{ranges[0]} is a range, which has no grid; give values as a,b,c or another -sampler")
-        trials = len(list(corners(space)))
-        if options.trials not in (None, trials):
-            raise UsageError(f"trials {options.trials}: a grid has its own number, {trials}; leave -trials out")
+        points = len(list(corners(space)))
+        trials = min(options.trials or points, points)
     gpu = options.device.startswith("cuda") or (options.device == "auto" and torch.cuda.is_available())
     workers = min(options.workers or (1 if gpu else options.j), trials)
-    fixed = {name: value for name, value in settings.items() if name not in {*space, "out_dir", "seeds"}}
     fixed |= {"j": max(1, options.j // workers), "test": False, "figures": False}
     folder = Path(options.out_dir) / options.study
     plan = Plan(
-        study=options.study, folder=folder, storage=options.storage or str(folder / "study.db"), space=space,
-        fixed=fixed, trials=trials, sampler=options.sampler, seeds=options.seeds, prune=options.prune,
-    )  # fmt: skip
+        study=options.study,
+        folder=folder,
+        storage=options.storage or str(folder / "study.db"),
+        space=space,
+        fixed=fixed,
+        trials=trials,
+        sampler=options.sampler,
+        seeds=options.seeds,
+        prune=options.prune,
+    )
     return plan, workers

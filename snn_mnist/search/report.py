@@ -1,4 +1,4 @@
-"""The output of a finished study: its table, study.csv, figures, best.yaml, and the test of its winner."""
+"""The output of a finished study: its table, study.csv, best.yaml, figures, and the test of its winner."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import csv
 import io
 import shlex
 import statistics
-import textwrap
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import optuna
 import yaml
 from optuna.trial import FrozenTrial, TrialState
@@ -19,79 +20,59 @@ from snn_mnist.network.device import choose_runtime
 from snn_mnist.network.poisson import SpikeKey, Stream
 from snn_mnist.network.saved_network import load_network
 from snn_mnist.network.scoring import score_split
-from snn_mnist.search.study import REASON, RUNS, Plan, number_of, trials_of
+from snn_mnist.search.space import Choices
+from snn_mnist.search.study import REASON, RUNS, Plan, drawn, number_of, percent, result, trials_of
 from snn_mnist.settings.config import DECIDING, Config
 from snn_mnist.settings.options import show
 from snn_mnist.storage.atomic_files import write_file
-from snn_mnist.storage.directory import LATEST
+from snn_mnist.terminal import wrapped
+from snn_mnist.visualizing import drawing
+from snn_mnist.visualizing.run_figures import write
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SHOWN = 10  # rows of the table that are printed
 ORDER = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL]
+ACCURACY = "held-out accuracy in %"
 
 
-def write_report(study: optuna.Study, plan: Plan, dataset: Dataset, repeats: int, threads: int) -> str:
-    """Write the files of the report into the study's directory; return what is printed."""
+def write_report(study: optuna.Study, plan: Plan, dataset: Dataset, repeats: int, threads: int) -> None:
+    """Write the files of the report into the study's directory; print its best trials and the test of the winner."""
     trials = sorted(trials_of(study), key=lambda each: (ORDER.index(each.state), -(each.value or 0), number_of(each)))
     write_file(plan.folder / "study.csv", table(trials, plan))
-    best = trials[0]
+    best, file = trials[0], plan.folder / "best.yaml"
     if best.state != TrialState.COMPLETE:
         raise SNNError(f"no trial of {plan.study} finished; the first: {result(best)}")
-    tested = test_result(plan, best, dataset, repeats, threads)
-    write_file(plan.folder / "best.yaml", best_yaml(best, plan, len(trials), tested))
-    from snn_mnist.search.figures import write_figures
-
-    files = ", ".join(["study.csv", *(path.name for path in write_figures(trials, plan))])
     complete, pruned, failed = (sum(each.state == state for each in trials) for state in ORDER)
-    lines = [
-        f"study {plan.study}: {complete} trials complete, {pruned} pruned, {failed} failed; accuracy on "
-        f"{plan.fixed['val']} held-out images, best first:",
-        *(f"{number_of(trial):>5}  {result(trial)}  {settings(trial)}" for trial in trials[:SHOWN]),
-        *([f"… and {len(trials) - SHOWN} more in study.csv"] if len(trials) > SHOWN else ()),
-        f"the winner, trial {number_of(best)}, on the {tested or 'test images: on the machine that trained it'}",
-        f"in {plan.folder}: {files}",
-        "train the winner on all images:",
-    ]
-    command = f"  python -m snn_mnist train -config {shlex.quote(str(plan.folder / 'best.yaml'))}"
-    return "\n".join([*map(wrapped, lines), command])
-
-
-def wrapped(text: str) -> str:
-    """The text in lines of at most 80 columns."""
-    return textwrap.fill(text, 80, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
-
-
-def settings(trial: FrozenTrial) -> str:
-    """'tau 1.3, lr 0.00123', with at most four significant digits."""
-    return ", ".join(
-        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {show(value)}"
-        for name, value in trial.params.items()
-    )
-
-
-def result(trial: FrozenTrial) -> str:
-    """'92.84 %', '92.84 ± 0.05 %', '90.10 % pruned after epoch 4' or why it failed."""
-    if trial.state == TrialState.FAIL:
-        return f"failed: {trial.user_attrs.get(REASON, '')}"
-    percent = f"{100 * (trial.value or 0):.2f}"
-    if trial.state == TrialState.PRUNED:
-        return f"{percent} % pruned after epoch {trial.last_step}"
-    runs = trial.user_attrs[RUNS]
-    return f"{percent} ± {100 * statistics.stdev(runs):.2f} %" if len(runs) > 1 else f"{percent} %"
+    print(wrapped(f"study {plan.study}: {complete} trials complete, {pruned} pruned, {failed} failed; accuracy on "
+              f"{plan.fixed['val']} held-out images, best first, all in study.csv:"))  # fmt: skip
+    for trial in trials[:SHOWN]:
+        print(wrapped(f"{number_of(trial):>5}  {result(trial)}  {drawn(trial)}"))
+    tested = test_winner(plan, best, dataset, repeats, threads)
+    print(wrapped(f"the winner, trial {number_of(best)}, on the {tested}"))
+    write_file(file, best_yaml(best, plan, len(trials), tested))
+    pictures = [write(plan.folder / name, figure).name for name, figure in figures(study, plan).items()]
+    print(wrapped(f"in {plan.folder}: study.csv, best.yaml, {', '.join(pictures)}"))
+    print(f"train the winner on all images:\n  python -m snn_mnist train -config {shlex.quote(str(file))}")
 
 
 def table(trials: list[FrozenTrial], plan: Plan) -> str:
-    """study.csv: a row for each trial, the best first."""
+    """Return study.csv: a row for each trial, the best first."""
     rows: list[dict[str, Any]] = []
     for trial in trials:
         runs = trial.user_attrs.get(RUNS, [])
         rows.append({
-            "trial": number_of(trial), "state": trial.state.name.lower(), "val_acc": trial.value,
+            "trial": number_of(trial),
+            "state": trial.state.name.lower(),
+            "val_acc": trial.value,
             "val_std": statistics.stdev(runs) if len(runs) > 1 else None,
             **{f"val_acc_seed{plan.fixed['seed'] + run}": accuracy for run, accuracy in enumerate(runs)},
             "epochs": trial.last_step,
             **{name: show(value) for name, value in trial.params.items()},
             "seconds": trial.duration.total_seconds() if trial.duration else None,
-            "run": plan.run_names(number_of(trial))[0], "reason": trial.user_attrs.get(REASON),
+            "run": plan.run_names(number_of(trial))[0],
+            "reason": trial.user_attrs.get(REASON),
         })  # fmt: skip
     text = io.StringIO()
     writer = csv.DictWriter(text, dict.fromkeys(name for row in rows for name in row), lineterminator="\n")
@@ -100,33 +81,24 @@ def table(trials: list[FrozenTrial], plan: Plan) -> str:
     return text.getvalue()
 
 
-def test_result(plan: Plan, best: FrozenTrial, dataset: Dataset, repeats: int, threads: int) -> str:
-    """'test images: 92.95 ± 0.03 % (mean ± std over 5 seeds, each the mean of 10 encodings)'.
-
-    '' where the winner's runs are on another machine.
-    """
-    folders = [plan.folder / name for name in plan.run_names(number_of(best))]
-    if not all((folder / LATEST).is_file() for folder in folders):
-        return ""
+def test_winner(plan: Plan, best: FrozenTrial, dataset: Dataset, repeats: int, threads: int) -> str:
+    """Return 'test images: 92.95 ± 0.03 % (mean ± std over 5 seeds, each the mean of 10 encodings)'."""
     runtime = choose_runtime(plan.fixed["device"], plan.fixed["backend"], threads)
     accuracies = []  # [seeds][encodings], as `eval -resume FOLDER -repeats N`
-    for folder in folders:
-        loaded = load_network(str(folder))
+    for name in plan.run_names(number_of(best)):
+        loaded = load_network(str(plan.folder / name))
         keys = [SpikeKey(loaded.config.seed, Stream.EVAL, repeat) for repeat in range(repeats)]
         scores, _ = score_split(loaded.net, dataset.test, runtime, [loaded.config.T], keys)
-        accuracies.append([100 * each.accuracy() for each in scores])
+        accuracies.append([each.accuracy() for each in scores])
     encodings = "1 encoding" if repeats == 1 else f"{repeats} encodings"
-    values, what = accuracies[0], encodings
-    if len(folders) > 1:
-        values, what = list(map(statistics.mean, accuracies)), f"{len(folders)} seeds, each the mean of {encodings}"
-    mean = f"test images: {statistics.mean(values):.2f}"
-    if len(values) == 1:
-        return f"{mean} % ({what})"
-    return f"{mean} ± {statistics.stdev(values):.2f} % (mean ± std over {what})"
+    if plan.seeds > 1:
+        means = list(map(statistics.mean, accuracies))
+        return f"test images: {percent(means)} (mean ± std over {plan.seeds} seeds, each the mean of {encodings})"
+    return f"test images: {percent(accuracies[0])} ({'mean ± std over ' * (repeats > 1)}{encodings})"
 
 
 def best_yaml(best: FrozenTrial, plan: Plan, trials: int, tested: str) -> str:
-    """The winner's settings for `train -config`: those that decide the result and are not the defaults.
+    """Return the winner's settings for `train -config`: those that decide the result and are not the defaults.
 
     val is not among them, so that all images are learned.
     """
@@ -137,5 +109,73 @@ def best_yaml(best: FrozenTrial, plan: Plan, trials: int, tested: str) -> str:
         if name not in ("seed", "val") and (name in plan.space or settings[name] != defaults[name])
     }
     head = f"# The winner of the study {plan.study}, trial {number_of(best)} of {trials}:\n"
-    head += f"# {result(best)} of {plan.fixed['val']} held-out training images.\n" + (tested and f"# {tested}\n")
+    head += f"# {result(best)} of {plan.fixed['val']} held-out training images.\n# {tested}\n"
     return head + yaml.safe_dump(chosen, sort_keys=False)
+
+
+# ---------------------------------------------------------------------------- figures
+
+
+def figures(study: optuna.Study, plan: Plan) -> dict[str, Any]:
+    """Draw the figures that the complete trials allow: two of Optuna's, each setting, a grid of two lists."""
+    from optuna.visualization import matplotlib as optunas
+
+    complete = [trial for trial in trials_of(study) if trial.state == TrialState.COMPLETE]
+    names = [name for name in plan.space if len({trial.params[name] for trial in complete}) > 1]
+    lists = [name for name in names if isinstance(plan.space[name], Choices)]
+    drawn: dict[str, Any] = {}
+    if names:
+        drawn["settings.png"] = against_each(complete, names, plan)
+    if len(lists) > 1:
+        drawn["grid.png"] = over_grid(complete, lists[0], lists[1])
+    with drawing.own_style():
+        drawn["history.png"] = optunas.plot_optimization_history(study, target_name="held-out accuracy").figure
+        if len(names) > 1 and len(complete) > 3 and len({trial.value for trial in complete}) > 1:
+            drawn["importance.png"] = optunas.plot_param_importances(study, params=names).figure
+    return drawn
+
+
+@drawing.own_style()
+def against_each(complete: Sequence[FrozenTrial], names: list[str], plan: Plan) -> Figure:
+    """Draw the accuracy of each trial against each setting, ± its standard deviation over seeds."""
+    runs = [100 * np.array(trial.user_attrs[RUNS]) for trial in complete]
+    stds = [of_trial.std(ddof=1) if len(of_trial) > 1 else 0.0 for of_trial in runs]
+    figure = drawing.own_figure((2 + 2.4 * len(names), 4.5))
+    for axes, name in zip(figure.subplots(1, len(names), sharey=True, squeeze=False)[0], names, strict=True):
+        values, at = plan.space[name], [trial.params[name] for trial in complete]
+        if isinstance(values, Choices):
+            axes.set_xticks(range(len(values.values)), map(show, values.values))
+            at = list(map(values.values.index, at))
+        elif values.log:
+            axes.set_xscale("log")
+        axes.errorbar(at, [of_trial.mean() for of_trial in runs], stds, fmt="o", capsize=3)
+        drawing.style(axes, "", name, ACCURACY if name == names[0] else "")
+    spread = ", ± standard deviation over seeds" if any(stds) else ""
+    drawing.heading(figure, f"The complete trials against each setting{spread}")
+    return figure
+
+
+@drawing.own_style()
+def over_grid(complete: Sequence[FrozenTrial], x: str, y: str) -> Figure:
+    """Draw a heat map over two lists: in each cell mean ± standard deviation over seeds and the other settings."""
+    across, up = (list(complete[0].distributions[name].choices) for name in (x, y))  # type: ignore[attr-defined]
+    cells: dict[tuple[int, int], list[float]] = {}
+    for trial in complete:
+        place = up.index(trial.params[y]), across.index(trial.params[x])
+        cells.setdefault(place, []).extend(trial.user_attrs[RUNS])
+    means = np.full((len(up), len(across)), np.nan)
+    for place, runs in cells.items():
+        means[place] = 100 * statistics.mean(runs)
+    figure = drawing.own_figure((8.0, 6.0))
+    axes = figure.add_subplot()
+    image = axes.imshow(means, aspect="auto", origin="lower")
+    for row, column in np.ndindex(means.shape):
+        runs = cells.get((row, column), [])
+        dark = bool(runs) and means[row, column] < (np.nanmin(means) + np.nanmax(means)) / 2
+        text, colour = percent(runs) if runs else "no complete\ntrial", "white" if dark else "black"
+        axes.text(column, row, text, ha="center", va="center", color=colour)
+    drawing.style(axes, f"Accuracy over {x} and {y}: mean ± standard deviation of all runs", x, y)
+    axes.set_xticks(range(len(across)), map(show, across))
+    axes.set_yticks(range(len(up)), map(show, up))
+    drawing.add_colorbar(axes, image, ACCURACY)
+    return figure

@@ -14,11 +14,10 @@ from snn_mnist.settings.options import Option, options_of, show
 if TYPE_CHECKING:
     from optuna import Trial
 
-NOT_SWEPT = ("seed", "seeds")  # of the groups below; -seeds repeats each trial
 SWEPT = tuple(
     each.name
     for each in options_of(Config)
-    if (each.group in ("Network", "Training") and each.name not in NOT_SWEPT) or each.name == "limit_batches"
+    if (each.group in ("Network", "Training") or each.name == "limit_batches") and each.name not in ("seed", "seeds")
 )
 """The settings of `train` that may vary within a study: those that decide the result on the same held-out images."""
 
@@ -32,6 +31,9 @@ class Choices:
     def __str__(self) -> str:
         return show(self.values)
 
+    def suggest(self, trial: Trial, name: str) -> Any:
+        return trial.suggest_categorical(name, self.values)
+
 
 @dataclass(frozen=True)
 class Range:
@@ -44,12 +46,17 @@ class Range:
     def __str__(self) -> str:
         return f"{self.low}:{self.high}{':log' if self.log else ''}"
 
+    def suggest(self, trial: Trial, name: str) -> Any:
+        if isinstance(self.low, int):
+            return trial.suggest_int(name, self.low, int(self.high), log=self.log)
+        return trial.suggest_float(name, self.low, self.high, log=self.log)
+
 
 Space = Mapping[str, Choices | Range]
 
 
 def varying(option: Option) -> dict[str, Any]:
-    """What changes of a setting of `train` that may also have a list or a range of values."""
+    """Return what changes of a setting of `train` that may also have a list or a range of values."""
     wanted = f"{option.allowed}; several as a,b,c"
     if option.choices:
         wanted = "several as a,b,c or one of"
@@ -59,34 +66,23 @@ def varying(option: Option) -> dict[str, Any]:
     return {"read": partial(parse, option), "wanted": wanted, "metavar": metavar}
 
 
-def parse(option: Option, value: Any) -> Any:
-    """The value that text stands for, or Choices or a Range of them; ValueError or such where it is not allowed."""
-    if isinstance(value, Choices | Range):
-        return value
-    if isinstance(value, str) and "," in value:
-        values = tuple(option.convert(word.strip()) for word in value.split(","))
+def parse(option: Option, text: Any) -> Any:
+    """Return the value that text stands for, or Choices or a Range; ValueError or such where it is not allowed."""
+    if isinstance(text, str) and "," in text:
+        values = tuple(option.convert(word.strip()) for word in text.split(","))
         if len(set(values)) < len(values):
             raise ValueError
         return Choices(values)
-    if isinstance(value, str) and ":" in value and option.type in (int, float):
-        low, high, *scale = value.split(":")
+    if isinstance(text, str) and ":" in text and option.type in (int, float):
+        low, high, *scale = text.split(":")
         limits = option.convert(low), option.convert(high)
         if scale not in ([], ["log"]) or not limits[0] < limits[1] or (scale and limits[0] <= 0):
             raise ValueError
         return Range(*limits, log=bool(scale))
-    return option.convert(value)
+    return option.convert(text)
 
 
 def corners(space: Space) -> Iterator[dict[str, Any]]:
-    """All combinations of the choices and of the ends of the ranges, the last setting varying fastest."""
+    """Return all combinations of the choices and of the ends of the ranges, the last setting varying fastest."""
     ends = [each.values if isinstance(each, Choices) else (each.low, each.high) for each in space.values()]
     return (dict(zip(space, point, strict=True)) for point in itertools.product(*ends))
-
-
-def suggest(trial: Trial, name: str, values: Choices | Range) -> Any:
-    """A setting of the trial, drawn unless it was before."""
-    if isinstance(values, Choices):
-        return trial.suggest_categorical(name, values.values)
-    if isinstance(values.low, int):
-        return trial.suggest_int(name, values.low, int(values.high), log=values.log)
-    return trial.suggest_float(name, values.low, values.high, log=values.log)

@@ -17,7 +17,7 @@ from snn_mnist.settings.config import cores
 from snn_mnist.storage.atomic_files import write_file
 
 PACKAGES = ("torch", "torchvision", "numba", "numpy", "tensorboard", "tqdm", "pyyaml", "matplotlib", "pillow")
-OPTIONAL = ("cupy-cuda13x", "cupy-cuda12x", "nir", "optuna", "scipy")
+OPTIONAL = ("cupy-cuda13x", "cupy-cuda12x", "nir", "optuna")
 
 
 def note_environment(path: Path, runtime: str) -> None:

@@ -1,4 +1,4 @@
-"""Parts of figures: colours, text sizes, legends, rasters."""
+"""Parts of figures: style, ticks, legends, rasters."""
 
 from __future__ import annotations
 
@@ -12,18 +12,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK = COLOURS = (
-    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000",
-)  # fmt: skip
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Those of Okabe and Ito (2008), which colour-blind readers can distinguish."""
+BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK = COLOURS
 GREY = "#777777"
+Size = tuple[float, float]  # inches
 SIZE, DPI = (8.0, 5.0), 150
-STYLE: Any = {
-    "axes.titlelocation": "left", "axes.titlesize": "medium", "figure.titlesize": "medium", "axes.titlepad": 8.0,
-    "axes.spines.top": False, "axes.spines.right": False,
-}  # fmt: skip
-
-
-# ---------------------------------------------------------------------------- style and layout
+TICK_SIZE = 11  # points
 
 
 @contextlib.contextmanager
@@ -33,188 +28,109 @@ def own_style() -> Iterator[None]:
     As a decorator or a context; what it changes is undone at its end.
     """
     import matplotlib
+    from cycler import cycler
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(STYLE)
+        matplotlib.rcParams.update({
+            "font.size": 12,
+            "axes.titlelocation": "left",
+            "axes.titlesize": "medium",
+            "figure.titlesize": "medium",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.prop_cycle": cycler(linestyle=("-", "--", ":", "-.")) * cycler(color=COLOURS),
+            "lines.linewidth": 2,
+            "grid.alpha": 0.3,
+        })  # fmt: skip
         yield
 
 
-def own_figure(figsize: tuple[float, float] = SIZE, dpi: int = DPI) -> Figure:
-    """A figure without pyplot: it needs no display, and no global state refers to it.
-
-    Its text size, which `own_style` ends with the figure's function, is 13 points for 8 × 5 inches, and in proportion.
-    """
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+def own_figure(figsize: Size = SIZE, dpi: int = DPI) -> Figure:
+    """Return a figure without pyplot: it needs no display, and no global state refers to it."""
     from matplotlib.figure import Figure
 
-    matplotlib.rcParams["font.size"] = max(7.0, 1.65 * min(figsize[0], 1.6 * figsize[1]))
-    figure = Figure(figsize=figsize, dpi=dpi, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def text_size() -> float:
-    """Points of the figure that is being drawn."""
-    import matplotlib
-
-    return matplotlib.rcParams["font.size"]
+    return Figure(figsize=figsize, dpi=dpi, layout="constrained")
 
 
 def style(
     axes: Axes, title: str, xlabel: str, ylabel: str, int_x_ticks: bool = False, int_y_ticks: bool = False
 ) -> None:
-    """Title, labels and ticks. Sizes are set on the ticks, which are made when the figure is saved."""
-    if title:
-        axes.set_title(title, wrap=True)
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
-    axes.tick_params(labelsize=0.9 * text_size())
+    """Set title, labels and ticks; the text size of ticks too, which are made when the figure is saved."""
+    axes.set_title(title, wrap=True)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.tick_params(labelsize=TICK_SIZE)
     if int_x_ticks:
         whole_ticks(axes.xaxis)
     if int_y_ticks:
         whole_ticks(axes.yaxis)
 
 
-def heading(figure: Figure, text: str) -> None:
-    """A title over all axes of the figure, flush left."""
-    figure.suptitle(text, x=0.01, horizontalalignment="left", wrap=True)
-
-
-def legend_below(figure: Figure, handles: Sequence[Any], labels: Sequence[str], scale: float = 0.9) -> None:
-    """A legend under the axes, where it covers nothing; the figure becomes taller by it. scale: its text size."""
-    size, (width, height) = scale * text_size(), figure.get_size_inches()
-    columns = max(1, int(72 * width / ((max(map(len, labels)) * 0.6 + 4) * size)))
-    rows = -(-len(labels) // columns)
-    figure.set_size_inches(width, height + 1.6 * size / 72 * rows)
-    columns = -(-len(labels) // rows)  # rows of equal length
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=size, frameon=False)
-
-
-def add_colorbar(axes: Any, image: Any, label: str, **options: Any) -> Any:
-    """axes: one, or an array of those that share the colours."""
-    first = np.ravel(axes)[0]
-    figure = first.get_figure()
-    bar = figure.colorbar(image, ax=axes, pad=0.02, label=label, **options)
-    bar.ax.tick_params(labelsize=0.9 * text_size())
-    return bar
-
-
-def colour_map(name: str) -> Any:
-    from matplotlib import colormaps
-
-    return colormaps[name]
-
-
 def whole_ticks(axis: Any) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    low, high = sorted(axis.get_view_interval())
-    every: Any = {"nbins": 12} if high - low <= 12 else {}  # a tick for each of ten neurons
-    axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10], **every))
+    axis.set_major_locator(MaxNLocator(12, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
 
 
-def few_ticks(count: int) -> tuple[np.ndarray]:
-    return (np.arange(0, count, max(1, -(-count // 10))),)
+def heading(figure: Figure, text: str) -> None:
+    """Set a title over all axes of the figure, flush left."""
+    figure.suptitle(text, x=0.01, horizontalalignment="left", wrap=True)
 
 
-def curve_style(index: int, count: int, ordered: bool = False) -> tuple[Any, str]:
-    """Colour and line style of curve `index` of `count`; the line style changes after seven colours.
-
-    ordered: the curves belong to values in order, so the colours follow a scale.
-    """
-    if ordered:
-        return colour_map("viridis")(0.92 * index / max(count - 1, 1)), "-"
-    return COLOURS[index % len(COLOURS)], ("-", "--", ":", "-.")[index // len(COLOURS) % 4]
-
-
-def curve_mark(index: int) -> tuple[str, str]:
-    """Colour and marker of curve `index`, for curves whose line style says something else."""
-    return COLOURS[index % len(COLOURS)], "osD^vP"[index // len(COLOURS) % 6]
-
-
-# ---------------------------------------------------------------------------- drawing
-
-
-def draw_heatmap(axes: Axes, values: np.ndarray, x_max: float | None = None, **options: Any) -> Any:
-    """values [T, N]"""
-    steps, neurons = values.shape
-    right = steps - 0.5 if x_max is None else x_max
-    left = -0.5 if x_max is None else -0.5 * x_max / steps
-    return axes.imshow(
-        values.T,
-        extent=(left, right, -0.5, neurons - 0.5),
-        **{"aspect": "auto", "origin": "lower", "interpolation": "nearest", "cmap": "viridis"} | options,
+def legend_below(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
+    """Add a legend under the axes, where it covers nothing; the figure becomes taller by it."""
+    width, height = figure.get_size_inches()
+    columns = max(1, int(12 * width / (max(map(len, labels)) + 6)))  # about 12 letters an inch
+    rows = -(-len(labels) // columns)
+    figure.set_size_inches(width, height + 0.23 * rows)
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=-(-len(labels) // rows), fontsize="small", frameon=False
     )
 
 
-def draw_raster(axes: Axes, fired: np.ndarray, colours: Sequence[Any] | None = None) -> None:
-    """fired [T, N] bool; colours [N] of the neurons, black by default."""
+def add_colorbar(axes: Axes, image: Any, label: str, **options: Any) -> Any:
+    bar = axes.figure.colorbar(image, ax=axes, pad=0.02, label=label, **options)
+    bar.ax.tick_params(labelsize=TICK_SIZE)
+    return bar
+
+
+def draw_heatmap(axes: Axes, values: np.ndarray, x_max: float | None = None, **options: Any) -> Any:
+    """Draw values [T, N] as colours; the time axis ends at x_max, by default T."""
+    steps, neurons = values.shape
+    left, right = (-0.5, steps - 0.5) if x_max is None else (-0.5 * x_max / steps, x_max)
+    extent = (left, right, -0.5, neurons - 0.5)
+    return axes.imshow(values.T, aspect="auto", origin="lower", interpolation="nearest", extent=extent, **options)
+
+
+def draw_raster(axes: Axes, beside: Axes | None, fired: np.ndarray, colours: Any = None) -> None:
+    """Draw a tick per spike of fired [T, N] bool; beside it the firing rates, with their numbers if at most 16."""
     steps, neurons = fired.shape
     width = float(np.clip(300 / steps, 0.5, 3))
-    for neuron in range(neurons):
-        at = np.flatnonzero(fired[:, neuron])
-        colour = BLACK if colours is None else colours[neuron]
-        axes.vlines(at, neuron - 0.4, neuron + 0.4, colors=colour, linewidth=width)
-    axes.set_xlim(-0.5, steps - 0.5)
-    axes.set_ylim(-0.5, neurons - 0.5)
-
-
-def draw_rates(axes: Axes, rates: np.ndarray, colours: Sequence[Any] | None = None) -> None:
-    """Horizontal bars of rates [N], each with its number if there are at most 16."""
-    from matplotlib.ticker import FixedLocator
-
-    axes.barh(np.arange(len(rates)), rates, height=0.8, color=BLUE if colours is None else colours)
-    axes.set_xlim(0, 1)
-    axes.xaxis.set_major_locator(FixedLocator([0, 0.5, 1]))
-    axes.tick_params(labelleft=False)
-    if len(rates) <= 16:
-        size = 0.8 * text_size()
-        for neuron, rate in enumerate(rates):
-            inside = rate > 0.55
-            axes.text(
-                rate - 0.03 if inside else rate + 0.03, neuron, f"{rate:.2f}", va="center", fontsize=size,
-                ha="right" if inside else "left", color="white" if inside else "black",
-            )  # fmt: skip
-
-
-def draw_spike_train(axes: Axes, fired: np.ndarray) -> None:
-    """fired [T] bool: one tick per spike."""
-    axes.vlines(np.flatnonzero(fired), 0, 1, colors=VERMILLION, linewidth=2 if len(fired) <= 200 else 1)
-    axes.set_ylim(0, 1.1)
-    axes.set_yticks([0, 1])
-    margin = 0.02 * len(fired)
-    axes.set_xlim(-0.5 - margin, len(fired) - 0.5 + margin)
+    spikes = [np.flatnonzero(train) for train in fired.T]
+    axes.eventplot(spikes, linelengths=0.8, linewidths=width, colors=colours or BLACK)
+    axes.set(xlim=(-0.5, steps - 0.5), ylim=(-0.5, neurons - 0.5))
+    if beside:
+        bars = beside.barh(range(neurons), fired.mean(0), color=colours)
+        beside.set(xlim=(0, 1.4 if neurons <= 16 else 1), xticks=[0, 0.5, 1])
+        beside.tick_params(labelleft=False)
+        if neurons <= 16:
+            beside.bar_label(bars, fmt=" %.2f", fontsize="small")
 
 
 def draw_potential(axes: Axes, h: np.ndarray, v: np.ndarray, fired: np.ndarray) -> None:
-    """A line through H[t] and, where the neuron fires, down to V[t]; a dot on top for each spike."""
-    times = np.repeat(np.arange(len(h)), 2)
-    heights = np.stack([h, v], 1).ravel()
-    axes.plot(times, heights, color=BLUE, linewidth=1.5)
+    """Draw a line through H[t] and, where the neuron fires, down to V[t]; a dot on top for each spike."""
+    axes.plot(np.repeat(np.arange(len(h)), 2), np.stack([h, v], 1).ravel(), color=BLUE, linewidth=1.5)
     at = np.flatnonzero(fired)
     axes.plot(at, h[at], "o", color=SKY, markeredgecolor=BLUE, markersize=4)
 
 
 def mark_levels(axes: Axes, v_threshold: float, v_reset: float | None) -> None:
-    """Dashed lines at threshold and reset, named at the right edge."""
-    size = 0.9 * text_size()
-    levels = [(v_threshold, "threshold", VERMILLION, "--", "center")]
-    if v_reset is not None:  # below the threshold: the names stand on different sides of the two lines
-        levels = [(v_threshold, "threshold", VERMILLION, "--", "bottom"), (v_reset, "reset", GREEN, ":", "top")]
-    for height, name, colour, line, side in levels:
-        axes.axhline(height, color=colour, linestyle=line, linewidth=1.8)
-        axes.annotate(
-            f"{name}\n{height:g}", (1, height), xycoords=("axes fraction", "data"), xytext=(5, 0),
-            textcoords="offset points", va=side, color=colour, fontsize=size,
-        )  # fmt: skip
-
-
-def plain_log_ticks(axis: Any) -> None:
-    """0.001 and 0.003 instead of powers of ten, on a logarithmic axis."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    axis.set_major_locator(LogLocator(subs=(1, 3), numticks=8))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
+    """Draw dashed lines at threshold and reset, named at the right edge."""
+    for height, name, colour, line, side in (
+        (v_threshold, f"threshold\n{v_threshold:g}", VERMILLION, "--", "bottom"),
+        (v_reset, f"reset\n{v_reset or 0:g}", GREEN, ":", "top"),
+    ):
+        if height is not None:
+            axes.axhline(height, color=colour, linestyle=line)
+            right_edge = axes.get_yaxis_transform()
+            axes.text(1.01, height, name, transform=right_edge, va=side, color=colour, fontsize="small")

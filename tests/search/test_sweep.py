@@ -1,6 +1,7 @@
 """A study from its first trial to its report, on the digits."""
 
 import csv
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,12 +13,14 @@ import yaml
 from nursery import Nursery
 from PIL import Image
 
-from snn_mnist.search import figures
-from snn_mnist.search.figures import write_figures
-from snn_mnist.search.space import Choices, Range, Space, corners, suggest
+from snn_mnist.cli import sweep
+from snn_mnist.cli.parser import read_command
+from snn_mnist.search import report
+from snn_mnist.search.space import Choices, Range, Space, corners
 from snn_mnist.search.study import Plan
 from snn_mnist.settings.config import Config
 from snn_mnist.storage.metrics import read_metrics
+from snn_mnist.visualizing.run_figures import write
 from tests.support.runs import metrics
 
 RUN = ["-dataset", "digits", "-val", "200", "-T", "5", "-b", "50", "-epochs", "3"]
@@ -26,6 +29,11 @@ RUN = ["-dataset", "digits", "-val", "200", "-T", "5", "-b", "50", "-epochs", "3
 def rows_of(folder: Path) -> list[dict[str, str]]:
     with open(folder / "study.csv") as file:
         return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def plan() -> Plan:
+    return sweep.make_plan(read_command(["sweep", "-val", "100", "-tau", "1.1,2"])[1])[0]
 
 
 @pytest.fixture(scope="module")
@@ -96,14 +104,9 @@ def test_a_finished_study_is_reported_again(study: tuple[Path, str, list[str]], 
     other = nursery.run(*command, "-repeats", "1")
     assert "2 seeds, each the mean of 1 encoding)" in " ".join(other.out.split())
     assert {file: file.stat().st_mtime_ns for file in folder.glob("trial-*/*")} == before
-
-
-def test_other_settings_are_another_study(study: tuple[Path, str, list[str]], nursery: Nursery):
-    _, _, command = study
     child = nursery.run(*command, "-tau", "1.1,3", "-epochs", "4", "-seeds", "3")
-    assert child.code == 2
     changed = "epochs 3 → 4, tau 1.1,2.0 → 1.1,3.0, seeds 2 → 3"
-    assert f"the study s was started with other settings: {changed}; use those" in child.err
+    assert child.code == 2 and f"started with other settings: {changed}; use those" in child.err
 
 
 def test_a_bad_trial_is_pruned_and_a_wrong_one_named(nursery: Nursery, tmp_path: Path):
@@ -124,8 +127,7 @@ def test_a_bad_trial_is_pruned_and_a_wrong_one_named(nursery: Nursery, tmp_path:
     assert "pruned after epoch 3" in child.out and "failed: v_reset 1.0 is not below" in child.out
 
 
-def test_nothing_that_can_be_trained_is_an_error(nursery: Nursery, tmp_path: Path):
-    """All trials diverge."""
+def test_a_study_whose_trials_all_diverge_is_an_error(nursery: Nursery, tmp_path: Path):
     flags = ["-lr", "1e38,2e38", "-opt", "sgd", "-sampler", "grid", "-out-dir", str(tmp_path), "-workers", "1"]
     child = nursery.run("sweep", *RUN, *flags)
     assert child.code == 1 and child.out.count("failed: the weights are not finite") == 2
@@ -141,7 +143,9 @@ def test_runs_of_another_study_are_not_taken_for_its_own(nursery: Nursery, tmp_p
     database.unlink()
     before = {file: file.stat().st_mtime_ns for file in tmp_path.glob("sweep/trial-*/*")}
     child = nursery.run(*command, "-tau", "1.2,2", "-lr", "0.01")
-    assert child.code == 1 and "trial-0000 is a run of another study, with tau 1.1, lr 0.001; choose" in child.err
+    assert (
+        child.code == 1 and "trial-0000 is a run of another study (tau 1.1 → 1.2, lr 0.001 → 0.01); choose" in child.err
+    )
     assert "  trial " not in child.out
     database.unlink()
     assert nursery.run(*command, "-tau", "1.1,2").code == 0
@@ -152,74 +156,56 @@ def test_runs_of_another_study_are_not_taken_for_its_own(nursery: Nursery, tmp_p
 # ---------------------------------------------------------------------------- figures
 
 
-def finished(folder: Path, space: Space, results: Sequence[tuple[dict, list[float]]]) -> tuple[list, Plan]:
+def study_of(space: Space, results: Sequence[tuple[dict, list[float]]]) -> optuna.Study:
     """Complete trials with these settings and accuracies of their runs."""
-    plan = Plan(study="s", folder=folder, storage="", space=space, fixed={"seed": 0}, trials=1, sampler="tpe", seeds=1,
-                prune=True)  # fmt: skip
     study = optuna.create_study(direction="maximize")
     for point, accuracies in results:
         study.enqueue_trial(point)
         trial = study.ask()
         for name in space:
-            suggest(trial, name, space[name])
+            space[name].suggest(trial, name)
         trial.set_user_attr("runs", accuracies)
         study.tell(trial, sum(accuracies) / len(accuracies))
-    return study.get_trials(), plan
+    return study
 
 
-ALL = ["history.png", "importance.png", "pair.png", "settings.png"]
+LISTS: Space = {"tau": Choices((1.1, 2.0)), "lr": Choices((1e-3, 1e-2, 0.1))}
 TAUS, RATES = Range(1.1, 2.0), Range(1e-4, 1.0, log=True)
 
 
 @pytest.mark.parametrize(
     ("space", "accuracies", "drawn"),
     [
-        ({"tau": TAUS}, [0.5], ["history.png"]),
-        ({"tau": TAUS}, [0.5, 0.6], ["history.png", "settings.png"]),
-        ({"v_reset": Choices((None, 0.0)), "amp": Choices((True, False))}, [0.5, 0.6, 0.7, 0.8], ALL),
-        ({"tau": TAUS, "T": Range(2, 9)}, [0.5] * 4, ["history.png", "pair.png", "settings.png"]),
-        ({"tau": TAUS, "lr": RATES, "T": Range(2, 9)}, [0.5, 0.6, 0.7, 0.8, 0.9], ALL),
+        ({"tau": TAUS}, [0.5], "history"),
+        ({"tau": TAUS}, [0.5, 0.6], "history settings"),
+        ({"v_reset": Choices((None, 0.0)), "amp": Choices((True, False))}, [0.5, 0.6, 0.7, 0.8],
+         "grid history importance settings"),
+        ({"tau": TAUS, "T": Range(2, 9)}, [0.5] * 4, "history settings"),
+        ({"tau": TAUS, "lr": RATES, "T": Range(2, 9)}, [0.5, 0.6, 0.7, 0.8, 0.9], "history importance settings"),
     ],
     ids=["one trial", "one setting", "choices only", "equally accurate", "ranges"],
-)
+)  # fmt: skip
 @pytest.mark.filterwarnings("error::UserWarning")
-def test_figures_of_small_studies(tmp_path: Path, space: Space, accuracies: list[float], drawn: list[str]):
+def test_figures_of_small_studies(tmp_path: Path, plan: Plan, space: Space, accuracies: list[float], drawn: str):
     """As many as say something; nothing else fails or warns."""
-    trials, plan = finished(tmp_path, space, [(p, [a]) for p, a in zip(corners(space), accuracies, strict=False)])
-    files = write_figures(trials, plan)
-    assert sorted(file.name for file in files) == drawn == sorted(file.name for file in tmp_path.iterdir())
-    assert all(Image.open(file).size[0] >= 600 for file in files)
+    study = study_of(space, [(p, [a]) for p, a in zip(corners(space), accuracies, strict=False)])
+    pictures = report.figures(study, dataclasses.replace(plan, space=space))
+    assert sorted(pictures) == [f"{name}.png" for name in drawn.split()]
+    assert all(Image.open(write(tmp_path / name, each)).size[0] >= 600 for name, each in pictures.items())
 
 
-def test_the_heat_map_of_a_grid_has_every_number(tmp_path: Path):
-    """Mean and standard deviation over three seeds in each cell, the worst far below the others too."""
-    space: Space = {"tau": Choices((1.1, 2.0)), "lr": Choices((1e-3, 1e-2, 0.1))}
-    means = [0.92, 0.91, 0.915, 0.93, 0.12, 0.9]
-    results = [(point, [mean - 0.01, mean, mean + 0.01]) for point, mean in zip(corners(space), means, strict=True)]
-    trials, plan = finished(tmp_path, space, results)
-    axes = figures.over_two(trials, ["tau", "lr"], plan).axes[0]
-    at = {text.get_position(): text.get_text() for text in axes.texts}
-    assert at == {
-        (column, row): f"{100 * means[3 * column + row]:.2f}\n± 1.00" for column in range(2) for row in range(3)
-    }
-    shown = axes.images[0].get_array()
-    assert np.allclose(shown, 100 * np.array(means).reshape(2, 3).T)
+def test_the_figures_of_a_grid_have_every_number(plan: Plan):
+    """Mean and standard deviation over three seeds of each trial but one, the worst far below the others too."""
+    means = [0.92, 0.91, 0.915, 0.93, 0.12]
+    points = list(corners(LISTS))[:5]
+    trials = study_of(LISTS, [(p, [m - 0.01, m, m + 0.01]) for p, m in zip(points, means, strict=True)]).get_trials()
+    axes = report.over_grid(trials, "tau", "lr").axes[0]
+    cells = {text.get_position(): text.get_text() for text in axes.texts}
+    expected = [f"{100 * mean:.2f} ± 1.00 %" for mean in means] + ["no complete\ntrial"]
+    assert cells == {(n // 3, n % 3): text for n, text in enumerate(expected)}
+    assert np.allclose(axes.images[0].get_array().compressed(), 100 * np.array(means)[[0, 3, 1, 4, 2]])
     assert [label.get_text() for label in axes.get_yticklabels()] == ["0.001", "0.01", "0.1"]
-
-
-def test_curves_of_a_grid_have_error_bars_and_what_is_not_shown_is_said(tmp_path: Path):
-    space: Space = {"tau": Choices((1.1, 2.0)), "lr": Choices((1e-3, 1e-2, 0.1))}
-    means = [0.92, 0.91, 0.915, 0.93, 0.12, 0.9]
-    results = [(point, [mean - 0.01, mean + 0.01]) for point, mean in zip(corners(space), means, strict=True)]
-    trials, plan = finished(tmp_path, space, results)
-    figure = figures.against_each(trials, ["tau", "lr"], plan)
-    rates = figure.axes[1]
-    assert [text.get_text() for text in rates.get_legend().get_texts()] == ["tau 1.1", "tau 2.0"]
-    for curve, expected in zip(rates.containers, (means[:3], means[3:]), strict=True):
-        line, _, (bars,) = curve
-        assert np.allclose(line.get_xydata(), [(place, 100 * mean) for place, mean in enumerate(expected)])
-        assert np.allclose([np.ptp(bar[:, 1]) for bar in bars.get_segments()], 2 * 2**0.5)
-    assert "; 1 below 8" in figure.get_suptitle() and figure.get_suptitle().endswith(" not shown")
-    history = figures.history(trials)
-    below = next(line for line in history.axes[0].lines if line.get_marker() == "v")
-    assert below.get_xdata().tolist() == [4] and below.get_label().startswith("trial below 8")
+    rates = report.against_each(trials, ["tau", "lr"], dataclasses.replace(plan, space=LISTS)).axes[1]
+    ((points_drawn, _, (bars,)),) = rates.containers
+    assert np.allclose(points_drawn.get_xydata(), [(n % 3, 100 * mean) for n, mean in enumerate(means)])
+    assert np.allclose([np.ptp(bar[:, 1]) for bar in bars.get_segments()], 2)

@@ -1,15 +1,17 @@
-"""The figures of runs: they show what metrics.csv and the checkpoint hold."""
+"""The figures of runs and of a traced image: they show what metrics.csv, the checkpoint and the trace hold."""
 
 import matplotlib
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 
 from snn_mnist.data.datasets import DIGITS, FASHION
 from snn_mnist.errors import SNNError
 from snn_mnist.network.scoring import Score
-from snn_mnist.visualizing import drawing
+from snn_mnist.network.trace import Trace
+from snn_mnist.visualizing import drawing, trace_figures
 from snn_mnist.visualizing import run_figures as figures
 from tests.support.run_directories import make_run, rows_of
 
@@ -22,7 +24,15 @@ def random_score(n=200):
     return Score([5, 20, 40], counts, torch.zeros(n, dtype=torch.int64), labels)
 
 
-# ---------------------------------------------------------------------------- single figures
+def heading(figure):
+    return " ".join(figure.get_suptitle().split())
+
+
+def legend(figure):
+    return [text.get_text() for text in figure.legends[0].texts]
+
+
+# ---------------------------------------------------------------------------- learning curves
 
 
 def test_learning_curves_of_one_run_are_its_numbers():
@@ -33,117 +43,87 @@ def test_learning_curves_of_one_run_are_its_numbers():
     assert np.allclose(train.get_xydata(), [(r["epochs"], 100 * r["train_acc"]) for r in rows])
     assert np.allclose(test.get_xydata(), [(r["epochs"], 100 * r["test_acc"]) for r in rows if "test_acc" in r])
     assert np.allclose(loss.lines[1].get_ydata(), [r["test_loss"] for r in rows if "test_loss" in r])
-    assert "84.00 %" in figure.get_suptitle() and "6 epochs" in figure.get_suptitle()
-    assert [text.get_text() for text in figure.legends[0].texts] == ["training images", "test images"]
+    assert heading(figure) == "84.00% of the test images right after 6 epochs"
+    assert legend(figure) == ["training images", "test images"]
 
 
-def test_learning_curves_of_several_runs_have_a_colour_each():
-    runs = {"low": list(rows_of(3)), "high": list(rows_of(5, gain=0.1)), "untested": list(rows_of(2, every=9))}
-    figure = figures.learning_curves(runs)
-    lines = figure.axes[0].lines
-    colours = {to_hex(line.get_color()) for line in lines}
-    assert len(lines) == 6 and len(colours) == 3
-    assert figure.get_suptitle().startswith("Highest at the end: high, 93.00 %")
-    assert [t.get_text() for t in figure.legends[0].texts] == [*runs, "training images", "test images"]
-
-
-def test_many_runs_differ_in_colour_or_mark_and_show_the_test_images_only():
+def test_many_runs_differ_in_colour_or_mark_and_show_the_test_images():
     runs = {f"seed {n}": list(rows_of(2, gain=n / 100)) for n in range(16)}
     figure = figures.learning_curves(runs)
     accuracy, loss = figure.axes
     assert len({(to_hex(line.get_color()), line.get_marker()) for line in accuracy.lines}) == 16
-    assert [line.get_ydata()[-1] for line in accuracy.lines] == [
-        pytest.approx(100 * rows[-1]["test_acc"]) for rows in runs.values()
-    ]
+    ends = [100 * rows[-1]["test_acc"] for rows in runs.values()]
+    assert [line.get_ydata()[-1] for line in accuracy.lines] == pytest.approx(ends)
     assert "test images" in accuracy.get_ylabel() and "test images" in loss.get_ylabel()
-    assert [text.get_text() for text in figure.legends[0].texts] == [*runs]
+    assert legend(figure) == [*runs]
 
 
-@pytest.mark.parametrize("name", ["tau 1.1", "x" * 60, "y" * 300])
+def test_of_several_runs_without_tests_the_held_out_images_are_drawn():
+    """The trials of a sweep have no test."""
+    rows = [{"epochs": 1, "train_acc": 0.7, "train_loss": 0.2, "val_acc": 0.6, "val_loss": 0.3}]
+    figure = figures.learning_curves({"a": rows, "b": rows})
+    assert [line.get_ydata().tolist() for line in figure.axes[0].lines] == [[60], [60]]
+    assert "held-out images" in figure.axes[0].get_ylabel() and heading(figure) == "Not tested on the test images"
+    assert figures.without_curve({"a": rows, "b": [{"epochs": 1, "train_acc": 0.7}]}) == ["b"]
+
+
+@pytest.mark.parametrize("name", ["tau 1.1", "y" * 300])
 def test_the_legend_of_many_runs_covers_nothing_and_less_than_half(name):
-    runs = {f"{name} {n}": list(rows_of(3)) for n in range(16)}
-    figure = figures.learning_curves(runs, ["A word."])
-    figure.canvas.draw()
-    width, height = figure.canvas.get_width_height()
-    legend = figure.legends[0].get_window_extent()
-    assert legend.height < height / 2 and legend.x0 >= 0 and legend.x1 <= width and legend.y0 >= 0
+    figure = figures.learning_curves({f"{name} {n}": list(rows_of(3)) for n in range(16)}, ["A word."])
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    width, height = canvas.get_width_height()
+    box = figure.legends[0].get_window_extent()
+    assert box.height < height / 2 and box.x0 >= 0 and box.x1 <= width and box.y0 >= 0
     for axes in figure.axes:
-        box = axes.get_window_extent()
-        assert box.y0 > legend.y1 and box.height > 0.35 * height and box.width > 0.35 * width
+        inner = axes.get_window_extent()
+        assert inner.y0 > box.y1 and inner.height > 0.35 * height and inner.width > 0.35 * width
     assert figure.get_suptitle().endswith("\nA word.")
+
+
+def test_titles_quote_the_last_test_of_the_highest_run():
+    """Accuracies that fall at the end, so that first, highest and last differ."""
+    rows = [{"epochs": n + 1, "test_acc": accuracy} for n, accuracy in enumerate([0.6, 0.9, 0.7])]
+    other = [{"epochs": 1, "test_acc": 0.8}, {"epochs": 2, "test_acc": 0.75}]
+    assert heading(figures.learning_curves({"run": rows})) == "70.00% of the test images right after 3 epochs"
+    both = {"other": other, "run": rows}
+    assert heading(figures.learning_curves(both)) == "Highest at the end: other, 75.00% of the test images"
+    assert heading(figures.learning_curves(both, ["Different data"], comparable=False)) == "Different data"
+
+
+# ---------------------------------------------------------------------------- weights, confusion, T
 
 
 def test_receptive_fields_are_the_weights_on_a_symmetric_scale():
     weight = torch.randn(10, 784) - 0.3
     weight[3, 5] = 50.0  # must not pale all others
-    figure = figures.receptive_fields(weight.requires_grad_(), DIGITS)
-    axes = figure.axes[0]
-    shown = axes.images[0].get_array().filled(np.nan)
-    for number, (frame, name) in enumerate(zip(axes.patches, axes.texts, strict=True)):
-        left, top = (round(corner + 0.5) for corner in frame.get_xy())
-        assert np.array_equal(shown[top : top + 28, left : left + 28], weight[number].detach().view(28, 28))
-        assert left < name.get_position()[0] < left + 27 and name.get_position()[1] < top
+    axes = figures.receptive_fields(weight.requires_grad_(), DIGITS).axes[0]
+    shown = np.asarray(axes.images[0].get_array().filled(np.nan))
+    for number, name in enumerate(axes.texts):
+        left, bottom = number % 5 * 30, number // 5 * 37 + 7
+        field = shown[bottom : bottom + 28, left : left + 28]
+        assert np.allclose(field, weight[number].detach().view(28, 28))
+        assert left < name.get_position()[0] < left + 27 and bottom - 7 <= name.get_position()[1] < bottom
     assert np.isfinite(shown).sum() == 7840
     low, high = axes.images[0].get_clim()
     assert low == -high and 1 < high < 10
     assert tuple(text.get_text() for text in axes.texts) == DIGITS
-    figures.receptive_fields(torch.zeros(10, 784), DIGITS).canvas.draw()
+    figures.receptive_fields(torch.zeros(10, 784), DIGITS)
 
 
 @pytest.mark.parametrize("names", [DIGITS, FASHION])
 def test_confusion_matrix_has_every_count_and_names_the_worst(names):
     confusion = torch.arange(100).view(10, 10).fill_diagonal_(500)
     confusion[4, 9] = 321
-    figure = figures.confusion_matrix(confusion, names)
-    axes = figure.axes[0]
+    axes = figures.confusion_matrix(confusion, names).axes[0]
     shown = {tuple(map(round, text.get_position()[::-1])): int(text.get_text()) for text in axes.texts}
     assert shown == {(r, c): int(confusion[r, c]) for r in range(10) for c in range(10) if confusion[r, c]}
-    title = axes.get_title(loc="left")
-    assert f"{names[4]} taken for {names[9]} (321×)" in title.replace("\n", " ")
-    assert f"{100 * 5000 / int(confusion.sum()):.2f} % right" in title
+    right = f"{5000 / int(confusion.sum()):.2%} right"
+    worst = f"most frequent error: {names[4]} taken for {names[9]} (321×)"
+    assert " ".join(axes.get_title(loc="left").split()) == f"{right}; {worst}"
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("prediction", "label")
-    confusion[9, 4] = 321  # two kinds tie
-    title = figures.confusion_matrix(confusion, names).axes[0].get_title(loc="left")
-    assert "most frequent errors: 2 kinds (321× each)" in title.replace("\n", " ")
-    assert figures.confusion_matrix(torch.eye(10).long(), names).axes[0].get_title(loc="left") == "100.00 % right"
-
-
-@pytest.mark.parametrize("readout_steps", [[1], [1, 2, 5], [1, 2, 5, 10, 20, 50, 100]])
-def test_accuracy_against_t(readout_steps):
-    accuracies = [0.5 + 0.05 * number for number in range(len(readout_steps))]
-    figure = figures.accuracy_against_T(readout_steps, accuracies)
-    axes = figure.axes[0]
-    assert np.allclose(
-        axes.lines[0].get_xydata(), [(m, 100 * a) for m, a in zip(readout_steps, accuracies, strict=True)]
-    )
-    figure.canvas.draw()
-    assert [label.get_text() for label in axes.get_xticklabels()] == [str(mark) for mark in readout_steps]
-
-
-def flat(text):
-    return " ".join(text.split())
-
-
-def test_titles_quote_the_last_test_of_the_highest_run():
-    """Accuracies that fall at the end, so that first, highest and last differ."""
-    rows = [
-        {"epochs": n + 1, "test_acc": acc, "max_test_acc": top}
-        for n, (acc, top) in enumerate([(0.6, 0.6), (0.9, 0.9), (0.7, 0.9)])
-    ]
-    title = flat(figures.learning_curves({"run": rows}).get_suptitle())
-    assert title == "70.00 % of the test images right after 3 epochs"
-    other = [{"epochs": 1, "test_acc": 0.8}, {"epochs": 2, "test_acc": 0.75}]
-    title = flat(figures.learning_curves({"other": other, "run": rows}).get_suptitle())
-    assert title == "Highest at the end: other, 75.00 % of the test images"  # and not of the longest
-    figure = figures.learning_curves({"other": other, "run": rows}, ["Different data"], comparable=False)
-    assert figure.get_suptitle() == "Different data"
-    assert flat(figures.learning_curves({"run": rows[:1]}).get_suptitle()).endswith("right after 1 epoch")
-
-
-def test_title_of_accuracy_against_t():
-    title = flat(figures.accuracy_against_T([1, 9, 50, 100], [0.3, 0.5, 0.6, 0.75]).axes[0].get_title(loc="left"))
-    assert title == "9 steps: 50.0 % right; 100 steps: 75.0 %"
-    assert flat(figures.accuracy_against_T([1], [0.3]).axes[0].get_title(loc="left")) == "1 step: 30.00 % right"
+    for counts in (torch.eye(10).long(), torch.ones(10, 10).long()):  # none is wrong, all kinds tie
+        assert "error" not in figures.confusion_matrix(counts, names).axes[0].get_title(loc="left")
 
 
 def test_colours_of_the_confusion_are_shares_of_each_label():
@@ -156,27 +136,33 @@ def test_colours_of_the_confusion_are_shares_of_each_label():
     ink = {text.get_text(): text.get_color() for text in axes.texts}
     assert ink == {"9": "white", "1": "black", "100": "white"}  # readable on dark and on pale cells
     assert axes.images[0].origin == "upper"
-    title = flat(axes.get_title(loc="left"))
-    assert title == "99.09 % right; most frequent error: 0 taken for 1 (1×)"
+
+
+@pytest.mark.parametrize("readout_steps", [[1], [1, 2, 5], [1, 2, 5, 10, 20, 50, 100]])
+def test_accuracy_against_t(readout_steps):
+    accuracies = [0.5 + 0.05 * number for number in range(len(readout_steps))]
+    axes = figures.accuracy_against_T(readout_steps, accuracies).axes[0]
+    expected = [(m, 100 * a) for m, a in zip(readout_steps, accuracies, strict=True)]
+    assert np.allclose(axes.lines[0].get_xydata(), expected)
+    inside = [tick for tick in axes.get_xticks() if axes.get_xlim()[0] <= tick <= axes.get_xlim()[1]]
+    assert inside == pytest.approx(readout_steps)
+    assert axes.get_title(loc="left") == f"T = {readout_steps[-1]}: {accuracies[-1]:.2%} right"
 
 
 def test_the_figures_of_a_run_show_its_last_readout_and_its_curves(tmp_path, monkeypatch):
     shown = {}
     monkeypatch.setattr(figures, "write", lambda path, figure, *_: shown.setdefault(path.name, figure) and path)
-    score = random_score()
-    weight = torch.randn(10, 784)
+    score, weight = random_score(), torch.randn(10, 784)
     run = make_run(tmp_path / "run", list(rows_of(3)))
-    files = figures.write_run_figures(run, weight, score, DIGITS)
-    assert len(files) == 4 and len(figures.write_run_figures(run, weight, None, DIGITS)) == 1
+    assert len(figures.write_run_figures(run, weight, None, DIGITS)) == 1
+    assert len(figures.write_run_figures(run, weight, score, DIGITS)) == 4
     line = shown["accuracy_against_T.png"].axes[0].lines[0].get_xydata()
     assert np.allclose(line, [(steps, 100 * score.accuracy(m)) for m, steps in enumerate([5, 20, 40])])
-    assert len({accuracy for _, accuracy in line.tolist()}) == 3
-    counts = {
-        tuple(map(round, t.get_position()[::-1])): int(t.get_text()) for t in shown["confusion.png"].axes[0].texts
-    }
     expected = np.zeros((10, 10), int)
     np.add.at(expected, (score.labels.numpy(), score.counts[:, 2].argmax(1).numpy()), 1)
-    assert counts == {(r, c): expected[r, c] for r in range(10) for c in range(10) if expected[r, c]}
+    texts = shown["confusion.png"].axes[0].texts
+    counts = {tuple(map(round, text.get_position()[::-1])): int(text.get_text()) for text in texts}
+    assert counts == {(r, c): expected[r, c] for r, c in np.argwhere(expected)}
 
 
 # ---------------------------------------------------------------------------- files
@@ -191,8 +177,51 @@ def test_the_users_settings_reach_no_figure(tmp_path):
         figure = figures.confusion_matrix(confusion, DIGITS)
         assert figures.write(tmp_path / "mine.png", figure).read_bytes() == plain
         assert {name: matplotlib.rcParams[name] for name in mine} == mine
-
-
-def test_a_full_disk_is_an_error_that_says_so(tmp_path):
     with pytest.raises(SNNError, match="can't be written"):
         figures.write(tmp_path / "missing" / "a.png", drawing.own_figure())
+
+
+# ---------------------------------------------------------------------------- a traced image
+
+
+@pytest.fixture
+def trace() -> Trace:
+    """Image 17 of class 3, T = 80: neuron 5 fires in every second step, 3 in steps 70 and 72, beyond what is shown."""
+    s = np.zeros((80, 10), np.float32)
+    s[1::2, 5], s[[70, 72], 3] = 1, 1
+    h = np.linspace(0, 0.5, 800, dtype=np.float32).reshape(80, 10) + s
+    image, spikes = np.zeros((28, 28), np.uint8), np.zeros((28, 28), np.int64)
+    image[2, 9], spikes[2, 9], spikes[4, 1] = 200, 60, 1940
+    return Trace(17, 3, image, spikes, h, h, np.where(s == 1, 0, h).astype(np.float32), s)
+
+
+def test_the_image_beside_its_spikes(trace):
+    figure = trace_figures.shown_image(trace, DIGITS)
+    left, right = (axes.images[0] for axes in figure.axes[:2])
+    assert heading(figure) == "Test image 17, label 3: 2,000 input spikes in 80 steps"
+    assert left.get_clim() == (0, 255) and right.get_clim() == (0, 80)
+    assert np.array_equal(right.get_array(), trace.input_spikes) and np.array_equal(left.get_array(), trace.image)
+
+
+def test_the_raster_names_prediction_and_label(trace):
+    figure = trace_figures.raster(trace, DIGITS)
+    assert heading(figure) == "Neuron 5 fires most, in 50 % of the steps, but the label is 3"
+    spikes = [collection.get_segments() for collection in figure.axes[0].collections]
+    assert [len(of_neuron) for of_neuron in spikes] == [0, 0, 0, 2, 0, 40, 0, 0, 0, 0]
+    assert [bar.get_width() for bar in figure.axes[1].patches] == pytest.approx([0, 0, 0, 2 / 80, 0, 0.5, 0, 0, 0, 0])
+
+
+def test_the_potentials(trace):
+    image = trace_figures.voltages(trace, DIGITS, 1.5).axes[0].images[0]
+    assert np.array_equal(image.get_array(), trace.v.T) and image.get_clim()[1] == 1.5
+    assert image.origin == "lower"  # neuron 0 at the bottom, as in the raster
+
+
+def test_the_winner_counts_all_spikes_also_those_beyond_what_is_shown(trace):
+    figure = trace_figures.winner(trace, DIGITS, 1.0, 0.0)
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles == ["Neuron 5 (prediction): 40 spikes in 80 steps", "Neuron 3 (label): 2 spikes in 80 steps"]
+    assert "(the first 60 of 80)" in figure.axes[-1].get_xlabel()
+    line, dots = figure.axes[0].lines[:2]
+    assert np.array_equal(line.get_ydata(), np.stack([trace.h[:60, 5], trace.v[:60, 5]], 1).ravel())
+    assert dots.get_xdata().tolist() == [*range(1, 60, 2)]
