@@ -56,7 +56,7 @@ class AnnEngine(TorchEngine):
 
     @torch.no_grad()
     def firing_counts(self, index: Tensor, readout_steps: list[int], key: SpikeKey) -> tuple[Tensor, Tensor]:
-        """a times the steps [N, M, 10], and no input spikes."""
+        """Return a times the steps [N, M, 10], and no input spikes."""
         activation = self.firing_rate(index, readout_steps[-1], key)
         steps = torch.tensor(readout_steps, device=activation.device)
         return activation[:, None] * steps[:, None], torch.zeros(len(index), dtype=torch.int64)

@@ -76,10 +76,9 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise UsageError(f"-device {name}: {cuda.device_error()}; use -device cpu")
-        count = torch.cuda.device_count()
-        if device.index is not None and device.index >= count:
-            raise UsageError(f"-device {name}: there are {count} CUDA devices; give cuda:0 to cuda:{count - 1}")
         if device.index is not None:
+            if device.index >= (count := torch.cuda.device_count()):
+                raise UsageError(f"-device {name}: there are {count} CUDA devices; give cuda:0 to cuda:{count - 1}")
             torch.cuda.set_device(device)  # its streams and graphs are then those of torch's calls without a device
     return device
 

@@ -12,43 +12,38 @@ from snn_mnist.errors import SNNError
 from snn_mnist.kernels.cache import compile_seconds
 from snn_mnist.kernels.cuda import available
 from snn_mnist.kernels.cuda import launch as cuda
-from snn_mnist.kernels.cuda import neuron as neuron_cuda
 from snn_mnist.network import start_check
 from tests.conftest import ROOT
 from tests.support.cuda_machine import CUDARuntimeError, cupy_with, pretend_machine, raising
 
 
-@pytest.fixture
-def machine(monkeypatch):
-    """machine(cupy, …): why the kernels can't run on that machine."""
-
-    def why(*args, **settings):
-        pretend_machine(monkeypatch, *args, **settings)
-        return available.why_unavailable("cuda")
-
-    return why
-
-
-def test_nothing_is_missing(machine):
-    assert machine(cupy_with()) is None
-    assert neuron_cuda.why_unavailable(None) is None and neuron_cuda.why_unavailable("cuda:0") is None
-    assert "not on cpu" in neuron_cuda.why_unavailable("cpu")
-    assert machine(cupy_with(built=12090, driver=13020)) is None  # another CUDA than torch's is used where it works
-
-
-@pytest.mark.parametrize(("torch_cuda", "package"), [("13.2", "cupy-cuda13x"), ("12.8", "cupy-cuda12x")])
-@pytest.mark.parametrize("error", [None, "device", "nvrtc"])
-def test_the_error_and_the_line_that_installs(machine, torch_cuda, package, error):
-    broken = {f"{error}_error": CUDARuntimeError("cudaErrorInsufficientDriver:\n too old")} if error else {}
-    reason = machine(cupy_with(built=int(torch_cuda[:2]) * 1000, **broken) if error else None, torch_cuda)
-    cause = "CUDARuntimeError: cudaErrorInsufficientDriver: too old" if error else "ModuleNotFoundError: "
-    assert reason.startswith(f"CuPy can't be used ({cause}") and reason.endswith(f"); pip install {package}")
-
-
-def test_a_cupy_for_another_cuda_than_torchs_is_named_where_it_fails(machine):
-    reason = machine(cupy_with(built=12090, nvrtc_error=RuntimeError("no libnvrtc.so.12")))
-    assert "no libnvrtc.so.12" in reason and "built for CUDA 12" in reason
-    assert reason.endswith("pip uninstall cupy-cuda12x, then pip install cupy-cuda13x")
+@pytest.mark.parametrize(
+    ("torch_cuda", "cupy", "torch_error", "start", "end"),
+    [
+        ("13.2", {}, None, None, None),
+        ("13.2", {"built": 12090}, None, None, None),  # another CUDA than torch's is used where it works
+        ("13.2", None, None, "CuPy can't be used (ModuleNotFoundError: ", "); pip install cupy-cuda13x"),
+        ("12.8", None, None, "CuPy can't be used (ModuleNotFoundError: ", "); pip install cupy-cuda12x"),
+        ("13.2", {"device_error": CUDARuntimeError("driver:\n too old")}, None,
+         "CuPy can't be used (CUDARuntimeError: driver: too old", "); pip install cupy-cuda13x"),
+        ("12.8", {"built": 12090, "nvrtc_error": CUDARuntimeError("no libnvrtc")}, None,
+         "CuPy can't be used (CUDARuntimeError: no libnvrtc", "); pip install cupy-cuda12x"),
+        ("13.2", {"built": 12090, "nvrtc_error": RuntimeError("no libnvrtc.so.12")}, None,
+         "CuPy can't be used (RuntimeError: no libnvrtc.so.12); it is built for CUDA 12",
+         "pip uninstall cupy-cuda12x, then pip install cupy-cuda13x"),
+        (None, {}, None, f"torch {torch.__version__} is built without CUDA", ")"),
+        ("13.2", {}, RuntimeError("The driver is too old (found 11040).\nPlease update it."),
+         f"torch {torch.__version__} can't use a CUDA device: The driver is too old (found 11040). ", "update it"),
+    ],
+)  # fmt: skip
+def test_the_error_and_the_line_that_installs(monkeypatch, torch_cuda, cupy, torch_error, start, end):
+    pretend_machine(monkeypatch, None if cupy is None else cupy_with(**cupy), torch_cuda, torch_error)
+    reason = available.why_unavailable("cuda")
+    assert reason == available.why_unavailable() and "not on cpu" in available.why_unavailable("cpu")
+    if start is None:
+        assert reason is None
+    else:
+        assert reason.startswith(start) and reason.endswith(end) and "\n" not in reason
 
 
 def test_the_extras_install_what_messages_name():
@@ -56,26 +51,14 @@ def test_the_extras_install_what_messages_name():
     assert all(extras[f"cuda{release}"][0].startswith(f"cupy-cuda{release}x") for release in (12, 13))
 
 
-def test_torch_has_no_cuda_or_no_driver(machine):
-    assert "is built without CUDA" in machine(cupy_with(driver=0), torch_cuda=None)
-    old = RuntimeError("The NVIDIA driver on your system is too old (found version 11040).\nPlease update it.")
-    reason = machine(cupy_with(driver=0), torch_error=old)
-    assert "can't use a CUDA device: The NVIDIA driver on your system is too old (found version 11040)" in reason
-    assert "\n" not in reason
-
-
-def test_info_lists_each_backend_although_a_device_is_lost(monkeypatch, machine):
-    assert machine(cupy_with()) is None
+def test_info_lists_each_backend_although_a_device_is_lost(monkeypatch):
+    pretend_machine(monkeypatch, cupy_with())
     monkeypatch.setattr(start_check, "find_error", raising(SNNError("cuda can't be used: out of memory")))
     listed = info.backends()
     assert listed["cupy"] == "cuda can't be used: out of memory" and listed["torch"] == "available on cpu"
 
 
-class DriverError(Exception):
-    pass
-
-
-def test_a_launch_goes_to_torchs_stream_on_its_device(machine, monkeypatch):
+def test_a_launch_goes_to_torchs_stream_on_its_device(monkeypatch):
     """Grid, threads, arguments by value, shared memory beyond 48 KB only when asked for; an error as one line."""
     calls, inside = [], []
 
@@ -99,22 +82,19 @@ def test_a_launch_goes_to_torchs_stream_on_its_device(machine, monkeypatch):
         def compile(self):
             assert inside == ["device 1"]
             if self.text == "broken":
-                raise DriverError("kern.cu(1): error: expected a declaration\n  broken")
+                raise ValueError("kern.cu(1): error: expected a declaration\n  broken")
 
         def __call__(self, grid, block, arguments, *, shared_mem):
             calls.append((grid, block, arguments, shared_mem, self.max_dynamic_shared_size_bytes, list(inside)))
             if grid == (0,):
-                raise DriverError("CUDA_ERROR_INVALID_VALUE: invalid argument")
+                raise ValueError("CUDA_ERROR_INVALID_VALUE: invalid argument")
 
     fake = cupy_with()
     fake.RawKernel = Kernel
     fake.cuda.Device = lambda index: Within(f"device {index}")
     fake.cuda.Stream = SimpleNamespace(from_external=lambda stream: Within(f"stream {stream.__cuda_stream__()[1]}"))
-    fake.cuda.driver, fake.cuda.runtime.CUDARuntimeError = (
-        SimpleNamespace(CUDADriverError=DriverError),
-        CUDARuntimeError,
-    )
-    machine(fake)
+    fake.cuda.driver, fake.cuda.runtime.CUDARuntimeError = SimpleNamespace(CUDADriverError=ValueError), RuntimeError
+    pretend_machine(monkeypatch, fake)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda index: SimpleNamespace(cuda_stream=700 + index))
     device, values = torch.device("cuda:1"), torch.ones(2)  # no other test loads these sources or knows this stream
     launch = cuda.load("text", "name", device)

@@ -20,15 +20,11 @@ def raising(error):
     return call
 
 
-def cupy_with(built=13020, driver=13020, device_error=None, nvrtc_error=None):
+def cupy_with(built=13020, device_error=None, nvrtc_error=None):
     """A CuPy of this CUDA version, on this driver, with these errors."""
-    runtime = SimpleNamespace(
-        runtimeGetVersion=lambda: built,
-        driverGetVersion=lambda: driver,
-        getDeviceCount=raising(device_error) if device_error else lambda: 1,
-    )
-    compiler = SimpleNamespace(getVersion=raising(nvrtc_error) if nvrtc_error else lambda: (built // 1000, 2))
-    return SimpleNamespace(__version__="14.2.0", cuda=SimpleNamespace(runtime=runtime, nvrtc=compiler))
+    count, version = (raising(error) if error else lambda: 1 for error in (device_error, nvrtc_error))
+    runtime = SimpleNamespace(runtimeGetVersion=lambda: built, getDeviceCount=count)
+    return SimpleNamespace(cuda=SimpleNamespace(runtime=runtime, nvrtc=SimpleNamespace(getVersion=version)))
 
 
 def pretend_machine(monkeypatch, cupy, torch_cuda="13.2", torch_error=None):

@@ -26,14 +26,8 @@ def library() -> ctypes.CDLL | None:
     return None
 
 
-def version() -> tuple[int, int]:
-    major, minor = ctypes.c_int(), ctypes.c_int()
-    _call("nvrtcVersion", ctypes.byref(major), ctypes.byref(minor))
-    return major.value, minor.value
-
-
-def compile_text(text: str, architecture: str, *options: str) -> tuple[str, str]:
-    """(PTX, or nothing for a real architecture such as sm_90; the log). The log is the AssertionError of a failure."""
+def compile_text(text: str, architecture: str, *options: str) -> str:
+    """The log of a program for an architecture such as sm_90; an AssertionError with it where that fails."""
     program = ctypes.c_void_p()
     _call("nvrtcCreateProgram", ctypes.byref(program), text.encode(), b"kernels.cu", 0, None, None)
     try:
@@ -41,19 +35,14 @@ def compile_text(text: str, architecture: str, *options: str) -> tuple[str, str]
         lib = library()
         assert lib is not None
         result = lib.nvrtcCompileProgram(program, len(flags), (ctypes.c_char_p * len(flags))(*flags))
-        log = _text("nvrtcGetProgramLog", program)
-        assert result == 0, log
-        return (_text("nvrtcGetPTX", program) if architecture.startswith("compute") else ""), log
+        size = ctypes.c_size_t()
+        _call("nvrtcGetProgramLogSize", program, ctypes.byref(size))
+        log = ctypes.create_string_buffer(size.value)
+        _call("nvrtcGetProgramLog", program, log)
+        assert result == 0, log.value.decode()
+        return log.value.decode()
     finally:
         _call("nvrtcDestroyProgram", ctypes.byref(program))
-
-
-def _text(getter: str, program: ctypes.c_void_p) -> str:
-    size = ctypes.c_size_t()
-    _call(f"{getter}Size", program, ctypes.byref(size))
-    buffer = ctypes.create_string_buffer(size.value)
-    _call(getter, program, buffer)
-    return buffer.value.decode()
 
 
 def _call(name: str, *arguments: object) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from snn_mnist.kernels.cuda import launch as cuda
 from snn_mnist.kernels.cuda.available import why_unavailable
-from snn_mnist.kernels.neuron import NeuronSpec
+from snn_mnist.kernels.neuron import NeuronSpec, coefficients
 from snn_mnist.kernels.spikes import SpikeKey
 
 __all__ = ["active_pixels", "firing_counts", "learn", "new_eligibility", "weight_gradient", "why_unavailable"]
@@ -92,7 +92,7 @@ def plan_launch(weight_shape: Sequence[int], stride: int, spec: NeuronSpec, step
     }  # fmt: skip
     if learning:
         macros |= {"STEPS": steps, "GRAD_THROUGH_RESET": not spec.detach_reset} | cuda.gradient_macro(spec)
-    text = _text(tuple(macros.items()))
+    text = cuda.source("fused.cu", **macros)
     return Plan(text, threads, 0 if global_work else size, (size + 15) // 16 * 16 if global_work else 0)
 
 
@@ -100,11 +100,6 @@ def work_memory(weight_shape: Sequence[int], active: ActivePixels, spec: NeuronS
     """Return the bytes of global memory that a training pass over so many samples works in; 0 if they fit on chip."""
     limit = cuda.shared_limit(active.images.device)
     return samples * plan_launch(weight_shape, active.stride, spec, steps, limit).global_bytes
-
-
-@functools.cache
-def _text(macros: tuple[tuple[str, Any], ...]) -> str:
-    return cuda.source("fused.cu", **dict(macros))
 
 
 def _prepared(weight: Tensor, active: ActivePixels, index: Tensor, precision: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -146,7 +141,7 @@ def _fused(
     cuda.load(plan.text, "fused", device)(
         (samples,), plan.threads,
         (
-            active.offsets, active.sites, index, weight, *_key_arguments(key), *cuda.neuron_arguments(spec),
+            active.offsets, active.sites, index, weight, *_key_arguments(key), *coefficients(spec)[:5],
             np.int32(precision == torch.float16), np.int32(active.stride), readout_steps, readout_count, out,
             eligibility, input_spikes, plan.global_work(samples, device),
         ),

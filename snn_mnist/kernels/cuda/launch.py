@@ -22,7 +22,7 @@ from torch import Tensor
 from snn_mnist.kernels.cache import compile_seconds
 from snn_mnist.kernels.cuda.available import import_cupy, one_line
 from snn_mnist.kernels.formulas import FORMULAS, expression
-from snn_mnist.kernels.neuron import NeuronSpec, coefficients
+from snn_mnist.kernels.neuron import NeuronSpec
 
 # No contraction of a * b + c: where one rounding is meant the source says so, as on the CPU. Division, square root and
 # functions are the exact ones. CuPy itself adds -ftz=true: floats below 1.2e-38 count as 0.
@@ -36,6 +36,7 @@ Kernel = Callable[..., None]  # kernel(grid, threads, arguments, shared_bytes=0)
 # ---- source ----------------------------------------------------------------------------------------------------
 
 
+@functools.cache
 def source(file: str, **macros: Any) -> str:
     """The text of a .cu file of this folder below `#define` lines, its header in place of the #include."""
     folder = Path(__file__).parent
@@ -47,11 +48,6 @@ def source(file: str, **macros: Any) -> str:
 def gradient_macro(spec: NeuronSpec, dtype: str = "float32") -> dict[str, str]:
     """The surrogate's gradient as the macro GRADIENT(x), its parameters inlined."""
     return {"GRADIENT(x)": expression(FORMULAS[spec.surrogate].gradient, dict(spec.parameters), "c", dtype)}
-
-
-def neuron_arguments(spec: NeuronSpec, real: type[np.floating] = np.float32) -> tuple[np.floating, ...]:
-    """(decay, gain, offset, threshold, reset), as the kernels take them; the other coefficients are compiled in."""
-    return coefficients(spec, np.dtype(real).name)[:5]
 
 
 # ---- launches ------------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ that is 2000 times smaller than the threshold), in float64 for float64.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from torch import Tensor
 from snn_mnist.kernels import neuron as common
 from snn_mnist.kernels.cuda import launch as cuda
 from snn_mnist.kernels.cuda.available import why_unavailable
-from snn_mnist.kernels.neuron import NeuronSpec
+from snn_mnist.kernels.neuron import NeuronSpec, coefficients
 
 __all__ = ["multi_step", "why_unavailable"]
 
@@ -35,20 +34,15 @@ def text(spec: NeuronSpec, dtype: torch.dtype, learning: bool) -> str:
     if learning:
         real = "float64" if dtype == torch.float64 else "float32"
         macros |= {"GRAD_THROUGH_RESET": not spec.detach_reset} | cuda.gradient_macro(spec, real)
-    return _text(tuple(macros.items()))
-
-
-@functools.cache
-def _text(macros: tuple[tuple[str, Any], ...]) -> str:
-    return cuda.source("neuron.cu", **dict(macros))
+    return cuda.source("neuron.cu", **macros)
 
 
 def _launch(name: str, spec: NeuronSpec, x: Tensor, size: int, before: tuple[Any, ...], after: tuple[Any, ...]) -> None:
     if size == 0:
         return
-    real = np.float64 if x.dtype == torch.float64 else np.float32
+    real = "float64" if x.dtype == torch.float64 else "float32"
     kernel = cuda.load(text(spec, x.dtype, name == "backward"), name, x.device)
-    scalars = np.int64(len(x)), np.int64(size), *cuda.neuron_arguments(spec, real)
+    scalars = np.int64(len(x)), np.int64(size), *coefficients(spec, real)[:5]
     kernel((min((size + THREADS - 1) // THREADS, cuda.MAXIMUM_GRID),), THREADS, (*before, *scalars, *after))
 
 
