@@ -134,13 +134,11 @@ def test_the_threshold_is_the_first_whole_number_that_reaches_it():
 
 @pytest.mark.parametrize("settings", NETWORKS, ids=str)
 def test_sixteen_bits_fire_almost_as_floats_do(settings):
-    loaded = network(T=50, **settings)
+    loaded, spikes = network(T=50, **settings), spikes_of(50, 100)
     fixed = quantise(loaded.net, loaded.config, 16)
-    spikes = spikes_of(50, 100)
     exact = reference(loaded, spikes, np.float64).sum(0)
     whole = fixed.run(spikes.astype(np.int64) @ fixed.weight.T)[0].sum(0)
-    assert np.abs(exact - whole).mean() < 0.02
-    assert (exact.argmax(1) == whole.argmax(1)).mean() >= 0.98
+    assert np.abs(exact - whole).mean() < 0.02 and (exact.argmax(1) == whole.argmax(1)).mean() >= 0.98
 
 
 def test_counts_over_a_data_set_do_not_depend_on_chunks(monkeypatch):
@@ -324,11 +322,9 @@ def test_the_c_program_encodes_and_counts_as_the_simulator(tmp_path, bits, setti
 def test_soft_reset_and_no_report(tmp_path, capsys):
     loaded = saved(tmp_path, v_reset=None)
     assert main(["export", "-resume", str(loaded.path), "-format", "hardware", "-no-report"]) == 0
-    out = tmp_path / "checkpoint_hardware"
-    said = capsys.readouterr().out
+    out, said = tmp_path / "checkpoint_hardware", capsys.readouterr().out
     assert "soft reset" in " ".join(said.split()) and f": cd {out} && cc -std=c99" in said
-    assert len(list(out.iterdir())) == 10
-    assert "accuracy" not in (out / "report.md").read_text()
+    assert len(list(out.iterdir())) == 10 and "accuracy" not in (out / "report.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -90,28 +90,26 @@ def test_one_step_decays_by_one_over_tau(tau, dt):
 def test_above_the_written_threshold_is_at_or_above_ours(v_threshold, v_reset):
     level = np.float32(nir_file.firing_level(Config(v_threshold=v_threshold, v_reset=v_reset)))
     exact = Fraction(float(np.float32(v_threshold))) - Fraction(float(np.float32(v_reset)))
-    v = level
-    for _ in range(3):
-        v = np.nextafter(v, np.float32(-np.inf))
-    for _ in range(7):  # every float32 around it
+    for steps in range(-3, 4):  # every float32 around it
+        v = level
+        for _ in range(abs(steps)):
+            v = np.nextafter(v, np.float32(np.copysign(np.inf, steps)))
         assert (v > level) == (Fraction(float(v)) >= exact)
-        v = np.nextafter(v, np.float32(np.inf))
 
 
 def test_simulate_follows_the_differential_equation():
     """Against a thousand times finer Euler steps, with the current constant within a step."""
     loaded, dt = network(T=12, tau=3.0), 1e-3
-    graph = nir_file.build(loaded, dt=dt, discretization="exact")
-    spikes = spikes_of(loaded, 4)
+    graph, spikes = nir_file.build(loaded, dt=dt, discretization="exact"), spikes_of(loaded, 4)
     fired, potential = nir_file.simulate(graph, spikes, dt, "exact")
-    assert fired.any()
-    tau, current = graph.nodes["neurons"].tau[0], spikes.astype(np.float64) @ weights().T.astype(np.float64)
+    current = spikes.astype(np.float64) @ weights().T.astype(np.float64)
     v = np.zeros(current.shape[1:])
     for t in range(12):
         for _ in range(1000):
-            v = v + dt / 1000 / tau * (current[t] - v)
+            v = v + dt / 1000 / graph.nodes["neurons"].tau[0] * (current[t] - v)
         np.testing.assert_allclose(v, potential[t], atol=2e-3)
         v = np.where(fired[t], 0.0, v)
+    assert fired.any()
 
 
 # ---------------------------------------------------------------------------- the same spikes
@@ -137,18 +135,13 @@ def test_the_reference_is_what_the_engines_compute():
 
 
 def test_at_the_threshold_we_fire_and_so_does_the_file():
-    """Weights of 1 and 0.5 bring v to exactly 1."""
-    loaded = network(T=4)
+    loaded, spikes = network(T=4), np.ones((4, 1, 784), np.float32)
     with torch.no_grad():
-        loaded.net.weight.fill_(2.0 / 784)
-    spikes = np.ones((4, 1, 784), np.float32)  # X = 2, H = 1
-    dtype = np.float32
-    ours = verify.reference(loaded, spikes, dtype)
-    assert ours.all()
-    graph = nir_file.build(loaded)
-    for level, same in ((graph.nodes["neurons"].v_threshold, True), (np.ones(10), False)):
-        graph.nodes["neurons"].v_threshold = level
-        assert (nir_file.simulate(graph, spikes, 1e-4, dtype=dtype)[0] == ours).all() == same
+        loaded.net.weight.fill_(2.0 / 784)  # X = 2, H = 1
+    ours, graph = verify.reference(loaded, spikes, np.float32), nir_file.build(loaded)
+    assert ours.all() and nir_file.simulate(graph, spikes, 1e-4, dtype=np.float32)[0].all()
+    graph.nodes["neurons"].v_threshold = np.ones(10)
+    assert not nir_file.simulate(graph, spikes, 1e-4, dtype=np.float32)[0].all()
 
 
 # ---------------------------------------------------------------------------- the command line
@@ -205,10 +198,12 @@ def test_soft_reset_is_refused_unless_allowed(tmp_path, capsys):
     assert load_network(str(tmp_path / "back.pth")).config.v_reset is None
 
 
-def test_without_the_package_the_error_names_it(tmp_path, capsys, monkeypatch):
-    loaded = saved(tmp_path)
+def test_an_export_that_is_not_possible_is_one_line(tmp_path, capsys, monkeypatch):
+    path = str(saved(tmp_path).path)
+    assert main(["export", "-resume", path, "-out", str(tmp_path)]) == 2
+    assert "is a directory; name a file" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "nir", None)
-    assert main(["export", "-resume", str(loaded.path)]) == 1
+    assert main(["export", "-resume", path]) == 1
     assert "pip install nir" in capsys.readouterr().err
 
 
@@ -314,12 +309,6 @@ def test_a_ring_of_nodes_is_refused():
     graph.edges.append(("neurons", "affine"))
     with pytest.raises(SNNError, match="not Input"):
         nir_file.parts(graph)
-
-
-def test_a_directory_is_not_a_file_to_write(tmp_path, capsys):
-    loaded = saved(tmp_path)
-    assert main(["export", "-resume", str(loaded.path), "-out", str(tmp_path)]) == 2
-    assert "is a directory; name a file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("shape", [(), (1,)], ids=str)

@@ -14,13 +14,14 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from snn_mnist.cli.main import main
 from snn_mnist.data import pictures as picture
 from snn_mnist.export import html
 from snn_mnist.kernels.spikes import philox
 from snn_mnist.network import reliability
 from snn_mnist.network.poisson import SpikeKey, Stream, poisson_encode
 from snn_mnist.network.reliability import Prediction
-from tests.support.export_net import digits, network
+from tests.support.export_net import digits, network, saved
 
 
 def script(page: str, name: str) -> str:
@@ -60,6 +61,12 @@ def test_the_page_holds_the_network(monkeypatch):
     assert data["example_labels"] == list(range(10))  # digits are always at hand
     shown = np.frombuffer(base64.b64decode(data["examples"]), np.uint8).reshape(10, 784)
     assert (digits().test.images.numpy() == shown[4]).all(1).any()
+
+
+def test_the_command_says_where_the_page_is(tmp_path, capsys):
+    path = saved(tmp_path, T=5).path
+    assert main(["export", "-resume", str(path), "-format", "html"]) == 0
+    assert path.with_suffix(".html").is_file() and "open it in a browser" in capsys.readouterr().out
 
 
 def test_a_long_sequence_is_cut_to_what_the_page_can_keep_and_limits_are_measured_at_it():

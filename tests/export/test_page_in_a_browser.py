@@ -1,7 +1,7 @@
 """The page in headless Chromium.
 
 Skipped where it is missing (Debian: apt-get install chromium). Screenshots are kept when SNN_MNIST_SCREENSHOTS names a
-directory; SNN_MNIST_PAGE_CHECKPOINT names a trained network to look at, instead of one on the bundled digits.
+directory.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from snn_mnist.export import html
 from snn_mnist.network.network import SNN
 from snn_mnist.network.poisson import SpikeKey, Stream, poisson_encode
 from snn_mnist.network.reliability import Prediction, Reliability, doubts
-from snn_mnist.network.saved_network import SavedNetwork, load_network
+from snn_mnist.network.saved_network import SavedNetwork
 from tests.support import chromium
 from tests.support.export_net import saved
 
@@ -54,18 +54,16 @@ def browser(chrome):
     assert {url.partition(":")[0] for url in chrome.requests} <= {"data", "file"}
 
 
-def exported_to(folder: Path, loaded: SavedNetwork) -> Path:
-    file = folder / "page.html"
-    assert main(["export", "-resume", str(loaded.path), "-format", "html", "-out", str(file)]) == 0
-    return file
+def exported_to(loaded: SavedNetwork) -> Path:
+    assert main(["export", "-resume", str(loaded.path), "-format", "html"]) == 0
+    return loaded.path.with_suffix(".html")
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     """(the page's file, its network)"""
-    folder, place = tmp_path_factory.mktemp("page"), os.environ.get("SNN_MNIST_PAGE_CHECKPOINT")
-    loaded = load_network(place) if place else saved(folder, T=60)
-    return exported_to(folder, loaded), loaded
+    loaded = saved(tmp_path_factory.mktemp("page"), T=60)
+    return exported_to(loaded), loaded
 
 
 @pytest.fixture
@@ -239,7 +237,7 @@ def test_a_seed_out_of_range_is_marked_and_not_used(page, exported):
 @pytest.mark.parametrize("settings", [{"v_reset": None}, {"neuron": "if", "v_reset": -0.5}], ids=str)
 def test_other_neurons(browser, tmp_path, settings):
     loaded = saved(tmp_path, **settings)
-    browser.open(exported_to(tmp_path, loaded))
+    browser.open(exported_to(loaded))
     browser.evaluate("document.querySelector('#examples button:nth-child(8)').click()")
     browser.wait(FINISHED)
     check_spikes(browser, loaded)
@@ -327,7 +325,7 @@ def test_examples_have_labels_and_a_word_where_the_network_is_wrong(browser, tmp
     weight[[3, 5]] = weight[[5, 3]]
     weight[1] = -1
     torch.save(state, loaded.path)
-    browser.open(exported_to(tmp_path, loaded), prefers_reduced_motion="reduce")
+    browser.open(exported_to(loaded), prefers_reduced_motion="reduce")
     browser.wait("[...document.querySelectorAll('#examples b')].some(b => b.textContent)")
     buttons = "[...document.querySelectorAll('#examples button')]"
     words = browser.evaluate(f"{buttons}.map(b => b.textContent)")
@@ -366,9 +364,3 @@ def test_doubts_are_those_of_predict(page, exported):
             keep(page, "doubt.png")
     slide(page, "tau", 3.5)  # the limits are those of the settings of training
     page.wait(f"({FINISHED}) && document.getElementById('doubt').textContent === ''")
-
-
-def test_the_command_says_where_the_page_is(tmp_path, capsys):
-    loaded = saved(tmp_path)
-    assert main(["export", "-resume", str(loaded.path), "-format", "html"]) == 0
-    assert (tmp_path / "checkpoint.html").is_file() and "open it in a browser" in capsys.readouterr().out
