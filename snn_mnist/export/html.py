@@ -28,9 +28,8 @@ MAX_STEPS = 2000  # the page keeps all input spikes as bytes
 
 def export_html(saved: SavedNetwork, out: Path) -> int:
     """Write the page; return its size in bytes."""
-    page = render(saved).encode()
     make_directory(out.parent, "-out")
-    write_file(out, page, "-out")
+    write_file(out, page := render(saved).encode(), "-out")
     return len(page)
 
 
@@ -41,11 +40,7 @@ def render(saved: SavedNetwork) -> str:
 
 
 def content(saved: SavedNetwork) -> dict[str, Any]:
-    """Return the content of the element `data`.
-
-    Where the test images are on this machine: the first one of each class, and the margin and rate below which a
-    prediction is doubtful.
-    """
+    """Return the content of the element `data`; where the test images are here, with ten of them and the limits."""
     config, steps = saved.config, min(saved.config.T, MAX_STEPS)
     epochs = f" after {saved.epochs} epoch{'s' if saved.epochs > 1 else ''}" if saved.epochs else ""
     found = {name: getattr(config, name) for name in ("neuron", "tau", "v_threshold", "v_reset", "seed")}

@@ -3,12 +3,11 @@
 A plain Euler loop must give identical output spikes. The importers of other simulators, where they are installed, are
 compared as well, with a correction for what each does differently:
 
-- SpikingJelly: `import_from_nir(dt=…)`, default 1e-4. Fires at >=, so with the next float32 below the
-  threshold it differs only when v is exactly that number. r must be 1 or tau/dt (IF: 1/dt). The net returns
-  its state, which the caller passes to the next step.
-- snnTorch: dt is 1e-4 and can't be chosen, so tau is rescaled to it. The input is not scaled by dt/tau; the
-  threshold is divided by it instead, so its potentials are tau/dt times ours. Refuses IF with r = 1/dt.
-- Norse: `from_nir(dt=…)`, default 1e-3, ten times too long. Takes r as 1 and v_reset as 0, whatever they are.
+- SpikingJelly: default dt 1e-4. Fires at >=, so with the next float32 below the threshold it differs only when v is
+  exactly that number. r must be 1 or tau/dt (IF: 1/dt).
+- snnTorch: dt is 1e-4 and can't be chosen, so tau is rescaled to it. The input is not scaled by dt/tau; the threshold
+  is divided by it instead, so its potentials are tau/dt times ours. Refuses IF with r = 1/dt.
+- Norse: default dt 1e-3, ten times too long. Takes r as 1 and v_reset as 0, whatever they are.
 All three step by forward Euler: a file for `exact` importers is brought to Euler's tau first.
 """
 
@@ -164,9 +163,8 @@ def from_snntorch(graph: Any, dt: float) -> Runner:
     leaky = [module for module in net.modules() if isinstance(module, snntorch.Leaky)]
 
     def step(x: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
-        if state is None:
-            for module in leaky:
-                module.reset_mem()
+        for module in leaky if state is None else ():
+            module.reset_mem()
         out = net(x)
         return (out[0] if isinstance(out, tuple) else out), True
 

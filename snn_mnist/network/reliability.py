@@ -38,7 +38,7 @@ class Reliability:
         return rate < self.rate - ROUNDING
 
     def close(self, margin: Any) -> Any:
-        """Return the same of a margin."""
+        """Return the same for a margin."""
         return margin < self.margin - ROUNDING
 
 
