@@ -63,7 +63,6 @@ class RunsOptions(Options):
 def run(options: RunsOptions) -> int:
     from snn_mnist.storage.runs import survey
     from snn_mnist.storage.seeds import SeedGroup, is_group
-    from snn_mnist.training.messages import seeds_summary
 
     folders = options.runs or (options.out_dir,)
     found, problems = survey(map(Path, folders))
@@ -78,7 +77,7 @@ def run(options: RunsOptions) -> int:
     if "-" not in (options.csv, options.json):
         print(table(runs, shutil.get_terminal_size((10_000, 24)).columns))
         for each in groups:
-            print(f"\n{seeds_summary(each)}")
+            print(f"\n{each.results()}")
     if options.csv:
         text = io.StringIO()
         writer = csv.DictWriter(text, records[0], lineterminator="\n")

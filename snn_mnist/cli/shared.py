@@ -76,7 +76,7 @@ def resolve_runs(options: Any) -> Any:
 
     UsageError for a path that is none, and for a -resume without a checkpoint: before seconds of imports.
     """
-    from snn_mnist.storage.directory import find, newest_run
+    from snn_mnist.storage.directory import find_checkpoint, newest_run
     from snn_mnist.storage.seeds import is_group
 
     out_dir = getattr(options, "out_dir", "")
@@ -92,7 +92,7 @@ def resolve_runs(options: Any) -> Any:
     if resume := getattr(options, "resume", None):
         options = replace(options, resume=resolved(resume))
         if not (isinstance(options, Config) and is_group(options.resume)):
-            find(options.resume)
+            find_checkpoint(options.resume)
     return options
 
 

@@ -25,12 +25,11 @@ class SavedNetwork:
 
 
 def load_network(path: str, **changes: Any) -> SavedNetwork:
-    """The network of a checkpoint; `changes` that are not None replace its settings."""
-    file = checkpoint.find(path)
+    """Return the network of a checkpoint; `changes` that are not None replace its settings."""
+    file = checkpoint.find_checkpoint(path)
     state = checkpoint.load(file)
-    settings = dict(state.get("config", {})) | {name: value for name, value in changes.items() if value is not None}
-    config = Config.from_mapping(settings, str(file))
+    saved, given = state.get("config", {}), {name: value for name, value in changes.items() if value is not None}
+    config = Config.from_mapping(saved | given, str(file))
     net = SNN.from_config(config)
     net.load_state_dict(state["net"])
-    trained_on = state.get("config", {}).get("dataset", "")
-    return SavedNetwork(file, config, net, "config" in state, Position.of(state).epochs, trained_on)
+    return SavedNetwork(file, config, net, "config" in state, Position.of(state).epochs, saved.get("dataset", ""))

@@ -27,15 +27,15 @@ class Score:
     labels: Tensor  # [N] int64
 
     def rates(self, m: int = -1) -> Tensor:
-        """Firing rates [N, 10] over the first readout_steps[m] steps."""
+        """Return the firing rates [N, 10] over the first readout_steps[m] steps."""
         return self.counts[:, m] / self.readout_steps[m]
 
     def accuracy(self, m: int = -1) -> float:
-        """Share of images whose highest rate is their label's; the lower class wins a tie."""
+        """Return the share of images whose highest rate is their label's; the lower class wins a tie."""
         return (self.counts[:, m].argmax(1) == self.labels).double().mean().item()
 
     def loss(self) -> float:
-        """Mean squared error between rates and one-hot labels, as in training."""
+        """Return the mean squared error between rates and one-hot labels, as in training."""
         return mean_squared_error(self.rates(), self.labels)
 
     def at_chance(self) -> bool:
@@ -44,13 +44,13 @@ class Score:
         return self.accuracy() <= share + 3 * math.sqrt(share * (1 - share) / len(self.labels))
 
     def confusion(self) -> Tensor:
-        """[10, 10] int64: row the label, column the prediction."""
+        """Return [10, 10] int64: row the label, column the prediction."""
         cells = self.labels * CLASSES + self.counts[:, -1].argmax(1)
         return torch.bincount(cells, minlength=CLASSES * CLASSES).view(CLASSES, CLASSES)
 
 
 def default_readout_steps(steps: int) -> list[int]:
-    """1, 2, 3, 5, 7, 10, 15, 20, … up to and including T."""
+    """Return 1, 2, 3, 5, 7, 10, 15, 20, … up to and including T."""
     decades = [m * 10**e for e in range(len(str(steps))) for m in (1, 1.5, 2, 3, 5, 7)]
     return sorted({int(step) for step in decades if step < steps and step == int(step)} | {steps})
 
@@ -70,17 +70,16 @@ def score(
     before_each: Callable[[], None] = lambda: None,
     after_each: Callable[[int], object] = lambda images: None,
 ) -> Score:
-    """Runs the images `index` [N] with their labels [N] through the engine, `batch` at a time.
+    """Return the score of the images `index` [N] with their labels [N], `batch` at a time.
 
-    `before_each` is called before each batch, and may raise an exception to stop; `after_each` gets the size of each
-    batch that is done.
+    `before_each` is called before each batch, and may raise to stop; `after_each` gets the size of each that is done.
     """
     parts = []
     for part in index.split(batch):
         before_each()
         parts.append(engine.firing_counts(part, readout_steps, key))
         after_each(len(part))
-    counts, inputs = (torch.cat([part[i] for part in parts]).cpu() for i in (0, 1))
+    counts, inputs = (torch.cat(each).cpu() for each in zip(*parts, strict=True))
     return Score(readout_steps, counts, inputs, labels.cpu())
 
 
@@ -92,7 +91,7 @@ def score_split(
     keys: Iterable[SpikeKey],
     after_each: Callable[[int], object] = lambda images: None,
 ) -> tuple[list[Score], float]:
-    """The scores of a network on a whole split, one for each key, and the seconds they took without compilation."""
+    """Return the scores of a network on a split, one for each key, and the seconds they took without compilation."""
     net.to(runtime.device).spiking.step_mode = "m"
     engine = runtime.engine(net, split.images)
     index = torch.arange(len(split))

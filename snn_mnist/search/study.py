@@ -45,7 +45,8 @@ from snn_mnist.storage.directory import LATEST
 from snn_mnist.storage.metrics import read_metrics
 from snn_mnist.terminal import wrapped
 from snn_mnist.training.interruption import Interrupted, Interruption
-from snn_mnist.training.loop import Diverged, train
+from snn_mnist.training.learner import Diverged
+from snn_mnist.training.loop import train
 
 warnings.filterwarnings("ignore", category=ExperimentalWarning)  # heartbeats and figures count as such
 warnings.filterwarnings("ignore", message="The reported value is ignored")  # of an epoch before a resume

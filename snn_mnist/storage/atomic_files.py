@@ -16,62 +16,57 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-SHORT_WAIT = 20  # attempts, 0.05 s apart, while another program reads a file or looks at a lock
+ATTEMPTS, PAUSE = 20, 0.05  # seconds, while another program reads a file or looks at a lock
+TEMPORARY = ".tmp"  # ends the name of a file that is being written
 LOCK_FILE = ".lock"  # what is locked in a directory on Windows; elsewhere it is the directory itself
-
-
-def write_file(path: str | os.PathLike[str], content: str | bytes, flag: str = "-out-dir") -> None:
-    """Write text (as UTF-8) or bytes, whole or not at all; SNNError when it fails. `flag` is the one that named it."""
-    try:
-        _replace(Path(path), content.encode() if isinstance(content, str) else content)
-    except OSError as error:
-        raise write_error(path, error, flag) from error
-
-
-def make_directory(path: str | os.PathLike[str], flag: str = "-out-dir") -> None:
-    """Make a directory and its parents where they are missing; SNNError when it fails."""
-    try:
-        Path(path).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SNNError(f"{path} can't be made ({reason(error)}); choose another {flag}") from error
-
-
-def write_error(path: str | os.PathLike[str], error: OSError, flag: str = "-out-dir") -> SNNError:
-    """Return the error for a file that could not be written; `flag` is the one that named it."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    remedy = "free space" if full else "check its permissions"
-    return SNNError(f"{path} can't be written ({reason(error)}); {remedy} or choose another {flag}")
 
 
 def reason(error: BaseException) -> str:
     """Return the message of an exception on one line."""
-    text = str(getattr(error, "strerror", None) or error or type(error).__name__)
-    return " ".join(text.split())[:200] or type(error).__name__
+    text = " ".join(str(getattr(error, "strerror", None) or error).split())
+    return text[:200] or type(error).__name__
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Write a temporary file beside `path`, sync it and rename it: a reader sees the old file or the new one.
-
-    After an OSError the old file is as it was and the temporary one is removed. A device or pipe
-    (`-json /dev/stdout`) is written to instead of replaced, a link is followed.
-    """
-    path = Path(os.path.realpath(path))
-    if path.exists() and not path.is_file():
-        path.write_bytes(content)
-        return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+@contextlib.contextmanager
+def writing(path: str | os.PathLike[str], flag: str = "-out-dir") -> Iterator[None]:
+    """Raise an OSError as an SNNError that names path, reason and remedy; `flag` is the one that named the path."""
     try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        _rename(temporary, path)
-    except BaseException:  # Ctrl-C too
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        remedy = "free space" if full else "check its permissions"
+        raise SNNError(f"{path} can't be written ({reason(error)}); {remedy} or choose another {flag}") from error
+
+
+def make_directory(path: str | os.PathLike[str], flag: str = "-out-dir") -> None:
+    """Make a directory and its parents where they are missing; SNNError when it fails."""
+    with writing(path, flag):
+        Path(path).mkdir(parents=True, exist_ok=True)
+
+
+def write_file(path: str | os.PathLike[str], content: str | bytes, flag: str = "-out-dir") -> None:
+    """Write text (as UTF-8) or bytes, whole or not at all: a reader sees the old file or the new one.
+
+    A link is followed; a device or pipe (`-json /dev/stdout`) is written to. SNNError when it fails.
+    """
+    target = Path(os.path.realpath(path))
+    data = content.encode() if isinstance(content, str) else content
+    temporary = target.with_name(f".{target.name}.{os.getpid()}{TEMPORARY}")
+    with writing(path, flag):
+        if target.exists() and not target.is_file():
+            target.write_bytes(data)
+            return
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            _rename(temporary, target)
+        finally:
+            with contextlib.suppress(OSError):  # it is still there after an error or Ctrl-C
+                temporary.unlink()
     with contextlib.suppress(OSError):  # makes the rename durable, on file systems that can sync a directory
-        handle = os.open(path.parent, os.O_RDONLY)
+        handle = os.open(target.parent, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:
@@ -80,28 +75,26 @@ def _replace(path: Path, content: bytes) -> None:
 
 def _rename(temporary: Path, path: Path) -> None:
     """Rename a file; Windows refuses while another program reads the old one, so for a second try again."""
-    for attempt in range(SHORT_WAIT):
+    for _ in range(ATTEMPTS):
         try:
-            os.replace(temporary, path)
-            return
-        except PermissionError:
-            if attempt == SHORT_WAIT - 1:
-                raise
-            time.sleep(0.05)
+            return os.replace(temporary, path)
+        except PermissionError as error:
+            refusal = error
+            time.sleep(PAUSE)
+    raise refusal
 
 
 @contextlib.contextmanager
 def exclusive_lock(folder: Path) -> Iterator[None]:
     """Let one process at a time in: SNNError while another holds this lock. It ends with the process."""
-    try:
-        for _ in range(SHORT_WAIT):
-            if (handle := _lock(folder, shared=False)) is not None:
-                break
-            time.sleep(0.05)  # the other may be `is_locked`, which holds it for microseconds
-        else:
-            raise SNNError(f"another process trains in {folder}; wait until it ends, or stop it first")
-    except OSError as error:
-        raise SNNError(f"{folder} can't be opened ({reason(error)}); check the directory") from error
+    for _ in range(ATTEMPTS):
+        with writing(folder):
+            handle = _lock(folder)
+        if handle is not None:
+            break
+        time.sleep(PAUSE)  # the other may be `is_locked`, which holds it for microseconds
+    else:
+        raise SNNError(f"another process trains in {folder}; wait until it ends, or stop it first")
     try:
         yield
     finally:
@@ -118,7 +111,7 @@ def is_locked(folder: Path) -> bool:
     return handle is None
 
 
-def _lock(folder: Path, shared: bool) -> int | None:
+def _lock(folder: Path, shared: bool = False) -> int | None:
     """Return a handle that holds the lock until it is closed; None where another process holds it."""
     handle = os.open(folder, os.O_RDONLY) if fcntl else os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT)
     try:
@@ -128,8 +121,9 @@ def _lock(folder: Path, shared: bool) -> int | None:
             import msvcrt
 
             msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-    except OSError as error:  # any other one: a network file system without locks
-        if isinstance(error, BlockingIOError | PermissionError):
-            os.close(handle)
-            return None
+    except (BlockingIOError, PermissionError):
+        os.close(handle)
+        return None
+    except OSError:  # a network file system without locks
+        pass
     return handle

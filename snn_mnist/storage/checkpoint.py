@@ -17,19 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from snn_mnist.errors import SNNError
 from snn_mnist.settings.config import Config
 from snn_mnist.storage.atomic_files import reason, write_file
 from snn_mnist.storage.directory import BEST as BEST
 from snn_mnist.storage.directory import LATEST as LATEST
-from snn_mnist.storage.directory import find
+from snn_mnist.storage.directory import find_checkpoint as find_checkpoint
 from snn_mnist.storage.position import Position
 
 VERSION = 1
 WEIGHT, SHAPE = "layer.1.weight", (10, 784)
-MAX_BYTES = 256 << 20  # that a checkpoint unpacks to; one of ours has 100 kB
 DIRECTORY = 0x10  # an attribute of a zip entry; torch.load takes uninitialised memory for the content of such an entry
 
 
@@ -41,35 +39,28 @@ def save(path: Path, state: dict[str, Any], flag: str = "-out-dir") -> None:
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the checked content of a checkpoint, ours or the tutorial's; SNNError names the file and what is wrong."""
-    path = find(path)
+    """Return the checked content of a checkpoint, ours or the tutorial's; SNNError names the file and what is wrong.
+
+    torch.load(weights_only=True) executes nothing of the file, but does not compare the checksums of the zip archive
+    that the file is.
+    """
+    path = find_checkpoint(path)
     try:
-        state = _read(path)
+        with zipfile.ZipFile(path) as archive:
+            if name := archive.testzip():
+                raise ValueError(f"the checksum of {name!r:.80} is wrong")
+            if any(entry.external_attr & DIRECTORY for entry in archive.infolist()):
+                raise ValueError("it has a directory among its entries")
+        state = dict(torch.load(path, map_location="cpu", weights_only=True))
         _check(state)
+        return state
     except OSError as error:
         raise SNNError(f"{path} can't be read ({reason(error)}); check its permissions") from error
-    except Exception as error:  # meaningless bytes can fail anywhere in the unpickler, and meaningless values below
+    except Exception as error:  # meaningless bytes can fail anywhere in the unpickler, and meaningless values in _check
         what = reason(error) if isinstance(error, ValueError | SNNError) else f"{type(error).__name__}: {reason(error)}"
         if isinstance(error, pickle.UnpicklingError):
             what = "it holds more than plain values and tensors"
         raise SNNError(f"{path} is damaged or not a checkpoint ({what}); name another checkpoint") from error
-    return state
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Return the value in a file of torch.save, its tensors on the CPU.
-
-    torch.load(weights_only=True) executes nothing of the file, but it does not compare the checksums of the zip archive
-    that the file is, and limits no sizes.
-    """
-    with zipfile.ZipFile(path) as archive:
-        if (size := sum(entry.file_size for entry in archive.infolist())) > MAX_BYTES:
-            raise ValueError(f"it unpacks to {size:,} bytes")
-        if name := archive.testzip():
-            raise ValueError(f"the checksum of {name!r:.80} is wrong")
-        if any(entry.external_attr & DIRECTORY for entry in archive.infolist()):
-            raise ValueError("it has a directory among its entries")
-    return dict(torch.load(path, map_location="cpu", weights_only=True))
 
 
 def _check(state: dict[str, Any]) -> None:
@@ -78,22 +69,18 @@ def _check(state: dict[str, Any]) -> None:
         raise ValueError(f"version {version} is newer than this program reads, {VERSION}: update snn_mnist")
     if set(state["net"]) != {WEIGHT}:
         raise ValueError(f"its network has {', '.join(map(str, state['net']))[:80] or 'nothing'}, not {WEIGHT}")
-    slots = state.get("optimizer", {}).get("state", {}).get(0, {})
-    tensors = {name: value for name, value in slots.items() if name != "step" and value is not None}
-    tensors |= {"net": state["net"][WEIGHT]} | {name: state[name] for name in ("raw",) if name in state}
-    if "ann" in state:
-        tensors["ann"] = state["ann"]["weight"]
-    for name, tensor in tensors.items():
-        _require_numbers(name, tensor, SHAPE)
     position, config = Position.of(state), Config.from_mapping(state.get("config", {}))
     if not (0 <= position.epochs < 2**31 and 0 <= position.step < 2**31 and 0 <= position.max_test_acc <= 1):
-        raise ValueError(f"it stands at {position}")
-    if position.step:
-        _require_numbers("running", state["running"]["rates"], (position.step * config.b, SHAPE[0]))
-
-
-def _require_numbers(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
-    if tuple(tensor.shape) != shape:
-        raise ValueError(f"{name} has the shape {list(tensor.shape)}, not {list(shape)}")
-    if not tensor.is_floating_point() or not tensor.isfinite().all():
-        raise ValueError(f"{name} is not of finite floating-point numbers")
+        raise ValueError(f"its position is {position}")
+    slots = state.get("optimizer", {}).get("state", {}).get(0, {})
+    shapes = {name: SHAPE for name in slots if name != "step"} | {"net": SHAPE, "raw": SHAPE, "ann": SHAPE}
+    shapes["running"] = (position.step * config.b, SHAPE[0])
+    tensors = {"net": state["net"][WEIGHT], "raw": state.get("raw"), "ann": state.get("ann", {}).get("weight"), **slots}
+    tensors["running"] = state["running"]["rates"] if position.step else None
+    for name, shape in shapes.items():
+        if (tensor := tensors[name]) is None:
+            continue
+        if tuple(tensor.shape) != shape:
+            raise ValueError(f"{name} has the shape {list(tensor.shape)}, not {list(shape)}")
+        if not tensor.is_floating_point() or not tensor.isfinite().all():
+            raise ValueError(f"{name} is not of finite floating-point numbers")

@@ -13,20 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from snn_mnist.errors import SNNError
-from snn_mnist.storage.atomic_files import reason, write_error, write_file
+from snn_mnist.storage.atomic_files import reason, write_file, writing
 
-METRICS = (
-    "epochs",
-    "train_loss",
-    "train_acc",
-    "test_loss",
-    "test_acc",
-    "max_test_acc",
-    "lr",
-    "train_images_per_s",
-    "test_images_per_s",
-    "seconds",
-)
+COURSE = ("lr", "train_images_per_s", "test_images_per_s", "seconds")  # how the training went
+METRICS = ("epochs", "train_loss", "train_acc", "test_loss", "test_acc", "max_test_acc", *COURSE)
 VALIDATION = ("val_loss", "val_acc")
 
 
@@ -43,19 +33,15 @@ class MetricsFile:
         write_file(path, ",".join(columns) + "\n" + self._lines(self.rows))
 
     def append(self, row: Mapping[str, Any]) -> None:
-        try:
-            with open(self.path, "r+b") as file:  # "a" would create a removed file again, without its header
-                file.seek(0, os.SEEK_END)
-                file.write(self._lines([row]).encode())
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise write_error(self.path, error) from error
+        with writing(self.path), open(self.path, "r+b") as file:  # "a" would make a removed file anew, without header
+            file.seek(0, os.SEEK_END)
+            file.write(self._lines([row]).encode())
+            file.flush()
+            os.fsync(file.fileno())
 
     def _lines(self, rows: Iterable[Mapping[str, Any]]) -> str:
         text = io.StringIO()
-        writer = csv.DictWriter(text, self.columns, restval="", extrasaction="ignore", lineterminator="\n")
-        writer.writerows(rows)
+        csv.DictWriter(text, self.columns, extrasaction="ignore", lineterminator="\n").writerows(rows)
         return text.getvalue()
 
 
@@ -71,6 +57,5 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
                 raise ValueError(f"epochs {epochs} is out of order")
             rows.append({name: float(text) for name, text in row.items() if text} | {"epochs": epochs})
     except (OSError, ValueError, csv.Error) as error:
-        where = "" if isinstance(error, OSError | UnicodeDecodeError) else f" from row {len(rows) + 1}"
-        raise SNNError(f"{path} can't be read{where} ({reason(error)}); repair or remove the file") from error
+        raise SNNError(f"{path} can't be read after row {len(rows)} ({reason(error)}); mend or remove it") from error
     return rows

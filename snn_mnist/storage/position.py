@@ -8,14 +8,12 @@ import pickle
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from snn_mnist.errors import SNNError
 from snn_mnist.storage.atomic_files import reason
-
-MAX_PICKLE = 1 << 20  # bytes; that of a checkpoint has a few thousand
 
 
 @dataclass
@@ -45,8 +43,8 @@ class Position:
         return cls(state.get("epoch", -1) + 1, state.get("step", 0), seconds, state.get("max_test_acc", 0.0), best)
 
     def entries(self) -> dict[str, Any]:
-        """The entries of a checkpoint for this position, without the seconds."""
-        best = dict(vars(self.best))
+        """Return the entries of a checkpoint for this position, without the seconds."""
+        best = asdict(self.best)
         return {"epoch": self.epochs - 1, "step": self.step, "max_test_acc": self.max_test_acc, "best": best}
 
     def take_test(self, row: Mapping[str, Any]) -> bool:
@@ -72,15 +70,12 @@ class PlainValues(pickle.Unpickler):
 
 def read_plain(file: Path) -> dict[str, Any]:
     """Return a checkpoint with None for its tensors; SNNError where it is damaged, OSError where there is none."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            (entry,) = (each for each in archive.infolist() if each.filename.endswith("/data.pkl"))
-            if entry.file_size > MAX_PICKLE:
-                raise ValueError(f"{entry.file_size:,} bytes of plain values")
-            state = PlainValues(io.BytesIO(archive.read(entry))).load()
+    with file.open("rb") as stream:
+        try:
+            archive = zipfile.ZipFile(stream)
+            (name,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
+            state = dict(PlainValues(io.BytesIO(archive.read(name))).load())
             Position.of(state)
-            return dict(state)
-    except OSError:
-        raise
-    except Exception as error:  # meaningless bytes can fail anywhere in the unpickler
-        raise SNNError(f"{file} is damaged ({reason(error)})") from error
+            return state
+        except Exception as error:  # meaningless bytes can fail anywhere in the unpickler
+            raise SNNError(f"{file} is damaged ({reason(error)})") from error

@@ -65,7 +65,7 @@ def labels(runs: Mapping[Path, Config | None]) -> list[str]:
     ]
 
 
-def chosen(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+def best_tested(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """Return the row of the epoch that checkpoint_max.pth holds: the first with the highest accuracy on the held-out
     images, without -val on the test images."""
     tested = [row for row in rows if "test_acc" in row]
@@ -102,7 +102,7 @@ def read_run(folder: Path) -> Run:
     tests, held_out, speeds = (
         [row[name] for row in rows if name in row] for name in ("test_acc", "val_acc", "train_images_per_s")
     )
-    best = chosen(rows)
+    best = best_tested(rows)
     return Run(
         folder,
         config,

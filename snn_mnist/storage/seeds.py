@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from snn_mnist.storage.atomic_files import reason, write_file
 from snn_mnist.storage.directory import LATEST, new_run_directory
 from snn_mnist.storage.metrics import read_metrics
 from snn_mnist.storage.position import Position, read_plain
-from snn_mnist.storage.runs import chosen, run_name
+from snn_mnist.storage.runs import best_tested, run_name
 
 SEEDS = "seeds.json"
 
@@ -55,53 +57,50 @@ class SeedGroup:
         except (OSError, ValueError, KeyError, TypeError, SNNError) as error:
             raise SNNError(f"{folder / SEEDS} is damaged ({reason(error)}); resume the runs one by one") from error
 
-    @classmethod
-    def resumed(cls, config: Config) -> SeedGroup:
-        """Return the group that -resume names, with what the user gave now; UsageError where it can't have it.
-
-        The runs may differ in the seed only: none may have another learning rate or, on a cosine, another length.
-        """
-        saved = cls.read(Path(config.resume or ""))
-        folder, begun = saved.folder, saved.begun()
-        seeds = config.seeds if "seeds" in config.flags else saved.settings.seeds  # a run's own config.yaml has 1
-        wanted = config.on_top_of(saved.settings.to_mapping())
-        if changed := _changes(wanted, saved.settings):
-            raise UsageError(
-                f"can't resume {folder}: {', '.join(changed)} makes its runs differ; "
-                "leave that setting as it is, or start new runs"
-            )
-        for seed, run in begun.items():
-            if changed := _changes(Config.from_yaml(run / "config.yaml"), replace(saved.settings, seed=seed)):
+    def resumed(self, config: Config) -> SeedGroup:
+        """Return the group with more seeds or epochs, as the user asks now; UsageError where its runs would differ in
+        more than their seeds, on a cosine also in their length."""
+        folder, runs, before = self.folder, self.runs(), self.settings
+        seeds = config.seeds if "seeds" in config.flags else before.seeds  # a run's own config.yaml has 1
+        wanted = config.on_top_of(before.to_mapping())
+        names = [name for name in DECIDING if name != "epochs" or before.schedule == "cosine"]
+        of_runs = {run: replace(Config.from_yaml(run / "config.yaml"), seed=before.seed) for run in runs.values()}
+        for place, settings in {folder: before, **of_runs}.items():
+            if changed := ", ".join(wanted.changes(settings, names)):
                 raise UsageError(
-                    f"{run} is no repetition of the others ({', '.join(changed)}); "
-                    "move it elsewhere, or resume the runs one by one"
+                    f"can't resume {folder}: {changed} differs from {place}, and only the seeds may differ; "
+                    "leave that flag out, or move that run elsewhere"
                 )
-        if (least := max(begun, default=0) - wanted.seed + 1) > seeds:
-            raise UsageError(f"-seeds {seeds}: {folder} has seed {max(begun)}; give {least} or a larger number")
-        epochs = max([wanted.epochs, *map(_epochs_done, begun.values())])
-        return cls(folder, replace(saved.settings, seeds=seeds, epochs=epochs), config)
+        if (least := max(runs, default=0) - before.seed + 1) > seeds:
+            raise UsageError(f"-seeds {seeds}: {folder} has seed {max(runs)}; give {least} or a larger number")
+        epochs = max([wanted.epochs, *map(_epochs_done, runs.values())])
+        return SeedGroup(folder, replace(before, seeds=seeds, epochs=epochs), config)
 
     @property
     def seeds(self) -> range:
         return range(self.settings.seed, self.settings.seed + self.settings.seeds)
 
-    def begun(self) -> dict[int, Path]:
-        """Return the directory of each seed whose run has a checkpoint."""
-        runs = sorted((file.parent for file in self.folder.glob(f"seed[0-9]*/{LATEST}")), reverse=True)
-        return {Config.from_yaml(run / "config.yaml").seed: run for run in runs}
+    def runs(self) -> dict[int, Path]:
+        """Return the directory of each seed whose run has a checkpoint: seed4, or seed4-2 after a death within seed4
+        before its first checkpoint."""
+        found = {}
+        for run in sorted(file.parent for file in self.folder.glob(f"seed*/{LATEST}")):
+            if name := re.fullmatch(r"seed(\d+)(-\d+)?", run.name):
+                found[int(name[1])] = run
+        return found
 
     def unfinished(self) -> list[int]:
         """Return the seeds whose runs are to be trained yet."""
-        begun, epochs = self.begun(), self.settings.epochs
-        return [seed for seed in self.seeds if seed not in begun or _epochs_done(begun[seed]) < epochs]
+        runs, epochs = self.runs(), self.settings.epochs
+        return [seed for seed in self.seeds if seed not in runs or _epochs_done(runs[seed]) < epochs]
 
     def run(self, seed: int) -> Config:
         """Return the settings of one run: a new one, or one that continues from its checkpoint."""
         one = self.asked.on_top_of(self.settings.to_mapping())
         one = replace(one, seed=seed, seeds=1, epochs=self.settings.epochs, force=False)
-        if run := self.begun().get(seed):
+        if run := self.runs().get(seed):
             given = self.asked.given - {"seed", "out_dir"} | {"epochs"}
-            return replace(one, name=None, resume=str(run), given=given)
+            return replace(one, name=None, resume=str(run), given=given, flags=self.asked.flags & given)
         return replace(one, out_dir=str(self.folder), name=f"seed{seed}", resume=None)
 
     def save(self) -> None:
@@ -112,55 +111,51 @@ class SeedGroup:
     def summary(self) -> dict[str, Any]:
         """Return mean ± std (n - 1) over the finished runs: of the test accuracy after the last epoch, and with -val
         of the checkpoint that the held-out images chose. Accuracies are shares of 1; a run that is shorter than the
-        longest one is not finished.
+        longest one is not finished, and one whose metrics.csv is missing or damaged does not count.
         """
-        runs = dict(self._rows())
+        runs: dict[int, list[dict[str, Any]]] = {}
+        for seed, run in self.runs().items():
+            with contextlib.suppress(SNNError):
+                if rows := read_metrics(run / "metrics.csv"):
+                    runs[seed] = rows
         epochs = max([self.settings.epochs, *(rows[-1]["epochs"] for rows in runs.values())])
         finished = {seed: rows for seed, rows in sorted(runs.items()) if rows[-1]["epochs"] == epochs}
-        best = {seed: chosen(rows) for seed, rows in finished.items()} if self.settings.val else {}
+        best = {seed: best_tested(rows) for seed, rows in finished.items()} if self.settings.val else {}
         return {
             "seeds": self.settings.seeds,
             "epochs": epochs,
             "finished": len(finished),
-            "last_epoch": _spread({seed: rows[-1] for seed, rows in finished.items() if "test_acc" in rows[-1]}),
-            "chosen_by_val": _spread({seed: row for seed, row in best.items() if row}),
+            "last_epoch": _spread({seed: rows[-1] for seed, rows in finished.items()}),
+            "chosen_by_val": _spread(best),
         }
 
-    def _rows(self) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-        """Yield seed and metrics of each run that has some; one whose files are missing or damaged has none."""
-        for run in self.folder.glob(f"seed[0-9]*/{LATEST}"):
-            try:
-                config, rows = (
-                    Config.from_yaml(run.with_name("config.yaml")),
-                    read_metrics(run.with_name("metrics.csv")),
-                )
-            except SNNError:
-                continue
-            if rows:
-                yield config.seed, rows
+    def results(self) -> str:
+        """Return the summary as text."""
+        found = self.summary()
+        lines = [f"{found['finished']} seeds, not tested (-no-test)"]
+        if last := found["last_epoch"]:
+            tested = f"{len(last['of_seed'])} of " if len(last["of_seed"]) < found["seeds"] else ""
+            accuracy = f"test accuracy of the last epoch {_text(last)} (mean ± std)"
+            lines = [f"{tested}{found['seeds']} seeds: {accuracy}"]
+        if best := found["chosen_by_val"]:
+            lines.append(f"of the epochs chosen on held-out images: {_text(best)}")
+        return "\n".join([*lines, f"kept in {self.folder / SEEDS}"])
 
 
 def _epochs_done(run: Path) -> int:
     return Position.of(read_plain(run / LATEST)).epochs
 
 
-def _changes(new: Config, old: Config) -> list[str]:
-    """Return what makes runs differ in more than their seed."""
-    return new.changes(old, (name for name in DECIDING if name != "epochs" or old.schedule == "cosine"))
-
-
-def _spread(rows: Mapping[int, Mapping[str, Any]]) -> dict[str, Any] | None:
+def _spread(rows: Mapping[int, Mapping[str, Any] | None]) -> dict[str, Any] | None:
     """Return the test accuracies in these rows and their mean and std; None without any."""
-    if not rows:
+    accuracies = {str(seed): row["test_acc"] for seed, row in rows.items() if row and "test_acc" in row}
+    if not accuracies:
         return None
-    accuracies = {str(seed): row["test_acc"] for seed, row in rows.items()}
     mean, std = mean_std(list(accuracies.values()))
     return {"mean": mean, "std": std, "of_seed": accuracies}
 
 
-def spread_text(spread: Mapping[str, Any] | None) -> str:
+def _text(spread: Mapping[str, Any]) -> str:
     """'91.40 ± 0.10 %'"""
-    if spread is None:
-        return "none"
     std = "" if spread["std"] is None else f" ± {100 * spread['std']:.2f}"
     return f"{100 * spread['mean']:.2f}{std} %"

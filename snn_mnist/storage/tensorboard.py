@@ -21,15 +21,10 @@ from torch.utils.tensorboard.summary import hparams
 
 from snn_mnist.settings.config import DECIDING, Config
 from snn_mnist.settings.options import show
-from snn_mnist.storage.atomic_files import write_error
-from snn_mnist.storage.metrics import METRICS, VALIDATION
+from snn_mnist.storage.atomic_files import writing
+from snn_mnist.storage.metrics import COURSE, METRICS, VALIDATION
 
 PREFIX = "events.out.tfevents."
-TAGS = {name: name for name in (*METRICS, *VALIDATION) if name != "epochs"} | {
-    name: f"training/{name}" for name in ("lr", "seconds", "train_images_per_s", "test_images_per_s")
-}
-"""metrics.csv's name of a scalar → TensorBoard's. HParams sorts its metrics by name and ticks the first five: accuracy
-and loss come before those that say how the training went."""
 
 
 class TensorBoard:
@@ -45,11 +40,9 @@ class TensorBoard:
         # was set back.
         earlier = [int(path.name.removeprefix(PREFIX)[:10]) for path in folder.glob(f"{PREFIX}{'[0-9]' * 10}.*")]
         second = max([int(time.time()), *(found + 1 for found in earlier)])
-        path = folder / f"{PREFIX}{second:010d}.{socket.gethostname()}.{os.getpid()}"
-        try:
-            self._records = RecordWriter(open(path, "xb"))  # noqa: SIM115
-        except OSError as error:
-            raise write_error(path, error) from error
+        with writing(folder):
+            file = open(folder / f"{PREFIX}{second:010d}.{socket.gethostname()}.{os.getpid()}", "xb")  # noqa: SIM115
+        self._records = RecordWriter(file)
         self._write(Event(file_version="brain.Event:2"))
         if earlier:
             self._write(Event(step=epochs + 1, session_log=SessionLog(status=SessionLog.START)))
@@ -58,8 +51,12 @@ class TensorBoard:
                 self.write(row)
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Add the scalars of an epoch's row of metrics."""
-        values = [Summary.Value(tag=tag, simple_value=row[name]) for name, tag in TAGS.items() if name in row]
+        """Add the scalars of an epoch's row of metrics.
+
+        HParams sorts its metrics by name and ticks the first five: accuracy and loss come before `training/…`.
+        """
+        tags = {name: f"training/{name}" if name in COURSE else name for name in (*METRICS[1:], *VALIDATION)}
+        values = [Summary.Value(tag=tag, simple_value=row[name]) for name, tag in tags.items() if name in row]
         self.add(row["epochs"], Summary(value=values))
 
     def begin(self, config: Config) -> None:
@@ -80,11 +77,9 @@ class TensorBoard:
 
     def _write(self, event: Event) -> None:
         event.wall_time = time.time()
-        try:
+        with writing(self.folder):
             self._records.write(event.SerializeToString())
             self._records.flush()
-        except OSError as error:
-            raise write_error(self.folder, error) from error
 
     def close(self) -> None:
         with contextlib.suppress(OSError):  # every addition was flushed and has raised its own errors

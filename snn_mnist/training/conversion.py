@@ -23,20 +23,14 @@ class Conversion:
 
     mode: str | float | None = None
 
-    def resolved(self, state: dict[str, Any], source: str | None) -> Conversion:
+    def resumed(self, state: dict[str, Any], source: str | None) -> Conversion:
         """Return the conversion with the mode of the checkpoint that it resumes, {} for none."""
-        if not state:
-            return Conversion(self.mode or DEFAULT_MODE)
-        if "ann" not in state:
+        if state and "ann" not in state:
             raise UsageError(f"{source} was not written by `convert`; name one that was, or use train -resume")
-        if self.mode not in (None, mode := state["ann"]["mode"]):
+        mode = state["ann"]["mode"] if state else self.mode or DEFAULT_MODE
+        if self.mode not in (None, mode):
             raise UsageError(f"can't resume {source}: mode {mode} → {self.mode} changes the result; start a new run")
         return Conversion(mode)
-
-    @property
-    def command(self) -> str:
-        """The verb that repeats the run."""
-        return f"convert -mode {self.mode}"
 
     def run_name(self, config: Config) -> str:
         """Return the name of a run directory, without the neurons, which are always the same."""
@@ -44,8 +38,8 @@ class Conversion:
 
     def runtime(self, config: Config) -> AnnRuntime:
         """Return one thread: a batch of 64 is too small for more, and so no bit depends on their number."""
-        chosen = choose_runtime(config.device, "torch", threads=1)
-        return AnnRuntime(chosen.device, "torch", "trains an ANN", chosen.threads)
+        runtime = choose_runtime(config.device, "torch", threads=1)
+        return AnnRuntime(runtime.device, "torch", "trains an ANN", runtime.threads)
 
     def entries(self, weight: Tensor, images: Tensor) -> dict[str, Any]:
         """Return the entries of a checkpoint for the ANN's weight [10, 784]: `net` is W / s, `ann` what made it.

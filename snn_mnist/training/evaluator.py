@@ -26,14 +26,6 @@ class Evaluation:
     test: Score | None  # not with -no-test
     held_out: Score | None  # with -val
     seconds: float  # for the test images
-    class_names: tuple[str, ...]
-
-    @property
-    def score(self) -> Score:
-        """The test that counts: of the test images, with -no-test of the held-out ones."""
-        found = self.test or self.held_out
-        assert found
-        return found
 
     def row(self) -> dict[str, float]:
         """Return the columns of metrics.csv that it fills."""
@@ -47,9 +39,7 @@ class Evaluation:
 
 
 class Evaluator:
-    """Tests a learner's weights on the backend of the run."""
-
-    check: Callable[[], None] = staticmethod(lambda: None)
+    """Tests a learner's weights on the backend of the run; check() comes before each batch, and may raise to stop."""
 
     def __init__(
         self,
@@ -59,8 +49,7 @@ class Evaluator:
         learner: Learner,
         check: Callable[[], None] = lambda: None,
     ) -> None:
-        """check() is called before each batch of images, and may raise an exception to stop."""
-        self.config, self.runtime, self.class_names = config, runtime, data.dataset.class_names
+        self.config, self.runtime, self.check = config, runtime, check
         averaged = learner.average is not None  # else the network that learns is tested
         self.net = SNN.from_config(config).to(runtime.device) if averaged else learner.net
         self.images: dict[Stream, tuple[Engine, Tensor, Tensor]] = {}  # to test, with their indices and labels
@@ -70,35 +59,28 @@ class Evaluator:
         if config.val:
             engine = runtime.engine(self.net, data.dataset.train.images) if averaged else learner.engine
             self.images[Stream.VALIDATION] = engine, data.held_out, data.held_out_labels
-        self.score(next(iter(self.images)), SpikeKey(0, Stream.TRAIN, 0), count=1)  # compiles the kernels
-        self.check = check
+        with runtime.autocast(config.amp):  # compiles the kernels
+            engine.firing_counts(torch.tensor([0]), [config.T], SpikeKey(0, Stream.TRAIN, 0))
 
     def test(self, learner: Learner, epoch: int) -> Evaluation:
-        """Test the weights after the epoch with this index."""
+        """Test the weights after the epoch with this index; after the last one, whose test is drawn, against T."""
         if self.net is not learner.net:
             with torch.no_grad():
                 self.net.weight.copy_(learner.tested_weight)
-        last = epoch + 1 == self.config.epochs  # its test is drawn against T
-        readout_steps = default_readout_steps(self.config.T) if last else None
-        scores: dict[Stream, Score] = {}
-        seconds: dict[Stream, float] = {}
+        steps = default_readout_steps(self.config.T) if epoch + 1 == self.config.epochs else None
+        scores, seconds = {}, {Stream.TEST: 0.0}
         for stream in self.images:
             started = time.perf_counter()
-            scores[stream] = self.score(stream, SpikeKey(self.config.seed, stream, epoch), readout_steps)
+            scores[stream] = self.score(stream, SpikeKey(self.config.seed, stream, epoch), steps)
             seconds[stream] = time.perf_counter() - started
-        return Evaluation(
-            learner.tested_weight.cpu().clone(),
-            scores.get(Stream.TEST),
-            scores.get(Stream.VALIDATION),
-            seconds.get(Stream.TEST, 0.0),
-            self.class_names,
-        )
+        weight = learner.tested_weight.cpu().clone()
+        return Evaluation(weight, scores.get(Stream.TEST), scores.get(Stream.VALIDATION), seconds[Stream.TEST])
 
     def score(
         self, stream: Stream, key: SpikeKey, readout_steps: list[int] | None = None, count: int | None = None
     ) -> Score:
         """Score the first `count` images of a stream, all by default, encoded by `key`."""
         engine, index, labels = self.images[stream]
+        steps = readout_steps or [self.config.T]
         with self.runtime.autocast(self.config.amp):
-            steps = readout_steps or [self.config.T]
             return score(engine, index[:count], labels[:count], steps, key, self.runtime.test_batch, self.check)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import threading
 import time
+from contextlib import ExitStack
 from types import FrameType
-from typing import Any
 
 REPEAT_SECONDS = 0.1  # a second signal within this time repeats the first: `timeout` signals child and group
 
@@ -20,7 +19,6 @@ class Interrupted(Exception):
 class Interruption:
     """Within this context the first SIGINT or SIGTERM is only noted; a second one ends the program at once.
 
-    At once means in the middle of a kernel, where Python's handlers must wait: so a thread watches for the second.
     Contexts may be nested; outside of the main thread signals are left as they are.
     """
 
@@ -28,30 +26,24 @@ class Interruption:
 
     def __init__(self) -> None:
         self.signal: int | None = None
-        self._depth = 0
-        self._before: dict[int, Any] = {}  # handlers
+        self._noted = 0.0  # when
+        self._contexts: list[ExitStack] = []  # each puts back the handlers that it replaced
 
     def __enter__(self) -> Interruption:
-        self._depth += 1
-        if self._depth == 1 and threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
-            watched, self._wake = socket.socketpair()  # Windows has no pipe that does not block
-            self._wake.setblocking(False)
-            self._wake_before = signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
-            threading.Thread(target=_leave_at_the_second, args=(watched,), daemon=True).start()
+        self._contexts.append(ExitStack())
+        if threading.current_thread() is threading.main_thread():
+            for number in self.SIGNALS:
+                self._contexts[-1].callback(signal.signal, number, signal.signal(number, self._note))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._depth -= 1
-        if self._depth == 0 and self._before:
-            for number, handler in self._before.items():
-                signal.signal(number, handler)
-            signal.set_wakeup_fd(self._wake_before)
-            self._wake.close()
-            self._before = {}
+        self._contexts.pop().close()
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        self.signal = number
+        if not self.requested:
+            self.signal, self._noted = number, time.monotonic()
+        elif time.monotonic() - self._noted > REPEAT_SECONDS:
+            os._exit(128 + number)
 
     @property
     def requested(self) -> bool:
@@ -64,16 +56,5 @@ class Interruption:
 
     @property
     def exit_code(self) -> int:
-        """128 + the signal's number: 130 for Ctrl-C, 143 for SIGTERM."""
-        return 128 + (self.signal or 0)
-
-
-def _leave_at_the_second(watched: socket.socket) -> None:
-    """Python writes the number of each signal to the other end of this pair, which is closed in the end."""
-    first = 0.0
-    with watched:
-        while number := watched.recv(1):
-            if number[0] in Interruption.SIGNALS:
-                if first and time.monotonic() - first > REPEAT_SECONDS:
-                    os._exit(128 + number[0])
-                first = first or time.monotonic()
+        """130 after Ctrl-C, 143 after SIGTERM, 0 after neither."""
+        return 128 + self.signal if self.signal else 0

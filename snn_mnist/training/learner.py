@@ -11,13 +11,19 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from snn_mnist.data.datasets import Dataset, load_dataset
+from snn_mnist.errors import SNNError
 from snn_mnist.network.device import Runtime
 from snn_mnist.network.network import CLASSES, SNN
 from snn_mnist.network.poisson import SpikeKey, Stream, random_order
 from snn_mnist.network.scoring import mean_squared_error
 from snn_mnist.network.training_steps import Training
 from snn_mnist.settings.config import Config
+from snn_mnist.storage.position import Position
 from snn_mnist.training.conversion import Conversion
+
+
+class Diverged(SNNError):
+    """The weights are not finite any more."""
 
 
 @dataclass(frozen=True)
@@ -47,20 +53,15 @@ class TrainingData:
         return self.learned[random_order(len(self.learned), seed, epoch, device=self.learned.device)]
 
 
-def learning_rate(config: Config, epoch: int, step: int, steps: int) -> float:
-    """Return lr, or with cosine (1 + cos(pi t)) lr / 2, where t is the share of the run's steps that are done.
+def learning_rates(config: Config, epoch: int, steps: int) -> list[float]:
+    """Return the learning rate at each step of an epoch.
 
-    step: of `steps` steps of this epoch, from 0.
+    It is lr, or with cosine (1 + cos(pi t)) lr / 2, where t is the share of the run's steps that are done.
     """
     if config.schedule == "constant":
-        return config.lr
-    t = (epoch * steps + step) / (config.epochs * steps)
-    return config.lr * (1 + math.cos(math.pi * t)) / 2
-
-
-def learning_rates(config: Config, epoch: int, steps: int) -> list[float]:
-    """Return the learning rate of each step of an epoch."""
-    return [learning_rate(config, epoch, step, steps) for step in range(steps)]
+        return [config.lr] * steps
+    first, total = epoch * steps, config.epochs * steps
+    return [config.lr * (1 + math.cos(math.pi * (n / total))) / 2 for n in range(first, first + steps)]
 
 
 def ema_decays(config: Config, epoch: int, steps: int) -> list[float] | None:
@@ -98,17 +99,9 @@ class Learner:
         if self.config.opt == "sgd" and self.config.momentum and state.get("momentum_buffer") is None:
             # torch leaves it uninitialised when loss scaling skips the first step
             state["momentum_buffer"] = torch.zeros_like(weight)
-        training = Training(
-            self.data.steps,
-            self.config.b,
-            self.config.T,
-            self.optimizer,
-            self.scaler,
-            self.config.amp,
-            self.average,
-            self.rates,
-            self.skipped,
-        )
+        config, scaler = self.config, self.scaler
+        sizes = self.data.steps, config.b, config.T
+        training = Training(*sizes, self.optimizer, scaler, config.amp, self.average, self.rates, self.skipped)
         self.training = self.engine.training_steps(one_hot(self.data.dataset.train.labels, CLASSES).float(), training)
         self.training.warm_up()
 
@@ -125,18 +118,13 @@ class Learner:
     def begin_epoch(self, epoch: int) -> None:
         """Set what differs between epochs; epoch: its index, from 0."""
         config, steps = self.config, self.data.steps
-        self.order = self.data.order(config.seed, epoch)
+        self.order, self.learning_rates = self.data.order(config.seed, epoch), learning_rates(config, epoch, steps)
         key = SpikeKey(config.seed, Stream.TRAIN, epoch)
-        self.training.begin(key, self.order, learning_rates(config, epoch, steps), ema_decays(config, epoch, steps))
+        self.training.begin(key, self.order, self.learning_rates, ema_decays(config, epoch, steps))
 
     def run(self, first: int, last: int) -> None:
         """Do steps first .. last - 1 of the epoch; on a CUDA device without waiting for them."""
         self.training.run(first, last)
-
-    @property
-    def checks_early(self) -> bool:
-        """Whether `is_finite` may be asked within an epoch: on a GPU it would wait for the device."""
-        return self.rates.device.type == "cpu"
 
     def take_skipped(self) -> int:
         """Return the steps of the epoch that loss scaling left out; the count starts again."""
@@ -144,9 +132,13 @@ class Learner:
         self.skipped.zero_()
         return skipped
 
-    def is_finite(self) -> bool:
-        """Return whether all weights are finite numbers; waits for the device."""
-        return math.isfinite(self.net.weight.detach().sum().item())
+    def require_finite(self, position: Position) -> None:
+        """Raise Diverged where a weight is no finite number; waits for the device."""
+        if not math.isfinite(self.net.weight.detach().sum().item()):
+            raise Diverged(
+                f"the weights are not finite by step {position.step} of epoch {position.epochs + 1}: a learning rate "
+                f"of {self.config.lr} is probably too high; lower -lr; the last checkpoint is good"
+            )
 
     def loss_and_accuracy(self, step: int) -> tuple[float, float]:
         """Return those of the first `step` steps of the epoch, each batch with the weights it met."""

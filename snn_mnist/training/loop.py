@@ -7,32 +7,26 @@ is a pure function of its settings: its checkpoint of weights, optimiser and pos
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from snn_mnist.data.datasets import Dataset
-from snn_mnist.errors import SNNError
 from snn_mnist.network.device import Runtime, choose_runtime, without_tiles
 from snn_mnist.settings.config import Config
-from snn_mnist.storage.directory import BEST, LATEST, find, require_writable
+from snn_mnist.storage.directory import BEST, LATEST, find_checkpoint, require_writable
 from snn_mnist.storage.position import Position
 from snn_mnist.training import messages
 from snn_mnist.training.conversion import Conversion
 from snn_mnist.training.evaluator import Evaluation, Evaluator
 from snn_mnist.training.interruption import Interrupted, Interruption
-from snn_mnist.training.learner import Learner, TrainingData, learning_rate
+from snn_mnist.training.learner import Learner, TrainingData
 from snn_mnist.training.progress import Progress
 from snn_mnist.training.resume import restore, resume, snapshot
 from snn_mnist.training.run_files import RunFiles, open_files
-from snn_mnist.training.threads import Threads, threads_of
-
-CHECK_EVERY = 50  # steps between looks for weights that are not finite
-
-
-class Diverged(SNNError):
-    """The weights are not finite any more."""
+from snn_mnist.training.threads import Threads
 
 
 def train(
@@ -48,31 +42,30 @@ def train(
     dataset: the one that config names, where it is loaded already. conversion: an ANN is trained.
     """
     resumed = resume(config, conversion)
-    config, conversion = resumed.config, resumed.conversion
-    if resumed.position.epochs >= config.epochs:
-        print(messages.nothing_to_do(config, resumed.position.epochs))
-        return find(config.resume or "").parent
+    config, conversion, position = resumed.config, resumed.conversion, resumed.position
+    if config.resume and position.epochs >= config.epochs:
+        print(f"nothing to do: {config.resume} has been trained for {position.epochs} epochs;")
+        print(f"to continue, give a larger -epochs, e.g. -epochs {2 * position.epochs}")
+        return find_checkpoint(config.resume).parent
     require_writable(resumed.folder or config.out_dir)
     if conversion:
         runtime: Runtime = conversion.runtime(config)
     else:
         runtime = choose_runtime(config.device, config.backend, config.j, config.step_mode)
-    threads = threads_of(runtime)
     if config.amp and runtime.device.type == "cpu":
         without_tiles()
-        print(messages.AMP_ON_THE_CPU)
     data = TrainingData.load(config, runtime.device, dataset)
     learner = Learner(config, runtime, data, conversion)
     evaluator = Evaluator(config, runtime, data, learner, interruption.check)
-    position = restore(resumed.state, learner)
+    position, threads = restore(resumed.state, learner), Threads(runtime)
     progress = Progress(config.epochs, show=False if watch else None)
     with interruption, open_files(resumed, runtime) as files, progress:
         if not resumed.folder:
             files.save(LATEST, snapshot(learner, position))  # for a process that is killed within the first epoch
-        print(messages.begins(config, runtime, data, files.folder, position if resumed.state else None), flush=True)
+        print(messages.begins(config, runtime, data, files.folder, position), flush=True)
         try:
             while position.epochs < config.epochs:
-                train_epoch(learner, position, files, progress, threads, interruption)
+                train_epoch(learner, position, progress, threads, interruption)
                 interruption.check()
                 row, evaluation = finish_epoch(learner, evaluator, position, files, progress)
                 progress.line(messages.epoch(row, config.epochs, learner.take_skipped(), threads.announcement()))
@@ -80,22 +73,22 @@ def train(
                     watch(row)
         except Interrupted:
             files.save(LATEST, snapshot(learner, position))
-            progress.line(messages.interrupted(position, data.steps, files.folder, bool(conversion)))
+            verb = "convert" if conversion else "train"
+            progress.line(messages.interrupted(position, data.steps, files.folder, verb))
             return files.folder
-    images, stopped = len(data.dataset.train), interruption.requested
-    print(messages.summary(config, row, position, images, files.folder, stopped, bool(conversion)))
-    if evaluation and evaluation.score.at_chance():
-        print(messages.at_chance(evaluation.score, config.lr))
+    print(messages.summary(config, row, position, len(data.dataset.train)))
+    if not conversion:
+        print(f"test it again: python -m snn_mnist eval -resume {shlex.quote(str(files.folder))}")
+    if interruption.requested:
+        print("interrupted after the last step; the run is complete and saved")
+    score = evaluation and (evaluation.test or evaluation.held_out)
+    if score and score.at_chance():
+        print(messages.at_chance(score, config.lr))
     return files.folder
 
 
 def train_epoch(
-    learner: Learner,
-    position: Position,
-    files: RunFiles,
-    progress: Progress,
-    threads: Threads,
-    interruption: Interruption,
+    learner: Learner, position: Position, progress: Progress, threads: Threads, interruption: Interruption
 ) -> None:
     """Do the training steps from the position of the run to the end of the epoch, or to an interruption."""
     batch, steps = learner.config.b, learner.data.steps
@@ -107,13 +100,13 @@ def train_epoch(
         position.step = min((first // learner.chunk + 1) * learner.chunk, steps)
         threads.follow()
         learner.run(first, position.step)
-        if learner.checks_early and position.step // CHECK_EVERY > first // CHECK_EVERY:
-            require_finite(learner, position, files.latest)
+        if learner.rates.device.type == "cpu":
+            learner.require_finite(position)
         if progress.step((position.step - first) * batch):
             progress.figures(*learner.loss_and_accuracy(position.step))
         if interruption.requested:
             break
-    require_finite(learner, position, files.latest)  # reads from the device, which waits for its last step
+    learner.require_finite(position)  # reads from the device, which waits for its last step
     position.seconds = time.perf_counter() - started
 
 
@@ -121,20 +114,18 @@ def finish_epoch(
     learner: Learner, evaluator: Evaluator, position: Position, files: RunFiles, progress: Progress
 ) -> tuple[dict[str, Any], Evaluation | None]:
     """Test, record and save, in an order that a kill at any moment leaves consistent; return row and test."""
-    config, epoch, steps = learner.config, position.epochs, learner.data.steps
-    last = epoch + 1 == config.epochs
+    config, data, seconds = learner.config, learner.data, position.seconds
+    epochs, last = position.epochs + 1, position.epochs + 1 == config.epochs
     if last:  # should its figures fail, no training is lost
         files.save(LATEST, snapshot(learner, position))
-    loss, accuracy = learner.loss_and_accuracy(steps)
-    row: dict[str, Any] = {"epochs": epoch + 1, "train_loss": loss, "train_acc": accuracy}
-    row |= {"lr": learning_rate(config, epoch, 0, steps), "train_images_per_s": steps * config.b / position.seconds}
-    row["seconds"] = position.seconds
+    loss, accuracy = learner.loss_and_accuracy(data.steps)
+    row: dict[str, Any] = {"epochs": epochs, "train_loss": loss, "train_acc": accuracy, "seconds": seconds}
+    row |= {"lr": learner.learning_rates[0], "train_images_per_s": data.steps * config.b / seconds}
     evaluation, improved = None, False
-    if row["epochs"] % config.eval_every == 0 or last:
+    if epochs % config.eval_every == 0 or last:
         progress.says("testing")
-        evaluation = evaluator.test(learner, epoch)
-        row |= evaluation.row()
-        row["seconds"] += evaluation.seconds
+        evaluation = evaluator.test(learner, position.epochs)
+        row |= evaluation.row() | {"seconds": seconds + evaluation.seconds}
         improved = position.take_test(row)
     if config.test:
         row["max_test_acc"] = position.max_test_acc
@@ -142,16 +133,10 @@ def finish_epoch(
     if evaluation:
         if last and config.figures:
             progress.says("drawing the figures")
-        if problem := files.draw(evaluation, row, last):
+        if problem := files.draw(evaluation, data.dataset.class_names, epochs):
             progress.line(problem)
-    position.epochs, position.step, position.seconds = row["epochs"], 0, 0.0
+    position.epochs, position.step, position.seconds = epochs, 0, 0.0
     if improved:
         files.save(BEST, snapshot(learner, position))
     files.save(LATEST, snapshot(learner, position))
     return row, evaluation
-
-
-def require_finite(learner: Learner, position: Position, latest: Path) -> None:
-    """Raise Diverged when a weight is no finite number; latest: the checkpoint that is left."""
-    if not learner.is_finite():
-        raise Diverged(messages.not_finite(position, learner.config.lr, latest))

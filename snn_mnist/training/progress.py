@@ -31,7 +31,7 @@ class Progress:
         self.bar.set_postfix_str(self.learned, refresh=False)
 
     def step(self, images: int) -> bool:
-        """Count images; whether the bar was drawn, and wants new figures for the next time."""
+        """Count images; return whether the bar was drawn, and wants new figures for the next time."""
         return bool(self.bar.update(images))
 
     def figures(self, loss: float, accuracy: float) -> None:

@@ -32,10 +32,6 @@ class RunFiles:
     metrics: MetricsFile
     tensorboard: TensorBoard
 
-    @property
-    def latest(self) -> Path:
-        return self.folder / directory.LATEST
-
     def save(self, name: str, state: dict[str, Any]) -> None:
         """Write a checkpoint, whole or not at all."""
         checkpoint.save(self.folder / name, state)
@@ -45,44 +41,43 @@ class RunFiles:
         self.metrics.append(row)
         self.tensorboard.write(row)
 
-    def draw(self, evaluation: Evaluation, row: dict[str, Any], last: bool) -> str:
-        """Draw an evaluation for TensorBoard, ten times per run; after the last epoch also the figures of the run.
+    def draw(self, found: Evaluation, names: tuple[str, ...], epochs: int) -> str:
+        """Draw a test for TensorBoard, ten times per run; after the last epoch also the figures of the run.
 
-        Return why those could not be drawn: a figure ends no run.
+        names: of the classes. Return why the figures could not be drawn: they end no run.
         """
-        epochs, weight, test, names = row["epochs"], evaluation.weight, evaluation.test, evaluation.class_names
-        if self.figures and test and tensorboard_images.due(epochs, self.config.epochs):
-            self.tensorboard.add(epochs, *tensorboard_images.summaries(weight, test, names))
-        if last:
+        if self.figures and found.test and tensorboard_images.due(epochs, self.config.epochs):
+            self.tensorboard.add(epochs, *tensorboard_images.summaries(found.weight, found.test, names))
+        if epochs == self.config.epochs:
             self.tensorboard.end(epochs)
-            if self.figures:
-                try:
-                    run_figures.write_run_figures(self.folder, weight, test, names)
-                except Exception as error:
-                    return f"no figures ({reason(error)}); draw them with plot {self.folder}"
+            try:
+                if self.figures:
+                    run_figures.write_run_figures(self.folder, found.weight, found.test, names)
+            except Exception as error:
+                return f"no figures ({reason(error)}); draw them with plot {self.folder}"
         return ""
 
 
 @contextmanager
 def open_files(resumed: Resumed, runtime: Runtime) -> Iterator[RunFiles]:
     """Open the resumed directory, else a new one; meanwhile no other process trains in it."""
-    config, continued, conversion, position = resumed.config, resumed.folder, resumed.conversion, resumed.position
+    config, folder, conversion, epochs = resumed.config, resumed.folder, resumed.conversion, resumed.position.epochs
     if resumed.why_elsewhere:
         print(f"continuing in a new directory: {resumed.why_elsewhere}")
-    if continued and config.name:
+    if not folder:
+        name = conversion.run_name(config) if conversion else run_name(config)
+        folder = directory.new_run_directory(config.out_dir, config.name or name)
+    elif config.name:
         print(f"-name {config.name} is not used: the run continues in its own directory")
-    name = config.name or (conversion.run_name(config) if conversion else run_name(config))
-    folder = continued or directory.new_run_directory(config.out_dir, name)
     with exclusive_lock(folder):
-        if continued and Position.of(checkpoint.load(folder)) != position:
+        if resumed.folder and Position.of(checkpoint.load(folder)) != resumed.position:
             raise SNNError(f"{folder} has meanwhile been trained by another process; resume it again")
-        columns = METRICS + (VALIDATION if config.val else ())
-        metrics = MetricsFile(folder / "metrics.csv", columns, position.epochs)
-        directory.remove_leftovers(folder)
-        settings = yaml_text(config.to_mapping(), conversion.command if conversion else "train")
-        write_file(folder / "config.yaml", settings)
+        metrics = MetricsFile(folder / "metrics.csv", METRICS + (VALIDATION if config.val else ()), epochs)
+        directory.remove_temporary_files(folder)
+        verb = f"convert -mode {conversion.mode}" if conversion else "train"
+        write_file(folder / "config.yaml", yaml_text(config.to_mapping(), verb))
         environment.note_environment(folder / "environment.json", str(runtime))
-        with closing(TensorBoard(folder, position.epochs, metrics.rows)) as tensorboard:
+        with closing(TensorBoard(folder, epochs, metrics.rows)) as tensorboard:
             tensorboard.begin(config)
             figures = config.figures and not conversion  # those of a conversion are of the network it ends with
             yield RunFiles(folder, config, figures, metrics, tensorboard)

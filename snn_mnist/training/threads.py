@@ -1,16 +1,14 @@
 """The number of threads of a run on the CPU: the cores that other programs leave free.
 
-All threads wait for the last one at the end of each training step. If another program uses one of their cores, the
-thread there is delayed by milliseconds in each of a thousand steps a second: on two cores, while another program is
-busy, two threads are several times slower than one. The fused CPU kernels give the same bits for every number of
-threads, so the number may change during a run.
+All threads wait for the last one at the end of each of a thousand steps a second. If another program uses one of their
+cores, that takes milliseconds: two threads are then several times slower than one. The fused CPU kernels give the same
+bits for every number of threads, so the number may change during a run.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 
 from snn_mnist.network.device import Runtime
 from snn_mnist.settings.config import cores
@@ -20,24 +18,26 @@ SPARE = 0.7  # a thread more is used where so much of its core is free
 
 
 class Threads:
-    """The number of threads, at most `most`; use(n) makes the coming steps run on n of them."""
+    """The number of threads, at most that of -j; a single one where it would change the result."""
 
-    def __init__(self, most: int, use: Callable[[int], object]) -> None:
-        self.most, self.use = most, use
-        self.count = self.announced = most
+    def __init__(self, runtime: Runtime) -> None:
+        self.most = runtime.threads if runtime.backend == "numba" else 1
+        self.count = self.announced = self.most
         self._read()
 
     def follow(self) -> None:
         """Update the number, twice a second; to be called after each chunk of steps."""
         if self.most == 1 or time.perf_counter() - self._when < WINDOW:
             return
+        from snn_mnist.kernels.cpu import jit
+
         when, others = self._when, self._others
         self._read()
         free = cores() - (self._others - others) / (self._when - when)
         count = min(self.most, max(1, int(free + 1 - SPARE)))
         if count != self.count:
             self.count = count
-            self.use(count)
+            jit.set_threads(count)
 
     def announcement(self) -> str:
         """Return, once after a change, that fewer threads are used or all again; else ''."""
@@ -63,12 +63,3 @@ def busy_seconds() -> float:
         rows = [line.split() for line in file if line.startswith("cpu")]
     ticks = sum(int(user) + int(system) for name, user, _, system, *_ in rows if name in allowed)
     return ticks / os.sysconf("SC_CLK_TCK")
-
-
-def threads_of(runtime: Runtime) -> Threads:
-    """Return a choice up to the run's threads (-j) where no result depends on it, elsewhere one of a single thread."""
-    if runtime.backend != "numba":
-        return Threads(1, lambda threads: None)
-    from snn_mnist.kernels.cpu import jit
-
-    return Threads(runtime.threads, jit.set_threads)

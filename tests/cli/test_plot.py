@@ -13,9 +13,10 @@ from PIL import Image
 from snn_mnist.cli import plot
 from snn_mnist.cli.main import main
 from snn_mnist.data.datasets import DIGITS
+from snn_mnist.errors import SNNError
 from snn_mnist.settings.config import Config, yaml_text
 from snn_mnist.storage import checkpoint
-from snn_mnist.storage.atomic_files import write_error
+from snn_mnist.storage.atomic_files import writing
 from snn_mnist.storage.directory import LATEST
 from snn_mnist.visualizing import run_figures as figures
 from tests.support.export_net import weights
@@ -185,6 +186,8 @@ def test_errors_name_the_remedy(tmp_path, monkeypatch, capsys, arguments, words,
     ("number", "remedy"), [(errno.ENOSPC, "free space"), (errno.EACCES, "permissions"), (errno.EROFS, "permissions")]
 )
 def test_the_remedy_of_a_file_that_can_not_be_written(number, remedy):
-    text = str(write_error("curves.png", OSError(number, os.strerror(number)), "-out"))
+    with pytest.raises(SNNError) as caught, writing("curves.png", "-out"):
+        raise OSError(number, os.strerror(number))
+    text = str(caught.value)
     assert text.startswith(f"curves.png can't be written ({os.strerror(number)})")
     assert text.endswith("choose another -out") and remedy in text

@@ -116,10 +116,10 @@ def test_a_run_that_is_named_wrongly(logs, capsys):
     assert main(["eval", "-resume", "plain", "-out-dir", "other"]) == 2
     assert "did you mean other/plain?" in capsys.readouterr().err
     assert main(["eval", "-resume", "other"]) == 2
-    assert "in other; name a run in it, or last (with -out-dir other)" in capsys.readouterr().err
+    assert "there is no checkpoint other/checkpoint_latest.pth; name a run in it, or last" in capsys.readouterr().err
     (Path("other") / "plain" / checkpoint.LATEST).unlink()
     assert main(["eval", "-resume", "other/plain"]) == 2
-    assert "in other/plain; name a checkpoint file or a run directory" in capsys.readouterr().err
+    assert "no checkpoint other/plain/checkpoint_latest.pth; name a checkpoint file or" in capsys.readouterr().err
 
 
 def test_a_running_run_is_recognised_and_not_disturbed(logs, capsys):

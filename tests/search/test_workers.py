@@ -14,12 +14,13 @@ import optuna
 import pytest
 from nursery import Child, Nursery
 from optuna.trial import TrialState
+from torture import same
 
 from snn_mnist.search.study import number_of, trials_of
 from snn_mnist.storage import checkpoint
 from snn_mnist.storage.metrics import read_metrics
 from tests.support import postgres
-from tests.support.runs import assert_same, metrics, wait_until
+from tests.support.runs import metrics, wait_until
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux's /proc")
 
@@ -125,7 +126,7 @@ def assert_undisturbed(nursery: Nursery, out: Path, url: str, folder: Path) -> N
     flags = [f"-tau={trial.params['tau']}", f"-v-reset={'none' if trial.params['v_reset'] is None else 0}", "-no-test"]
     assert nursery.run("train", *RUN, *flags, "-no-figures", "-out-dir", str(out), "-name", "whole").code == 0
     assert metrics(folder) == metrics(out / "whole")
-    assert_same(checkpoint.load(folder)["net"], checkpoint.load(out / "whole")["net"])
+    assert same(checkpoint.load(folder)["net"], checkpoint.load(out / "whole")["net"])
 
 
 def test_the_whole_sweep_is_killed_and_goes_on(nursery: Nursery, tmp_path: Path):

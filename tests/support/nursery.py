@@ -52,11 +52,11 @@ class Nursery:
 
     def start(self, *arguments: str, **settings: Any) -> Child:
         """`settings`: cwd, env (additions; None removes), file_size (limit in bytes), powerless (permissions bind
-        root too), ignore (signals), out and err (files)."""
+        root too), ignore (signals), out (a file)."""
         folder = Path(tempfile.mkdtemp(dir=self.scratch.name))
         folder.chmod(0o777)
         request = {"out": str(folder / "out"), "err": str(folder / "err"), "argv": arguments} | settings
-        return Child(self, self.ask(request), Path(request["out"]), Path(request["err"]))
+        return Child(self, self.ask(request), request["out"], request["err"])
 
     def run(self, *arguments: str, timeout: float = 280, **settings: Any) -> Child:
         child = self.start(*arguments, **settings)
@@ -75,8 +75,8 @@ class Nursery:
 
 
 class Child:
-    def __init__(self, nursery: Nursery, pid: int, out: Path, err: Path) -> None:
-        self.nursery, self.pid, self.code, self._files = nursery, pid, None, (out, err)
+    def __init__(self, nursery: Nursery, pid: int, out: str, err: str) -> None:
+        self.nursery, self.pid, self.code, self._out, self._err = nursery, pid, None, out, err
 
     def poll(self) -> int | None:
         """The exit code, or minus the signal that ended it; None while it runs."""
@@ -91,7 +91,6 @@ class Child:
                 self.kill()
                 raise TimeoutError(f"still running after {timeout} s: {self.out}{self.err}")
             time.sleep(0.01)
-        assert self.code is not None
         return self.code
 
     def send(self, number: int) -> None:
@@ -113,15 +112,11 @@ class Child:
 
     @property
     def out(self) -> str:
-        return self._read(0)
+        return Path(self._out).read_text(encoding="utf-8", errors="replace") if os.path.isfile(self._out) else ""
 
     @property
     def err(self) -> str:
-        return self._read(1)
-
-    def _read(self, which: int) -> str:
-        path = self._files[which]
-        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        return Path(self._err).read_text(encoding="utf-8", errors="replace") if os.path.isfile(self._err) else ""
 
 
 def _serve() -> None:
@@ -147,16 +142,14 @@ def _serve() -> None:
     answer("ready")
     while line := sys.stdin.readline():
         request = json.loads(line)
-        if "poll" in request:
-            pid, status = os.waitpid(request["poll"], os.WNOHANG)
-            alive.discard(pid)
-            answer(os.waitstatus_to_exitcode(status) if pid else None)
-        elif "stop" in request:
-            os.kill(request["stop"], signal.SIGSTOP)
-            pid, status = os.waitpid(request["stop"], os.WUNTRACED)
-            stopped = os.WIFSTOPPED(status)
-            alive -= set() if stopped else {pid}
-            answer(None if stopped else os.waitstatus_to_exitcode(status))
+        if "poll" in request or "stop" in request:
+            if "stop" in request:
+                os.kill(request["stop"], signal.SIGSTOP)
+            which, how = ("stop", os.WUNTRACED) if "stop" in request else ("poll", os.WNOHANG)
+            pid, status = os.waitpid(request[which], how)
+            ended = pid and not os.WIFSTOPPED(status)
+            alive -= {pid} if ended else set()
+            answer(os.waitstatus_to_exitcode(status) if ended else None)
         elif pid := os.fork():
             alive.add(pid)
             answer(pid)
@@ -174,10 +167,8 @@ def _serve() -> None:
 def _become(request: dict[str, Any]) -> None:
     """Turns the forked child into what the request asks for."""
     for name, value in request.get("env", {}).items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
+        os.environ.pop(name, None)
+        os.environ |= {} if value is None else {name: value}
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     for number, path in ((0, os.devnull), (1, request["out"]), (2, request["err"])):
         handle = os.open(path, flags if number else os.O_RDONLY, 0o666)

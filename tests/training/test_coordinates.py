@@ -4,16 +4,13 @@ A resumed and an undisturbed run share every seed and stream, so neither can sho
 coordinates that reach the encoder are recorded and compared with those written out.
 """
 
-import hashlib
-
 import pytest
 import torch
 
 from snn_mnist.cli.main import main
 from snn_mnist.network import engine
-from snn_mnist.network.network import SNN
 from snn_mnist.network.poisson import SpikeKey, Stream
-from tests.support.runs import config, metrics, train_run
+from tests.support.runs import train_run
 
 TRAIN_IMAGES, TEST_IMAGES = 1437, 360
 
@@ -48,34 +45,19 @@ def test_each_use_of_spikes_has_its_own_stream_and_epoch(tmp_path, encoded):
     assert uses[0, 0] != uses[0, 1]
 
     encoded.clear()
-    assert main(["eval", "-resume", str(folder), "-repeats", "3", "-backend", "torch", "-b", "360"]) == 0
+    assert main(["eval", "-resume", str(folder), "-repeats", "3", "-backend", "torch"]) == 0
     tested = [key for key, index, _ in encoded if len(index) == TEST_IMAGES]
-    assert tested == [
-        SpikeKey(7, Stream.EVAL, repeat) for repeat in range(3)
-    ]  # no two encodings alike, none of training
-
-
-def test_fused_and_reference_training_use_the_same_coordinates(tmp_path, encoded):
-    """A run of one epoch on each backend: same test accuracy and loss to six digits, so the same spikes."""
-    settings = {"T": 8, "b": 200, "epochs": 1, "seed": 3}
-    rows = [metrics(train_run(tmp_path / each, backend=each, **settings))[0] for each in ("torch", "numba")]
-    for name in ("train_loss", "train_acc", "test_loss", "test_acc"):
-        assert rows[0][name] == pytest.approx(rows[1][name], rel=1e-5), name
-    assert encoded
+    assert tested == [SpikeKey(7, Stream.EVAL, repeat) for repeat in range(3)]  # no two alike, none of training
 
 
 def test_initial_weights_are_torchs_for_each_seed(tmp_path):
     """The weights of torch.nn.Linear(784, 10, bias=False) after torch.manual_seed(seed), pinned for two seeds."""
-    expected = {}
-    for seed in (0, 1):
+    pinned = {0: [-0.000267, 0.019159, -0.029394], 1: [0.018402, -0.015764, -0.006924]}
+    for seed, first in pinned.items():
         torch.manual_seed(seed)
-        expected[seed] = torch.nn.Linear(784, 10, bias=False).weight.detach()
-    assert expected[0][0, :3].tolist() == pytest.approx([-0.000267, 0.019159, -0.029394], abs=1e-6)
-    assert expected[1][0, :3].tolist() == pytest.approx([0.018402, -0.015764, -0.006924], abs=1e-6)
-    for seed, weight in expected.items():
-        torch.manual_seed(seed)
-        assert torch.equal(SNN.from_config(config(seed=seed)).weight, weight)
+        weight = torch.nn.Linear(784, 10, bias=False).weight.detach()
+        assert weight[0, :3].tolist() == pytest.approx(first, abs=1e-6)
         # A learning rate too small to change any of them: what a run began with is what it saves.
         folder = train_run(tmp_path / str(seed), seed=seed, opt="sgd", lr=1e-30, epochs=1, limit_batches=1, T=2)
         saved = torch.load(folder / "checkpoint_latest.pth", weights_only=True)["net"]["layer.1.weight"]
-        assert torch.equal(saved, weight), hashlib.sha256(saved.numpy().tobytes()).hexdigest()
+        assert torch.equal(saved, weight)

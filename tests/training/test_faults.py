@@ -1,6 +1,5 @@
 """Disks that fill up or fail, directories that vanish, numbers that blow up: one line, exit code 1, nothing lost."""
 
-import contextlib
 import os
 import re
 import shutil
@@ -13,7 +12,8 @@ from nursery import Child, Nursery
 from torture import QUICK, differences
 
 from snn_mnist.storage import checkpoint
-from snn_mnist.storage.metrics import MetricsFile, read_metrics
+from snn_mnist.storage.metrics import read_metrics
+from snn_mnist.storage.position import Position
 from tests.training.test_interruption import LONG, training_goes_on
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="limits, mounts and users of POSIX")
@@ -76,25 +76,18 @@ def test_a_limit_on_the_size_of_files(nursery: Nursery, run: Path, runs: tuple[P
 @pytest.fixture
 def small_disk(tmp_path: Path):
     """A file system of 512 KiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "none", folder], capture_output=True, text=True)
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "none", tmp_path], capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f"can't mount here: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    yield tmp_path
+    subprocess.run(["umount", tmp_path], check=True)
 
 
 @as_root
 def test_a_full_disk(nursery: Nursery, small_disk: Path, runs: tuple[Path, Path]):
-    folder = Path(shutil.copytree(runs[0], small_disk / "run"))
+    folder, filler = Path(shutil.copytree(runs[0], small_disk / "run")), small_disk / "filler"
     for free in (0, 4096, 60_000, 90_000):
-        filler = small_disk / "filler"
-        size = 0
-        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
-            while True:
-                size += file.write(bytes(4096))
-        os.truncate(filler, max(0, size - free))
+        filler.write_bytes(bytes(shutil.disk_usage(small_disk).free // 4096 * 4096 - free // 4096 * 4096))
         child = nursery.run("train", "-resume", str(folder), "-epochs", "4", "-j", "1")
         failed(child, folder, "can't be written (No space left on device); free space or")
         intact(folder, runs)
@@ -125,24 +118,13 @@ def test_a_read_only_directory(nursery: Nursery, run: Path, runs: tuple[Path, Pa
     (run / checkpoint.LATEST).chmod(0)
     child = nursery.run("eval", "-resume", str(run), powerless=True)
     failed(child, run / checkpoint.LATEST, "can't be read (Permission denied)")
-    for folder in (tmp_path, run):
-        folder.chmod(0o755)
-
-
-@as_root
-def test_a_read_only_file_system(nursery: Nursery, small_disk: Path, runs: tuple[Path, Path]):
-    folder = Path(shutil.copytree(runs[0], small_disk / "run"))
-    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-    failed(nursery.run("train", "-resume", str(folder), "-epochs", "4"), folder, "Read-only file system")
-    intact(folder, runs)
 
 
 @pytest.mark.parametrize("what", ["directory", "metrics.csv"])
 def test_what_vanishes_while_it_trains(nursery: Nursery, tmp_path: Path, what: str):
-    out = tmp_path / "out"
+    out, kept = tmp_path / "out", tmp_path / "elsewhere"
     child = nursery.start("train", *QUICK, *LONG, "-out-dir", str(out))
     folder = training_goes_on(child, out)
-    kept = tmp_path / "elsewhere"
     child.stop()  # so that the files copied fit together
     if what == "directory":
         folder.rename(kept)
@@ -154,14 +136,12 @@ def test_what_vanishes_while_it_trains(nursery: Nursery, tmp_path: Path, what: s
     failed(child, folder, "No such file or directory")
     assert list(out.iterdir()) == ([] if what == "directory" else [folder])
     assert not (folder / "metrics.csv").exists()  # a new one would begin in the middle
-    state, rows = checkpoint.load(kept), read_metrics(kept / "metrics.csv")
-    assert state["epoch"] >= 0 and [row["epochs"] for row in rows][: state["epoch"] + 1] == [
-        *range(1, state["epoch"] + 2)
-    ]
+    epochs = Position.of(checkpoint.load(kept)).epochs
+    rows = read_metrics(kept / "metrics.csv")
+    assert epochs and [row["epochs"] for row in rows[:epochs]] == [*range(1, epochs + 1)]
 
 
 def test_what_can_be_refused_is_refused_before_anything_is_compiled(nursery: Nursery, tmp_path: Path, run: Path):
-    """A place that can't be written to, without PyTorch; a directory in which another process trains."""
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / ("x" * 300), "/proc/nowhere"):
         child = nursery.run("train", *QUICK, "-out-dir", str(out))
@@ -174,37 +154,26 @@ def test_what_can_be_refused_is_refused_before_anything_is_compiled(nursery: Nur
 
 def test_metrics_are_missing(nursery: Nursery, run: Path, runs: tuple[Path, Path]):
     (run / "metrics.csv").unlink()
-    child = nursery.run("train", "-resume", str(run), "-epochs", "4", "-j", "1")
-    assert child.code == 0
-    assert torture.metrics(run) == torture.metrics(runs[1])[2:]
-    assert torture.curves(run) == torture.curves(runs[1])
+    assert nursery.run("train", "-resume", str(run), "-epochs", "4", "-j", "1").code == 0
+    assert torture.metrics(run) == torture.metrics(runs[1])[2:] and torture.curves(run) == torture.curves(runs[1])
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda text: text.replace("\n2,", "\nx,"), "row 2 (invalid literal for int() with base 10: 'x')"),
-        (lambda text: text + text.splitlines()[-1] + "\n", "row 3 (epochs 2"),
-        (lambda text: "\udcff" + text, "'utf-8' codec can't decode byte 0xff"),
-    ],
+    ("old", "new", "words"),
+    [(b"\n2,", b"\nx,", "after row 1"), (b"\n2,", b"\n1,", "row 1 (epochs 1"), (b"e", b"\xff", "byte")],
 )
-def test_metrics_are_damaged(nursery: Nursery, run: Path, runs: tuple[Path, Path], change, words: str):
-    file = run / "metrics.csv"
-    content = change(file.read_text()).encode(errors="surrogateescape")
-    file.write_bytes(content)
-    failed(nursery.run("train", "-resume", str(run), "-epochs", "4"), file, words)
-    assert file.read_bytes() == content  # for its owner to mend
+def test_metrics_are_damaged(nursery: Nursery, run: Path, runs: tuple[Path, Path], old: bytes, new: bytes, words: str):
+    content = (run / "metrics.csv").read_bytes().replace(old, new)
+    (run / "metrics.csv").write_bytes(content)
+    failed(nursery.run("train", "-resume", str(run), "-epochs", "4"), run / "metrics.csv", words)
+    assert (run / "metrics.csv").read_bytes() == content  # for its owner to mend
     intact(run, runs)
 
 
 def test_a_torn_or_surplus_row_of_metrics_is_dropped(nursery: Nursery, run: Path, runs: tuple[Path, Path]):
+    """Curves without events come back from metrics.csv."""
     with (run / "metrics.csv").open("a") as file:
         file.write("3,0.5,0.5,0.5,0.5,0.5,0.001,1,1,1\n4,0.")
-    goes_on(nursery, run, runs)
-
-
-def test_events_are_missing(nursery: Nursery, run: Path, runs: tuple[Path, Path]):
-    """Their curves come back from metrics.csv."""
     for path in run.glob("events*"):
         path.unlink()
     goes_on(nursery, run, runs)
@@ -222,10 +191,10 @@ def test_events_have_a_torn_end_or_rows_to_come(nursery: Nursery, run: Path, run
     goes_on(nursery, run, runs)
 
 
-def test_what_else_may_be_missing(nursery: Nursery, run: Path, runs: tuple[Path, Path]):
+def test_what_else_may_be_missing(nursery: Nursery, run: Path):
     (run / checkpoint.BEST).unlink()
     (run / "environment.json").unlink()
-    (run / f".{checkpoint.LATEST}.4711").write_bytes(b"left by a process that was killed")
+    (run / f".{checkpoint.LATEST}.4711.tmp").write_bytes(b"left by a process that was killed")
     (run / ".hidden").write_bytes(b"not ours")
     child = nursery.run("train", "-resume", str(run), "-epochs", "4", "-j", "1")
     assert child.code == 0, child.err
@@ -237,11 +206,10 @@ def test_without_its_configuration_a_directory_is_not_continued(nursery: Nursery
     """The tutorial's script names its checkpoints alike: what is not our directory is not written to."""
     (run / "config.yaml").unlink()
     before = sorted(path.name for path in run.iterdir())
-    out = tmp_path / "out"
-    child = nursery.run("train", "-resume", str(run), "-epochs", "4", "-out-dir", str(out))
+    child = nursery.run("train", "-resume", str(run), "-epochs", "4", "-out-dir", str(tmp_path / "out"))
     assert child.code == 0, child.err
     assert sorted(path.name for path in run.iterdir()) == before
-    (folder,) = out.iterdir()
+    (folder,) = (tmp_path / "out").iterdir()
     assert [row["epochs"] for row in read_metrics(folder / "metrics.csv")] == [3, 4]
 
 
@@ -250,8 +218,8 @@ def test_without_its_configuration_a_directory_is_not_continued(nursery: Nursery
 
 def test_weights_that_are_not_finite_stop_the_run(nursery: Nursery, run: Path, runs: tuple[Path, Path]):
     child = nursery.run("train", "-resume", str(run), "-epochs", "5", "-lr", "1e38")
-    failed(child, "the weights are not finite by step 4 of epoch 3: a learning rate of 1e+38 is probably too high")
-    failed(child, f"lower -lr; the last good checkpoint is {run / checkpoint.LATEST}")
+    failed(child, "the weights are not finite by step 1 of epoch 3: a learning rate of 1e+38 is probably too high")
+    failed(child, "lower -lr; the last checkpoint is good")
     intact(run, runs)
     assert torture.metrics(run) == torture.metrics(runs[0])
 
@@ -261,19 +229,3 @@ def test_a_network_that_has_learned_nothing_is_named_with_a_remedy(nursery: Nurs
     child = nursery.run("train", *QUICK, "-lr", lr, "-epochs", "1", "-out-dir", str(tmp_path))
     assert child.code == 0
     assert "is chance; try another -lr than" in child.out.splitlines()[-1], child.out
-
-
-# ---------------------------------------------------------------------------- metrics
-
-
-def test_rows_survive_rewriting(tmp_path: Path):
-    """Numbers are written so that they read back the same, and a second rewriting changes no byte."""
-    columns = ("epochs", "train_loss", "test_loss")
-    file = MetricsFile(tmp_path / "m.csv", columns, 0)
-    for n in range(3):
-        file.append({"epochs": n + 1, "train_loss": (n + 0.1) ** -3} | ({"test_loss": 1 / 3} if n else {}))
-    text = (tmp_path / "m.csv").read_text()
-    assert [line.partition(",")[0] for line in text.splitlines()] == ["epochs", "1", "2", "3"]
-    assert len(MetricsFile(tmp_path / "m.csv", columns, 3).rows) == 3
-    assert (tmp_path / "m.csv").read_text() == text
-    assert [row["epochs"] for row in MetricsFile(tmp_path / "m.csv", columns, 2).rows] == [1, 2]

@@ -1,5 +1,6 @@
 """`train -seeds N`: several runs of the same settings, their summary, and what `-resume` of their directory does."""
 
+import itertools
 import json
 import os
 import shutil
@@ -9,21 +10,23 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+from torture import same
 
 from snn_mnist.cli.main import main
 from snn_mnist.settings.config import Config
 from snn_mnist.storage import checkpoint
 from snn_mnist.storage.seeds import SeedGroup
-from tests.support.runs import assert_same, metrics, newest
+from tests.support.runs import metrics, newest
 
 STEPS = 1437 // 100  # an epoch
 RUN = ["train", "-dataset", "digits", "-T", "5", "-b", "100", "-lr", "5e-3", "-no-figures"]
 
 
-def train(out: Path, *flags: str) -> Path:
-    assert main([*RUN, *flags, "-out-dir", str(out)]) == 0
+def train(out: Path, flags: str) -> Path:
+    assert main([*RUN, *flags.split(), "-out-dir", str(out)]) == 0
     return newest(out)
 
 
@@ -36,14 +39,9 @@ def interrupted(monkeypatch: pytest.MonkeyPatch):
     """Runs a command and presses Ctrl-C after that many steps."""
 
     def run(steps: int, *command: str) -> None:
-        done = [0]
-
-        def step(self, images):
-            done[0] += 1
-            if done[0] == steps:
-                os.kill(os.getpid(), signal.SIGINT)
-
+        looks = itertools.count(1)
         with monkeypatch.context() as patch:
+            step = Mock(side_effect=lambda images: next(looks) == steps and os.kill(os.getpid(), signal.SIGINT))
             patch.setattr("snn_mnist.training.progress.Progress.step", step)
             patch.setattr("snn_mnist.network.compiled_steps.CHUNK_WORK", 1)  # a step a chunk
             assert main(command) == 130
@@ -53,7 +51,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train(tmp_path_factory.mktemp("finished"), "-epochs", "2", "-seed", "4", "-seeds", "3")
+    return train(tmp_path_factory.mktemp("finished"), "-epochs 2 -seed 4 -seeds 3")
 
 
 @pytest.fixture
@@ -66,8 +64,9 @@ def kept(group: Path) -> dict[str, Any]:
     return json.loads((group / "seeds.json").read_text())
 
 
-def begun(out: str) -> list[str]:
-    return [line for line in out.splitlines() if line.startswith("seed ")]
+def begun(capsys) -> list[str]:
+    """The seeds that were trained, as they were announced."""
+    return [line.split()[1][:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("seed ")]
 
 
 def epochs(group: Path) -> dict[str, int]:
@@ -79,11 +78,11 @@ def assert_same_runs(group: Path, whole: Path) -> None:
     assert SeedGroup.read(group).summary().items() <= kept(group).items()
     for run in whole.glob("seed?"):
         assert metrics(group / run.name) == metrics(run)
-        assert_same(checkpoint.load(group / run.name)["net"], checkpoint.load(run)["net"])
+        assert same(checkpoint.load(group / run.name)["net"], checkpoint.load(run)["net"])
 
 
 def test_mean_and_deviation_are_printed_and_kept(tmp_path, capsys):
-    group = train(tmp_path, "-epochs", "2", "-seed", "4", "-seeds", "3", "-val", "300")
+    group = train(tmp_path, "-epochs 2 -seed 4 -seeds 3 -val 300")
     printed = capsys.readouterr().out.splitlines()
     assert group.name == "T5_b100_adam_lr0.005_digits_val300_seeds4-6"
     folders = [group / f"seed{seed}" for seed in (4, 5, 6)]
@@ -102,45 +101,42 @@ def test_an_interrupted_one_equals_an_undisturbed_one(tmp_path, capsys, interrup
     flags = ["-epochs", "2", "-seed", "4", "-seeds", "3", "-out-dir", str(tmp_path)]
     interrupted(2 * STEPS + STEPS + 6, *RUN, *flags)
     (group,) = tmp_path.iterdir()
-    out = capsys.readouterr().out
-    assert "\n1 of 3 seeds finished\n" in out and out.endswith(f"python -m snn_mnist train -resume {group}\n")
+    assert capsys.readouterr().out.endswith(
+        f"\n1 of 3 seeds finished\nresume all with: python -m snn_mnist train -resume {group}\n"
+    )
     assert epochs(group) == {"seed4": 2, "seed5": 1}
     assert resume(group) == 0
     out = capsys.readouterr().out
-    assert begun(out) == ["seed 5: 2 of 3 runs", "seed 6: 3 of 3 runs"]
+    assert "\nseed 6: 3 of 3 runs" in out and "seed 4" not in out
     assert "resuming in epoch 2 of 2 after 6 of 14 steps" in out and "\n3 seeds: test accuracy" in out
     assert_same_runs(group, finished)
 
 
-def test_a_finished_one_has_nothing_to_do(group, capsys):
-    assert resume(group) == 0
-    out = capsys.readouterr().out
-    assert "nothing to do: all 3 runs" in out and "trained for 2 epochs" in out and "\n3 seeds: test accuracy" in out
+def test_a_finished_one_has_nothing_to_do_and_says_so_without_pytorch(group):
     code = "import sys; sys.modules['torch'] = None; from snn_mnist.cli.main import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "train", "-resume", str(group)]
-    assert subprocess.run(command, capture_output=True).returncode == 0  # said without PyTorch
+    out = subprocess.run(command, capture_output=True, check=True, encoding="utf-8").stdout
+    assert "nothing to do" in out and "-epochs above 2" in out and "\n3 seeds: test accuracy" in out
 
 
 def test_more_seeds_and_more_epochs(group, tmp_path, interrupted, finished, capsys):
     """Stopped in the second run, resumed without a flag; until then only the first run counts."""
     assert resume(f"{group}/", "-seeds 4") == 0
-    assert begun(capsys.readouterr().out) == ["seed 7: 4 of 4 runs"]
-    assert metrics(group / "seed7") == metrics(train(tmp_path / "alone", "-epochs", "2", "-seed", "7"))
+    assert begun(capsys) == ["7"]
+    assert metrics(group / "seed7") == metrics(train(tmp_path / "alone", "-epochs 2 -seed 7"))
     interrupted(STEPS + 3, "train", "-resume", str(group), "-epochs", "3")
     assert kept(group)["epochs"] == 3 and kept(group)["last_epoch"]["of_seed"].keys() == {"4"}
     assert "\n1 of 4 seeds finished\n" in capsys.readouterr().out
     assert resume(group) == 0
     assert set(epochs(group).values()) == {3}
-    whole = train(tmp_path / "whole", "-epochs", "3", "-seed", "4", "-seeds", "4")
+    whole = train(tmp_path / "whole", "-epochs 3 -seed 4 -seeds 4")
     assert_same_runs(group, whole)
 
 
 def test_the_others_follow_a_run_that_was_extended_alone(group, capsys):
-    assert main(["train", "-resume", str(group / "seed5"), "-epochs", "3"]) == 0
-    assert (kept(group)["finished"], epochs(group)) == (1, {"seed4": 2, "seed5": 3, "seed6": 2})
+    assert main(["train", "-resume", str(group / "seed5"), "-epochs", "3"]) == 0 and kept(group)["finished"] == 1
     capsys.readouterr()
-    assert resume(group) == 0
-    assert begun(capsys.readouterr().out) == ["seed 4: 1 of 3 runs", "seed 6: 3 of 3 runs"]
+    assert resume(group) == 0 and begun(capsys) == ["4", "6"]
     assert set(epochs(group).values()) == {3}
 
 
@@ -154,25 +150,16 @@ def test_what_was_wanted_and_not_begun_can_be_taken_back(group, interrupted):
 
 
 def test_a_gap_is_filled_and_no_run_beyond_it_is_forgotten(group, capsys, finished):
-    """Seed 5 of 4, 5 and 6 is gone: two runs are left, but their seeds still span three."""
+    """Seed 5 of 4, 5 and 6 is gone; the run of seed 4 was killed before its first checkpoint. Its directory stays."""
     shutil.rmtree(group / "seed5")
-    for flags in ("-seeds 1", "-seeds 2"):
-        assert resume(group, flags) == 2
-        assert f"{group} has seed 6; give 3 or a larger number" in capsys.readouterr().err
-    assert resume(group, "-seeds 3") == 0
-    assert begun(capsys.readouterr().out) == ["seed 5: 2 of 3 runs"]
-    assert_same_runs(group, finished)
-
-
-def test_a_run_killed_before_its_first_checkpoint_is_begun_anew(group, capsys, finished):
-    """Its directory stays, and counts as no seed of its own."""
     (group / "seed4" / "checkpoint_latest.pth").unlink()
-    for _ in range(2):
-        assert resume(group) == 0
-        assert kept(group)["seeds"] == kept(group)["finished"] == 3
-    assert begun(capsys.readouterr().out) == ["seed 4: 1 of 3 runs"]
+    assert resume(group, "-seeds 2") == 2
+    assert f"{group} has seed 6; give 3 or a larger number" in capsys.readouterr().err
+    assert resume(group, "-seeds 3") == 0 and begun(capsys) == ["4", "5"]
+    assert resume(group) == 0 and not begun(capsys)
     assert [run.name for run in sorted(group.glob("seed[0-9]*"))] == ["seed4", "seed4-2", "seed5", "seed6"]
     assert metrics(group / "seed4-2") == metrics(finished / "seed4")
+    assert_same_runs(group, finished)
 
 
 def test_a_group_in_which_a_process_trains_is_left_to_it(group, capsys):
@@ -194,7 +181,7 @@ def test_flags_of_a_single_run(group, capsys):
 
 
 def test_without_tests(tmp_path, capsys):
-    group = train(tmp_path, "-epochs", "1", "-seeds", "2", "-val", "100", "-no-test")
+    group = train(tmp_path, "-epochs 1 -seeds 2 -val 100 -no-test")
     assert capsys.readouterr().out.splitlines()[-2] == "2 seeds, not tested (-no-test)"
     assert main(["runs", str(group)]) == 0
     assert "2 seeds, not tested (-no-test)" in capsys.readouterr().out
@@ -202,20 +189,20 @@ def test_without_tests(tmp_path, capsys):
 
 def test_the_runs_of_a_group_stay_repetitions_of_one_another(group, tmp_path, capsys):
     for path, flags, words in (
-        (group, "-tau 3", "tau 2.0 → 3.0 makes its runs differ; leave that setting as it is"),
-        (group, "-seed 1 -force", "seed 4 → 1 makes its runs differ"),
-        (group, "-lr 0.1 -epochs 3", "lr 0.005 → 0.1 makes its runs differ"),
-        (group / "seed4", "-seeds 2", f"-seeds is for new runs or for a directory of them; resume {group}"),
+        (group, "-tau 3", "tau 2.0 → 3.0 differs"),
+        (group, "-seed 1 -force", "seed 4 → 1 differs"),
+        (group, "-lr 0.1 -epochs 3", "lr 0.005 → 0.1 differs"),
+        (group / "seed4", "-seeds 2", f"-seeds 2 is not for the single run {group / 'seed4'}"),
         ("x" * 5000, "", "name a checkpoint file or a run directory"),
     ):
         assert resume(path, flags) in (1, 2)
         assert words in capsys.readouterr().err
     assert main(["train", "-resume", str(group / "seed5"), "-epochs", "3", "-lr", "0.1"]) == 0
     assert resume(group) == 2
-    assert f"{group / 'seed5'} is no repetition of the others (lr 0.005 → 0.1); move it" in capsys.readouterr().err
-    cosine = train(tmp_path / "cosine", "-epochs", "1", "-seeds", "2", "-schedule", "cosine", "-limit-batches", "2")
+    assert f"lr 0.1 → 0.005 differs from {group / 'seed5'}, " in capsys.readouterr().err
+    cosine = train(tmp_path / "cosine", "-epochs 1 -seeds 2 -schedule cosine -limit-batches 2")
     assert resume(cosine, "-epochs 2") == 2
-    assert "epochs 1 → 2 makes its runs differ" in capsys.readouterr().err
+    assert "epochs 1 → 2 differs" in capsys.readouterr().err
     assert resume(cosine, "-seeds 3") == 0 and kept(cosine)["finished"] == 3
 
 

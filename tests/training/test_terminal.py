@@ -43,16 +43,8 @@ class Screen:
         return [line.rstrip() for line in content.decode().replace("\n", "\r").split("\r") if line.strip()]
 
 
-@pytest.mark.parametrize(
-    ("columns", "words", "not_there"),
-    [
-        (120, ["epoch 12/100", "12%|", " left, ", " images/s, acc 91.20%, loss 0.0171"], ()),
-        (80, ["epoch 12/100", "12%|", " left, ", " images/s, acc 91.20%, loss 0.0171"], ()),
-        (40, ["epoch 12/100", "12%|", " left"], ["images/s", "loss"]),
-        (24, ["epoch 12/100"], ["loss"]),
-    ],
-)
-def test_the_bar_of_a_run_fits_its_terminal(columns, words, not_there, monkeypatch):
+@pytest.mark.parametrize("columns", [120, 80, 40, 24])
+def test_the_bar_of_a_run_fits_its_terminal(columns, monkeypatch):
     screen = Screen(columns, monkeypatch)
     with Progress(100) as progress:
         progress.start(11, 60_000, 30_000)
@@ -60,8 +52,8 @@ def test_the_bar_of_a_run_fits_its_terminal(columns, words, not_there, monkeypat
         progress.figures(0.0171, 0.912)
         assert progress.step(6_400)
         line = screen.lines()[-1]
-        assert len(line) < columns and all(word in line for word in words)
-        assert not any(word in line for word in not_there)
+        assert len(line) < columns and "epoch 12/100" in line and (("12%|" in line and " left" in line) or columns < 40)
+        assert (" images/s, acc 91.20%, loss 0.0171" in line) == (columns >= 80)
         progress.says("testing")
         progress.line("epoch 12/100  train loss 0.0171")
         shown = screen.lines()
@@ -81,8 +73,7 @@ def test_the_time_left_is_that_of_the_run_and_images_of_an_earlier_process_do_no
         progress.bar.start_t -= 5
         progress.step(250)
         line = screen.lines()[-1]
-        seconds = int(line.partition(" left")[0].rpartition(":")[2])
-        assert "50%|" in line and 29 <= seconds <= 33
+        assert "50%|" in line and 29 <= int(line.partition(" left")[0].rpartition(":")[2]) <= 33
 
 
 def test_nothing_is_drawn_into_a_file_and_an_epochs_line_is_one_line_there(capsys):

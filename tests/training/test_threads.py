@@ -9,24 +9,27 @@ import torch
 
 from snn_mnist.kernels.cpu import jit
 from snn_mnist.network.device import Runtime
-from snn_mnist.settings.config import Config
 from snn_mnist.storage import checkpoint
 from snn_mnist.training import threads
-from snn_mnist.training.interruption import Interruption
-from snn_mnist.training.loop import train
-from snn_mnist.training.threads import Threads, busy_seconds, threads_of
+from snn_mnist.training.threads import Threads, busy_seconds
+from tests.support.runs import train_run
+
+
+def threads_of(most: int, backend: str = "numba") -> Threads:
+    return Threads(Runtime(torch.device("cpu"), backend, "for a test", most))
 
 
 class Machine:
     """Four cores, and a clock; `others` cores are busy with other programs, and ours with as many as it has threads."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = self.all = self.own = self.others = 0.0
+        self.now = self.all = self.own = 0.0
         self.used: list[int] = []
         clock = SimpleNamespace(perf_counter=lambda: self.now, process_time=lambda: self.own)
         monkeypatch.setattr(threads, "time", clock)
         monkeypatch.setattr(threads, "cores", lambda: 4)
         monkeypatch.setattr(threads, "busy_seconds", lambda: self.all)
+        monkeypatch.setattr(jit, "set_threads", self.used.append)
 
     def run(self, found: Threads, seconds: float, others: float) -> int:
         """The number of threads after so long, in chunks of 0.02 s."""
@@ -43,23 +46,19 @@ class Machine:
     [(4, 0.0, 4), (4, 0.25, 4), (4, 1.0, 3), (4, 2.0, 2), (4, 9.0, 1), (2, 1.0, 2), (2, 3.0, 1), (1, 3.0, 1)],
 )
 def test_other_programs_get_their_cores_and_give_them_back(monkeypatch, most, others, count):
-    machine = Machine(monkeypatch)
-    found = Threads(most, machine.used.append)
-    assert machine.run(found, 5, 0.0) == most and not machine.used
+    """Each change is announced once."""
+    machine, found = Machine(monkeypatch), threads_of(most)
+    assert machine.run(found, 5, 0.0) == most and not machine.used and not found.announcement()
     assert machine.run(found, 1.1, others) == count
     assert machine.run(found, 5, others) == count
+    assert (f"{count} of {most} threads" in found.announcement()) == (count < most) and not found.announcement()
     assert machine.run(found, 1.1, 0.0) == most
-    assert bool(machine.used) == (count < most)
+    assert bool(machine.used) == (count < most) == bool(found.announcement())
 
 
-def test_a_change_is_announced_once(monkeypatch):
+def test_results_of_the_torch_backend_depend_on_the_number_which_stays(monkeypatch):
     machine = Machine(monkeypatch)
-    found = Threads(4, machine.used.append)
-    assert found.announcement() == ""
-    machine.run(found, 2, 3.0)
-    assert "1 of 4 threads" in found.announcement() and found.announcement() == ""
-    machine.run(found, 2, 0.0)
-    assert "4 of 4 threads" in found.announcement() and found.announcement() == ""
+    assert machine.run(threads_of(3, "torch"), 5, 9.0) == 1 and not machine.used
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/stat"), reason="needs Linux's /proc")
@@ -73,7 +72,6 @@ def test_the_cores_have_worked_at_least_as_long_as_this_process_lately():
 @pytest.mark.skipif(jit.numba.config.NUMBA_NUM_THREADS < 2, reason="one core")
 def test_results_do_not_depend_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Threads that change with every step, against one thread throughout."""
-    settings = {"dataset": "digits", "T": 20, "b": 64, "epochs": 2, "figures": False}
     before, used = jit.get_threads(), []
 
     def follow(found: Threads) -> None:
@@ -81,19 +79,12 @@ def test_results_do_not_depend_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyP
         used.append(jit.set_threads(found.count))
 
     try:
-        train(Config(**settings, j=1, out_dir=str(tmp_path / "one")), Interruption())
+        one = checkpoint.load(train_run(tmp_path / "one", b=64, epochs=2, j=1))
         monkeypatch.setattr("snn_mnist.network.compiled_steps.CHUNK_WORK", 1)  # a step a chunk
         monkeypatch.setattr(Threads, "follow", follow)
-        train(Config(**settings, j=2, out_dir=str(tmp_path / "many")), Interruption())
+        many = checkpoint.load(train_run(tmp_path / "many", b=64, epochs=2, j=2))
     finally:
         jit.set_threads(before)
     assert used.count(1) > 5 and used.count(2) > 5
-    one, many = (checkpoint.load(next((tmp_path / name).iterdir())) for name in ("one", "many"))
     assert torch.equal(one["net"][checkpoint.WEIGHT], many["net"][checkpoint.WEIGHT])
     assert one["max_test_acc"] == many["max_test_acc"]
-
-
-@pytest.mark.parametrize(("backend", "j", "most"), [("numba", 3, 3), ("numba", 1, 1), ("torch", 3, 1)])
-def test_an_explicit_number_is_a_limit(backend, j, most):
-    """Of the torch backend results depend on the number, which stays."""
-    assert threads_of(Runtime(torch.device("cpu"), backend, "for a test", j)).most == most

@@ -5,10 +5,10 @@ import json
 
 import pytest
 import torch
+import torture
 
-from snn_mnist.cli import evaluate
 from snn_mnist.cli import train as training
-from snn_mnist.cli.evaluate import EvalOptions
+from snn_mnist.cli.main import main
 from snn_mnist.errors import SNNError
 from snn_mnist.settings.config import Config
 from snn_mnist.storage import checkpoint
@@ -33,30 +33,19 @@ def test_a_run_leaves_all_its_files(tmp_path):
     assert Config.from_yaml(folder / "config.yaml").T == 20
     again = train(tmp_path, epochs=1)
     assert again.name == "T20_b100_adam_lr0.005_digits-2"
-    assert (
-        json.loads((folder / "environment.json").read_text())["versions"]["torch"]
-        == torch.__version__.partition("+")[0]
-    )
-
-
-def test_tensorboard_has_what_metrics_has(tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    folder = train(tmp_path, epochs=3)
-    events = EventAccumulator(str(folder)).Reload()
-    rows = metrics(folder)
+    versions = json.loads((folder / "environment.json").read_text())["versions"]
+    assert versions["torch"] == torch.__version__.partition("+")[0]
+    rows, curves = metrics(folder), torture.curves(folder)
     for name in ("train_loss", "train_acc", "test_loss", "test_acc", "max_test_acc", "lr"):
-        scalars = events.Scalars("training/lr" if name == "lr" else name)
-        assert [s.step for s in scalars] == [1, 2, 3]
-        assert [s.value for s in scalars] == pytest.approx([row[name] for row in rows], rel=1e-6)
+        scalars = curves["training/lr" if name == "lr" else name]
+        assert scalars == [(n, pytest.approx(row[name], rel=1e-6)) for n, row in enumerate(rows, 1)]
 
 
 def test_backends_learn_the_same(tmp_path):
     """Same seed, same spikes: the backends part only through float rounding."""
-    fused = metrics(train(tmp_path / "a", epochs=2, backend="numba"))
-    modules = metrics(train(tmp_path / "b", epochs=2, backend="torch"))
-    for x, y in zip(fused, modules, strict=True):
-        assert abs(x["test_acc"] - y["test_acc"]) < 0.02 and x["train_loss"] == pytest.approx(y["train_loss"], rel=1e-2)
+    both = [metrics(train(tmp_path / each, backend=each, T=8, b=200, epochs=1, seed=3)) for each in ("torch", "numba")]
+    for name in ("train_loss", "train_acc", "test_loss", "test_acc"):
+        assert both[0][0][name] == pytest.approx(both[1][0][name], rel=1e-5), name
 
 
 @pytest.mark.parametrize(
@@ -79,24 +68,14 @@ def test_eval_gives_all_its_numbers_the_same_on_both_backends(tmp_path):
     folder = train(tmp_path / "run", epochs=2)
     results = []
     for backend in ("numba", "torch"):
-        file = tmp_path / f"{backend}.json"
-        settings = {"resume": str(folder), "repeats": 3, "json": str(file), "backend": backend, "seed": 5}
-        assert evaluate.run(EvalOptions(**settings)) == 0
-        results.append(json.loads(file.read_text()))
+        flags = ["-repeats", "3", "-backend", backend, "-seed", "5", "-json", str(tmp_path / "x.json")]
+        assert main(["eval", "-resume", str(folder), *flags]) == 0
+        results.append(json.loads((tmp_path / "x.json").read_text()))
     fused, modules = results
-    assert fused["images"] == 360 and fused["encodings"] == 3
-    assert fused["accuracy"] == modules["accuracy"] and fused["confusion"] == modules["confusion"]
     assert fused["loss"]["mean"] == pytest.approx(modules["loss"]["mean"], rel=1e-6)
-    assert fused["input_spikes_per_image"] == modules["input_spikes_per_image"]
-    confusion = torch.tensor(fused["confusion"])
-    assert confusion.sum() == 3 * 360
-    assert confusion.trace().item() / 1080 == pytest.approx(fused["accuracy"]["mean"])
-    p = fused["accuracy"]["mean"]
-    assert fused["standard_error"] == pytest.approx((p * (1 - p) / 360) ** 0.5)
-    assert fused["accuracy_against_T"]["20"] == fused["accuracy"]
-    assert list(fused["accuracy_against_T"]) == ["1", "2", "3", "5", "7", "10", "15", "20"]
-    assert fused["synaptic_operations_per_image"] == pytest.approx(10 * fused["input_spikes_per_image"])
-    assert fused["dense_multiply_accumulates_per_image"] == 7840
+    for key in fused.keys() - {"loss", "backend", "images_per_s"}:
+        assert fused[key] == modules[key], key
+    assert fused["accuracy_against_T"]["20"] == fused["accuracy"] and sum(map(sum, fused["confusion"])) == 3 * 360
 
 
 @pytest.mark.parametrize(
@@ -104,13 +83,10 @@ def test_eval_gives_all_its_numbers_the_same_on_both_backends(tmp_path):
     [
         ({"b": 2000}, "-b 2000 is more than the 1437 training images"),
         ({"val": 1437}, "-val 1437 holds out all"),
-        ({"device": "cuda:0"}, "-device cuda:0"),
         ({"backend": "cupy", "device": "cpu"}, "cupy"),
     ],
 )
 def test_wrong_settings_are_refused(tmp_path, settings, error):
-    if "device" in settings and settings["device"].startswith("cuda") and torch.cuda.is_available():
-        pytest.skip("there is a CUDA device here")
     with pytest.raises(SNNError, match=error):
         training.run(config(out_dir=str(tmp_path), epochs=1, **settings))
     assert not list(tmp_path.iterdir())
