@@ -26,7 +26,7 @@ class Interruption:
 
     def __init__(self) -> None:
         self.signal: int | None = None
-        self._noted = 0.0  # when
+        self._noted = 0.0  # when the first one came
         self._contexts: list[ExitStack] = []  # each puts back the handlers that it replaced
 
     def __enter__(self) -> Interruption:
@@ -40,10 +40,10 @@ class Interruption:
         self._contexts.pop().close()
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        if not self.requested:
-            self.signal, self._noted = number, time.monotonic()
-        elif time.monotonic() - self._noted > REPEAT_SECONDS:
+        now = time.monotonic()
+        if self._noted and now - self._noted > REPEAT_SECONDS:
             os._exit(128 + number)
+        self.signal, self._noted = number, self._noted or now
 
     @property
     def requested(self) -> bool:
