@@ -16,10 +16,10 @@ class Readme(MetadataHookInterface):
 
 
 def standalone(text: str, url: str = URL) -> str:
-    """The text with relative links made absolute; without a URL, the words of links stay and pictures go."""
+    """The text with relative links made absolute; without a URL only the words of links inside lines stay."""
     relative = r"\((?![a-z]+:|#)([^)]+)\)"
     if url:
         return re.sub(rf"\]{relative}", rf"]({url}\1)", text)
     return re.sub(
-        rf"\[([^\]]+)\]{relative}", r"\1", re.sub(rf"^!\[[^\]]*\]{relative}\n+", "", text, flags=re.MULTILINE)
+        rf"\[([^\]]+)\]{relative}", r"\1", re.sub(rf"^!?\[[^\]]*\]{relative}\n+", "", text, flags=re.MULTILINE)
     )

@@ -43,10 +43,12 @@ def test_the_wheel_is_the_package_with_its_recipes(built: Path):
 def test_links_lead_to_the_projects_url_once_there_is_one():
     from package_readme import standalone  # scripts/ is on the path, see conftest.py
 
-    text = "![a picture](docs/a.png)\n\n[docs](docs/b.md#c), [here](#here), [there](https://x.org/y)\n"
+    text = (
+        "[Chinese](c.md)\n\n![a picture](docs/a.png)\n\n[docs](docs/b.md#c), [here](#here), [there](https://x.org/y)\n"
+    )
     assert standalone(text) == "docs, [here](#here), [there](https://x.org/y)\n"
     assert standalone(text, "https://p.org/") == (
-        "![a picture](https://p.org/docs/a.png)\n\n"
+        "[Chinese](https://p.org/c.md)\n\n![a picture](https://p.org/docs/a.png)\n\n"
         "[docs](https://p.org/docs/b.md#c), [here](#here), [there](https://x.org/y)\n"
     )
 
