@@ -22,11 +22,10 @@ from tests.support.runs import wait_until
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="terminals and locales of POSIX")
 
-POOR: dict[str, str | None] = {  # ASCII only, no home, nowhere to keep compiled kernels
-    "LC_ALL": "C", "LANG": None, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": None,
-    "HOME": "/proc/nowhere", "XDG_CACHE_HOME": None, "XDG_CONFIG_HOME": None, "MPLCONFIGDIR": None,
-    "SNN_MNIST_CACHE": "/proc/nowhere/cache", "TERM": None,
-}  # fmt: skip
+UNSET = ("LANG", "PYTHONIOENCODING", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR", "TERM")
+POOR: dict[str, str | None] = dict.fromkeys(UNSET)  # ASCII only, no home, nowhere to keep compiled kernels
+POOR |= {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+POOR |= {"HOME": "/proc/nowhere", "SNN_MNIST_CACHE": "/proc/nowhere/cache"}
 NAME = "it's a 数据 directory é"
 
 

@@ -214,7 +214,7 @@ net.load_state_dict(torch.load("ours.pth", map_location="cpu")["net"])
 export_to_nir(net.layer[1:], torch.zeros(1, 784), save_path="theirs.nir")
 """
         spikingjelly(["-c", script], tmp_path)
-        assert main(["import-nir", str(tmp_path / "theirs.nir")]) == 0
+        assert main(["import", str(tmp_path / "theirs.nir")]) == 0
         back = load_network(str(tmp_path / "theirs.pth"))
         assert back.config.tau == 3.0 and back.config.v_reset == 0.0
         assert abs(back.config.v_threshold - 1) < 1e-6
