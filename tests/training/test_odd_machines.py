@@ -35,7 +35,6 @@ def test_a_poor_machine(program: Program, tmp_path: Path, capsys: pytest.Capture
     done = program(*arguments, env=POOR, encoding="ascii", stdin=subprocess.DEVNULL, timeout=280)
     assert done.returncode == 0, done.stderr
     lines = done.stderr.splitlines()
-    assert any("-j 999 is more than the" in line for line in lines)
     assert any("in every run (no cache can be written)" in line for line in lines)
     assert all(line.startswith(("snn_mnist: ", "mkdir -p failed", "Matplotlib created")) for line in lines), lines
     (folder,) = (tmp_path / NAME).iterdir()
