@@ -100,7 +100,7 @@ def table(runs: Sequence[Run], width: int) -> str:
     """Return a line for each run, cut at this width, and what the marks mean."""
     from snn_mnist.storage.runs import differences
 
-    rows = [("run", "last % ", "best % ", "epochs", "images/s", "state", "date", "what differs")]
+    rows = [("run", "last % ", "best % ", "epochs", "state", "what differs", "images/s", "date")]
     for run, differs in zip(runs, differences([run.config for run in runs]), strict=True):
         last, best, speed = (COLUMNS[name](run) for name in ("last", "best", "speed"))
         untested = "v" if run.last_test_acc is None else ""
@@ -111,14 +111,16 @@ def table(runs: Sequence[Run], width: int) -> str:
                 "" if last is None else f"{100 * last:.2f}{last_mark or ' '}",
                 "" if best is None else f"{100 * best:.2f}{best_mark or ' '}",
                 f"{run.epochs_done}/{run.config.epochs}",
-                "" if speed is None else f"{speed:,.0f}",
                 run.state + (f" at step {run.step}" if run.step else ""),
-                run.date[:16].replace("T", " "),
                 differs,
+                "" if speed is None else f"{speed:,.0f}",
+                run.date[:16].replace("T", " "),
             )
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(f"{row[i]:{'>' if 0 < i < 5 else '<'}{widths[i]}}" for i in range(8))[:width] for row in rows]
+    lines = [
+        "  ".join(f"{row[i]:{'>' if i in (1, 2, 3, 6) else '<'}{widths[i]}}" for i in range(8))[:width] for row in rows
+    ]
     marks = {cell[-1:] for row in rows[1:] for cell in row[1:3]}
     notes = [wrapped(f"{mark} {text}", width) for mark, text in MARKS.items() if mark in marks]
     return "\n".join([*map(str.rstrip, lines), *([""] if notes else []), *notes])

@@ -87,7 +87,7 @@ def load_dataset(name: str, data_dir: str | os.PathLike[str] = "./data", downloa
     raw = raw_directory(name, data_dir)
     if missing := [file for file in MD5[name] if not find_file(file, raw)]:
         if not download:
-            raise DataMissing(f"{FOLDERS[name]} is not in {raw}; training downloads it")
+            raise DataMissing(f"{FOLDERS[name]} is not in {raw}; train downloads it, or take -dataset digits")
         if reason := _download(name, missing, raw):
             raise DataMissing(
                 f"{FOLDERS[name]} is not in {raw} (no {', '.join(missing)}) and can't be downloaded ({reason}); "

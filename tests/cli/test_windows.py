@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 from tests.support.export_net import saved
 
 WITHOUT = """
-import os, signal, sys
+import os, signal, sys, types
 os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 import numba, torch, torchvision, tqdm  # what others import is not ours to hide
 for name in ("fcntl", "resource", "pwd", "grp", "termios"):
@@ -22,6 +22,7 @@ for name in ("fork", "register_at_fork", "set_blocking", "sched_getaffinity", "g
     vars(os).pop(name, None)
 for name in ("SIGKILL", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGCHLD", "setitimer", "pthread_sigmask"):
     vars(signal).pop(name, None)
+sys.modules["msvcrt"] = types.SimpleNamespace(LK_NBLCK=2, locking=lambda handle, mode, size: None)
 from snn_mnist.cli.main import main
 for line in sys.stdin.read().splitlines():
     code = main(line.split("\\t"))
