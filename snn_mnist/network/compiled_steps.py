@@ -20,7 +20,7 @@ from snn_mnist.kernels.neuron import NeuronSpec, coefficients
 from snn_mnist.kernels.spikes import SpikeKey
 from snn_mnist.network.training_steps import Training, TrainingSteps
 
-CHUNK_WORK = 320_000  # images times time steps of a chunk, some 20 ms
+CHUNK_WORK = 640_000  # images times time steps of a chunk, some 40 ms
 _UNSUPPORTED = ("weight_decay", "amsgrad", "maximize", "dampening", "nesterov")
 
 

@@ -20,7 +20,7 @@ from snn_mnist.kernels.cpu.jit import helper
 from snn_mnist.kernels.spikes import MULTIPLIER_0, MULTIPLIER_1, ROUNDS, WEYL_0, WEYL_1
 
 LANES = 16
-SPINS, NAP = 2000, 50  # of a thread that waits for others, and microseconds of its sleep after them
+SPINS, NAP = 100_000, 50  # of a thread that waits for others, and microseconds of its sleep after them
 _I1, _I8, _I32, _I64, _F32 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
 _VOID, _VECTOR = ir.VoidType(), ir.VectorType(_F32, LANES)
 _ARCHITECTURE = llvm.get_process_triple().partition("-")[0]
@@ -284,8 +284,9 @@ def _rest(builder: Any, address: Any, duration: Any) -> None:
 def wait_for_all(team):  # type: ignore[no-untyped-def]
     """Wait until all threads of a team are here, for the same time. What they wrote before is then seen by all.
 
-    arrived[0] counts the arrivals, and never goes back. A thread spins for some 100 us, longer than the others are late
-    on a quiet machine; then it sleeps, so that its core is free for one of them that lost its own to another program.
+    arrived[0] counts the arrivals, and never goes back. A thread spins for some milliseconds (naps of 50 us after 100 us
+    of spinning cost a tenth of the speed on two quiet cores); then it sleeps, so that its core is free for one of them
+    that lost its own to another program.
     """
     if team.workers == 1:
         return
