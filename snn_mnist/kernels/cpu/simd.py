@@ -284,7 +284,7 @@ def _rest(builder: Any, address: Any, duration: Any) -> None:
 def wait_for_all(team):  # type: ignore[no-untyped-def]
     """Wait until all threads of a team are here, for the same time. What they wrote before is then seen by all.
 
-    arrived[0] counts the arrivals, and never goes back. A thread spins for some milliseconds (naps of 50 us after 100 us
+    arrived[0] counts the arrivals, and never goes back. A thread spins for milliseconds (naps of 50 us after 100 us
     of spinning cost a tenth of the speed on two quiet cores); then it sleeps, so that its core is free for one of them
     that lost its own to another program.
     """
