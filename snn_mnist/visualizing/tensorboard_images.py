@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
-from torch.utils.tensorboard.summary import histogram, image
+from torch.utils.tensorboard.summary import histogram_raw, image
 
 from snn_mnist.network.scoring import Score
 from snn_mnist.visualizing.plots import mosaic
@@ -33,13 +33,24 @@ def summaries(weight: Tensor, test: Score, class_names: Sequence[str]) -> list[S
     """Return receptive fields and confusion matrix as images, firing rates of the test images as histograms."""
     rates, labels = test.rates().numpy(), test.labels.numpy()
     own = np.arange(rates.shape[1]) == labels[:, None]
-    edges = np.linspace(0, 1, 51)
     return [
         image("receptive_fields", receptive_fields(weight), dataformats="HWC"),
         image("confusion_matrix", confusion_matrix(test.confusion(), class_names), dataformats="HWC"),
-        histogram("firing_rate/neuron_of_the_label", rates[own], edges),
-        histogram("firing_rate/the_other_neurons", rates[~own], edges),
+        histogram("firing_rate/neuron_of_the_label", rates[own]),
+        histogram("firing_rate/the_other_neurons", rates[~own]),
     ]
+
+
+def histogram(tag: str, rates: np.ndarray) -> Summary:
+    """Return a histogram of firing rates in 50 bins from 0 to 1.
+
+    torch's own computes the sum of squares by `numpy.dot`, whose threads then spin for 0.1 s beside the next training
+    steps: the epoch after a picture was a fifth slower.
+    """
+    counts, edges = np.histogram(rates, 50, (0, 1))
+    squares = float(np.square(rates, dtype=np.float64).sum())
+    sums = float(rates.min()), float(rates.max()), rates.size, float(rates.sum(dtype=np.float64)), squares
+    return histogram_raw(tag, *sums, edges[1:].tolist(), counts.tolist())
 
 
 def receptive_fields(weight: Tensor) -> np.ndarray:
