@@ -10,7 +10,7 @@ from snn_mnist.errors import UsageError
 from snn_mnist.settings.config import CHECKPOINT, Config, train_option
 from snn_mnist.settings.options import Options, option
 from snn_mnist.storage.atomic_files import write_file
-from snn_mnist.storage.seeds import mean_std
+from snn_mnist.storage.metrics import mean_std
 from snn_mnist.terminal import report, wrapped
 
 if TYPE_CHECKING:

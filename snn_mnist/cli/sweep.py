@@ -99,10 +99,6 @@ def run(options: Any) -> int:
 
 def make_plan(options: Any) -> tuple[Plan, int]:
     """Return the plan, and the number of workers here; UsageError where the settings make no study."""
-    import torch
-
-    from snn_mnist.search.study import Plan
-
     if not options.val:
         raise UsageError(
             "-val is missing: without held-out training images the trials would be chosen on the test images, whose "
@@ -119,6 +115,10 @@ def make_plan(options: Any) -> tuple[Plan, int]:
             raise UsageError(f"{ranges[0]} is a range, which has no grid; give values as a,b,c or another -sampler")
         points = len(list(corners(space)))
         trials = min(options.trials or points, points)
+    import torch  # what needs no seconds of imports was refused above
+
+    from snn_mnist.search.study import Plan
+
     gpu = options.device.startswith("cuda") or (options.device == "auto" and torch.cuda.is_available())
     workers = min(options.workers or (1 if gpu else options.j), trials)
     fixed |= {"j": max(1, options.j // workers), "test": False, "figures": False}

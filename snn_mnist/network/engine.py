@@ -74,12 +74,8 @@ class FusedEngine:
             raise ValueError(
                 f"a fused backend computes Flatten, Linear and the neurons, not {len(net.layer)} modules; use torch"
             )
-        self.backend, self.kernels, self.weight, self.spec = (
-            backend,
-            fused_pass(backend),
-            net.weight,
-            net.spiking.spec(),
-        )
+        self.backend, self.kernels = backend, fused_pass(backend)
+        self.weight, self.spec = net.weight, net.spiking.spec()
         self.active = self.kernels.active_pixels(images)
 
     @torch.no_grad()

@@ -21,10 +21,11 @@ from snn_mnist.network.poisson import SpikeKey, Stream
 from snn_mnist.network.saved_network import load_network
 from snn_mnist.network.scoring import score_split
 from snn_mnist.search.space import Choices
-from snn_mnist.search.study import REASON, RUNS, Plan, drawn, number_of, percent, result, trials_of
+from snn_mnist.search.study import REASON, RUNS, Plan, drawn, number_of, result, trials_of
 from snn_mnist.settings.config import DECIDING, Config
 from snn_mnist.settings.options import show
 from snn_mnist.storage.atomic_files import write_file
+from snn_mnist.storage.metrics import mean_std, percent
 from snn_mnist.terminal import wrapped
 from snn_mnist.visualizing import drawing
 from snn_mnist.visualizing.run_figures import write
@@ -66,7 +67,7 @@ def table(trials: list[FrozenTrial], plan: Plan) -> str:
             "trial": number_of(trial),
             "state": trial.state.name.lower(),
             "val_acc": trial.value,
-            "val_std": statistics.stdev(runs) if len(runs) > 1 else None,
+            "val_std": mean_std(runs)[1] if runs else None,
             **{f"val_acc_seed{plan.fixed['seed'] + run}": accuracy for run, accuracy in enumerate(runs)},
             "epochs": trial.last_step,
             **{name: show(value) for name, value in trial.params.items()},
@@ -138,8 +139,8 @@ def figures(study: optuna.Study, plan: Plan) -> dict[str, Any]:
 @drawing.own_style()
 def against_each(complete: Sequence[FrozenTrial], names: list[str], plan: Plan) -> Figure:
     """Draw the accuracy of each trial against each setting, ± its standard deviation over seeds."""
-    runs = [100 * np.array(trial.user_attrs[RUNS]) for trial in complete]
-    stds = [of_trial.std(ddof=1) if len(of_trial) > 1 else 0.0 for of_trial in runs]
+    found = [mean_std([100 * share for share in trial.user_attrs[RUNS]]) for trial in complete]
+    means, stds = [mean for mean, _ in found], [std or 0.0 for _, std in found]
     figure = drawing.own_figure((2 + 2.4 * len(names), 4.5))
     for axes, name in zip(figure.subplots(1, len(names), sharey=True, squeeze=False)[0], names, strict=True):
         values, at = plan.space[name], [trial.params[name] for trial in complete]
@@ -148,7 +149,7 @@ def against_each(complete: Sequence[FrozenTrial], names: list[str], plan: Plan) 
             at = list(map(values.values.index, at))
         elif values.log:
             axes.set_xscale("log")
-        axes.errorbar(at, [of_trial.mean() for of_trial in runs], stds, fmt="o", capsize=3)
+        axes.errorbar(at, means, stds, fmt="o", capsize=3)
         drawing.style(axes, "", name, ACCURACY if name == names[0] else "")
     spread = ", ± standard deviation over seeds" if any(stds) else ""
     drawing.heading(figure, f"The complete trials against each setting{spread}")

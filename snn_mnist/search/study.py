@@ -42,7 +42,7 @@ from snn_mnist.settings.options import show
 from snn_mnist.storage import checkpoint
 from snn_mnist.storage.atomic_files import make_directory, reason
 from snn_mnist.storage.directory import LATEST
-from snn_mnist.storage.metrics import read_metrics
+from snn_mnist.storage.metrics import percent, read_metrics
 from snn_mnist.terminal import wrapped
 from snn_mnist.training.interruption import Interrupted, Interruption
 from snn_mnist.training.learner import Diverged
@@ -270,12 +270,6 @@ def result(trial: FrozenTrial) -> str:
     if trial.state == TrialState.PRUNED:
         return f"{percent([trial.value or 0])} pruned after epoch {trial.last_step}"
     return percent(trial.user_attrs[RUNS])
-
-
-def percent(shares: list[float]) -> str:
-    """Return '92.84 ± 0.05 %', mean and standard deviation; of one share '92.84 %'."""
-    spread = f" ± {100 * statistics.stdev(shares):.2f}" if len(shares) > 1 else ""
-    return f"{100 * statistics.mean(shares):.2f}{spread} %"
 
 
 def drawn(trial: FrozenTrial) -> str:

@@ -1,4 +1,4 @@
-"""metrics.csv: one row per epoch.
+"""metrics.csv, one row per epoch; mean and standard deviation of repeated measurements.
 
 Its column `epochs` counts the finished epochs, from 1, as the console, the figures and TensorBoard do.
 """
@@ -8,7 +8,8 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Iterable, Mapping
+import statistics
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +60,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     except (OSError, ValueError, csv.Error) as error:
         raise SNNError(f"{path} can't be read after row {len(rows)} ({reason(error)}); mend or remove it") from error
     return rows
+
+
+def mean_std(values: Collection[float]) -> tuple[float, float | None]:
+    """Return mean and standard deviation (n - 1); None as that of a single value."""
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def percent(shares: Collection[float]) -> str:
+    """Return '92.84 ± 0.05 %', mean and standard deviation; of one share '92.84 %'."""
+    mean, std = mean_std(shares)
+    return f"{100 * mean:.2f} %" if std is None else f"{100 * mean:.2f} ± {100 * std:.2f} %"

@@ -6,8 +6,7 @@ import contextlib
 import json
 import os
 import re
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.settings.config import DECIDING, Config
 from snn_mnist.storage.atomic_files import reason, write_file
 from snn_mnist.storage.directory import LATEST, new_run_directory
-from snn_mnist.storage.metrics import read_metrics
+from snn_mnist.storage.metrics import mean_std, percent, read_metrics
 from snn_mnist.storage.position import Position, read_plain
 from snn_mnist.storage.runs import best_tested, run_name
 
@@ -26,11 +25,6 @@ SEEDS = "seeds.json"
 def is_group(path: str | os.PathLike[str] | None) -> bool:
     """Return whether this is a directory of -seeds."""
     return path is not None and os.path.isfile(os.path.join(path, SEEDS))
-
-
-def mean_std(values: Sequence[float]) -> tuple[float, float | None]:
-    """Return mean and standard deviation (n - 1); None as that of a single value."""
-    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
 def new_group_directory(config: Config) -> Path:
@@ -135,10 +129,10 @@ class SeedGroup:
         lines = [f"{found['finished']} seeds, not tested (-no-test)"]
         if last := found["last_epoch"]:
             tested = f"{len(last['of_seed'])} of " if len(last["of_seed"]) < found["seeds"] else ""
-            accuracy = f"test accuracy of the last epoch {_text(last)} (mean ± std)"
+            accuracy = f"test accuracy of the last epoch {percent(last['of_seed'].values())} (mean ± std)"
             lines = [f"{tested}{found['seeds']} seeds: {accuracy}"]
         if best := found["chosen_by_val"]:
-            lines.append(f"of the epochs chosen on held-out images: {_text(best)}")
+            lines.append(f"of the epochs chosen on held-out images: {percent(best['of_seed'].values())}")
         return "\n".join([*lines, f"kept in {self.folder / SEEDS}"])
 
 
@@ -153,9 +147,3 @@ def _spread(rows: Mapping[int, Mapping[str, Any] | None]) -> dict[str, Any] | No
         return None
     mean, std = mean_std(list(accuracies.values()))
     return {"mean": mean, "std": std, "of_seed": accuracies}
-
-
-def _text(spread: Mapping[str, Any]) -> str:
-    """'91.40 ± 0.10 %'"""
-    std = "" if spread["std"] is None else f" ± {100 * spread['std']:.2f}"
-    return f"{100 * spread['mean']:.2f}{std} %"
