@@ -27,7 +27,8 @@ def test_fused_engines_count_what_the_modules_do(target, mnist_dir, amp):
     with torch.autocast(target.device.type, enabled=amp):
         fused, inputs = make_engine(target.backend, net, images.to(target.device)).firing_counts(index, [20, 50], KEY)
     with torch.no_grad():
-        rounded.weight.copy_(rounded.weight.to(target.half if amp else torch.float32))
+        half = torch.get_autocast_dtype(target.device.type)
+        rounded.weight.copy_(rounded.weight.to(half if amp else torch.float32))
     reference, reference_inputs = TorchEngine(rounded, images).firing_counts(index, [20, 50], KEY)
     assert torch.equal(inputs.cpu(), reference_inputs)
     different = int((fused.cpu() != reference).sum())
