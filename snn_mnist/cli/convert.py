@@ -22,6 +22,7 @@ from snn_mnist.cli.evaluate import accuracy_against_T
 from snn_mnist.cli.shared import given_data_dir, json_option, write_json
 from snn_mnist.settings.config import Config, train_option
 from snn_mnist.settings.options import option, options_of
+from snn_mnist.storage.metrics import percent
 
 POISSON, CONSTANT = "Poisson spikes", "constant current"
 
@@ -66,7 +67,7 @@ class ConvertOptions(Config):
 
     @classmethod
     def known(cls, mapping: Mapping[Any, Any], source: str = "") -> dict[str, Any]:
-        """A settings file of `train` is accepted too; its settings of neurons are ignored."""
+        """Accept a settings file of `train` too; its settings of neurons are ignored."""
         others = {each.name for each in options_of(Config)} - {each.name for each in options_of(cls)}
         return super().known({key: mapping[key] for key in mapping if str(key).replace("-", "_") not in others}, source)
 
@@ -126,8 +127,8 @@ def report(options: ConvertOptions, folder: Path) -> None:
         write_json(options.json, results)
     if options.figures if "figures" in options.given else config.figures:
         run_figures.write_run_figures(folder, loaded.net.weight, poisson[0], data.class_names, [run_figures.OF_THE_ANN])
-        percent = {name: [100 * at["mean"] for at in each.values()] for name, each in against_T.items()}
-        run_figures.write(folder / run_figures.CONVERSION, run_figures.conversion(steps, percent, 100 * accuracy))
+        curves = {name: [100 * at["mean"] for at in each.values()] for name, each in against_T.items()}
+        run_figures.write(folder / run_figures.CONVERSION, run_figures.conversion(steps, curves, 100 * accuracy))
 
 
 def describe(results: dict[str, Any], folder: Path) -> str:
@@ -142,9 +143,7 @@ def describe(results: dict[str, Any], folder: Path) -> str:
         f"{'T':>8}  {POISSON:>18}  {CONSTANT:>18}",
     ]
     for step, at in poisson.items():
-        deviation = f" ± {100 * at['std']:.2f}" if encodings > 1 else ""
-        cell = f"{100 * at['mean']:.2f}{deviation} %"
-        lines.append(f"{step:>8}  {cell:>18}  {100 * constant[step]['mean']:>16.2f} %")
+        lines.append(f"{step:>8}  {percent(at['values']):>18}  {percent(constant[step]['values']):>18}")
     last = [round(100 * (each[str(results["T"])]["mean"] - ann), 2) + 0.0 for each in (poisson, constant)]
     lines += [f"{'SNN-ANN':>8}  {last[0]:>+16.2f} %  {last[1]:>+16.2f} %", ""]
     if encodings > 1:

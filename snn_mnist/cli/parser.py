@@ -56,7 +56,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("-h", "-help", action="help", help="show this help")
 
     def _get_option_tuples(self, option_string: str) -> list:
-        """None. Python before 3.14 abbreviates flags with one dash whatever allow_abbrev says; -b64 is no -b 64."""
+        """Return none: before 3.14 Python abbreviates one-dash flags whatever allow_abbrev says; -b64 is no -b 64."""
         return []
 
     def error(self, message: str) -> Any:

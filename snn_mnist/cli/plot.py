@@ -120,7 +120,7 @@ def _config(folder: Path) -> Config | None:
 
 
 def plot_network(folder: Path) -> list[Path]:
-    """The three figures of a run's latest checkpoint, tested with the spikes of that epoch's test."""
+    """Draw the three figures of a run's latest checkpoint, tested with the spikes of that epoch's test."""
     from snn_mnist.data.datasets import load_dataset
     from snn_mnist.network.device import choose_runtime
     from snn_mnist.network.poisson import SpikeKey, Stream

@@ -91,7 +91,7 @@ def run(options: RunsOptions) -> int:
 
 
 def _sort_key(run: Run, column: str) -> tuple[Any, ...]:
-    """No value comes first; equal ones by date."""
+    """Sort by a column: no value comes first, equal ones by date."""
     value = COLUMNS[column](run) if column in COLUMNS else getattr(run.config, column)
     return value is not None, 0 if value is None else value, run.date, run.folder
 

@@ -15,14 +15,14 @@ BAR = 28  # characters of a firing rate of 1; with the longest class name a line
 
 
 def shows_greys() -> bool:
-    """Whether standard output is a terminal with 256 colours that can write block characters."""
+    """Return whether standard output is a terminal with 256 colours that can write block characters."""
     coding = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "")
     plain = "NO_COLOR" in os.environ or os.environ.get("TERM", "dumb") == "dumb"
     return sys.stdout.isatty() and not plain and coding.startswith("utf")
 
 
 def drawn(pixels: np.ndarray, prediction: Prediction, names: tuple[str, ...], greys: bool) -> str:
-    """The prepared picture [784] in 14 lines, each of two rows of pixels, and beside it the rates as bars.
+    """Return the prepared picture [784] in 14 lines, each of two rows of pixels, and beside it the rates as bars.
 
     greys: each cell is a half block in two greys of the terminal; else a character, denser for more ink.
     """
@@ -45,6 +45,6 @@ def drawn(pixels: np.ndarray, prediction: Prediction, names: tuple[str, ...], gr
 
 
 def grey_code(level: int) -> int:
-    """The terminal's code of the nearest of its 24 greys, black or white."""
+    """Return the terminal's code of the nearest of its 24 greys, black or white."""
     step = level * 25 // 255
     return 16 if step == 0 else 231 if step == 25 else 231 + step

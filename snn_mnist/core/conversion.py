@@ -217,7 +217,7 @@ def check_operations(net: fx.GraphModule) -> list[fx.Node]:
 
 
 def _operation(net: fx.GraphModule, node: fx.Node) -> str:
-    """'relu' of nn.ReLU(), F.relu(x), torch.relu_(x) and x.relu(); 'avgpool' of F.avg_pool2d(x, 2); …"""
+    """Return 'relu' of nn.ReLU(), F.relu(x), torch.relu_(x) and x.relu(); 'avgpool' of F.avg_pool2d(x, 2); …"""
     target: Any = node.target
     known = True
     if node.op == "call_module":

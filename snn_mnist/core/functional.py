@@ -117,7 +117,7 @@ def _set_everywhere(modules: list[tuple[str, nn.Module]], attribute: str, value:
 
 
 def _apply(x: Any, modules: Modules) -> Any:
-    """The first module takes the parts of a tuple as its arguments; from then on each takes what the last returned."""
+    """Apply modules in turn: the first takes the parts of a tuple as arguments, each other what the last returned."""
     in_order: Sequence[Any] = modules if isinstance(modules, list | tuple) else [modules]
     for i, module in enumerate(in_order):
         x = module(*x) if i == 0 and isinstance(x, tuple) else module(x)

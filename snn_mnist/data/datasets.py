@@ -161,7 +161,7 @@ def _download(name: str, missing: list[str], raw: Path) -> str:
 
 
 def _digits() -> Dataset:
-    """The 1,797 handwritten digits of scikit-learn, 8×8 in 17 grey levels, enlarged to 28×28 in 256.
+    """Return the 1,797 handwritten digits of scikit-learn, 8×8 in 17 grey levels, enlarged to 28×28 in 256.
 
     Always split alike: of the images sorted by class, every fifth is for testing (360; 1,437 for training).
     Enlarged bilinearly in integer arithmetic, so that every machine gets the same pixels.
@@ -184,5 +184,5 @@ def _digits() -> Dataset:
 
 
 def digits_table() -> np.ndarray:
-    """[1797, 65] int64, from the table beside this file; its source and licence are in digits.md."""
+    """Return [1797, 65] int64 from the table beside this file; its source and licence are in digits.md."""
     return np.loadtxt(Path(__file__).with_name("digits.csv.gz"), delimiter=",", dtype=np.int64)

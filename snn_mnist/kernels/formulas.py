@@ -186,7 +186,7 @@ class Formula:
     above: dict[str, float] = field(default_factory=dict)  # a parameter must exceed its bound; absent: any
 
     def parameters(self, **given: float) -> dict[str, float]:
-        """The defaults updated by `given`; ValueError for an unknown name or a value out of range."""
+        """Return the defaults updated by `given`; ValueError for an unknown name or a value out of range."""
         for name, value in given.items():
             if name not in self.defaults:
                 raise ValueError(f"{self.name} has no parameter {name!r}; it has {', '.join(self.defaults)}")
@@ -246,7 +246,7 @@ FORMULAS: dict[str, Formula] = {
 
 
 def bind(function: Callable[..., Any], namespace: Mapping[str, Any]) -> Callable[..., Any]:
-    """The same code with its free names (`where`, `exp`, …, `pi`) taken from `namespace`."""
+    """Return the same code with its free names (`where`, `exp`, …, `pi`) taken from `namespace`."""
     return types.FunctionType(function.__code__, dict(namespace), function.__name__, function.__defaults__)
 
 

@@ -42,7 +42,7 @@ class Coefficients(NamedTuple):
 
 @functools.cache
 def coefficients(spec: NeuronSpec, dtype: str = "float32") -> Coefficients:
-    """The same numbers for every backend, each of this type."""
+    """Return the same numbers for every backend, each of this type."""
     real = np.dtype(dtype).type
     decay = real(1.0 if spec.tau is None else 1.0 - 1.0 / spec.tau)
     gain = real(1.0 / spec.tau if spec.tau is not None and spec.decay_input else 1.0)
@@ -90,7 +90,7 @@ def multi_step(
     forward: Forward, backward: Backward, types: tuple[torch.dtype, ...], x_seq: Tensor, v: Tensor | float,
     spec: NeuronSpec, store_v_seq: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
-    """(spikes [T, N, *], the last V [N, *], V of every step or None) for x_seq [T, N, *], differentiable.
+    """Return (spikes [T, N, *], the last V [N, *], V of every step or None) for x_seq [T, N, *], differentiable.
 
     v is a number or [N, *]. Sequences of these types are taken as they are, others by way of float32; V is float64 for
     float64 and else float32.

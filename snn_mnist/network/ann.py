@@ -97,7 +97,7 @@ def ann_accuracy(weight: Tensor, split: Split) -> float:
 
 @torch.no_grad()
 def constant_current_score(net: SNN, split: Split, readout_steps: list[int]) -> Score:
-    """The score of a network with the pixels' values as input in each step."""
+    """Return the score of a network with the pixels' values as input in each step."""
     neurons = copy.deepcopy(net.spiking)
     neurons.step_mode = "s"
     neurons.reset()

@@ -36,11 +36,11 @@ class Runtime:
         return 500 if self.backend == "torch" else 10_000
 
     def engine(self, net: SNN, images: Tensor) -> Engine:
-        """The network and the images [N, 784] of a split on this backend; images are moved once."""
+        """Return the network with the images [N, 784] of a split on this backend; images are moved once."""
         return make_engine(self.backend, net, images.to(self.device))
 
     def autocast(self, amp: bool) -> AbstractContextManager[Any]:
-        """Half precision with amp: float16 on CUDA, bfloat16 on the CPU."""
+        """Return half precision with amp: float16 on CUDA, bfloat16 on the CPU."""
         return torch.autocast(self.device.type) if amp else nullcontext()
 
     def __str__(self) -> str:
@@ -50,7 +50,7 @@ class Runtime:
 
 
 def choose_runtime(device_name: str, backend: str, threads: int, step_mode: str = "m") -> Runtime:
-    """Resolves `auto`; an explicit device or backend that can't be used is an error with the remedy."""
+    """Resolve `auto`; an explicit device or backend that can't be used is an error with the remedy."""
     device = choose_device(device_name)
     if backend == "auto" and step_mode == "s":
         backend, reason = "torch", "the only one with step mode s"
@@ -69,7 +69,7 @@ def choose_runtime(device_name: str, backend: str, threads: int, step_mode: str 
 
 
 def choose_device(name: str) -> torch.device:
-    """'auto' is the first GPU if torch can use one, else the CPU."""
+    """Return the device; 'auto' is the first GPU if torch can use one, else the CPU."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
@@ -84,7 +84,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_backend(name: str, device: torch.device) -> tuple[str, str]:
-    """(backend, why it was chosen) for a name or 'auto', which is the device's fused backend, or torch if that can't be
+    """Return (backend, why it was taken) for a name or 'auto': the device's fused backend, or torch if that can't be
     used. A UsageError for a name that can't be used; a SNNError if the device can't be used at all."""
     fused = FUSED[device.type]
     reason = why_refused(fused if name == "auto" else name, device)
@@ -112,8 +112,11 @@ def why_refused(name: str, device: str | torch.device) -> str | None:
 
 
 def without_tiles() -> None:
-    """bfloat16 products by torch's own code: oneDNN uses AMX tiles, which some virtual machines advertise and can't
-    run ("illegal instruction"), and a layer of 784 x 10 gains nothing by them."""
+    """Compute bfloat16 products by torch's own code.
+
+    oneDNN uses AMX tiles, which some virtual machines advertise and can't run ("illegal instruction"), and a layer of
+    784 x 10 gains nothing by them.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about TF32 on Intel GPUs
         torch.backends.mkldnn.set_flags(False)

@@ -24,14 +24,14 @@ class TorchEngine:
         self.net, self.images = net, images
 
     def _spans(self, index: Tensor, steps: int, key: SpikeKey, span: int):  # type: ignore[no-untyped-def]
-        """(first step, spikes [T', N, 784]) for T' = span steps at a time."""
+        """Yield (first step, spikes [T', N, 784]) for T' = span steps at a time."""
         index = index.to(self.images.device)
         images = self.images[index]
         for start in range(0, steps, span):
             yield start, poisson_encode(images, index, start, min(start + span, steps), key)
 
     def _output(self, spikes: Tensor) -> Tensor:
-        """Output spikes [T', N, 10] of the next T' steps; the neurons keep v in between."""
+        """Return the output spikes [T', N, 10] of the next T' steps; the neurons keep v in between."""
         if self.net.spiking.step_mode == "m":
             return self.net(spikes)
         return torch.stack([self.net(step) for step in spikes])

@@ -38,7 +38,7 @@ class SNN(nn.Module):
 
     @classmethod
     def from_config(cls, config: Config) -> SNN:
-        """The network that these settings describe, with torch's initial weights."""
+        """Return the network that these settings describe, with torch's initial weights."""
         return cls(
             config.tau,
             neuron_type=config.neuron,

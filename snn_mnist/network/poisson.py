@@ -32,7 +32,7 @@ class Stream(IntEnum):
 
 
 def poisson_encode(images: Tensor, index: Tensor, start: int, stop: int, spike_key: SpikeKey) -> Tensor:
-    """Spikes [stop - start, N, P] float32 of time steps start .. stop - 1, fired with probability images / 255.
+    """Return spikes [stop - start, N, P] float32 of time steps start .. stop - 1, fired with probability images / 255.
 
     images [N, P] uint8; index [N] their indices in their split. start must be a multiple of 16. The numba code
     (CPU) and the torch code (other devices) give the same bits.
@@ -51,6 +51,6 @@ def poisson_encode(images: Tensor, index: Tensor, start: int, stop: int, spike_k
 def random_order(
     n: int, seed: int, epoch: int, stream: Stream = Stream.ORDER, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """A permutation of 0 .. n - 1 [n] int64, the same on every device: the argsort of a 62-bit key per index."""
+    """Return a permutation of 0 .. n - 1 [n] int64, the same on every device: the argsort of a 62-bit key per index."""
     first, second, _, _ = philox((torch.arange(n, device=device), 0, 0, epoch), (seed, stream))
     return (first >> 2 << 32 | second).argsort(stable=True)

@@ -37,7 +37,7 @@ class Position:
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> Position:
-        """The position in a checkpoint. Its key `epoch`, as the tutorial's, is the index of the last finished epoch."""
+        """Return the position in a checkpoint, whose `epoch` is the index of the last finished one."""
         seconds = state.get("running", {}).get("seconds", 0.0)
         best = Best(**state.get("best", {}))
         return cls(state.get("epoch", -1) + 1, state.get("step", 0), seconds, state.get("max_test_acc", 0.0), best)

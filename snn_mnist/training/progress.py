@@ -23,7 +23,7 @@ class Progress:
         self.bar.close()
 
     def start(self, epochs: int, images: int, done: int) -> None:
-        """An epoch of this many images begins after `epochs` finished ones; an earlier process did `done` of them."""
+        """Begin an epoch of this many images after `epochs` finished ones; an earlier process did `done` of them."""
         title = f"epoch {epochs + 1}/{self.epochs}"
         if not self.bar.total:
             self.bar = progress_bar(title, self.epochs * images, epochs * images + done, self.show)

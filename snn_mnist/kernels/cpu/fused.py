@@ -199,7 +199,7 @@ def lif_forward(current, steps, neuron, readout_steps, counts):  # type: ignore[
 
 @helper
 def lif_backward(x_over_t, factor, steps, neuron):  # type: ignore[no-untyped-def]
-    """The backward recurrence for dS = 1/T: factor holds g(x) and becomes dX."""
+    """Run the backward recurrence for dS = 1/T: factor holds g(x) and becomes dX."""
     decay, gain, _, threshold, reset, hard_reset, grad_through_reset = neuron
     decay_v, scale = simd.splat(decay), simd.splat(gain / np.float32(steps))
     zero, one = simd.splat(np.float32(0)), simd.splat(np.float32(1))

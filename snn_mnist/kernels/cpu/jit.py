@@ -79,7 +79,7 @@ class _GuardedCache(NullCache):
         return overload
 
     def is_on_disk(self) -> bool:
-        """Whether a kernel of this name lies in the cache."""
+        """Return whether a kernel of this name lies in the cache."""
         with contextlib.suppress(Exception):
             return bool(self.disk._cache_file._load_index())
         return False

@@ -84,7 +84,7 @@ def _constant(value: int, lanes: int, element: ir.Type = _I64) -> Any:
 
 
 def _at(builder: Any, data: Any, index: Any, target: ir.Type = _VECTOR) -> Any:
-    """A pointer to a value of this type that begins at data[index]."""
+    """Return a pointer to a value of this type that begins at data[index]."""
     return builder.bitcast(builder.gep(data, [index]), target.as_pointer())
 
 
@@ -93,7 +93,7 @@ def _llvm_function(builder: Any, name: str, result: ir.Type, *operands: ir.Type)
 
 
 def _c_function(builder: Any, address: Any, *operands: ir.Type) -> Any:
-    """The C function without result at this address."""
+    """Return the C function without result at this address."""
     return builder.inttoptr(address, ir.FunctionType(_VOID, operands).as_pointer())
 
 
@@ -145,7 +145,7 @@ def fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
 
 @_operation(f32x16, f32x16)
 def sqrt(builder: Any, a: Any) -> Any:
-    """The square root, correctly rounded."""
+    """Return the square root, correctly rounded."""
     return builder.call(_llvm_function(builder, f"llvm.sqrt.v{LANES}f32", _VECTOR, _VECTOR), [a])
 
 
@@ -172,7 +172,7 @@ def call_elementwise(builder: Any, address: Any, source: Any, target: Any, count
 
 @_operation(types.UniTuple(_bits, 2), _array, _long, _byte, _array, _long, _byte)
 def compare_bytes(builder: Any, data: Any, index: Any, value: Any, flags: Any, offset: Any, flag: Any) -> Any:
-    """(less, equal): bit i tells whether array[index + i] < value, == value, for 64 unsigned bytes;
+    """Return (less, equal): bit i tells whether array[index + i] < value, == value, for 64 unsigned bytes;
     where it is less, flags[offset + i] |= flag."""
     vector = ir.VectorType(_I8, 64)
     compared, value = builder.load(_at(builder, data, index, vector), align=1), _splat(builder, value, 64)

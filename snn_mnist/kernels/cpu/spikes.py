@@ -108,7 +108,7 @@ def padded_nibbles(active):  # type: ignore[no-untyped-def]
 
 @helper
 def first_bits(count):  # type: ignore[no-untyped-def]
-    """A word with the lowest `count` bits set, none for a negative count, all from 64 on."""
+    """Return a word with the lowest `count` bits set, none for a negative count, all from 64 on."""
     if count <= 0:
         return np.uint64(0)
     return ~np.uint64(0) >> np.uint64(64 - min(count, 64))

@@ -73,7 +73,7 @@ class Plan(NamedTuple):
 
 
 def plan_launch(weight_shape: Sequence[int], stride: int, spec: NeuronSpec, steps: int | None, limit: int) -> Plan:
-    """The variant for these settings; steps=None: the forward pass alone, for any T. limit: bytes of shared memory."""
+    """Return the variant for these settings; steps=None: the forward pass, for any T. limit: bytes of shared memory."""
     outputs, pixels = weight_shape
     learning = steps is not None
     span = COUNTING_SPAN if steps is None else (steps + 31) // 32 * 32

@@ -38,7 +38,7 @@ Kernel = Callable[..., None]  # kernel(grid, threads, arguments, shared_bytes=0)
 
 @functools.cache
 def source(file: str, **macros: Any) -> str:
-    """The text of a .cu file of this folder below `#define` lines, its header in place of the #include."""
+    """Return the text of a .cu file of this folder below `#define` lines, its header in place of the #include."""
     folder = Path(__file__).parent
     header, body = ((folder / name).read_text(encoding="utf-8") for name in ("snn.cuh", file))
     defined = "".join(f"#define {name} {int(v) if isinstance(v, bool) else v}\n" for name, v in macros.items())
@@ -46,7 +46,7 @@ def source(file: str, **macros: Any) -> str:
 
 
 def gradient_macro(spec: NeuronSpec, dtype: str = "float32") -> dict[str, str]:
-    """The surrogate's gradient as the macro GRADIENT(x), its parameters inlined."""
+    """Return the surrogate's gradient as the macro GRADIENT(x), its parameters inlined."""
     return {"GRADIENT(x)": expression(FORMULAS[spec.surrogate].gradient, dict(spec.parameters), "c", dtype)}
 
 
@@ -54,7 +54,7 @@ def gradient_macro(spec: NeuronSpec, dtype: str = "float32") -> dict[str, str]:
 
 
 def load(text: str, name: str, device: torch.device) -> Kernel:
-    """The kernel `name` of this source, compiled for the device (CuPy keeps it on disk); or a RuntimeError."""
+    """Return the kernel `name` of this source, compiled for the device (CuPy keeps it on disk); or a RuntimeError."""
     return _load(text, name, device_index(device))
 
 

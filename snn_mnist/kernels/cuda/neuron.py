@@ -24,7 +24,7 @@ THREADS = 128  # of a block
 
 
 def text(spec: NeuronSpec, dtype: torch.dtype, learning: bool) -> str:
-    """The source of the variant for sequences of this type; learning: `backward`, else `forward`."""
+    """Return the source of the variant for sequences of this type; learning: `backward`, else `forward`."""
     macros: dict[str, Any] = {
         "REAL": "double" if dtype == torch.float64 else "float",
         "HALF_IO": dtype == torch.float16,
