@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from snn_mnist.cli.shared import SavedNetworkOptions, json_option, open_checkpoint, saved_option, spread, write_json
 from snn_mnist.settings.config import train_option
 from snn_mnist.settings.options import option
+from snn_mnist.storage.metrics import percent
 from snn_mnist.terminal import WIDTH, progress_bar, wrapped
 
 if TYPE_CHECKING:
@@ -99,11 +100,11 @@ def describe(result: dict[str, Any], runtime: str) -> str:
     """Return the report as text."""
     accuracy, loss, encodings, silent = (result[name] for name in ("accuracy", "loss", "encodings", "silent_images"))
     several = encodings > 1  # a single one has no spread
-    of_accuracy = f" ± {100 * accuracy['std']:.2f} % (mean ± std of {encodings} encodings)" if several else ""
+    of_accuracy = f" (mean ± std of {encodings} encodings)" if several else ""
     against_T = [f"{T:>7}: {at['mean']:7.2%}" for T, at in result["accuracy_against_T"].items()]
     lines = [
         f"{result['images']:,} test images of {result['dataset']}, {runtime}",
-        f"accuracy  {accuracy['mean']:.2%}{of_accuracy}",
+        f"accuracy  {percent(accuracy['values'])}{of_accuracy}",
         f"          ± {100 * result['standard_error']:.2f} % standard error of a test set of this size",
         f"loss      {loss['mean']:.5f}" + (f" ± {loss['std']:.5f}" if several else ""),
     ]

@@ -97,31 +97,31 @@ def _sort_key(run: Run, column: str) -> tuple[Any, ...]:
 
 
 def table(runs: Sequence[Run], width: int) -> str:
-    """Return a line for each run, cut at this width, and what the marks mean."""
+    """Return a line for each run, cut at this width behind the run's name, and what the marks mean."""
     from snn_mnist.storage.runs import differences
 
-    rows = [("run", "last % ", "best % ", "epochs", "state", "what differs", "images/s", "date")]
+    rows = [("last % ", "best % ", "epochs", "state", "run", "what differs", "images/s", "date")]
     for run, differs in zip(runs, differences([run.config for run in runs]), strict=True):
         last, best, speed = (COLUMNS[name](run) for name in ("last", "best", "speed"))
         untested = "v" if run.last_test_acc is None else ""
         last_mark, best_mark = untested or "a" * run.converted, untested or "*" * (not run.config.val)
         rows.append(
             (
-                str(run.folder),
                 "" if last is None else f"{100 * last:.2f}{last_mark or ' '}",
                 "" if best is None else f"{100 * best:.2f}{best_mark or ' '}",
                 f"{run.epochs_done}/{run.config.epochs}",
                 run.state + (f" at step {run.step}" if run.step else ""),
+                str(run.folder),
                 differs,
                 "" if speed is None else f"{speed:,.0f}",
                 run.date[:16].replace("T", " "),
             )
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(f"{row[i]:{'>' if i in (1, 2, 3, 6) else '<'}{widths[i]}}" for i in range(8))[:width] for row in rows
-    ]
-    marks = {cell[-1:] for row in rows[1:] for cell in row[1:3]}
+    named = sum(widths[:4]) + 8  # where the names of the runs begin, which are there to be copied
+    layout = "  ".join(f"{{:{'>' if i in (0, 1, 2, 6) else '<'}{cells}}}" for i, cells in enumerate(widths))
+    lines = [layout.format(*row)[: max(width, named + len(row[4]))] for row in rows]
+    marks = {cell[-1:] for row in rows[1:] for cell in row[:2]}
     notes = [wrapped(f"{mark} {text}", width) for mark, text in MARKS.items() if mark in marks]
     return "\n".join([*map(str.rstrip, lines), *([""] if notes else []), *notes])
 

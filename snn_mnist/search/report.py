@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import shlex
 import statistics
 from collections.abc import Sequence
@@ -126,7 +127,7 @@ def figures(study: optuna.Study, plan: Plan) -> dict[str, Any]:
     lists = [name for name in names if isinstance(plan.space[name], Choices)]
     drawn: dict[str, Any] = {}
     if names:
-        drawn["settings.png"] = against_each(complete, names, plan)
+        drawn["settings.png"] = against_each(complete, len(trials_of(study)), names, plan)
     if len(lists) > 1:
         drawn["grid.png"] = over_grid(complete, lists[0], lists[1])
     with drawing.own_style():
@@ -137,8 +138,8 @@ def figures(study: optuna.Study, plan: Plan) -> dict[str, Any]:
 
 
 @drawing.own_style()
-def against_each(complete: Sequence[FrozenTrial], names: list[str], plan: Plan) -> Figure:
-    """Draw the accuracy of each trial against each setting, ± its standard deviation over seeds."""
+def against_each(complete: Sequence[FrozenTrial], trials: int, names: list[str], plan: Plan) -> Figure:
+    """Draw the accuracy of each complete one of the trials against each setting, ± its deviation over seeds."""
     found = [mean_std([100 * share for share in trial.user_attrs[RUNS]]) for trial in complete]
     means, stds = [mean for mean, _ in found], [std or 0.0 for _, std in found]
     figure = drawing.own_figure((2 + 2.4 * len(names), 4.5))
@@ -148,11 +149,14 @@ def against_each(complete: Sequence[FrozenTrial], names: list[str], plan: Plan) 
             axes.set_xticks(range(len(values.values)), map(show, values.values))
             at = list(map(values.values.index, at))
         elif values.log:
+            ticks = [values.low, math.sqrt(values.low * values.high), values.high]
             axes.set_xscale("log")
+            axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
+            axes.minorticks_off()
         axes.errorbar(at, means, stds, fmt="o", capsize=3)
         drawing.style(axes, "", name, ACCURACY if name == names[0] else "")
     spread = ", ± standard deviation over seeds" if any(stds) else ""
-    drawing.heading(figure, f"The complete trials against each setting{spread}")
+    drawing.heading(figure, f"The complete trials ({len(complete)} of {trials}) against each setting{spread}")
     return figure
 
 

@@ -210,6 +210,8 @@ def _against_steps(
     axes.grid()
     if ann is not None:
         axes.axhline(ann, color=GREY, linestyle="--", label=f"ANN: {ann:.2f}%")
-        axes.set_ylim(bottom=ann - 12)  # the first steps would make the rest a line
+        if min(map(min, curves.values())) < ann - 12:  # the first steps would make the rest a line
+            axes.set_ylim(bottom=ann - 12)
+            axes.set_xlabel(f"time steps T (accuracies below {ann - 12:.0f}% are not drawn)")
         drawing.legend_below(figure, *axes.get_legend_handles_labels())
     return figure

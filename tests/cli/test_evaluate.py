@@ -55,7 +55,7 @@ def test_the_numbers_by_hand(result):
 
 def test_the_report(result):
     text = describe(result, "backend numba")
-    assert "accuracy  75.00% ± 25.00 % (mean ± std of 3 encodings)\n          ± 21.65 % standard error" in text
+    assert "accuracy  75.00 ± 25.00 % (mean ± std of 3 encodings)\n          ± 21.65 % standard error" in text
     lines = text.splitlines()
     head = next(n for n, line in enumerate(lines) if line.lstrip().startswith("class "))
     rows = [line.split() for line in lines[head + 1 : head + 11]]

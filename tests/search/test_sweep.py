@@ -205,7 +205,7 @@ def test_the_figures_of_a_grid_have_every_number(plan: Plan):
     assert cells == {(n // 3, n % 3): text for n, text in enumerate(expected)}
     assert np.allclose(axes.images[0].get_array().compressed(), 100 * np.array(means)[[0, 3, 1, 4, 2]])
     assert [label.get_text() for label in axes.get_yticklabels()] == ["0.001", "0.01", "0.1"]
-    rates = report.against_each(trials, ["tau", "lr"], dataclasses.replace(plan, space=LISTS)).axes[1]
+    rates = report.against_each(trials, len(trials), ["tau", "lr"], dataclasses.replace(plan, space=LISTS)).axes[1]
     ((points_drawn, _, (bars,)),) = rates.containers
     assert np.allclose(points_drawn.get_xydata(), [(n % 3, 100 * mean) for n, mean in enumerate(means)])
     assert np.allclose([np.ptp(bar[:, 1]) for bar in bars.get_segments()], 2)
