@@ -19,9 +19,8 @@ import numpy as np
 
 from snn_mnist.data.datasets import load_dataset
 from snn_mnist.export import nir, verify
-from snn_mnist.network.network import SNN
+from snn_mnist.network.network import SNN, SavedNetwork, load_network
 from snn_mnist.network.poisson import SpikeKey, Stream, poisson_encode
-from snn_mnist.network.saved_network import SavedNetwork, load_network
 from snn_mnist.settings.config import Config
 
 VARIANTS: list[tuple[str, dict, dict]] = [  # (name, settings of the network, settings of the file)

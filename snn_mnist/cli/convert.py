@@ -78,9 +78,9 @@ class ConvertOptions(Config):
 
 
 def run(options: ConvertOptions) -> int:
+    from snn_mnist.network.ann import Conversion
     from snn_mnist.network.device import choose_runtime
-    from snn_mnist.training.conversion import Conversion
-    from snn_mnist.training.interruption import Interruption
+    from snn_mnist.training.console import Interruption
     from snn_mnist.training.loop import train
 
     choose_runtime(options.device, options.backend, options.j)  # a backend that can't be used is an error now
@@ -98,8 +98,8 @@ def report(options: ConvertOptions, folder: Path) -> None:
     from snn_mnist.data.datasets import load_dataset
     from snn_mnist.network.ann import ann_accuracy, constant_current_score
     from snn_mnist.network.device import choose_runtime
+    from snn_mnist.network.network import load_network
     from snn_mnist.network.poisson import SpikeKey, Stream
-    from snn_mnist.network.saved_network import load_network
     from snn_mnist.network.scoring import default_readout_steps, score_split
     from snn_mnist.storage import checkpoint
     from snn_mnist.visualizing import run_figures

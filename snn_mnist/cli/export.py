@@ -18,7 +18,7 @@ from snn_mnist.settings.options import option, options_of
 from snn_mnist.terminal import say, wrapped
 
 if TYPE_CHECKING:
-    from snn_mnist.network.saved_network import SavedNetwork
+    from snn_mnist.network.network import SavedNetwork
 
 DISCRETIZATIONS, SCALES = ("euler", "exact"), ("tensor", "neuron")
 VERIFIED = 100  # test images that -verify compares

@@ -123,8 +123,8 @@ def plot_network(folder: Path) -> list[Path]:
     """Draw the three figures of a run's latest checkpoint, tested with the spikes of that epoch's test."""
     from snn_mnist.data.datasets import load_dataset
     from snn_mnist.network.device import choose_runtime
+    from snn_mnist.network.network import load_network
     from snn_mnist.network.poisson import SpikeKey, Stream
-    from snn_mnist.network.saved_network import load_network
     from snn_mnist.network.scoring import default_readout_steps, score_split
     from snn_mnist.settings.config import cores
     from snn_mnist.visualizing import run_figures as figures

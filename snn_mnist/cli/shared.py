@@ -14,7 +14,7 @@ from snn_mnist.storage.metrics import mean_std
 from snn_mnist.terminal import report, wrapped
 
 if TYPE_CHECKING:
-    from snn_mnist.network.saved_network import SavedNetwork
+    from snn_mnist.network.network import SavedNetwork
 
 SAVED = "the checkpoint's"
 LAST = "last"
@@ -52,7 +52,7 @@ def given_data_dir(options: Any) -> str | None:
 
 def open_checkpoint(options: Any) -> "SavedNetwork":
     """Return the network that -resume names, with the given settings in place of its own; print what it is."""
-    from snn_mnist.network.saved_network import load_network
+    from snn_mnist.network.network import load_network
 
     changes = {name: getattr(options, name, None) for name in ("T", "tau", "seed", "dataset")}
     loaded = load_network(options.resume, data_dir=given_data_dir(options), **changes)

@@ -72,7 +72,7 @@ def run(options: Any) -> int:
     from snn_mnist.network.device import choose_runtime
     from snn_mnist.search.report import write_report
     from snn_mnist.search.study import finished, open_study, run_workers, storage_errors, trials_of, work
-    from snn_mnist.training.interruption import Interruption
+    from snn_mnist.training.console import Interruption
 
     choose_runtime(options.device, options.backend, plan.fixed["j"], options.step_mode)  # or else each trial would fail
     dataset = load_dataset(options.dataset, options.data_dir)

@@ -31,7 +31,7 @@ from snn_mnist.storage.atomic_files import make_directory, write_file
 
 if TYPE_CHECKING:
     from snn_mnist.data.datasets import Dataset
-    from snn_mnist.network.saved_network import SavedNetwork
+    from snn_mnist.network.network import SavedNetwork
     from snn_mnist.network.trace import Trace
 
 

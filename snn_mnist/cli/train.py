@@ -11,9 +11,10 @@ from pathlib import Path
 from snn_mnist.errors import UsageError
 from snn_mnist.settings.config import Config
 from snn_mnist.storage.atomic_files import exclusive_lock
+from snn_mnist.storage.checkpoint import Position, find_checkpoint, load_plain
 from snn_mnist.storage.seeds import SEEDS, SeedGroup, is_group, new_group_directory
 from snn_mnist.terminal import report
-from snn_mnist.training.interruption import Interruption
+from snn_mnist.training.console import Interruption, nothing_to_do
 
 
 def run(config: Config) -> int:
@@ -22,6 +23,9 @@ def run(config: Config) -> int:
         return run_group(config)
     if config.seeds > 1:
         raise UsageError(f"-seeds {config.seeds} is not for the single run {config.resume}; resume its group")
+    if config.resume and (epochs := finished_epochs(config)):  # before PyTorch is loaded, which takes seconds
+        print(nothing_to_do(config.resume, epochs))
+        return 0
     from snn_mnist.training.loop import train
 
     interruption = Interruption()
@@ -29,6 +33,14 @@ def run(config: Config) -> int:
     if is_group(folder.parent):
         SeedGroup.read(folder.parent).save()
     return interruption.exit_code
+
+
+def finished_epochs(config: Config) -> int:
+    """Return the epochs of the run to resume if these settings leave nothing to do in it, else 0."""
+    state = load_plain(find_checkpoint(config.resume or ""))
+    epochs, saved = Position.of(state).epochs, state.get("config", {})
+    wanted = config.on_top_of(saved)
+    return 0 if wanted.epochs > epochs or wanted.changes_of_fixed_settings(saved) else epochs
 
 
 def run_group(config: Config) -> int:

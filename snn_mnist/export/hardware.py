@@ -28,9 +28,8 @@ from snn_mnist.data.datasets import Dataset, load_dataset
 from snn_mnist.errors import UsageError
 from snn_mnist.export.fixed_point import PRODUCT, FixedPoint, quantise, signed_bits, spike_counts
 from snn_mnist.network.device import choose_runtime
-from snn_mnist.network.network import CLASSES, PIXELS
+from snn_mnist.network.network import CLASSES, PIXELS, SavedNetwork
 from snn_mnist.network.poisson import SpikeKey, Stream, poisson_encode
-from snn_mnist.network.saved_network import SavedNetwork
 from snn_mnist.network.scoring import score_split
 from snn_mnist.settings.config import cores
 from snn_mnist.storage.atomic_files import make_directory, write_file

@@ -18,9 +18,8 @@ from snn_mnist import __version__
 from snn_mnist.data import pictures
 from snn_mnist.data.datasets import DIGITS, FASHION, load_test_images
 from snn_mnist.network import reliability
-from snn_mnist.network.network import CLASSES
+from snn_mnist.network.network import CLASSES, SavedNetwork
 from snn_mnist.network.poisson import Stream
-from snn_mnist.network.saved_network import SavedNetwork
 from snn_mnist.storage.atomic_files import make_directory, write_file
 
 MAX_STEPS = 2000  # the page keeps all input spikes as bytes

@@ -26,8 +26,7 @@ import torch
 
 from snn_mnist import __version__
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.network.network import CLASSES, PIXELS
-from snn_mnist.network.saved_network import SavedNetwork
+from snn_mnist.network.network import CLASSES, PIXELS, SavedNetwork
 from snn_mnist.settings.config import Config
 from snn_mnist.storage import checkpoint
 from snn_mnist.storage.atomic_files import make_directory, write_file

@@ -29,9 +29,8 @@ import numpy as np
 import torch
 
 from snn_mnist.export import nir as nir_file
-from snn_mnist.network.network import SNN
+from snn_mnist.network.network import SNN, SavedNetwork
 from snn_mnist.network.poisson import SpikeKey, Stream, poisson_encode
-from snn_mnist.network.saved_network import SavedNetwork
 
 BATCH = 10_000  # images x steps at a time: 31 MB of spikes
 Runner = Callable[[np.ndarray], np.ndarray]  # input spikes [T, N, 784] to output spikes [T, N, 10]

@@ -1,4 +1,4 @@
-"""The network as an ANN, with a ReLU in place of the neurons, and its conversion into the network.
+"""The network as an ANN, with a ReLU in place of the neurons, its training run, and its conversion into the network.
 
     image x = k/255 → a = ReLU(W x)      becomes      x → X[t] = (W / s) x → IF, soft reset → rate = a / s up to 1/T
 
@@ -8,7 +8,7 @@ x comes as Poisson spikes, or as a constant current; s is the scale of core/conv
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,13 +17,17 @@ from torch.nn.functional import linear
 
 from snn_mnist.core.conversion import Converter
 from snn_mnist.data.datasets import Split
-from snn_mnist.errors import SNNError
-from snn_mnist.network.device import Runtime
+from snn_mnist.errors import SNNError, UsageError
+from snn_mnist.network.device import Runtime, choose_runtime
 from snn_mnist.network.engine import TorchEngine
 from snn_mnist.network.network import CLASSES, PIXELS, SNN
 from snn_mnist.network.poisson import SpikeKey
 from snn_mnist.network.scoring import Score
+from snn_mnist.settings.config import Config
+from snn_mnist.storage.checkpoint import WEIGHT
+from snn_mnist.storage.runs import run_name
 
+DEFAULT_MODE = "99.9%"
 CALIBRATION = 10_000  # images at most that the scale is measured on
 
 
@@ -68,6 +72,43 @@ class AnnRuntime(Runtime):
 
     def engine(self, net: SNN, images: Tensor) -> AnnEngine:
         return AnnEngine(net, images.to(self.device))
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A training run of the ANN, whose every checkpoint holds the network that the ANN converts to.
+
+    mode: of core.conversion.Converter; None, that of the resumed run, else the default.
+    """
+
+    mode: str | float | None = None
+
+    def resumed(self, state: dict[str, Any], source: str | None) -> Conversion:
+        """Return the conversion with the mode of the checkpoint that it resumes, {} for none."""
+        if state and "ann" not in state:
+            raise UsageError(f"{source} was not written by `convert`; name one that was, or use train -resume")
+        mode = state["ann"]["mode"] if state else self.mode or DEFAULT_MODE
+        if self.mode not in (None, mode):
+            raise UsageError(f"can't resume {source}: mode {mode} → {self.mode} changes the result; start a new run")
+        return Conversion(mode)
+
+    def run_name(self, config: Config) -> str:
+        """Return the name of a run directory, without the neurons, which are always the same."""
+        return "converted_" + run_name(replace(config, neuron="lif", v_reset=0.0))
+
+    def runtime(self, config: Config) -> AnnRuntime:
+        """Return one thread: a batch of 64 is too small for more, and so no bit depends on their number."""
+        runtime = choose_runtime(config.device, "torch", threads=1)
+        return AnnRuntime(runtime.device, "torch", "trains an ANN", runtime.threads)
+
+    def entries(self, weight: Tensor, images: Tensor) -> dict[str, Any]:
+        """Return the entries of a checkpoint for the ANN's weight [10, 784]: `net` is W / s, `ann` what made it.
+
+        images: [N, 784] uint8, learned ones, on which the scale s is measured.
+        """
+        assert self.mode is not None
+        scale = scale_of(weight.to(images.device), images, self.mode)
+        return {"net": {WEIGHT: weight / scale}, "ann": {"weight": weight, "scale": scale, "mode": self.mode}}
 
 
 def values(images: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from snn_mnist import terminal
 from snn_mnist.errors import UsageError
 from snn_mnist.kernels.cuda import available as cuda
-from snn_mnist.network import start_check
+from snn_mnist.network import fused_steps
 from snn_mnist.network.engine import Engine, fused_pass, make_engine
 from snn_mnist.network.network import SNN
 from snn_mnist.storage import environment
@@ -108,7 +108,7 @@ def why_refused(name: str, device: str | torch.device) -> str | None:
     if name == "numba":
         return None
     terminal.say("checking the CUDA kernels, which are compiled once")
-    return start_check.find_error(device)
+    return fused_steps.start_up_error(device)
 
 
 def without_tiles() -> None:

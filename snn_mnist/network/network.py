@@ -1,14 +1,19 @@
-"""The network of the tutorial.
+"""The network of the tutorial, new or from a checkpoint.
 
 image k/255 → Poisson spikes S_in[t] → X[t] = W S_in[t] → LIF → S[t] → rate = mean over t of S[t]
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
 from torch import Tensor, nn
 
 from snn_mnist.core import functional, layer, neuron, surrogate
 from snn_mnist.settings.config import Config
+from snn_mnist.storage import checkpoint
 
 PIXELS, CLASSES = 784, 10
 
@@ -61,3 +66,28 @@ class SNN(nn.Module):
 
     def forward(self, spikes: Tensor) -> Tensor:
         return self.layer(spikes)
+
+
+@dataclass(frozen=True)
+class SavedNetwork:
+    """A network with trained weights, and the settings it was trained with."""
+
+    path: Path
+    config: Config
+    net: SNN
+    has_settings: bool  # False for a checkpoint of another program: then they are the tutorial's
+    epochs: int  # finished
+    trained_on: str = ""  # data set, "" where it is not known
+
+
+def load_network(path: str, **changes: Any) -> SavedNetwork:
+    """Return the network of a checkpoint; `changes` that are not None replace its settings."""
+    file = checkpoint.find_checkpoint(path)
+    state = checkpoint.load(file)
+    saved, given = state.get("config", {}), {name: value for name, value in changes.items() if value is not None}
+    config = Config.from_mapping(saved | given, str(file))
+    net = SNN.from_config(config)
+    net.load_state_dict(state["net"])
+    return SavedNetwork(
+        file, config, net, "config" in state, checkpoint.Position.of(state).epochs, saved.get("dataset", "")
+    )

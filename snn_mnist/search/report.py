@@ -18,8 +18,8 @@ from optuna.trial import FrozenTrial, TrialState
 from snn_mnist.data.datasets import Dataset
 from snn_mnist.errors import SNNError
 from snn_mnist.network.device import choose_runtime
+from snn_mnist.network.network import load_network
 from snn_mnist.network.poisson import SpikeKey, Stream
-from snn_mnist.network.saved_network import load_network
 from snn_mnist.network.scoring import score_split
 from snn_mnist.search.space import Choices
 from snn_mnist.search.study import REASON, RUNS, Plan, drawn, number_of, result, trials_of

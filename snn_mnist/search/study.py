@@ -44,7 +44,7 @@ from snn_mnist.storage.atomic_files import make_directory, reason
 from snn_mnist.storage.directory import LATEST
 from snn_mnist.storage.metrics import percent, read_metrics
 from snn_mnist.terminal import wrapped
-from snn_mnist.training.interruption import Interrupted, Interruption
+from snn_mnist.training.console import Interrupted, Interruption
 from snn_mnist.training.learner import Diverged
 from snn_mnist.training.loop import train
 

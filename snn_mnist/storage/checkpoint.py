@@ -5,18 +5,23 @@ tutorial's, so that its script and this program read each other's checkpoints. O
 (steps done in the next epoch), `running` (the results of those steps), `raw` (the trained weights, where `net` holds
 their moving average), `scaler`, `best` and `ann` (what a converted network was made of: the ANN's `weight`, the `scale`
 by which `net` is smaller, and the `mode` that chose it).
+
+PyTorch is imported only where tensors are saved or loaded: `load_plain` reads position and settings without it.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import os
 import pickle
 import zipfile
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from snn_mnist.errors import SNNError
 from snn_mnist.settings.config import Config
@@ -24,15 +29,58 @@ from snn_mnist.storage.atomic_files import reason, write_file
 from snn_mnist.storage.directory import BEST as BEST
 from snn_mnist.storage.directory import LATEST as LATEST
 from snn_mnist.storage.directory import find_checkpoint as find_checkpoint
-from snn_mnist.storage.position import Position
 
 VERSION = 1
 WEIGHT, SHAPE = "layer.1.weight", (10, 784)
 DIRECTORY = 0x10  # an attribute of a zip entry; torch.load takes uninitialised memory for the content of such an entry
 
 
+@dataclass
+class Best:
+    """The epoch that checkpoint_max.pth holds, chosen by validation accuracy, or without -val by test accuracy."""
+
+    epochs: int = 0  # that were finished with it; 0: none yet
+    score: float = -math.inf
+    test_acc: float = 0.0
+
+
+@dataclass
+class Position:
+    """The progress of a run."""
+
+    epochs: int = 0  # finished; also the index of the next one, from which its spikes and batch order follow
+    step: int = 0  # steps done of the next epoch
+    seconds: float = 0.0  # spent on those steps
+    max_test_acc: float = 0.0
+    best: Best = field(default_factory=Best)
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> Position:
+        """Return the position in a checkpoint, whose `epoch` is the index of the last finished one."""
+        seconds = state.get("running", {}).get("seconds", 0.0)
+        best = Best(**state.get("best", {}))
+        return cls(state.get("epoch", -1) + 1, state.get("step", 0), seconds, state.get("max_test_acc", 0.0), best)
+
+    def entries(self) -> dict[str, Any]:
+        """Return the entries of a checkpoint for this position, without the seconds."""
+        best = asdict(self.best)
+        return {"epoch": self.epochs - 1, "step": self.step, "max_test_acc": self.max_test_acc, "best": best}
+
+    def take_test(self, row: Mapping[str, Any]) -> bool:
+        """Note the test in an epoch's row of metrics; return whether the epoch is the best one so far."""
+        test_acc = row.get("test_acc", 0.0)  # not there with -no-test
+        self.max_test_acc = max(self.max_test_acc, test_acc)
+        score = row.get("val_acc", test_acc)
+        if score <= self.best.score:
+            return False
+        self.best = Best(row["epochs"], score, test_acc)
+        return True
+
+
 def save(path: Path, state: dict[str, Any], flag: str = "-out-dir") -> None:
     """Write a checkpoint; a reader sees the old one or the new one, even if the process dies meanwhile."""
+    import torch
+
     buffer = io.BytesIO()  # torch.save straight to a full disk raises a RuntimeError that does not mention the disk
     torch.save({"version": VERSION, **state}, buffer)
     write_file(path, buffer.getvalue(), flag)
@@ -44,8 +92,10 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     torch.load(weights_only=True) executes nothing of the file, but does not compare the checksums of the zip archive
     that the file is.
     """
+    import torch
+
     path = find_checkpoint(path)
-    try:
+    with _reading(path):
         with zipfile.ZipFile(path) as archive:
             if name := archive.testzip():
                 raise ValueError(f"the checksum of {name!r:.80} is wrong")
@@ -54,6 +104,32 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
         state = dict(torch.load(path, map_location="cpu", weights_only=True))
         _check(state)
         return state
+
+
+def load_plain(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the content of a checkpoint with None for its tensors; errors are those of `load`."""
+    path = find_checkpoint(path)
+    with _reading(path), zipfile.ZipFile(path) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
+        state = dict(_PlainValues(io.BytesIO(archive.read(name))).load())
+        Position.of(state)
+        return state
+
+
+class _PlainValues(pickle.Unpickler):
+    """Reads the plain values of a checkpoint. Its tensors become None: nothing that a file names is imported or run."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        return OrderedDict if (module, name) == ("collections", "OrderedDict") else lambda *_: None
+
+    def persistent_load(self, pid: Any) -> None:
+        return None
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise SNNError(f"{path} can't be read ({reason(error)}); check its permissions") from error
     except Exception as error:  # meaningless bytes can fail anywhere in the unpickler, and meaningless values in _check

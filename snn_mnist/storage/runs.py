@@ -13,9 +13,9 @@ from snn_mnist.errors import SNNError
 from snn_mnist.settings.config import DECIDING, Config
 from snn_mnist.settings.options import options_of, show
 from snn_mnist.storage.atomic_files import is_locked, reason
+from snn_mnist.storage.checkpoint import Position, load_plain
 from snn_mnist.storage.directory import LATEST, run_directories
 from snn_mnist.storage.metrics import read_metrics
-from snn_mnist.storage.position import Position, read_plain
 
 OPTIONS = {each.name: each for each in options_of(Config)}
 ABBREVIATED = {"v_threshold": "vth", "v_reset": "vreset", "limit_batches": "limit"}
@@ -96,7 +96,7 @@ def read_run(folder: Path) -> Run:
     file, position, converted = folder / "metrics.csv", Position(), is_converted(folder)
     if (folder / LATEST).is_file():  # else it has just begun
         file = folder / LATEST
-        position = Position.of(read_plain(file))
+        position = Position.of(load_plain(file))
         rows = [row for row in rows if row["epochs"] <= position.epochs]  # a resumed run writes later ones again
     running, finished = is_locked(folder), position.epochs >= config.epochs
     tests, held_out, speeds = (
@@ -142,6 +142,6 @@ def survey(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
 def is_converted(folder: Path) -> bool:
     """Return whether the run is one of `convert`, whose metrics are those of the ANN."""
     try:
-        return "ann" in read_plain(folder / LATEST)
+        return "ann" in load_plain(folder / LATEST)
     except (SNNError, OSError):
         return False

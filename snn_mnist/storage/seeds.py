@@ -14,9 +14,9 @@ from typing import Any
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.settings.config import DECIDING, Config
 from snn_mnist.storage.atomic_files import reason, write_file
+from snn_mnist.storage.checkpoint import Position, load_plain
 from snn_mnist.storage.directory import LATEST, new_run_directory
 from snn_mnist.storage.metrics import mean_std, percent, read_metrics
-from snn_mnist.storage.position import Position, read_plain
 from snn_mnist.storage.runs import best_tested, run_name
 
 SEEDS = "seeds.json"
@@ -137,7 +137,7 @@ class SeedGroup:
 
 
 def _epochs_done(run: Path) -> int:
-    return Position.of(read_plain(run / LATEST)).epochs
+    return Position.of(load_plain(run / LATEST)).epochs
 
 
 def _spread(rows: Mapping[int, Mapping[str, Any] | None]) -> dict[str, Any] | None:

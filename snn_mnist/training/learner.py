@@ -12,14 +12,14 @@ from torch.nn.functional import one_hot
 
 from snn_mnist.data.datasets import Dataset, load_dataset
 from snn_mnist.errors import SNNError
+from snn_mnist.network.ann import Conversion
 from snn_mnist.network.device import Runtime
 from snn_mnist.network.network import CLASSES, SNN
 from snn_mnist.network.poisson import SpikeKey, Stream, random_order
 from snn_mnist.network.scoring import mean_squared_error
 from snn_mnist.network.training_steps import Training
 from snn_mnist.settings.config import Config
-from snn_mnist.storage.position import Position
-from snn_mnist.training.conversion import Conversion
+from snn_mnist.storage.checkpoint import Position
 
 
 class Diverged(SNNError):

@@ -14,19 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from snn_mnist.data.datasets import Dataset
+from snn_mnist.network.ann import Conversion
 from snn_mnist.network.device import Runtime, choose_runtime, without_tiles
 from snn_mnist.settings.config import Config
+from snn_mnist.storage.checkpoint import Position
 from snn_mnist.storage.directory import BEST, LATEST, find_checkpoint, require_writable
-from snn_mnist.storage.position import Position
-from snn_mnist.training import messages
-from snn_mnist.training.conversion import Conversion
+from snn_mnist.training import console
+from snn_mnist.training.console import Interrupted, Interruption, Progress, Threads
 from snn_mnist.training.evaluator import Evaluation, Evaluator
-from snn_mnist.training.interruption import Interrupted, Interruption
 from snn_mnist.training.learner import Learner, TrainingData
-from snn_mnist.training.progress import Progress
 from snn_mnist.training.resume import restore, resume, snapshot
 from snn_mnist.training.run_files import RunFiles, open_files
-from snn_mnist.training.threads import Threads
 
 
 def train(
@@ -44,8 +42,7 @@ def train(
     resumed = resume(config, conversion)
     config, conversion, position = resumed.config, resumed.conversion, resumed.position
     if config.resume and position.epochs >= config.epochs:
-        print(f"nothing to do: {config.resume} has been trained for {position.epochs} epochs;")
-        print(f"to continue, give a larger -epochs, e.g. -epochs {2 * position.epochs}")
+        print(console.nothing_to_do(config.resume, position.epochs))
         return find_checkpoint(config.resume).parent
     require_writable(resumed.folder or config.out_dir)
     if conversion:
@@ -62,28 +59,28 @@ def train(
     with interruption, open_files(resumed, runtime) as files, progress:
         if not resumed.folder:
             files.save(LATEST, snapshot(learner, position))  # for a process that is killed within the first epoch
-        print(messages.begins(config, runtime, data, files.folder, position), flush=True)
+        print(console.begins(config, runtime, data, files.folder, position), flush=True)
         try:
             while position.epochs < config.epochs:
                 train_epoch(learner, position, progress, threads, interruption)
                 interruption.check()
                 row, evaluation = finish_epoch(learner, evaluator, position, files, progress)
-                progress.line(messages.epoch(row, config.epochs, learner.take_skipped(), threads.announcement()))
+                progress.line(console.epoch(row, config.epochs, learner.take_skipped(), threads.announcement()))
                 if watch:
                     watch(row)
         except Interrupted:
             files.save(LATEST, snapshot(learner, position))
             verb = "convert" if conversion else "train"
-            progress.line(messages.interrupted(position, data.steps, files.folder, verb))
+            progress.line(console.interrupted(position, data.steps, files.folder, verb))
             return files.folder
-    print(messages.summary(config, row, position, len(data.dataset.train)))
+    print(console.summary(config, row, position, len(data.dataset.train)))
     if not conversion:
         print(f"test it again: python -m snn_mnist eval -resume {shlex.quote(str(files.folder))}")
     if interruption.requested:
         print("interrupted after the last step; the run is complete and saved")
     score = evaluation and (evaluation.test or evaluation.held_out)
     if score and score.at_chance():
-        print(messages.at_chance(score, config.lr))
+        print(console.at_chance(score, config.lr))
     return files.folder
 
 

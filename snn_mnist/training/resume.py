@@ -13,13 +13,11 @@ from typing import Any
 import torch
 
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.network.ann import CALIBRATION
+from snn_mnist.network.ann import CALIBRATION, Conversion
 from snn_mnist.settings.config import Config
 from snn_mnist.storage import checkpoint
-from snn_mnist.storage.checkpoint import WEIGHT
+from snn_mnist.storage.checkpoint import WEIGHT, Position
 from snn_mnist.storage.directory import LATEST, LEVELS, find_checkpoint
-from snn_mnist.storage.position import Position
-from snn_mnist.training.conversion import Conversion
 from snn_mnist.training.learner import Learner
 
 

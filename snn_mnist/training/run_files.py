@@ -13,10 +13,9 @@ from snn_mnist.network.device import Runtime
 from snn_mnist.settings.config import Config, yaml_text
 from snn_mnist.storage import checkpoint, directory, environment
 from snn_mnist.storage.atomic_files import exclusive_lock, reason, write_file
-from snn_mnist.storage.metrics import METRICS, VALIDATION, MetricsFile
-from snn_mnist.storage.position import Position
+from snn_mnist.storage.checkpoint import Position
+from snn_mnist.storage.metrics import METRICS, VALIDATION, MetricsFile, TensorBoard
 from snn_mnist.storage.runs import run_name
-from snn_mnist.storage.tensorboard import TensorBoard
 from snn_mnist.training.evaluator import Evaluation
 from snn_mnist.training.resume import Resumed
 from snn_mnist.visualizing import run_figures, tensorboard_images

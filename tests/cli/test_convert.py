@@ -14,12 +14,11 @@ from snn_mnist.cli.convert import ConvertOptions
 from snn_mnist.core import neuron
 from snn_mnist.data.datasets import Split, load_dataset
 from snn_mnist.errors import SNNError
-from snn_mnist.network.ann import AnnEngine, WakingReLU, constant_current_score, scale_of
+from snn_mnist.network.ann import AnnEngine, Conversion, WakingReLU, constant_current_score, scale_of
 from snn_mnist.network.network import SNN
 from snn_mnist.network.poisson import SpikeKey, Stream
 from snn_mnist.storage import checkpoint
 from snn_mnist.storage.checkpoint import WEIGHT
-from snn_mnist.training.conversion import Conversion
 from snn_mnist.training.learner import TrainingData
 from tests.support.runs import config, newest, wait_until
 

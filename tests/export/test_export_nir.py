@@ -14,8 +14,8 @@ from snn_mnist.cli.main import main
 from snn_mnist.errors import SNNError
 from snn_mnist.export import nir as nir_file
 from snn_mnist.export import verify
+from snn_mnist.network.network import load_network
 from snn_mnist.network.poisson import SpikeKey, Stream, poisson_encode
-from snn_mnist.network.saved_network import load_network
 from snn_mnist.settings.config import Config
 from snn_mnist.storage import checkpoint
 from tests.support.export_net import digits, network, saved, weights

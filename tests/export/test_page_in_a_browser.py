@@ -21,10 +21,9 @@ from PIL import Image, ImageDraw
 from snn_mnist.cli.main import main
 from snn_mnist.data import pictures as picture
 from snn_mnist.export import html
-from snn_mnist.network.network import SNN
+from snn_mnist.network.network import SNN, SavedNetwork
 from snn_mnist.network.poisson import SpikeKey, Stream, poisson_encode
 from snn_mnist.network.reliability import Prediction, Reliability, doubts
-from snn_mnist.network.saved_network import SavedNetwork
 from tests.support import chromium
 from tests.support.export_net import saved
 

@@ -12,7 +12,7 @@ from snn_mnist.errors import SNNError
 from snn_mnist.kernels.cache import compile_seconds
 from snn_mnist.kernels.cuda import available
 from snn_mnist.kernels.cuda import launch as cuda
-from snn_mnist.network import start_check
+from snn_mnist.network import fused_steps
 from tests.conftest import ROOT
 from tests.support.cuda_machine import CUDARuntimeError, cupy_with, pretend_machine, raising
 
@@ -53,7 +53,7 @@ def test_the_extras_install_what_messages_name():
 
 def test_info_lists_each_backend_although_a_device_is_lost(monkeypatch):
     pretend_machine(monkeypatch, cupy_with())
-    monkeypatch.setattr(start_check, "find_error", raising(SNNError("cuda can't be used: out of memory")))
+    monkeypatch.setattr(fused_steps, "start_up_error", raising(SNNError("cuda can't be used: out of memory")))
     listed = info.backends()
     assert listed["cupy"] == "cuda can't be used: out of memory" and listed["torch"] == "available on cpu"
 

@@ -16,7 +16,7 @@ from snn_mnist.core import functional, neuron
 from snn_mnist.kernels.cuda import available
 from snn_mnist.kernels.cuda import fused as fused_cuda
 from snn_mnist.kernels.cuda import neuron as neuron_cuda
-from snn_mnist.network import start_check
+from snn_mnist.network import fused_steps
 from snn_mnist.network.fused_steps import FusedSteps
 from snn_mnist.network.poisson import SpikeKey
 from tests.conftest import ROOT
@@ -51,8 +51,8 @@ def on_device(images):
 
 
 def test_start_up_check():
-    start_check.find_error.cache_clear()
-    assert start_check.find_error(DEVICE) is None
+    fused_steps.start_up_error.cache_clear()
+    assert fused_steps.start_up_error(DEVICE) is None
 
 
 def test_a_step_never_waits_for_the_device():
@@ -171,7 +171,7 @@ def run_on(device: str, out, epochs: int, **settings) -> tuple[torch.Tensor, lis
     from snn_mnist.settings.config import Config
     from snn_mnist.storage import checkpoint, metrics
     from snn_mnist.training import loop as trainer
-    from snn_mnist.training.interruption import Interruption
+    from snn_mnist.training.console import Interruption
 
     given = {"dataset": "digits", "T": 20, "epochs": epochs, "device": device, "figures": False, "out_dir": str(out)}
     given |= {"backend": "cupy"} | settings

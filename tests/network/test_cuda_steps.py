@@ -171,7 +171,7 @@ def test_the_trainer(host, tmp_path, monkeypatch):
     from snn_mnist.settings.config import Config
     from snn_mnist.storage.metrics import read_metrics
     from snn_mnist.training import loop as trainer
-    from snn_mnist.training.interruption import Interruption
+    from snn_mnist.training.console import Interruption
 
     settings = {"dataset": "digits", "T": 8, "b": 40, "lr": 0.01, "epochs": 2, "limit_batches": 5, "figures": False}
     rows = []

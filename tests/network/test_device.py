@@ -6,7 +6,7 @@ import torch
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.kernels.cuda import available
 from snn_mnist.kernels.cuda import launch as cuda
-from snn_mnist.network import start_check
+from snn_mnist.network import fused_steps
 from snn_mnist.network.device import choose_backend, choose_runtime
 from snn_mnist.storage import environment
 from tests.support.cuda_machine import cupy_with, pretend_machine, raising
@@ -24,7 +24,7 @@ def test_choices_on_each_device(monkeypatch):
         with pytest.raises(UsageError, match=rf"'{name}' can't be used: {name}'s kernels run on {kernels}; use .*auto"):
             choose_backend(name, device)
     for found, chosen in ((None, "cupy"), ("the spikes differ", "torch")):
-        monkeypatch.setattr(start_check, "find_error", lambda device, found=found: found)
+        monkeypatch.setattr(fused_steps, "start_up_error", lambda device, found=found: found)
         reason = f"cupy can't be used: {found}" if found else "the fused CUDA backend"
         assert choose_backend("auto", GPU) == (chosen, reason)
     with pytest.raises(UsageError, match="the spikes differ"):
@@ -67,32 +67,32 @@ def test_auto_says_why_a_gpu_is_left_unused(monkeypatch):
 
 
 def test_start_up_check_passes_and_notices(host, monkeypatch):
-    start_check.find_error.cache_clear()
-    assert start_check.find_error(CPU) is None
+    fused_steps.start_up_error.cache_clear()
+    assert fused_steps.start_up_error(CPU) is None
 
     def damaged(target, replacement):
         def load(text, name, device):
             assert text.count(target) >= 1
             return host.load(text.replace(target, replacement), name, device)
 
-        start_check.find_error.cache_clear()
+        fused_steps.start_up_error.cache_clear()
         monkeypatch.setattr(cuda, "load", load)
-        return start_check.find_error(CPU)
+        return fused_steps.start_up_error(CPU)
 
     assert "spikes differ" in damaged("0xCD9E8D57u", "0xCD9E8D59u")
     assert "counts differ" in damaged("h >= n.threshold", "h > n.threshold + (real)0.01")
     assert "gradient by" in damaged("scale = neuron.gain /", "scale = 1.001f * neuron.gain /")
     assert "failed: fused takes" in damaged("KERNEL(THREADS) fused(", "KERNEL(THREADS) fused(float one_more, ")
-    start_check.find_error.cache_clear()
+    fused_steps.start_up_error.cache_clear()
 
 
 def test_a_faulting_kernel_ends_the_run(monkeypatch):
     """It invalidates the process's CUDA context: `auto` must not go on with torch on that device."""
 
-    monkeypatch.setattr(start_check, "_wrong_results", raising(RuntimeError("an illegal memory access")))
-    start_check.find_error.cache_clear()
-    assert start_check.find_error(CPU) == "its start-up check failed: an illegal memory access"
-    start_check.find_error.cache_clear()
+    monkeypatch.setattr(fused_steps, "_wrong_results", raising(RuntimeError("an illegal memory access")))
+    fused_steps.start_up_error.cache_clear()
+    assert fused_steps.start_up_error(CPU) == "its start-up check failed: an illegal memory access"
+    fused_steps.start_up_error.cache_clear()
     calls = []
 
     def zeros(*_, **__):
@@ -102,7 +102,7 @@ def test_a_faulting_kernel_ends_the_run(monkeypatch):
 
     monkeypatch.setattr(torch, "zeros", zeros)  # works before the kernels, and no longer after them
     with pytest.raises(SNNError, match=r"have made cuda unusable for this process .*illegal memory access"):
-        start_check.find_error(GPU)
+        fused_steps.start_up_error(GPU)
     monkeypatch.setattr(torch, "zeros", raising(torch.OutOfMemoryError("CUDA out of memory")))
     with pytest.raises(SNNError, match="cuda can't be used: CUDA out of memory"):
-        start_check.find_error(GPU)
+        fused_steps.start_up_error(GPU)

@@ -16,8 +16,7 @@ import torture
 from snn_mnist.cli.main import main
 from snn_mnist.errors import SNNError
 from snn_mnist.storage import checkpoint
-from snn_mnist.storage.checkpoint import SHAPE, WEIGHT
-from snn_mnist.storage.position import Best, Position, read_plain
+from snn_mnist.storage.checkpoint import SHAPE, WEIGHT, Best, Position, load_plain
 from tests.support.runs import train_run
 
 NAN, INF = float("nan"), float("inf")
@@ -57,7 +56,7 @@ def test_a_position_is_the_same_read_with_pytorch_and_without(state: dict[str, A
     position = Position(7, 3, 1.5, 0.9, Best(5, 0.8, 0.7))
     running = {"rates": torch.zeros(48, 10), "seconds": 1.5, "skipped": 0}
     checkpoint.save(tmp_path / "c.pth", state | position.entries() | {"running": running})
-    assert Position.of(checkpoint.load(tmp_path / "c.pth")) == Position.of(read_plain(tmp_path / "c.pth")) == position
+    assert Position.of(checkpoint.load(tmp_path / "c.pth")) == Position.of(load_plain(tmp_path / "c.pth")) == position
     assert Position.of({}) == Position() and Position().entries()["epoch"] == -1
 
 
@@ -98,7 +97,7 @@ def test_what_is_no_archive(tmp_path: Path, content: bytes):
     (tmp_path / "x.pth").write_bytes(content)
     assert "is damaged or not a checkpoint (BadZipFile: " in refused(tmp_path / "x.pth")
     with pytest.raises(SNNError, match=r"x.pth is damaged"):
-        read_plain(tmp_path / "x.pth")
+        load_plain(tmp_path / "x.pth")
 
 
 def test_every_verb_refuses_alike(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
@@ -204,7 +203,7 @@ def test_nothing_of_the_file_is_run(tmp_path: Path, state: dict[str, Any]):
         torch.save(changed(state, where, attack) if where else attack, path)
         assert "more than plain values and tensors" in refused(path)
         with contextlib.suppress(SNNError):
-            read_plain(path)
+            load_plain(path)
         assert not trace.exists()
     trace.mkdir()  # the attacks are real: the ordinary way they would have run
     with pytest.raises(FileExistsError):

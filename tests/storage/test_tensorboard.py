@@ -11,8 +11,8 @@ from tensorboard.plugins.hparams import backend_context
 
 from snn_mnist.errors import SNNError
 from snn_mnist.settings.config import Config
-from snn_mnist.storage import tensorboard
-from snn_mnist.storage.tensorboard import TensorBoard, hyperparameters
+from snn_mnist.storage import metrics
+from snn_mnist.storage.metrics import TensorBoard, hyperparameters
 from tests.support.runs import train_run
 
 CHECKED_AT_FIRST = 5  # TensorBoard's page ticks so many hyperparameters and metrics
@@ -60,9 +60,9 @@ def test_a_run_is_there_before_its_first_epoch_ends(tmp_path):
 @pytest.mark.parametrize("pids", [(99, 5, 30), (5, 99, 7)])
 def test_event_files_of_one_second_are_read_in_the_order_of_their_making(tmp_path, monkeypatch, pids):
     """Resumed after 3 and after 1 epochs, each time with other losses; the clock stands, then is set back."""
-    monkeypatch.setattr(tensorboard.time, "time", iter([50.0, *[50.5] * 20, *[40.0] * 20]).__next__)
+    monkeypatch.setattr(metrics.time, "time", iter([50.0, *[50.5] * 20, *[40.0] * 20]).__next__)
     for run, (pid, done) in enumerate(zip(pids, (0, 3, 1), strict=True)):
-        monkeypatch.setattr(tensorboard.os, "getpid", lambda pid=pid: pid)
+        monkeypatch.setattr(metrics.os, "getpid", lambda pid=pid: pid)
         board = TensorBoard(tmp_path, done)
         for epochs in range(done + 1, 5):
             board.write({"epochs": epochs, "train_loss": run})

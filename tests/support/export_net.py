@@ -11,8 +11,7 @@ import numpy as np
 import torch
 
 from snn_mnist.data.datasets import Dataset, load_dataset
-from snn_mnist.network.network import SNN
-from snn_mnist.network.saved_network import SavedNetwork
+from snn_mnist.network.network import SNN, SavedNetwork
 from snn_mnist.settings.config import Config
 from snn_mnist.storage import checkpoint
 

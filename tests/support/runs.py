@@ -10,7 +10,7 @@ from typing import Any
 from torture import metrics as metrics
 
 from snn_mnist.settings.config import Config
-from snn_mnist.training.interruption import Interruption
+from snn_mnist.training.console import Interruption
 from snn_mnist.training.loop import train
 
 DIGITS = {"dataset": "digits", "T": 20, "b": 100, "lr": 5e-3, "figures": False}  # a second or two per run

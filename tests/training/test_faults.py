@@ -12,8 +12,8 @@ from nursery import Child, Nursery
 from torture import QUICK, differences
 
 from snn_mnist.storage import checkpoint
+from snn_mnist.storage.checkpoint import Position
 from snn_mnist.storage.metrics import read_metrics
-from snn_mnist.storage.position import Position
 from tests.training.test_interruption import LONG, training_goes_on
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="limits, mounts and users of POSIX")
@@ -181,7 +181,7 @@ def test_a_torn_or_surplus_row_of_metrics_is_dropped(nursery: Nursery, run: Path
 
 @pytest.mark.parametrize("tail", [b"\x18", b"\x18\0\0\0\0\0\0\0\xa3\x7fK\x22\t", b"\xff" * 40])
 def test_events_have_a_torn_end_or_rows_to_come(nursery: Nursery, run: Path, runs: tuple[Path, Path], tail: bytes):
-    from snn_mnist.storage.tensorboard import TensorBoard
+    from snn_mnist.storage.metrics import TensorBoard
 
     board = TensorBoard(run, 2)
     board.write({"epochs": 3, "train_loss": 9.0})

@@ -12,7 +12,7 @@ from torture import QUICK, differences
 
 from snn_mnist.cli.main import main
 from snn_mnist.storage import checkpoint
-from snn_mnist.training.interruption import Interruption
+from snn_mnist.training.console import Interruption
 from tests.support.runs import train_run, wait_until
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and fork of POSIX")
@@ -69,11 +69,11 @@ def test_a_second_signal_ends_the_program_at_once(monkeypatch: pytest.MonkeyPatc
     ended: list[int] = []
     monkeypatch.setattr(os, "_exit", ended.append)
     with Interruption() as interruption:
-        monkeypatch.setattr("snn_mnist.training.interruption.REPEAT_SECONDS", 100)
+        monkeypatch.setattr("snn_mnist.training.console.REPEAT_SECONDS", 100)
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)  # repeats the first
         assert interruption.exit_code == 143 and not ended
-        monkeypatch.setattr("snn_mnist.training.interruption.REPEAT_SECONDS", 0)
+        monkeypatch.setattr("snn_mnist.training.console.REPEAT_SECONDS", 0)
         signal.raise_signal(signal.SIGINT)
     assert ended == [130]
 

@@ -10,8 +10,8 @@ from snn_mnist.network.network import SNN
 from snn_mnist.network.poisson import SpikeKey, Stream
 from snn_mnist.network.scoring import score
 from snn_mnist.storage import checkpoint
+from snn_mnist.storage.checkpoint import Best, Position
 from snn_mnist.storage.metrics import read_metrics
-from snn_mnist.storage.position import Best, Position
 from snn_mnist.training import evaluator, loop, messages
 from snn_mnist.training.learner import Learner, TrainingData, ema_decays, learning_rates
 from snn_mnist.visualizing import run_figures, tensorboard_images

@@ -23,7 +23,7 @@ from snn_mnist.network.device import choose_runtime
 from snn_mnist.settings.config import FIXED_ON_RESUME, Config
 from snn_mnist.storage import checkpoint
 from snn_mnist.storage.metrics import read_metrics
-from snn_mnist.training.interruption import Interruption
+from snn_mnist.training.console import Interruption
 from snn_mnist.training.learner import Learner, TrainingData
 from snn_mnist.training.loop import train
 from snn_mnist.training.resume import restore, resume

@@ -42,7 +42,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch):
         looks = itertools.count(1)
         with monkeypatch.context() as patch:
             step = Mock(side_effect=lambda images: next(looks) == steps and os.kill(os.getpid(), signal.SIGINT))
-            patch.setattr("snn_mnist.training.progress.Progress.step", step)
+            patch.setattr("snn_mnist.training.console.Progress.step", step)
             patch.setattr("snn_mnist.network.compiled_steps.CHUNK_WORK", 1)  # a step a chunk
             assert main(command) == 130
 

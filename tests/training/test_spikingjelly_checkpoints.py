@@ -24,8 +24,8 @@ import torch
 
 from snn_mnist.cli.main import main
 from snn_mnist.export import verify
+from snn_mnist.network.network import load_network
 from snn_mnist.network.poisson import SpikeKey, Stream, poisson_encode
-from snn_mnist.network.saved_network import load_network
 from snn_mnist.storage import checkpoint
 from tests.support.export_net import digits, network, weights
 from tests.support.runs import train_run

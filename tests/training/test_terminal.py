@@ -12,7 +12,7 @@ import pytest
 
 from snn_mnist import terminal
 from snn_mnist.terminal import for_stream, progress_bar, wrapped
-from snn_mnist.training.progress import Progress
+from snn_mnist.training.console import Progress
 
 
 def test_lines_break_between_words_and_never_within_a_flag_or_path():

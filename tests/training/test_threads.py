@@ -11,7 +11,7 @@ from snn_mnist.kernels.cpu import jit
 from snn_mnist.network.device import Runtime
 from snn_mnist.storage import checkpoint
 from snn_mnist.training import threads
-from snn_mnist.training.threads import Threads, busy_seconds
+from snn_mnist.training.console import Threads, busy_seconds
 from tests.support.runs import train_run
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from snn_mnist.data.datasets import DIGITS, FASHION
-from snn_mnist.storage.tensorboard import TensorBoard
+from snn_mnist.storage.metrics import TensorBoard
 from snn_mnist.visualizing import tensorboard_images as images
 from tests.visualizing.test_run_figures import random_score
 

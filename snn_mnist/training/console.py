@@ -1,0 +1,246 @@
+"""What a run shares with its user and machine: text, progress bar, Ctrl-C and SIGTERM, threads. Without PyTorch."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from snn_mnist.settings.config import Config, cores
+from snn_mnist.storage.checkpoint import Position
+from snn_mnist.terminal import WIDTH, for_stream, progress_bar, wrapped
+
+if TYPE_CHECKING:
+    from snn_mnist.network.device import Runtime
+    from snn_mnist.network.scoring import Score
+    from snn_mnist.training.learner import TrainingData
+
+REPEAT_SECONDS = 0.1  # a second signal within this time repeats the first: `timeout` signals child and group
+WINDOW = 0.5  # seconds between two looks at the cores; the kernel counts their time in hundredths of a second
+SPARE = 0.7  # a thread more is used where so much of its core is free
+
+
+# ---- text ----------------------------------------------------------------------------------------------------------
+
+
+def nothing_to_do(run: str, epochs: int) -> str:
+    return (
+        f"nothing to do: {run} has been trained for {epochs} epochs;\n"
+        f"to continue, give a larger -epochs, e.g. -epochs {2 * epochs}"
+    )
+
+
+def begins(config: Config, runtime: Runtime, data: TrainingData, folder: Path, position: Position) -> str:
+    """Return the lines before the first epoch."""
+    images = f"{config.dataset}: {data.steps * config.b:,} images per epoch"
+    lines = [wrapped(str(runtime)), images, f"run directory {folder}"]
+    if config.amp and runtime.device.type == "cpu":
+        lines.append("amp on the CPU: bfloat16 without loss scaling, which its range does not need")
+    if config.resume:
+        lines += [wrapped(f"note: {note}") for note in config.without_effect(config.unused)]
+        done = f" after {position.step} of {data.steps} steps" if position.step else ""
+        lines.append(f"resuming in epoch {position.epochs + 1} of {config.epochs}{done}")
+    return "\n".join(lines)
+
+
+def epoch(row: dict[str, Any], epochs: int, skipped: int, threads: str) -> str:
+    """Return the line of a finished epoch, and below it what needs attention. With -val the test loss has no room."""
+    digits = 2 if row["seconds"] < 10 else 1 if row["seconds"] < 100 else 0
+    line = f"epoch {row['epochs']}/{epochs}  train loss {row['train_loss']:.4f} acc {row['train_acc']:.2%}"
+    if "val_acc" in row:
+        line += f"  val {row['val_acc']:.2%}"
+    if "test_acc" in row:
+        loss = "" if "val_acc" in row else f"loss {row['test_loss']:.4f} acc "
+        line += f"  test {loss}{row['test_acc']:.2%}"
+    seconds = f"  {row['seconds']:.{digits}f} s"
+    if len(line + seconds) <= WIDTH:
+        line += seconds
+    remarks = [f"steps skipped for gradients that are not finite: {skipped}" if skipped else "", threads]
+    return "\n  ".join([line, *filter(None, remarks)])
+
+
+def interrupted(position: Position, steps: int, folder: Path, verb: str) -> str:
+    return (
+        f"interrupted in epoch {position.epochs + 1} after {position.step} of {steps} steps, saved\n"
+        f"resume with: python -m snn_mnist {verb} -resume {shlex.quote(str(folder))}"
+    )
+
+
+def summary(config: Config, row: dict[str, Any], position: Position, training_images: int) -> str:
+    """Return the results after the last epoch."""
+    best = position.best
+    last = f"test accuracy {row['test_acc']:.2%}" if config.test else f"held-out accuracy {row['val_acc']:.2%}"
+    lines = [f"last epoch: {last}, trained at {row['train_images_per_s']:,.0f} images/s"]
+    if config.val:
+        test = f", test accuracy {best.test_acc:.2%}" if config.test else ""
+        lines.append(f"best epoch on {config.val} held-out images: {best.epochs} (held-out {best.score:.2%}{test})")
+    elif position.max_test_acc > row["test_acc"]:
+        lines += [
+            f"highest of all tests: {position.max_test_acc:.2%}, which is optimistic: the test images chose it;",
+            f"report the last epoch, or let held-out training images choose: -val {training_images // 12}",
+        ]
+    return "\n".join(lines)
+
+
+def at_chance(score: Score, lr: float) -> str:
+    """Return the line for a network that has learned nothing."""
+    silent = "" if score.counts.any() else "no neuron fires: "
+    return f"{silent}{score.accuracy():.2%} is chance; try another -lr than {lr} (0.001 suits adam, 0.1 sgd)"
+
+
+# ---- progress ------------------------------------------------------------------------------------------------------
+
+
+class Progress:
+    """On a terminal a bar for the run: the remaining time, images/s with the tests, accuracy and loss; elsewhere
+    one line per epoch. A context: the bar disappears at its end."""
+
+    def __init__(self, epochs: int, show: bool | None = None) -> None:
+        self.epochs, self.show = epochs, show
+        self.bar = progress_bar("", 0, show=False)  # until the first epoch begins
+        self.learned = ""  # loss and accuracy
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def start(self, epochs: int, images: int, done: int) -> None:
+        """Begin an epoch of this many images after `epochs` finished ones; an earlier process did `done` of them."""
+        title = f"epoch {epochs + 1}/{self.epochs}"
+        if not self.bar.total:
+            self.bar = progress_bar(title, self.epochs * images, epochs * images + done, self.show)
+        self.bar.set_description_str(title, refresh=False)
+        self.bar.set_postfix_str(self.learned, refresh=False)
+
+    def step(self, images: int) -> bool:
+        """Count images; return whether the bar was drawn, and wants new figures for the next time."""
+        return bool(self.bar.update(images))
+
+    def figures(self, loss: float, accuracy: float) -> None:
+        self.learned = f"acc {accuracy:.2%}, loss {loss:.4f}"
+        self.bar.set_postfix_str(self.learned, refresh=False)
+
+    def says(self, what: str) -> None:
+        """Show what is done between the epochs."""
+        self.bar.set_postfix_str(f"{what} ...")
+
+    def line(self, text: str) -> None:
+        """Print a line above the bar."""
+        with self.bar.external_write_mode(sys.stdout):
+            print(for_stream(text, sys.stdout), flush=True)
+
+
+# ---- Ctrl-C and SIGTERM --------------------------------------------------------------------------------------------
+
+
+class Interrupted(Exception):
+    """Raised by Interruption.check."""
+
+
+class Interruption:
+    """Within this context the first SIGINT or SIGTERM is only noted; a second one ends the program at once.
+
+    Contexts may be nested; outside of the main thread signals are left as they are.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._noted = 0.0  # when the first one came
+        self._contexts: list[ExitStack] = []  # each puts back the handlers that it replaced
+
+    def __enter__(self) -> Interruption:
+        self._contexts.append(ExitStack())
+        if threading.current_thread() is threading.main_thread():
+            for number in self.SIGNALS:
+                self._contexts[-1].callback(signal.signal, number, signal.signal(number, self._note))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._contexts.pop().close()
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self._noted and now - self._noted > REPEAT_SECONDS:
+            os._exit(128 + number)
+        self.signal, self._noted = number, self._noted or now
+
+    @property
+    def requested(self) -> bool:
+        return self.signal is not None
+
+    def check(self) -> None:
+        """Raise Interrupted where a stop was asked for."""
+        if self.requested:
+            raise Interrupted
+
+    @property
+    def exit_code(self) -> int:
+        """130 after Ctrl-C, 143 after SIGTERM, 0 after neither."""
+        return 128 + self.signal if self.signal else 0
+
+
+# ---- threads -------------------------------------------------------------------------------------------------------
+
+
+class Threads:
+    """The number of threads of a run on the CPU: the cores that other programs leave free, at most -j.
+
+    All threads wait for the last one at the end of each of a thousand steps a second. If another program uses one of
+    their cores, that takes milliseconds: two threads are then several times slower than one. The fused CPU kernels give
+    the same bits for every number of threads, so the number may change during a run; others keep a single one.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.most = runtime.threads if runtime.backend == "numba" else 1
+        self.count = self.announced = self.most
+        self._read()
+
+    def follow(self) -> None:
+        """Update the number, twice a second; to be called after each chunk of steps."""
+        if self.most == 1 or time.perf_counter() - self._when < WINDOW:
+            return
+        from snn_mnist.kernels.cpu import jit
+
+        when, others = self._when, self._others
+        self._read()
+        free = cores() - (self._others - others) / (self._when - when)
+        count = min(self.most, max(1, int(free + 1 - SPARE)))
+        if count != self.count:
+            self.count = count
+            jit.set_threads(count)
+
+    def announcement(self) -> str:
+        """Return, once after a change, that fewer threads are used or all again; else ''."""
+        if self.count == self.announced:
+            return ""
+        self.announced = self.count
+        why = "other programs are busy" if self.count < self.most else "the cores are free again"
+        return f"now using {self.count} of {self.most} threads: {why}"
+
+    def _read(self) -> None:
+        self._when, self._others = time.perf_counter(), busy_seconds() - time.process_time()
+
+
+def busy_seconds() -> float:
+    """Return the seconds that this process's cores have worked for all programs but those of low priority ("nice").
+
+    Always 0 where there is no /proc/stat (macOS, Windows): the number of threads stays as it is.
+    """
+    if not (hasattr(os, "sched_getaffinity") and os.path.exists("/proc/stat")):
+        return 0.0
+    allowed = {f"cpu{core}" for core in os.sched_getaffinity(0)}
+    with open("/proc/stat") as file:
+        rows = [line.split() for line in file if line.startswith("cpu")]
+    ticks = sum(int(user) + int(system) for name, user, _, system, *_ in rows if name in allowed)
+    return ticks / os.sysconf("SC_CLK_TCK")
