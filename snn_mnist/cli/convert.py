@@ -113,14 +113,10 @@ def report(options: ConvertOptions, folder: Path) -> None:
     poisson, _ = score_split(loaded.net, data.test, runtime, steps, keys)
     against_T = {POISSON: accuracy_against_T(poisson), CONSTANT: accuracy_against_T([constant])}
     error = math.sqrt(accuracy * (1 - accuracy) / len(data.test))
-    results: dict[str, Any] = {
-        "images": len(data.test),
-        "encodings": len(keys),
-        "T": config.T,
-        "ann_accuracy": accuracy,
-    }
-    results |= {"standard_error": error, "accuracy_against_T": against_T, "mode": ann["mode"], "scale": ann["scale"]}
-    results |= {"checkpoint": str(loaded.path), "epochs": loaded.epochs, "dataset": data.name, "seed": config.seed}
+    results: dict[str, Any] = {"images": len(data.test), "encodings": len(keys), "T": config.T}
+    results |= {"ann_accuracy": accuracy, "standard_error": error, "mode": ann["mode"], "scale": ann["scale"]}
+    results |= {"accuracy_against_T": against_T, "checkpoint": str(loaded.path), "epochs": loaded.epochs}
+    results |= {"dataset": data.name, "seed": config.seed}
     if options.json != "-":
         print(describe(results, folder), flush=True)
     if options.json:

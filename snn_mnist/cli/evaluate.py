@@ -43,10 +43,8 @@ def run(options: EvalOptions) -> int:
     loaded = open_checkpoint(options)
     config = loaded.config
     data = load_dataset(config.dataset, config.data_dir)
-    keys, steps = (
-        [SpikeKey(config.seed, Stream.EVAL, n) for n in range(options.repeats)],
-        default_readout_steps(config.T),
-    )
+    keys = [SpikeKey(config.seed, Stream.EVAL, n) for n in range(options.repeats)]
+    steps = default_readout_steps(config.T)
     with progress_bar("testing", len(data.test) * len(keys)) as meter:
         scores, seconds = score_split(loaded.net, data.test, runtime, steps, keys, after_each=meter.update)
     result = summarise(scores, data.class_names)

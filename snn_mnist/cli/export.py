@@ -1,6 +1,7 @@
-"""Verb `export`: a checkpoint in the formats of other programs, hardware and the browser.
+"""Verbs `export` and `import`: a checkpoint in the formats of other programs, hardware and the browser, and back.
 
     python -m snn_mnist export -resume last -format nir -out mnist.nir -verify
+    python -m snn_mnist import mnist.nir
 
 docs/interop.md explains the formats.
 """
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from snn_mnist.cli.shared import SavedNetworkOptions, open_checkpoint
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.settings.options import option, options_of
+from snn_mnist.settings.config import MAX_T
+from snn_mnist.settings.options import Options, option, options_of, show
 from snn_mnist.terminal import say, wrapped
 
 if TYPE_CHECKING:
@@ -57,6 +59,21 @@ class ExportOptions(SavedNetworkOptions):
         return super().notes() + self.without_effect(reasons)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImportOptions(Options):
+    """Settings of `import`. None means: as the file says."""
+
+    file: str = option(None, "Files", "the NIR file to read", metavar="FILE", required=True, positional=True)
+    out: str | None = option(
+        None, "Files", "the checkpoint to write", metavar="FILE", shown="the file with the ending .pth"
+    )
+    T: int | None = option(None, "NIR", "time steps", low=1, high=MAX_T, shown="the file's, else 100")
+    dt: float | None = option(None, "NIR", "duration of a time step in seconds", above=0, shown="the file's, else 1e-4")
+    discretization: str | None = option(
+        None, "NIR", "how the file is meant to be integrated", choices=DISCRETIZATIONS, shown="the file's, else euler"
+    )
+
+
 def run(options: ExportOptions) -> None:
     from snn_mnist.export import hardware, html
 
@@ -94,6 +111,17 @@ def _export_nir(saved: SavedNetwork, out: Path, options: ExportOptions) -> None:
     loop = next(iter(found.values()))
     if isinstance(loop, verify.Agreement) and loop.different and not options.allow_lossy:
         raise SNNError(f"{out} does not give this network's spikes: {loop}; please report this")
+
+
+def run_import(options: ImportOptions) -> None:
+    from snn_mnist.export import nir
+
+    source = Path(options.file)
+    out = Path(options.out) if options.out else source.with_suffix(".pth")
+    refuse_directory(out)
+    config, notes = nir.import_nir(source, out, options.dt, options.discretization, options.T)
+    about = f"{out}: {config.neuron} neurons, tau {config.tau:g} steps, v_threshold {config.v_threshold:g}"
+    print(wrapped("\n".join([*notes, f"{about}, v_reset {show(config.v_reset)}, T {config.T}"])))
 
 
 def refuse_directory(out: Path) -> None:

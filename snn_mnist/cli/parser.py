@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from snn_mnist import __version__
-from snn_mnist.cli import bench, convert, evaluate, export, import_nir, info, plot, predict, runs, sweep, trace, train
+from snn_mnist.cli import bench, convert, evaluate, export, info, plot, predict, runs, sweep, trace, train
 from snn_mnist.errors import UsageError
 from snn_mnist.settings.config import RESUME_RULES, Config, read_yaml
 from snn_mnist.settings.options import Option, Options, brief, did_you_mean, options_of
@@ -37,7 +37,7 @@ VERBS = {
     "plot": Verb(plot.PlotOptions, plot.run, "draw the curves and weights of a run; compare the curves of several"),
     "predict": Verb(predict.PredictOptions, predict.run, "classify your own pictures"),
     "export": Verb(export.ExportOptions, export.run, "write a checkpoint for other simulators and hardware"),
-    "import": Verb(import_nir.ImportOptions, import_nir.run, "make a checkpoint of a NIR file"),
+    "import": Verb(export.ImportOptions, export.run_import, "make a checkpoint of a NIR file"),
     "convert": Verb(convert.ConvertOptions, convert.run, "train an ANN and convert it into a spiking network"),
     "bench": Verb(bench.BenchOptions, bench.run, "measure the images per second of every backend"),
     "info": Verb(info.InfoOptions, info.run, "show versions, devices, backends and the data found"),

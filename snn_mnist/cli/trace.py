@@ -104,7 +104,7 @@ def save(trace: Trace, config: Config, class_names: Sequence[str], wanted: Path)
     """
     import numpy as np
 
-    from snn_mnist.visualizing import run_figures, trace_figures
+    from snn_mnist.visualizing import run_figures as figures
 
     arrays: dict[str, Any] = {"v_t_array": trace.v, "s_t_array": trace.s, "h_t_array": trace.h, "x_t_array": trace.x}
     arrays |= {"image": trace.image, "input_spikes": trace.input_spikes, "firing_rates": trace.rates}
@@ -122,11 +122,11 @@ def save(trace: Trace, config: Config, class_names: Sequence[str], wanted: Path)
     for name, content in files.items():
         write_file(folder / name, content, "-out")
     pictures = {
-        "input.png": trace_figures.shown_image(trace, class_names),
-        "spikes.png": trace_figures.raster(trace, class_names),
-        "voltages.png": trace_figures.voltages(trace, class_names, config.v_threshold),
-        "winner.png": trace_figures.winner(trace, class_names, config.v_threshold, config.v_reset),
+        "input.png": figures.shown_image(trace, class_names),
+        "spikes.png": figures.raster(trace, class_names),
+        "voltages.png": figures.voltages(trace, class_names, config.v_threshold),
+        "winner.png": figures.winner(trace, class_names, config.v_threshold, config.v_reset),
     }
     for name, picture in pictures.items():
-        run_figures.write(folder / name, picture, "-out")
+        figures.write(folder / name, picture, "-out")
     return folder

@@ -24,9 +24,7 @@ import torch
 from snn_mnist.errors import SNNError
 
 DIGITS = tuple("0123456789")
-FASHION = (
-    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-)  # fmt: skip
+FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 FOLDERS = {"mnist": "MNIST", "fashion": "FashionMNIST"}  # also the names of torchvision's classes
 MD5 = {  # of the uncompressed files
     "mnist": {

@@ -47,8 +47,9 @@ def write_report(study: optuna.Study, plan: Plan, dataset: Dataset, repeats: int
     if best.state != TrialState.COMPLETE:
         raise SNNError(f"no trial of {plan.study} finished; the first: {result(best)}")
     complete, pruned, failed = (sum(each.state == state for each in trials) for state in ORDER)
-    print(wrapped(f"study {plan.study}: {complete} trials complete, {pruned} pruned, {failed} failed; accuracy on "
-              f"{plan.fixed['val']} held-out images, best first, all in study.csv:"))  # fmt: skip
+    states = f"{complete} trials complete, {pruned} pruned, {failed} failed"
+    shown = f"accuracy on {plan.fixed['val']} held-out images, best first, all in study.csv:"
+    print(wrapped(f"study {plan.study}: {states}; {shown}"))
     for trial in trials[:SHOWN]:
         print(wrapped(f"{number_of(trial):>5}  {result(trial)}  {drawn(trial)}"))
     tested = test_winner(plan, best, dataset, repeats, threads)
@@ -63,19 +64,13 @@ def table(trials: list[FrozenTrial], plan: Plan) -> str:
     """Return study.csv: a row for each trial, the best first."""
     rows: list[dict[str, Any]] = []
     for trial in trials:
-        runs = trial.user_attrs.get(RUNS, [])
-        rows.append({
-            "trial": number_of(trial),
-            "state": trial.state.name.lower(),
-            "val_acc": trial.value,
-            "val_std": mean_std(runs)[1] if runs else None,
-            **{f"val_acc_seed{plan.fixed['seed'] + run}": accuracy for run, accuracy in enumerate(runs)},
-            "epochs": trial.last_step,
-            **{name: show(value) for name, value in trial.params.items()},
-            "seconds": trial.duration.total_seconds() if trial.duration else None,
-            "run": plan.run_names(number_of(trial))[0],
-            "reason": trial.user_attrs.get(REASON),
-        })  # fmt: skip
+        number, runs = number_of(trial), trial.user_attrs.get(RUNS, [])
+        row = {"trial": number, "state": trial.state.name.lower(), "val_acc": trial.value}
+        row["val_std"] = mean_std(runs)[1] if runs else None
+        row |= {f"val_acc_seed{plan.fixed['seed'] + run}": accuracy for run, accuracy in enumerate(runs)}
+        row |= {"epochs": trial.last_step} | {name: show(value) for name, value in trial.params.items()}
+        row["seconds"] = trial.duration.total_seconds() if trial.duration else None
+        rows.append(row | {"run": plan.run_names(number)[0], "reason": trial.user_attrs.get(REASON)})
     text = io.StringIO()
     writer = csv.DictWriter(text, dict.fromkeys(name for row in rows for name in row), lineterminator="\n")
     writer.writeheader()

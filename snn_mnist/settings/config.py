@@ -110,20 +110,12 @@ class Config(Options):
     )
 
     device: str = machine(
-        "auto",
-        "cpu, cuda or cuda:1; auto takes a GPU if it can",
-        read=_device,
-        wanted="auto, cpu, cuda or cuda:0",
+        "auto", "cpu, cuda or cuda:1; auto takes a GPU if it can", read=_device, wanted="auto, cpu, cuda or cuda:0"
     )
     backend: str = machine("auto", "torch is the reference, numba (CPU) and cupy (CUDA) are fused", choices=BACKENDS)
     step_mode: str = machine("m", "m computes all T at once, s step by step in least memory", choices=("s", "m"))
     j: int = machine(
-        cores,
-        "the most threads to use",
-        read=_threads,
-        wanted="an integer above 0",
-        shown="all cores",
-        saved=False,
+        cores, "the most threads to use", read=_threads, wanted="an integer above 0", shown="all cores", saved=False
     )
     eval_every: int = machine(1, "epochs between two tests; the last epoch is tested too", low=1)
 
@@ -175,10 +167,6 @@ class Config(Options):
             given.setdefault("data_dir", self.data_dir)
         unsaved = {each.name: getattr(self, each.name) for each in options_of(type(self)) if not each.saved}
         return replace(self, **{**self.known(saved, source), **unsaved, **given, "source": source})
-
-    def changes_of_fixed_settings(self, saved: Mapping[str, Any]) -> list[str]:
-        """Return `changes` of the settings that may not change on resume."""
-        return self.changes(type(self).from_mapping(saved), FIXED_ON_RESUME)
 
     def changes(self, before: Self, names: Iterable[str]) -> list[str]:
         """Return 'tau 2.0 → 1.5' for every one of these settings that differs from what it was before."""

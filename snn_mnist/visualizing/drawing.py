@@ -32,17 +32,13 @@ def own_style() -> Iterator[None]:
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update({
-            "font.size": 12,
-            "axes.titlelocation": "left",
-            "axes.titlesize": "medium",
-            "figure.titlesize": "medium",
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.prop_cycle": cycler(linestyle=("-", "--", ":", "-.")) * cycler(color=COLOURS),
-            "lines.linewidth": 2,
-            "grid.alpha": 0.3,
-        })  # fmt: skip
+        matplotlib.rc("font", size=12)
+        matplotlib.rc(("axes", "figure"), titlesize="medium")
+        matplotlib.rc("axes", titlelocation="left")
+        matplotlib.rc("axes", prop_cycle=cycler(linestyle=("-", "--", ":", "-.")) * cycler(color=COLOURS))
+        matplotlib.rc("axes.spines", top=False, right=False)
+        matplotlib.rc("lines", linewidth=2)
+        matplotlib.rc("grid", alpha=0.3)
         yield
 
 

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from snn_mnist.cli.main import main
-from snn_mnist.cli.terminal_picture import drawn, grey_code, shows_greys
+from snn_mnist.cli.predict import drawn, grey_code, shows_greys
 from snn_mnist.data import pictures
 from snn_mnist.data.datasets import DIGITS, FASHION
 from snn_mnist.network import reliability

@@ -10,7 +10,7 @@ from snn_mnist.cli.trace import describe
 from snn_mnist.data.datasets import DIGITS
 from snn_mnist.network.trace import Trace, misclassified, trace_image
 from snn_mnist.storage import checkpoint
-from snn_mnist.visualizing import run_figures, trace_figures
+from snn_mnist.visualizing import run_figures
 from tests.support.export_net import digits, saved, weights
 
 
@@ -19,7 +19,7 @@ def without_pictures(monkeypatch):
     """Drawing takes most of the time, and most tests look at the arrays."""
     monkeypatch.setattr(run_figures, "write", lambda path, *_: path)
     for name in ("shown_image", "raster", "voltages", "winner"):
-        monkeypatch.setattr(trace_figures, name, lambda *_: None)
+        monkeypatch.setattr(run_figures, name, lambda *_: None)
 
 
 def steps_of(folder):

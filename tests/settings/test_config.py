@@ -294,9 +294,9 @@ def test_a_resumed_run_keeps_its_settings_except_those_given_now(monkeypatch: py
     saved = Config(T=50, tau=3.0, epochs=2, seed=9, data_dir="there").to_mapping()
     now = read_command(["train", "-resume", "x", "-epochs", "4", "-lr", "0.1", "-j", "1"])[1].on_top_of(saved)
     assert (now.T, now.tau, now.seed, now.epochs, now.lr, now.j, now.resume) == (50, 3.0, 9, 4, 0.1, 1, "x")
-    assert now.data_dir == "there" and now.changes_of_fixed_settings(saved) == []
+    assert now.data_dir == "there" and now.changes(Config.from_mapping(saved), FIXED_ON_RESUME) == []
     other = read_command(["train", "-resume", "x", "-tau", "2", "-v-reset", "none"])[1].on_top_of(saved)
-    assert other.changes_of_fixed_settings(saved) == ["tau 3.0 → 2.0", "v_reset 0.0 → none"]
+    assert other.changes(Config.from_mapping(saved), FIXED_ON_RESUME) == ["tau 3.0 → 2.0", "v_reset 0.0 → none"]
     monkeypatch.setenv("SNN_MNIST_DATA", "/now/here")
     assert read_command(["train", "-resume", "x"])[1].on_top_of(saved).data_dir == "/now/here"
     with pytest.raises(UsageError, match=r"ck\.pth: unknown setting taw; did you mean tau"):

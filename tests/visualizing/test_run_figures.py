@@ -11,7 +11,7 @@ from snn_mnist.data.datasets import DIGITS, FASHION
 from snn_mnist.errors import SNNError
 from snn_mnist.network.scoring import Score
 from snn_mnist.network.trace import Trace
-from snn_mnist.visualizing import drawing, trace_figures
+from snn_mnist.visualizing import drawing
 from snn_mnist.visualizing import run_figures as figures
 from tests.support.run_directories import make_run, rows_of
 
@@ -196,7 +196,7 @@ def trace() -> Trace:
 
 
 def test_the_image_beside_its_spikes(trace):
-    figure = trace_figures.shown_image(trace, DIGITS)
+    figure = figures.shown_image(trace, DIGITS)
     left, right = (axes.images[0] for axes in figure.axes[:2])
     assert heading(figure) == "Test image 17, label 3: 2,000 input spikes in 80 steps"
     assert left.get_clim() == (0, 255) and right.get_clim() == (0, 80)
@@ -204,7 +204,7 @@ def test_the_image_beside_its_spikes(trace):
 
 
 def test_the_raster_names_prediction_and_label(trace):
-    figure = trace_figures.raster(trace, DIGITS)
+    figure = figures.raster(trace, DIGITS)
     assert heading(figure) == "Neuron 5 fires most, in 50 % of the steps, but the label is 3"
     spikes = [collection.get_segments() for collection in figure.axes[0].collections]
     assert [len(of_neuron) for of_neuron in spikes] == [0, 0, 0, 2, 0, 40, 0, 0, 0, 0]
@@ -212,13 +212,13 @@ def test_the_raster_names_prediction_and_label(trace):
 
 
 def test_the_potentials(trace):
-    image = trace_figures.voltages(trace, DIGITS, 1.5).axes[0].images[0]
+    image = figures.voltages(trace, DIGITS, 1.5).axes[0].images[0]
     assert np.array_equal(image.get_array(), trace.v.T) and image.get_clim()[1] == 1.5
     assert image.origin == "lower"  # neuron 0 at the bottom, as in the raster
 
 
 def test_the_winner_counts_all_spikes_also_those_beyond_what_is_shown(trace):
-    figure = trace_figures.winner(trace, DIGITS, 1.0, 0.0)
+    figure = figures.winner(trace, DIGITS, 1.0, 0.0)
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert titles == ["Neuron 5 (prediction): 40 spikes in 80 steps", "Neuron 3 (label): 2 spikes in 80 steps"]
     assert "(the first 60 of 80)" in figure.axes[-1].get_xlabel()
