@@ -57,7 +57,7 @@ def run(options: PredictOptions) -> int:
         note = f"no test images of {config.dataset} in {config.data_dir}, so low margins are not marked (-data-dir)"
         report(f"note: {note}")
     results, code = [], 0
-    for file in files(options.images):
+    for file in files(options.images, pictures.SUFFIXES):
         name = "standard input" if file == STDIN else file
         try:
             if os.path.isdir(file):
@@ -97,14 +97,12 @@ def run(options: PredictOptions) -> int:
     return code
 
 
-def files(names: tuple[str, ...]) -> list[str]:
+def files(names: tuple[str, ...], suffixes: tuple[str, ...]) -> list[str]:
     """Return the files that were named, and instead of a directory the pictures in it, in order."""
-    from snn_mnist.data import pictures
-
     found: list[str] = []
     for name in names:
         inside = sorted(os.listdir(name)) if os.path.isdir(name) else []
-        found += [os.path.join(name, each) for each in inside if each.lower().endswith(pictures.SUFFIXES)] or [name]
+        found += [os.path.join(name, each) for each in inside if each.lower().endswith(suffixes)] or [name]
     return found
 
 

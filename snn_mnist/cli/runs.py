@@ -10,8 +10,6 @@ as much of a line as it is wide; files, pipes, -csv and -json get all.
 
 from __future__ import annotations
 
-import csv
-import io
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -23,6 +21,7 @@ from snn_mnist.cli.shared import write_json, write_output
 from snn_mnist.errors import UsageError
 from snn_mnist.settings.config import Config, train_option
 from snn_mnist.settings.options import Options, option, options_of
+from snn_mnist.storage.metrics import csv_text
 from snn_mnist.terminal import wrapped
 
 if TYPE_CHECKING:
@@ -79,11 +78,7 @@ def run(options: RunsOptions) -> int:
         for each in groups:
             print(f"\n{each.results()}")
     if options.csv:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, records[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(records)
-        write_output(options.csv, text.getvalue(), "-csv")
+        write_output(options.csv, csv_text(records), "-csv")
     if options.json:
         seeds = [{"folder": str(each.folder), **each.summary()} for each in groups]
         write_json(options.json, {"runs": records, "seeds": seeds, "skipped": problems})

@@ -82,7 +82,7 @@ def load_dataset(name: str, data_dir: str | os.PathLike[str] = "./data", downloa
         return _digits()
     if name not in MD5:
         raise ValueError(f"data set {name!r} is unknown; give one of {', '.join((*MD5, 'digits'))}")
-    raw = raw_directory(name, data_dir)
+    raw = Path(data_dir).expanduser() / FOLDERS[name] / "raw"
     if missing := [file for file in MD5[name] if not find_file(file, raw)]:
         if not download:
             raise DataMissing(f"{FOLDERS[name]} is not in {raw}; train downloads it, or take -dataset digits")
@@ -104,10 +104,6 @@ def load_test_images(name: str, data_dir: str) -> Split | None:
         return load_dataset(name, data_dir, download=False).test
     except SNNError:
         return None
-
-
-def raw_directory(name: str, data_dir: str | os.PathLike[str]) -> Path:
-    return Path(data_dir).expanduser() / FOLDERS[name] / "raw"
 
 
 def find_file(file: str, raw: Path) -> Path | None:

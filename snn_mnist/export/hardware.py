@@ -1,15 +1,6 @@
-"""Files for hardware: integer weights for Verilog and C, golden vectors for a test bench, a C99 reference and a
-report. fixed_point.py holds the arithmetic.
+"""Files for hardware: integer weights for Verilog and C, golden vectors for a test bench, a C99 reference, a report.
 
-    weights.mem            784 lines for $readmemh, one per pixel: weights of neurons 9 … 0, `bits` bits each
-    snn_weights.h          the same for C, with thresholds and constants
-    weights.npz            the same for numpy, with the scales
-    snn_infer.c            the C99 reference; it needs only snn_weights.h
-    golden_input.mem       16 test images x T lines: 784 input spikes, pixel 0 the lowest bit
-    golden_spikes.mem      for each of these lines 10 output spikes, neuron 0 the lowest bit
-    golden_v.mem           for each of these lines the potentials after the reset of neurons 9 … 0, 32 bits each
-    golden.npz             the same as arrays, with labels and verdicts (the predictions)
-    report.md, report.json widths, memory, operations, accuracy against bits
+docs/interop.md lists the files; fixed_point.py holds the arithmetic.
 """
 
 from __future__ import annotations

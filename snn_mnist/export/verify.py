@@ -1,14 +1,8 @@
 """A NIR file read back and run on the same input spikes as the network it was made of.
 
 A plain Euler loop must give identical output spikes. The importers of other simulators, where they are installed, are
-compared as well, with a correction for what each does differently:
-
-- SpikingJelly: default dt 1e-4. Fires at >=, so with the next float32 below the threshold it differs only when v is
-  exactly that number. r must be 1 or tau/dt (IF: 1/dt).
-- snnTorch: dt is 1e-4 and can't be chosen, so tau is rescaled to it. The input is not scaled by dt/tau; the threshold
-  is divided by it instead, so its potentials are tau/dt times ours. Refuses IF with r = 1/dt.
-- Norse: default dt 1e-3, ten times too long. Takes r as 1 and v_reset as 0, whatever they are.
-All three step by forward Euler: a file for `exact` importers is brought to Euler's tau first.
+compared as well; docs/interop.md has the pitfalls of each. All of them step by forward Euler: a file for `exact`
+importers is brought to Euler's tau first.
 """
 
 from __future__ import annotations
@@ -157,7 +151,7 @@ def from_snntorch(graph: Any, dt: float) -> Runner:
     importer = importlib.import_module("snntorch.import_nir")
     neurons = nir_file.parts(graph)[2]
     if hasattr(neurons, "tau"):
-        neurons.tau = neurons.tau * (1e-4 / dt)
+        neurons.tau = neurons.tau * (1e-4 / dt)  # the importer's dt is 1e-4 and can't be chosen
     net = importer.import_from_nir(graph)
     leaky = [module for module in net.modules() if isinstance(module, snntorch.Leaky)]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import shlex
 import statistics
@@ -26,7 +24,7 @@ from snn_mnist.search.study import REASON, RUNS, Plan, drawn, number_of, result,
 from snn_mnist.settings.config import DECIDING, Config
 from snn_mnist.settings.options import show
 from snn_mnist.storage.atomic_files import write_file
-from snn_mnist.storage.metrics import mean_std, percent
+from snn_mnist.storage.metrics import csv_text, mean_std, percent
 from snn_mnist.terminal import wrapped
 from snn_mnist.visualizing import drawing
 from snn_mnist.visualizing.run_figures import write
@@ -71,11 +69,7 @@ def table(trials: list[FrozenTrial], plan: Plan) -> str:
         row |= {"epochs": trial.last_step} | {name: show(value) for name, value in trial.params.items()}
         row["seconds"] = trial.duration.total_seconds() if trial.duration else None
         rows.append(row | {"run": plan.run_names(number)[0], "reason": trial.user_attrs.get(REASON)})
-    text = io.StringIO()
-    writer = csv.DictWriter(text, dict.fromkeys(name for row in rows for name in row), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return csv_text(rows)
 
 
 def test_winner(plan: Plan, best: FrozenTrial, dataset: Dataset, repeats: int, threads: int) -> str:

@@ -71,6 +71,26 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def csv_text(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return a table with a header; its columns are all names that occur in the rows."""
+    text, rows = io.StringIO(), list(rows)
+    writer = csv.DictWriter(text, dict.fromkeys(name for row in rows for name in row), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def mean_std(values: Collection[float]) -> tuple[float, float | None]:
+    """Return mean and standard deviation (n - 1); None as that of a single value."""
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def percent(shares: Collection[float]) -> str:
+    """Return '92.84 ± 0.05 %', mean and standard deviation; of one share '92.84 %'."""
+    mean, std = mean_std(shares)
+    return f"{100 * mean:.2f} %" if std is None else f"{100 * mean:.2f} ± {100 * std:.2f} %"
+
+
 class TensorBoard:
     """A new file of TensorBoard events: scalars, pictures and settings; a step is a number of finished epochs.
 
@@ -148,14 +168,3 @@ def hyperparameters(config: Config) -> dict[str, float | str]:
     off = {name for name in ("alpha", "amp", "ema", "limit_batches") if not getattr(config, name)}
     values = {name: getattr(config, name) for name in DECIDING if name not in off | config.unused.keys()}
     return {name: value if type(value) in (int, float) else show(value) for name, value in values.items()}
-
-
-def mean_std(values: Collection[float]) -> tuple[float, float | None]:
-    """Return mean and standard deviation (n - 1); None as that of a single value."""
-    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None
-
-
-def percent(shares: Collection[float]) -> str:
-    """Return '92.84 ± 0.05 %', mean and standard deviation; of one share '92.84 %'."""
-    mean, std = mean_std(shares)
-    return f"{100 * mean:.2f} %" if std is None else f"{100 * mean:.2f} ± {100 * std:.2f} %"
