@@ -168,6 +168,10 @@ class Config(Options):
         unsaved = {each.name: getattr(self, each.name) for each in options_of(type(self)) if not each.saved}
         return replace(self, **{**self.known(saved, source), **unsaved, **given, "source": source})
 
+    def changes_of_fixed_settings(self, saved: Mapping[str, Any]) -> list[str]:
+        """Return `changes` of the settings that may not change on resume."""
+        return self.changes(type(self).from_mapping(saved), FIXED_ON_RESUME)
+
     def changes(self, before: Self, names: Iterable[str]) -> list[str]:
         """Return 'tau 2.0 → 1.5' for every one of these settings that differs from what it was before."""
         unused = self.unused.keys() & before.unused.keys()

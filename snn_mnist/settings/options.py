@@ -143,8 +143,7 @@ def declared_as(option: Option, default: Any) -> Any:
     return dataclasses.field(**settings, metadata={"option": option})
 
 
-@functools.cache
-def options_of(record: type) -> tuple[Option, ...]:
+def _options_of(record: type) -> tuple[Option, ...]:
     """Return the settings of a record in order of their declaration, those of the group Other last."""
     types, found = typing.get_type_hints(record), []
     for field in dataclasses.fields(record):
@@ -155,6 +154,9 @@ def options_of(record: type) -> tuple[Option, ...]:
             default = None if field.default is dataclasses.MISSING else field.default
             found.append(replace(declared, name=field.name, default=default, type=single, none=none, several=several))
     return tuple(sorted(found, key=lambda each: each.group == "Other"))
+
+
+options_of: Callable[[type], tuple[Option, ...]] = functools.cache(_options_of)
 
 
 def markdown_table(record: type) -> str:

@@ -14,7 +14,7 @@ import torch
 
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.network.ann import CALIBRATION, Conversion
-from snn_mnist.settings.config import FIXED_ON_RESUME, Config
+from snn_mnist.settings.config import Config
 from snn_mnist.storage import checkpoint
 from snn_mnist.storage.checkpoint import WEIGHT, Position
 from snn_mnist.storage.directory import LATEST, LEVELS, find_checkpoint
@@ -47,7 +47,7 @@ def resume(config: Config, conversion: Conversion | None = None) -> Resumed:
         return Resumed(_settings_of_another_program(config, state), state, None, f"{path} is of another program")
     saved = state["config"]
     config = config.on_top_of(saved, str(path))
-    changed = ", ".join(config.changes(Config.from_mapping(saved), FIXED_ON_RESUME))
+    changed = ", ".join(config.changes_of_fixed_settings(saved))
     if changed and not config.force:
         remedy = "remove that flag, start a new run, or give -force"
         raise UsageError(f"can't resume {config.resume}: {changed} changes the result; {remedy}")

@@ -33,8 +33,8 @@ def own_style() -> Iterator[None]:
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rc("font", size=12)
-        matplotlib.rc(("axes", "figure"), titlesize="medium")
-        matplotlib.rc("axes", titlelocation="left")
+        matplotlib.rc("figure", titlesize="medium")
+        matplotlib.rc("axes", titlesize="medium", titlelocation="left")
         matplotlib.rc("axes", prop_cycle=cycler(linestyle=("-", "--", ":", "-.")) * cycler(color=COLOURS))
         matplotlib.rc("axes.spines", top=False, right=False)
         matplotlib.rc("lines", linewidth=2)

@@ -12,7 +12,7 @@ from snn_mnist.network.scoring import score
 from snn_mnist.storage import checkpoint
 from snn_mnist.storage.checkpoint import Best, Position
 from snn_mnist.storage.metrics import read_metrics
-from snn_mnist.training import evaluator, loop, messages
+from snn_mnist.training import console, evaluator, loop
 from snn_mnist.training.learner import Learner, TrainingData, ema_decays, learning_rates
 from snn_mnist.visualizing import run_figures, tensorboard_images
 from tests.support.runs import config, train_run
@@ -97,13 +97,13 @@ ROW = {"epochs": 2, "train_loss": 0.01234, "train_acc": 0.9, "test_loss": 0.0567
 
 
 def test_the_line_of_an_epoch():
-    found = messages.epoch(ROW, 20, 0, "")
+    found = console.epoch(ROW, 20, 0, "")
     assert found == "epoch 2/20  train loss 0.0123 acc 90.00%  test loss 0.0568 acc 80.00%  4.57 s"
-    line, skipped, threads = messages.epoch(ROW | {"val_acc": 0.7}, 20, 3, "on 1 thread").splitlines()
+    line, skipped, threads = console.epoch(ROW | {"val_acc": 0.7}, 20, 3, "on 1 thread").splitlines()
     assert line == "epoch 2/20  train loss 0.0123 acc 90.00%  val 70.00%  test 80.00%  4.57 s"
     assert skipped.endswith("not finite: 3") and threads == "  on 1 thread"
     untested = {name: value for name, value in ROW.items() if not name.startswith("test_")}
-    assert "test" not in messages.epoch(untested, 20, 0, "")
+    assert "test" not in console.epoch(untested, 20, 0, "")
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_the_line_of_an_epoch_fits_a_terminal(seconds, shown, more):
     """At its longest: 100 of 100 epochs, all images right. Where there is no room, the seconds are left out."""
     row = ROW | {"train_acc": 1.0, "test_acc": 1.0, "seconds": seconds} | more
     for epochs in (10, 100, 1000, 100_000):
-        line = messages.epoch(row | {"epochs": epochs}, epochs, 0, "")
+        line = console.epoch(row | {"epochs": epochs}, epochs, 0, "")
         assert len(line) <= 80 and "100.00%" in line.partition("test ")[2]
         assert line.endswith(f"  {shown}") or (epochs >= (10 if seconds > 999 else 100) and line.endswith("100.00%"))
 
@@ -123,13 +123,13 @@ def test_the_line_of_an_epoch_fits_a_terminal(seconds, shown, more):
 def test_the_summary():
     position = Position(max_test_acc=0.93, best=Best(7, 0.95, 0.91))
     row = {"test_acc": 0.92, "train_images_per_s": 12345.6}
-    last, *warning = messages.summary(config(), row, position, 60_000).split("\n")
+    last, *warning = console.summary(config(), row, position, 60_000).split("\n")
     assert last == "last epoch: test accuracy 92.00%, trained at 12,346 images/s"
     assert "93.00%, which is optimistic" in warning[0] and warning[1].endswith("-val 5000")
-    _, best = messages.summary(config(val=500), row, position, 60_000).split("\n")
+    _, best = console.summary(config(val=500), row, position, 60_000).split("\n")
     assert best == "best epoch on 500 held-out images: 7 (held-out 95.00%, test accuracy 91.00%)" and len(best) <= 80
     position.max_test_acc = 0.92  # the last epoch is the highest: no warning
-    assert messages.summary(config(), row, position, 60_000) == last
+    assert console.summary(config(), row, position, 60_000) == last
 
 
 # ---------------------------------------------------------------------------- an epoch

@@ -10,7 +10,7 @@ import torch
 from snn_mnist.kernels.cpu import jit
 from snn_mnist.network.device import Runtime
 from snn_mnist.storage import checkpoint
-from snn_mnist.training import threads
+from snn_mnist.training import console
 from snn_mnist.training.console import Threads, busy_seconds
 from tests.support.runs import train_run
 
@@ -26,9 +26,9 @@ class Machine:
         self.now = self.all = self.own = 0.0
         self.used: list[int] = []
         clock = SimpleNamespace(perf_counter=lambda: self.now, process_time=lambda: self.own)
-        monkeypatch.setattr(threads, "time", clock)
-        monkeypatch.setattr(threads, "cores", lambda: 4)
-        monkeypatch.setattr(threads, "busy_seconds", lambda: self.all)
+        monkeypatch.setattr(console, "time", clock)
+        monkeypatch.setattr(console, "cores", lambda: 4)
+        monkeypatch.setattr(console, "busy_seconds", lambda: self.all)
         monkeypatch.setattr(jit, "set_threads", self.used.append)
 
     def run(self, found: Threads, seconds: float, others: float) -> int:
