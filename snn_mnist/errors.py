@@ -11,3 +11,9 @@ class UsageError(SNNError):
     """Wrong flags, configuration or arguments."""
 
     exit_code = 2
+
+
+def reason(error: BaseException) -> str:
+    """Return the message of an exception on one line."""
+    text = " ".join(str(getattr(error, "strerror", None) or error).split())
+    return text[:200] or type(error).__name__

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from snn_mnist.errors import SNNError
+from snn_mnist.errors import SNNError, reason
 
 DIGITS = tuple("0123456789")
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
@@ -40,7 +40,6 @@ MD5 = {  # of the uncompressed files
         "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
     },
 }
-MAX_BYTES = 47_040_016  # of the largest file
 TIMEOUT = 20.0  # seconds without a byte from a mirror after which a download fails
 
 
@@ -83,16 +82,16 @@ def load_dataset(name: str, data_dir: str | os.PathLike[str] = "./data", downloa
     if name not in MD5:
         raise ValueError(f"data set {name!r} is unknown; give one of {', '.join((*MD5, 'digits'))}")
     raw = Path(data_dir).expanduser() / FOLDERS[name] / "raw"
-    if missing := [file for file in MD5[name] if not find_file(file, raw)]:
+    if missing := [file for file in MD5[name] if not find_file(file, raw).is_file()]:
         if not download:
             raise DataMissing(f"{FOLDERS[name]} is not in {raw}; train downloads it, or take -dataset digits")
-        if reason := _download(name, missing, raw):
+        if why := _download(name, missing, raw):
             raise DataMissing(
-                f"{FOLDERS[name]} is not in {raw} (no {', '.join(missing)}) and can't be downloaded ({reason}); "
+                f"{FOLDERS[name]} is not in {raw} (no {', '.join(missing)}) and can't be downloaded ({why}); "
                 f"put the files there (.gz or not), or set SNN_MNIST_DATA or -data-dir to the directory above "
                 f"{FOLDERS[name]}/raw, or take the bundled digits with -dataset digits"
             )
-    contents = [read(find_file(file, raw) or raw / file, md5) for file, md5 in MD5[name].items()]
+    contents = [read(find_file(file, raw), md5) for file, md5 in MD5[name].items()]
     arrays = [torch.frombuffer(content, dtype=torch.uint8) for content in contents]
     train, test = (Split(images.view(-1, 784), labels.long()) for images, labels in (arrays[:2], arrays[2:]))
     return Dataset(name, train, test, FASHION if name == "fashion" else DIGITS)
@@ -106,22 +105,22 @@ def load_test_images(name: str, data_dir: str) -> Split | None:
         return None
 
 
-def find_file(file: str, raw: Path) -> Path | None:
-    """Return the path of a file, else of its .gz, else None."""
-    return next((path for path in (raw / file, raw / f"{file}.gz") if path.is_file()), None)
+def find_file(file: str, raw: Path) -> Path:
+    """Return the path of a file, or of its .gz where it is not uncompressed."""
+    return raw / file if (raw / file).is_file() else raw / f"{file}.gz"
 
 
 def read(path: Path, md5: str) -> bytearray:
     """Return the uncompressed bytes of a file without its header; SNNError that says what is wrong with the file."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
-            data = bytearray(stream.read(MAX_BYTES + 1))  # no more of a .gz that unpacks to gigabytes
+            data = bytearray(stream.read())
         found = hashlib.md5(data, usedforsecurity=False).hexdigest()
         damage = "" if found == md5 else f"the md5 of its {len(data):,} bytes is {found} instead of {md5}"
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         damage = f"a broken .gz ({error})"
     except OSError as error:
-        raise SNNError(f"{path}: {(error.strerror or str(error)).lower()}; make the file readable") from None
+        raise SNNError(f"{path}: {reason(error).lower()}; make the file readable") from None
     if damage:
         raise SNNError(f"{path} is damaged: {damage}; delete it, and the next run downloads it again")
     del data[: 16 if "images" in path.name else 8]
@@ -148,25 +147,22 @@ def _download(name: str, missing: list[str], raw: Path) -> str:
             for file in missing:
                 os.replace(Path(complete.raw_folder, file), raw / file)
     except (OSError, HTTPException, RuntimeError) as error:  # URLError and timeouts are OSErrors
-        return " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())
+        return reason(error)
     finally:
         socket.setdefaulttimeout(timeout)
     return ""
 
 
 def _digits() -> Dataset:
-    """Return the 1,797 handwritten digits of scikit-learn, 8×8 in 17 grey levels, enlarged to 28×28 in 256.
+    """Return the 1,797 handwritten digits of digits.md, 8×8 in 17 grey levels, enlarged to 28×28 in 256.
 
     Always split alike: of the images sorted by class, every fifth is for testing (360; 1,437 for training).
     Enlarged bilinearly in integer arithmetic, so that every machine gets the same pixels.
     """
-    table = digits_table()  # a row: 64 pixels 0 … 16, the label
+    table = np.loadtxt(Path(__file__).with_name("digits.csv.gz"), delimiter=",", dtype=np.int64)  # 64 pixels, the label
     position = (2 * np.arange(28) + 1) * 8 - 28  # of each pixel among the 8 samples, times 56
-    low, part = position // 56, position % 56
-    weights = np.zeros((28, 8), dtype=np.int64)  # rows sum to 56; the edges are repeated outwards
-    rows = np.arange(28)
-    np.add.at(weights, (rows, low.clip(0, 7)), 56 - part)
-    np.add.at(weights, (rows, (low + 1).clip(0, 7)), part)
+    hats = [np.interp(position, 56 * np.arange(8), one) for one in 56 * np.eye(8)]  # whole numbers
+    weights = np.array(hats).T.astype(np.int64)  # [28, 8]; rows sum to 56
     sums = weights @ table[:, :64].reshape(-1, 8, 8) @ weights.T  # 0 … 16 · 56²
     scale = 16 * 56**2
     pixels = ((sums * 510 + scale) // (2 * scale)).astype(np.uint8)  # round(255 · sums / scale)
@@ -175,8 +171,3 @@ def _digits() -> Dataset:
     is_test[labels.argsort(stable=True)[::5]] = True
     train, test = Split(images[~is_test], labels[~is_test]), Split(images[is_test], labels[is_test])
     return Dataset("digits", train, test, DIGITS)
-
-
-def digits_table() -> np.ndarray:
-    """Return [1797, 65] int64 from the table beside this file; its source and licence are in digits.md."""
-    return np.loadtxt(Path(__file__).with_name("digits.csv.gz"), delimiter=",", dtype=np.int64)

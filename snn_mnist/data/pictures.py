@@ -13,12 +13,11 @@ from typing import BinaryIO
 
 import numpy as np
 
-from snn_mnist.errors import SNNError, UsageError
+from snn_mnist.errors import SNNError, UsageError, reason
 
 SIDE = 28
 BOXES = {"mnist": 20, "fashion": 28, "digits": 28}  # longer side of the object in each data set
 PEN, PEN_SIDE = 6, 80  # strokes are at least 6 of 80 wide; MNIST's are 5 to 11, a ballpoint's 2
-MAX_PIXELS = 100_000_000
 MAX_SIDE = 400  # pixels; a larger picture is first reduced by averaging, which also removes a camera's noise
 UNEVEN = 8  # grey levels between the brightest and the darkest corner above which the lighting is corrected
 MIN_CONTRAST = 24  # grey levels between the background and the strongest ink
@@ -51,25 +50,19 @@ def read(source: str | Path | BinaryIO, name: str = "") -> Picture:
     """Return a picture from a PNG, JPEG, GIF, WebP or BMP file; SNNError that begins with its name for another."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    def refuse(what: str, kind: type[SNNError] = SNNError) -> SNNError:
-        return kind(f"{name or source} {what}; give a PNG, JPEG, GIF, WebP or BMP file")
-
+    kind = SNNError
     try:
         with Image.open(source, formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise refuse(f"has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
             image.load()
             picture: Image.Image = ImageOps.exif_transpose(image)
         return Picture(to_grey(fill_transparent(picture)), picture.width, picture.height)
-    except SNNError:
-        raise
     except UnidentifiedImageError:
-        raise refuse("is not a PNG, JPEG, GIF, WebP or BMP picture") from None
+        what = "is not a PNG, JPEG, GIF, WebP or BMP picture"
     except FileNotFoundError:
-        raise refuse("does not exist", UsageError) from None
+        kind, what = UsageError, "does not exist"
     except (OSError, SyntaxError, ValueError, MemoryError, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        raise refuse(f"can't be read ({reason})") from error
+        what = f"can't be read ({reason(error)})"
+    raise kind(f"{name or source} {what}; give a PNG, JPEG, GIF, WebP or BMP file")
 
 
 def fill_transparent(picture):  # type: ignore[no-untyped-def]
@@ -106,7 +99,7 @@ def strongest_channel(rgb: np.ndarray) -> np.ndarray:
     """
     luma = (rgb @ np.array([19595, 38470, 7471]) + 32768) >> 16  # of ITU-R 601, rounded as Pillow does
     channels = [luma, *rgb.transpose(2, 0, 1).astype(np.int64)]
-    contrasts = [int(np.abs(channel - quantile(frame(channel), 1, 2)).max()) for channel in channels]
+    contrasts = [int(np.abs(channel - median(frame(channel))).max()) for channel in channels]
     best = int(np.argmax(contrasts))  # the first one of equal ones
     more = contrasts[best] > MORE_COLOUR * max(contrasts[0], MIN_CONTRAST)
     return (channels[best] if more else luma).astype(np.uint8)
@@ -117,9 +110,9 @@ def frame(grey: np.ndarray) -> np.ndarray:
     return np.concatenate([grey[0], grey[-1], grey[1:-1, 0], grey[1:-1, -1]])
 
 
-def quantile(values: np.ndarray, numerator: int, denominator: int) -> int:
-    """Return the quantile numerator / denominator of integers."""
-    return int(np.sort(values)[(len(values) - 1) * numerator // denominator])
+def median(values: np.ndarray) -> int:
+    """Return the lower median of integers."""
+    return int(np.quantile(values, 0.5, method="lower"))
 
 
 def even_lighting(grey: np.ndarray) -> np.ndarray:
@@ -129,7 +122,7 @@ def even_lighting(grey: np.ndarray) -> np.ndarray:
     if min(b, c) < 4:
         return grey
     sides = [(slice(side), slice(-side, None)) for side in (b, c)]
-    corners = [[quantile(grey[rows, columns].ravel(), 1, 2) for columns in sides[1]] for rows in sides[0]]
+    corners = [[median(grey[rows, columns]) for columns in sides[1]] for rows in sides[0]]
     if np.ptp(corners) < UNEVEN:
         return grey
     # A coordinate is 0 at 1/12 of the side, the centre of a corner, and n = 10 (side - 1) at 11/12.
@@ -150,14 +143,14 @@ def prepare(grey: np.ndarray, box: int = BOXES["mnist"]) -> Prepared | None:
     """
     height, width = grey.shape
     grey, border = grey.astype(np.int64), frame(grey).astype(np.int64)
-    background = quantile(border, 1, 2)
+    background = median(border)
     dark = background - grey.min() >= grey.max() - background
     ink = np.maximum(background - grey if dark else grey - background, 0)
     peak = int(ink.max())
     if peak < MIN_CONTRAST:
         return None
     around = np.maximum(background - border if dark else border - background, 0)
-    floor = quantile(around, 9, 10) * 3 // 2
+    floor = int(np.quantile(around, 0.9, method="lower")) * 3 // 2
     if height * width > SMALL:
         floor = max(floor, peak // 8)
     ink[ink <= min(floor, peak // 2)] = 0

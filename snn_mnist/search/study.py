@@ -35,12 +35,12 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from snn_mnist.data.datasets import Dataset, load_dataset
-from snn_mnist.errors import SNNError, UsageError
+from snn_mnist.errors import SNNError, UsageError, reason
 from snn_mnist.search.space import Space, corners
 from snn_mnist.settings.config import DECIDING, Config
 from snn_mnist.settings.options import show
 from snn_mnist.storage import checkpoint
-from snn_mnist.storage.atomic_files import make_directory, reason
+from snn_mnist.storage.atomic_files import make_directory
 from snn_mnist.storage.directory import LATEST
 from snn_mnist.storage.metrics import percent, read_metrics
 from snn_mnist.terminal import wrapped

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from snn_mnist.errors import SNNError
+from snn_mnist.errors import SNNError, reason
 
 try:
     import fcntl
@@ -19,12 +19,6 @@ except ImportError:  # Windows
 ATTEMPTS, PAUSE = 20, 0.05  # seconds, while another program reads a file or looks at a lock
 TEMPORARY = ".tmp"  # ends the name of a file that is being written
 LOCK_FILE = ".lock"  # what is locked in a directory on Windows; elsewhere it is the directory itself
-
-
-def reason(error: BaseException) -> str:
-    """Return the message of an exception on one line."""
-    text = " ".join(str(getattr(error, "strerror", None) or error).split())
-    return text[:200] or type(error).__name__
 
 
 @contextlib.contextmanager

@@ -23,9 +23,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from snn_mnist.errors import SNNError
+from snn_mnist.errors import SNNError, reason
 from snn_mnist.settings.config import Config
-from snn_mnist.storage.atomic_files import reason, write_file
+from snn_mnist.storage.atomic_files import write_file
 from snn_mnist.storage.directory import BEST as BEST
 from snn_mnist.storage.directory import LATEST as LATEST
 from snn_mnist.storage.directory import find_checkpoint as find_checkpoint

@@ -8,8 +8,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.storage.atomic_files import TEMPORARY, reason, writing
+from snn_mnist.errors import SNNError, UsageError, reason
+from snn_mnist.storage.atomic_files import TEMPORARY, writing
 
 LATEST, BEST = "checkpoint_latest.pth", "checkpoint_max.pth"
 LEVELS = 2  # that runs lie below -out-dir at most, as those of -seeds do

@@ -16,10 +16,10 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from snn_mnist.errors import SNNError
+from snn_mnist.errors import SNNError, reason
 from snn_mnist.settings.config import DECIDING, Config
 from snn_mnist.settings.options import show
-from snn_mnist.storage.atomic_files import reason, write_file, writing
+from snn_mnist.storage.atomic_files import write_file, writing
 
 if TYPE_CHECKING:
     from tensorboard.compat.proto.summary_pb2 import Summary

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from snn_mnist.errors import SNNError
+from snn_mnist.errors import SNNError, reason
 from snn_mnist.settings.config import DECIDING, Config
 from snn_mnist.settings.options import options_of, show
-from snn_mnist.storage.atomic_files import is_locked, reason
+from snn_mnist.storage.atomic_files import is_locked
 from snn_mnist.storage.checkpoint import Position, load_plain
 from snn_mnist.storage.directory import LATEST, run_directories
 from snn_mnist.storage.metrics import read_metrics

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from snn_mnist.errors import SNNError, UsageError
+from snn_mnist.errors import SNNError, UsageError, reason
 from snn_mnist.settings.config import DECIDING, Config
-from snn_mnist.storage.atomic_files import reason, write_file
+from snn_mnist.storage.atomic_files import write_file
 from snn_mnist.storage.checkpoint import Position, load_plain
 from snn_mnist.storage.directory import LATEST, new_run_directory
 from snn_mnist.storage.metrics import mean_std, percent, read_metrics

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from snn_mnist.errors import SNNError
+from snn_mnist.errors import SNNError, reason
 from snn_mnist.network.device import Runtime
 from snn_mnist.settings.config import Config, yaml_text
 from snn_mnist.storage import checkpoint, directory, environment
-from snn_mnist.storage.atomic_files import exclusive_lock, reason, write_file
+from snn_mnist.storage.atomic_files import exclusive_lock, write_file
 from snn_mnist.storage.checkpoint import Position
 from snn_mnist.storage.metrics import METRICS, VALIDATION, MetricsFile, TensorBoard
 from snn_mnist.storage.runs import run_name
