@@ -143,11 +143,11 @@ def target(request: pytest.FixtureRequest) -> Target:
     """The kernels under test: numba's, CUDA's on the host, CUDA's on a GPU."""
     import torch
 
-    from snn_mnist.kernels.cuda import available
+    from snn_mnist.kernels.cuda.launch import why_unavailable
     from tests.support.kernel_checks import Target
 
     host = request.getfixturevalue("host") if request.param == "host" else None
-    if request.param == "gpu" and (reason := available.why_unavailable()):
+    if request.param == "gpu" and (reason := why_unavailable()):
         pytest.skip(reason)
     return Target(request.param, torch.device("cuda" if request.param == "gpu" else "cpu"), host)
 

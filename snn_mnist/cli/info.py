@@ -63,7 +63,7 @@ def packages() -> dict[str, str]:
 def devices() -> dict[str, str]:
     import torch
 
-    from snn_mnist.kernels.cuda.available import device_error
+    from snn_mnist.kernels.cuda.launch import device_error
 
     gpus = {f"cuda:{i}": environment.gpu(i) for i in range(torch.cuda.device_count())}
     error = device_error()

@@ -35,7 +35,7 @@ from snn_mnist.core.surrogate import SURROGATES, Sigmoid, checked_parameters
 from snn_mnist.kernels.neuron import NeuronSpec
 
 # backend -> the module with why_unavailable(device) and multi_step(x_seq, v, spec, store_v_seq)
-FUSED_BACKENDS = {"numba": "snn_mnist.kernels.cpu.neuron", "cupy": "snn_mnist.kernels.cuda.neuron"}
+FUSED_BACKENDS = {"numba": "snn_mnist.kernels.cpu.neuron", "cupy": "snn_mnist.kernels.cuda.fused"}
 
 Number = float | Tensor  # a setting; a tensor where it is learned (an nn.Parameter), torch backend only
 

@@ -1,6 +1,6 @@
 """Neurons for fused kernels: their parameters as numbers, and IF and LIF over a whole sequence as autograd functions.
 
-The equations are in core/neuron.py. cpu/neuron.py and cuda/neuron.py give the numbers, forward and backward.
+The equations are in core/neuron.py; cpu/neuron.py and cuda/fused.py compute them forward and backward.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from snn_mnist import terminal
 from snn_mnist.errors import UsageError
-from snn_mnist.kernels.cuda import available as cuda
+from snn_mnist.kernels.cuda import launch as cuda
 from snn_mnist.network import fused_steps
 from snn_mnist.network.engine import Engine, fused_pass, make_engine
 from snn_mnist.network.network import SNN

@@ -23,7 +23,7 @@ from snn_mnist.core import neuron, surrogate
 from snn_mnist.errors import SNNError
 from snn_mnist.kernels import spikes
 from snn_mnist.kernels.cuda import fused as kernels
-from snn_mnist.kernels.cuda.available import one_line
+from snn_mnist.kernels.cuda.launch import one_line
 from snn_mnist.kernels.neuron import NeuronSpec
 from snn_mnist.kernels.spikes import SpikeKey
 from snn_mnist.network.training_steps import Training, TrainingSteps
@@ -61,7 +61,7 @@ class FusedSteps(TrainingSteps):
         self.rates = torch.zeros(images, len(weight), device=device)
         self.numbers = torch.zeros(2, self.chunk, device=device)  # learning rates, 1 - decay
         self.epoch = torch.zeros(1, dtype=torch.int32, device=device)
-        self.eligibility = kernels.new_eligibility(active, training.batch, weight.shape)
+        self.eligibility = torch.empty(training.batch, *weight.shape, device=device)  # E, see fused.cu
         self.gradient = torch.zeros_like(weight)
         self.one = torch.ones((), device=device)
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}  # number of steps -> the graph of such a chunk
@@ -226,7 +226,7 @@ def _wrong_results(device: torch.device) -> str | None:
     fired = lif(inputs.double() @ exact.T)
     (expected,) = torch.autograd.grad((fired.mean(0) * upstream).sum(), exact)
     on_device, rate = weight.to(device), torch.empty(upstream.shape, device=device)
-    eligibility, gradient = kernels.new_eligibility(active, samples, weight.shape), torch.empty_like(on_device)
+    eligibility, gradient = torch.empty(samples, *weight.shape, device=device), torch.empty_like(on_device)
     kernels.learn(on_device, active, index, steps, key, lif.spec(), torch.float32, rate, eligibility)
     kernels.weight_gradient(active, index, upstream.to(device), eligibility, lif.spec(), steps, gradient)
     counts, input_counts = kernels.firing_counts(on_device, active, index, [16, steps], key, lif.spec())

@@ -10,7 +10,6 @@ import torch
 from snn_mnist.cli import info
 from snn_mnist.errors import SNNError
 from snn_mnist.kernels.cache import compile_seconds
-from snn_mnist.kernels.cuda import available
 from snn_mnist.kernels.cuda import launch as cuda
 from snn_mnist.network import fused_steps
 from tests.conftest import ROOT
@@ -38,8 +37,8 @@ from tests.support.cuda_machine import CUDARuntimeError, cupy_with, pretend_mach
 )  # fmt: skip
 def test_the_error_and_the_line_that_installs(monkeypatch, torch_cuda, cupy, torch_error, start, end):
     pretend_machine(monkeypatch, None if cupy is None else cupy_with(**cupy), torch_cuda, torch_error)
-    reason = available.why_unavailable("cuda")
-    assert reason == available.why_unavailable() and "not on cpu" in available.why_unavailable("cpu")
+    reason = cuda.why_unavailable("cuda")
+    assert reason == cuda.why_unavailable() and "not on cpu" in cuda.why_unavailable("cpu")
     if start is None:
         assert reason is None
     else:

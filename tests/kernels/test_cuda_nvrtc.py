@@ -12,7 +12,6 @@ import torch
 
 from snn_mnist.kernels.cuda import fused as fused_cuda
 from snn_mnist.kernels.cuda import launch as cuda
-from snn_mnist.kernels.cuda import neuron as neuron_cuda
 from snn_mnist.kernels.formulas import FORMULAS
 from tests.support import nvrtc
 from tests.support.kernel_checks import spec_of
@@ -64,8 +63,8 @@ def test_every_neuron_kernel(dtype, architecture):
         for i, name in enumerate(FORMULAS)
         for v, d in (RESETS * 2)[(i + first) % 4 :][:count]
     ]
-    texts = [neuron_cuda.text(spec, dtype, True) for spec in specs]
-    texts += [neuron_cuda.text(spec_of(v_reset=v), dtype, False) for v in (0.0, None)]
+    texts = [fused_cuda.neuron_source(spec, dtype, True) for spec in specs]
+    texts += [fused_cuda.neuron_source(spec_of(v_reset=v), dtype, False) for v in (0.0, None)]
     assert len(set(texts)) == len(texts) == 16 * count + 2
     used = registers(texts, architecture, most_spilled=32)  # by the cosines of the square wave, or in float64
     assert len(used) == len(texts) and sum(name.startswith("forward") for name in used) == 2

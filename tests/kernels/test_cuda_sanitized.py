@@ -6,7 +6,6 @@ import torch
 
 from snn_mnist.kernels.cuda import fused as fused_cuda
 from snn_mnist.kernels.cuda import launch as cuda
-from snn_mnist.kernels.cuda import neuron as neuron_cuda
 from tests.support.cuda_host import HostKernels
 from tests.support.cuda_threads import MEMORY, RACES, SanitizerError, ThreadedKernels, why_not
 from tests.support.kernel_checks import KEY, firing_rate, images_of, spec_of
@@ -87,7 +86,7 @@ def test_multi_step_neurons(checked, dtype):
 
     def work():
         x = start.clone().requires_grad_()
-        fired, v, v_seq = neuron_cuda.multi_step(x, 0.0, spec_of(), True)
+        fired, v, v_seq = fused_cuda.multi_step(x, 0.0, spec_of(), True)
         (fired.sum() + v.square().sum() + v_seq.sum()).backward()
         return fired.detach(), v.detach(), v_seq.detach(), x.grad
 

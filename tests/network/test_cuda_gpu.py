@@ -13,9 +13,8 @@ import pytest
 import torch
 
 from snn_mnist.core import functional, neuron
-from snn_mnist.kernels.cuda import available
 from snn_mnist.kernels.cuda import fused as fused_cuda
-from snn_mnist.kernels.cuda import neuron as neuron_cuda
+from snn_mnist.kernels.cuda import launch as cuda
 from snn_mnist.network import fused_steps
 from snn_mnist.network.fused_steps import FusedSteps
 from snn_mnist.network.poisson import SpikeKey
@@ -28,7 +27,7 @@ DEVICE = torch.device("cuda")
 
 @pytest.fixture(autouse=True)
 def skip_without_kernels():
-    reason = available.why_unavailable(DEVICE)
+    reason = cuda.why_unavailable(DEVICE)
     if reason:
         pytest.skip(reason)
 
@@ -58,7 +57,7 @@ def test_start_up_check():
 def test_a_step_never_waits_for_the_device():
     active, index = on_device(digits_like(64)), torch.arange(64).to(DEVICE)
     weight, upstream = torch.zeros(10, 784, device=DEVICE), torch.ones(64, 10, device=DEVICE)
-    rate, gradient, table = upstream.clone(), weight.clone(), fused_cuda.new_eligibility(active, 64, weight.shape)
+    rate, gradient, table = upstream.clone(), weight.clone(), torch.empty(64, *weight.shape, device=DEVICE)
     for attempt in range(2):
         torch.cuda.set_sync_debug_mode("error" if attempt else "default")  # the first time it compiles
         try:
@@ -110,10 +109,10 @@ def test_neurons_under_autocast_and_in_a_graph():
     assert fired.dtype == torch.float32 and fired.sum() > 0 and net[0].weight.grad.isfinite().all()
     functional.reset_net(net)
     current, spec = 2 * torch.randn(12, 1000, device=DEVICE), spec_of()
-    plain = neuron_cuda.multi_step(current, 0.0, spec, False)[0]
+    plain = fused_cuda.multi_step(current, 0.0, spec, False)[0]
     graph, start = torch.cuda.CUDAGraph(), torch.zeros(1000, device=DEVICE)
     with torch.no_grad(), torch.cuda.graph(graph):
-        graphed = neuron_cuda.multi_step(current, start, spec, False)[0]
+        graphed = fused_cuda.multi_step(current, start, spec, False)[0]
     graph.replay()
     assert torch.equal(plain, graphed)
 

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.kernels.cuda import available
 from snn_mnist.kernels.cuda import launch as cuda
 from snn_mnist.network import fused_steps
 from snn_mnist.network.device import choose_backend, choose_runtime
@@ -51,7 +50,7 @@ def test_variables_of_numba(program, variable, backend):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="torch can use the GPU here")
 def test_auto_says_why_a_gpu_is_left_unused(monkeypatch):
     """There is a driver, and torch can't use it: torch's own reason is shown, unless the CPU was requested."""
-    monkeypatch.setattr(available, "device_error", lambda: "torch can't use a CUDA device: the driver is too old")
+    monkeypatch.setattr(cuda, "device_error", lambda: "torch can't use a CUDA device: the driver is too old")
     monkeypatch.setattr(environment, "has_nvidia_driver", lambda: True)
     assert choose_runtime("auto", "auto", 1).reason == (
         "the fused CPU backend; no GPU is used: torch can't use a CUDA device: the driver is too old"

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import torch
 
-from snn_mnist.kernels.cuda import available
+from snn_mnist.kernels.cuda import launch as cuda
 
 
 class CUDARuntimeError(RuntimeError):
@@ -33,4 +33,4 @@ def pretend_machine(monkeypatch, cupy, torch_cuda="13.2", torch_error=None):
     monkeypatch.setattr(torch.cuda, "init", raising(torch_error) if torch_error else lambda: None)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setitem(sys.modules, "cupy", cupy)  # None makes the import fail
-    monkeypatch.setattr(available, "what_is_missing", functools.cache(available.what_is_missing.__wrapped__))
+    monkeypatch.setattr(cuda, "what_is_missing", functools.cache(cuda.what_is_missing.__wrapped__))

@@ -10,7 +10,6 @@ from snn_mnist.kernels.cpu import fused as fused_cpu
 from snn_mnist.kernels.cpu import jit
 from snn_mnist.kernels.cpu import neuron as neuron_cpu
 from snn_mnist.kernels.cuda import fused as fused_cuda
-from snn_mnist.kernels.cuda import neuron as neuron_cuda
 from snn_mnist.kernels.formulas import FORMULAS
 from snn_mnist.kernels.neuron import NeuronSpec
 from snn_mnist.kernels.spikes import SpikeKey
@@ -111,7 +110,7 @@ def firing_rate(kernels, weight, active, index, steps, key, spec, precision=torc
         rate, _ = one_step(torch.zeros(len(index), len(weight)))
         return _Rate.apply(weight, rate, lambda upstream: one_step(rate - upstream * rate.numel() / 2)[1])
     rate = torch.empty(len(index), len(weight), device=weight.device)
-    eligibility = kernels.new_eligibility(active, len(index), weight.shape)
+    eligibility = torch.empty(len(index), *weight.shape, device=weight.device)
     kernels.learn(values, active, index, steps, key, spec, precision, rate, eligibility)
 
     def gradient(upstream):
@@ -128,7 +127,7 @@ class Target:
     def __init__(self, name, device, host):
         cpu = name == "numba"
         self.name, self.device, self.host = name, device, host
-        self.fused, self.neuron = (fused_cpu, neuron_cpu) if cpu else (fused_cuda, neuron_cuda)
+        self.fused, self.neuron = (fused_cpu, neuron_cpu) if cpu else (fused_cuda, fused_cuda)
         self.backend, self.half, self.most = ("numba", torch.bfloat16, 16) if cpu else ("cupy", torch.float16, 128)
 
     def active(self, images):

@@ -103,7 +103,7 @@ def test_a_damaged_cache_of_kernels_is_made_anew(nursery: Nursery, tmp_path: Pat
 def test_cupys_kernels_are_kept_where_there_is_room(tmp_path: Path):
     """CuPy can't be imported where its cache can't be made, and its default is in the home directory."""
     (tmp_path / "cupy.py").write_text('import os\nos.makedirs(os.environ["CUPY_CACHE_DIR"], exist_ok=True)')
-    code = "from snn_mnist.kernels.cuda.available import import_cupy, os; import_cupy()"
+    code = "from snn_mnist.kernels.cuda.launch import import_cupy, os; import_cupy()"
     code += "; print(os.environ['CUPY_CACHE_DIR'])"
     env = {name: value for name, value in os.environ.items() if name not in ("CUPY_CACHE_DIR", "XDG_CACHE_HOME")}
     env |= {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "HOME": "/proc/nowhere", "TMPDIR": str(tmp_path)}

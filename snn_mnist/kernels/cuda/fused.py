@@ -1,7 +1,8 @@
-"""One pass from pixels to firing rates and the weight gradient, on a CUDA device: fused.cu and its launches.
+"""The fused kernels on a CUDA device: fused.cu, neuron.cu and their launches.
 
-The interface and the mathematics are those of cpu/fused.py. `learn` and `weight_gradient` are the two halves of a
-training step without autograd, on tensors of the caller: a CUDA graph can capture them.
+The interface and the mathematics are those of cpu/fused.py (one pass from pixels to firing rates and the weight
+gradient) and cpu/neuron.py (`multi_step`). `learn` and `weight_gradient` are the two halves of a training step without
+autograd, on tensors of the caller: a CUDA graph can capture them.
 """
 
 from __future__ import annotations
@@ -14,20 +15,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from snn_mnist.kernels import neuron
 from snn_mnist.kernels.cuda import launch as cuda
-from snn_mnist.kernels.cuda.available import why_unavailable
+from snn_mnist.kernels.cuda.launch import why_unavailable as why_unavailable
 from snn_mnist.kernels.neuron import NeuronSpec, coefficients
 from snn_mnist.kernels.spikes import SpikeKey
 
-__all__ = ["active_pixels", "firing_counts", "learn", "new_eligibility", "weight_gradient", "why_unavailable"]
-
-THREADS_LEARNING = 512  # a small batch leaves a multiprocessor to one block
+THREADS_LEARNING = 512  # with a small batch each multiprocessor runs a single block
 THREADS_COUNTING = 256
-COUNTING_SPAN = 128  # steps that a forward pass holds at a time, for any T
-CONTRACT_LANES, CONTRACT_SLICES = 32, 8  # pixels of a block of `contract`, and sums of each
-TIES = 512  # that a block lists; any further one is resolved at once
+THREADS_NEURONS = 128
+COUNTING_SPAN = 128  # steps held at a time by a forward pass, for any T
+CONTRACT_LANES, CONTRACT_SLICES = 32, 8  # pixels per block of `contract`, and partial sums per pixel
+TIES = 512  # listed per block; any further tie is resolved at once
+MAXIMUM_GRID = 2**31 - 1  # blocks of a launch
 LIMIT_OUTPUTS, LIMIT_PIXELS, LIMIT_LEARNING_STEPS = 128, 65535, 1 << 20
-LIMIT_ITEMS = (1 << 31) - 1024  # of work in a block, counted in 32 bits
+LIMIT_ITEMS = (1 << 31) - 1024  # work items per block, counted in 32 bits
 
 
 class ActivePixels(NamedTuple):
@@ -40,7 +42,7 @@ class ActivePixels(NamedTuple):
 
 
 def active_pixels(images: Tensor) -> ActivePixels:
-    """Lists the non-zero pixels of images [N, P] uint8, P < 65536. Waits for the device once."""
+    """List the non-zero pixels of images [N, P] uint8, P < 65536. Waits for the device once."""
     if images.shape[1] > LIMIT_PIXELS:
         raise ValueError(f"the CUDA kernels take images of at most {LIMIT_PIXELS} pixels, not {images.shape[1]}")
     images = images.contiguous()
@@ -55,7 +57,7 @@ def active_pixels(images: Tensor) -> ActivePixels:
 
 
 def work_bytes(outputs: int, span: int, learning: bool, stride: int) -> int:
-    """Working memory of a block, as laid out in fused.cu."""
+    """Return the bytes of working memory of a block, as laid out in fused.cu."""
     groups, words = (outputs + 3) // 4, span // 32
     return 16 * groups * (stride + span * (1 + learning)) + 8 * (TIES + 1) + 4 * (words + 1) * stride + 8
 
@@ -85,11 +87,9 @@ def plan_launch(weight_shape: Sequence[int], stride: int, spec: NeuronSpec, step
     size = work_bytes(outputs, span, learning, stride)
     global_work = size > limit
     threads = THREADS_LEARNING if learning else THREADS_COUNTING
-    macros: dict[str, Any] = {
-        "PIXELS": pixels, "OUTPUTS": outputs, "THREADS": threads, "SPAN": span, "HARD": spec.v_reset is not None,
-        "GLOBAL_WORK": global_work, "LEARNING": learning, "TIES": TIES, "LANES": CONTRACT_LANES,
-        "SLICES": CONTRACT_SLICES,
-    }  # fmt: skip
+    macros: dict[str, Any] = {"PIXELS": pixels, "OUTPUTS": outputs, "THREADS": threads, "SPAN": span}
+    macros |= {"HARD": spec.v_reset is not None, "GLOBAL_WORK": global_work, "LEARNING": learning}
+    macros |= {"TIES": TIES, "LANES": CONTRACT_LANES, "SLICES": CONTRACT_SLICES}
     if learning:
         macros |= {"STEPS": steps, "GRAD_THROUGH_RESET": not spec.detach_reset} | cuda.gradient_macro(spec)
     text = cuda.source("fused.cu", **macros)
@@ -103,7 +103,7 @@ def work_memory(weight_shape: Sequence[int], active: ActivePixels, spec: NeuronS
 
 
 def _prepared(weight: Tensor, active: ActivePixels, index: Tensor, precision: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Weight [C, P] as float32 and the index, both on the device of the images; ValueError for what doesn't fit.
+    """Return the weight [C, P] as float32 and the index, both on the images' device; ValueError for wrong shapes.
     The kernel itself rounds to float16, the common case, which saves a copy of the weight."""
     if weight.ndim != 2 or weight.shape[0] > LIMIT_OUTPUTS or weight.shape[1] != active.images.shape[1]:
         raise ValueError(
@@ -122,7 +122,7 @@ def _as_index(active: ActivePixels, index: Tensor) -> Tensor:
 
 
 def _key_arguments(key: SpikeKey) -> tuple[cuda.Argument, ...]:
-    """epoch_at, epoch, seed, stream; an epoch that is a tensor [1] int32 is read when the kernel runs."""
+    """Return epoch_at, epoch, seed, stream; an epoch that is a tensor [1] int32 is read when the kernel runs."""
     at = key.epoch if isinstance(key.epoch, Tensor) else None
     return at, np.uint32(0 if at is not None else key.epoch), np.uint32(key.seed), np.uint32(key.stream)
 
@@ -137,16 +137,11 @@ def _fused(
     if samples == 0:
         return
     plan = plan_launch(weight.shape, active.stride, spec, steps, cuda.shared_limit(device))
-    readout_count = np.int32(0 if readout_steps is None else len(readout_steps))
-    cuda.load(plan.text, "fused", device)(
-        (samples,), plan.threads,
-        (
-            active.offsets, active.sites, index, weight, *_key_arguments(key), *coefficients(spec)[:5],
-            np.int32(precision == torch.float16), np.int32(active.stride), readout_steps, readout_count, out,
-            eligibility, input_spikes, plan.global_work(samples, device),
-        ),
-        plan.shared_bytes,
-    )  # fmt: skip
+    inputs = active.offsets, active.sites, index, weight, *_key_arguments(key), *coefficients(spec)[:5]
+    readout = readout_steps, np.int32(0 if readout_steps is None else len(readout_steps))
+    outputs = out, eligibility, input_spikes, plan.global_work(samples, device)
+    arguments = *inputs, np.int32(precision == torch.float16), np.int32(active.stride), *readout, *outputs
+    cuda.load(plan.text, "fused", device)((samples,), plan.threads, arguments, plan.shared_bytes)
 
 
 @functools.lru_cache(maxsize=256)
@@ -158,8 +153,8 @@ def firing_counts(
     weight: Tensor, active: ActivePixels, index: Tensor, readout_steps: list[int], key: SpikeKey, spec: NeuronSpec,
     precision: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Forward pass alone, memory independent of T: output spikes in the first readout_steps[m] steps [N, M, C] float32
-    (readout_steps ascend) and the number of input spikes [N] int64. precision: the weights are rounded to this type."""
+    """Return the output spikes in the first readout_steps[m] steps [N, M, C] float32 (readout_steps ascend) and the
+    number of input spikes [N] int64. Memory is independent of T. precision: weights are rounded to this type."""
     device = active.images.device
     counts = torch.empty(len(index), len(readout_steps), len(weight), device=device)
     inputs = torch.empty(len(index), dtype=torch.int64, device=device)
@@ -168,16 +163,11 @@ def firing_counts(
     return counts, inputs
 
 
-def new_eligibility(active: ActivePixels, batch: int, shape: Sequence[int]) -> Tensor:
-    """Room for the E [batch, C, P] of a batch; shape [C, P] is the weight's."""
-    return torch.empty(batch, *shape, device=active.images.device)
-
-
 def learn(
     weight: Tensor, active: ActivePixels, index: Tensor, steps: int, key: SpikeKey, spec: NeuronSpec,
     precision: torch.dtype, rate: Tensor, eligibility: Tensor,
 ) -> None:  # fmt: skip
-    """Firing rates [N, C], and E [N, C, P] of active pixels, into the tensors given."""
+    """Write the firing rates [N, C], and E [N, C, P] of active pixels, to `rate` and `eligibility`."""
     if not 0 < steps <= LIMIT_LEARNING_STEPS:
         raise ValueError(f"T={steps} must be 1 to {LIMIT_LEARNING_STEPS} for the fused CUDA kernel")
     _fused(weight, active, index, key, spec, steps, precision, None, rate, eligibility, None)
@@ -187,17 +177,17 @@ def weight_gradient(
     active: ActivePixels, index: Tensor, upstream: Tensor, eligibility: Tensor, spec: NeuronSpec, steps: int,
     out: Tensor,
 ) -> None:  # fmt: skip
-    """out = dL/dW [C, P] float32 from dL/drate [N, C] and the E of `learn`, called with the same settings."""
+    """Set out to dL/dW [C, P] float32, from dL/drate [N, C] and the E of `learn`, called with the same settings."""
     samples, outputs, pixels = eligibility.shape
     plan = plan_launch((outputs, pixels), active.stride, spec, steps, cuda.shared_limit(active.images.device))
-    cuda.load(plan.text, "contract", active.images.device)(
-        ((pixels + CONTRACT_LANES - 1) // CONTRACT_LANES, outputs), CONTRACT_LANES * CONTRACT_SLICES,
-        (active.images, _as_index(active, index), upstream.float().contiguous(), eligibility, np.int32(samples), out),
-    )  # fmt: skip
+    grid = (pixels + CONTRACT_LANES - 1) // CONTRACT_LANES, outputs
+    inputs = active.images, _as_index(active, index), upstream.float().contiguous(), eligibility, np.int32(samples)
+    kernel = cuda.load(plan.text, "contract", active.images.device)
+    kernel(grid, CONTRACT_LANES * CONTRACT_SLICES, (*inputs, out))
 
 
 def encode(active: ActivePixels, index: Tensor, start: int, stop: int, key: SpikeKey) -> Tensor:
-    """Spikes [stop - start, N, P] float32 of steps start .. stop - 1, start a multiple of 16: `spikes.encode`."""
+    """Return spikes [stop - start, N, P] float32 of steps start .. stop - 1, as `spikes.encode`; start % 16 = 0."""
     device, pixels = active.images.device, active.images.shape[1]
     index = _as_index(active, index)
     spikes = torch.zeros(stop - start, len(index), pixels, device=device)
@@ -205,12 +195,67 @@ def encode(active: ActivePixels, index: Tensor, start: int, stop: int, key: Spik
         return spikes
     any_neuron = NeuronSpec(None, False, 1.0, 0.0, False, "atan", ())
     plan = plan_launch((1, pixels), active.stride, any_neuron, None, cuda.shared_limit(device))
-    cuda.load(plan.text, "encode_spikes", device)(
-        (len(index),), plan.threads,
-        (
-            active.offsets, active.sites, index, *_key_arguments(key)[1:], np.int32(active.stride), np.int32(start),
-            np.int32(stop - start), spikes, plan.global_work(len(index), device),
-        ),
-        plan.shared_bytes,
-    )  # fmt: skip
+    inputs = active.offsets, active.sites, index, *_key_arguments(key)[1:], np.int32(active.stride)
+    outputs = spikes, plan.global_work(len(index), device)
+    arguments = *inputs, np.int32(start), np.int32(stop - start), *outputs
+    cuda.load(plan.text, "encode_spikes", device)((len(index),), plan.threads, arguments, plan.shared_bytes)
     return spikes
+
+
+# ---- neurons over a whole sequence ----------------------------------------------------------------------------------
+
+
+def neuron_source(spec: NeuronSpec, dtype: torch.dtype, learning: bool) -> str:
+    """Return the source of the variant for sequences of this type; learning: `backward`, else `forward`."""
+    macros: dict[str, Any] = {
+        "REAL": "double" if dtype == torch.float64 else "float",
+        "HALF_IO": dtype == torch.float16,
+        "HARD": spec.v_reset is not None,
+        "THREADS": THREADS_NEURONS,
+    }
+    if learning:
+        real = "float64" if dtype == torch.float64 else "float32"
+        macros |= {"GRAD_THROUGH_RESET": not spec.detach_reset} | cuda.gradient_macro(spec, real)
+    return cuda.source("neuron.cu", **macros)
+
+
+def _launch(name: str, spec: NeuronSpec, x: Tensor, size: int, before: tuple[Any, ...], after: tuple[Any, ...]) -> None:
+    if size == 0:
+        return
+    real = "float64" if x.dtype == torch.float64 else "float32"
+    kernel = cuda.load(neuron_source(spec, x.dtype, name == "backward"), name, x.device)
+    scalars = np.int64(len(x)), np.int64(size), *coefficients(spec, real)[:5]
+    blocks = min((size + THREADS_NEURONS - 1) // THREADS_NEURONS, MAXIMUM_GRID)
+    kernel((blocks,), THREADS_NEURONS, (*before, *scalars, *after))
+
+
+def forward(
+    x: Tensor, v: Tensor, spec: NeuronSpec, learning: bool, store_v_seq: bool
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    spikes, last_v = torch.empty_like(x), torch.empty_like(v)
+    overshoot = torch.empty_like(x, dtype=v.dtype) if learning else None
+    v_seq = torch.empty_like(x) if store_v_seq else None
+    _launch("forward", spec, x, v.numel(), (x, v), (spikes, last_v, overshoot, v_seq))
+    return spikes, last_v, v_seq, overshoot
+
+
+def backward(
+    d_spikes: Tensor, d_v_seq: Tensor | None, d_last_v: Tensor, overshoot: Tensor, spec: NeuronSpec
+) -> tuple[Tensor, Tensor]:
+    d_x, d_v = torch.empty_like(d_spikes), torch.empty_like(d_last_v)
+    _launch("backward", spec, d_spikes, d_v.numel(), (d_spikes, d_v_seq, d_last_v, overshoot), (d_x, d_v))
+    return d_x, d_v
+
+
+def multi_step(
+    x_seq: Tensor, v: Tensor | float, spec: NeuronSpec, store_v_seq: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Run `multi_step` of kernels/neuron.py on a CUDA device, one launch forward and one backward.
+
+    Sequences are read and written in their own precision. The membrane and the backward recurrence are in float32 also
+    for half precision (11 bits would round away an input that is 2000 times smaller than the threshold), in float64 for
+    float64.
+    """
+    half = () if store_v_seq else (torch.float16,)  # V of every step is kept in float32
+    types = (*half, torch.float32, torch.float64)
+    return neuron.multi_step(forward, backward, types, x_seq, v, spec, store_v_seq)

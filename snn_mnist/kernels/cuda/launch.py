@@ -1,4 +1,4 @@
-"""Compiling and launching CUDA kernels: their source, NVRTC through CuPy, torch's memory and stream.
+"""CUDA kernels through CuPy: whether they can run here and if not why, their source, compilation and launch.
 
     kernel = load(source("neuron.cu", REAL="float", …), "forward", device)
     kernel((blocks,), threads, (tensor, None, np.float32(0.5)))
@@ -9,7 +9,12 @@ the kernel is loaded.
 
 from __future__ import annotations
 
+import atexit
 import functools
+import importlib
+import os
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,18 +24,76 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snn_mnist.kernels.cache import compile_seconds
-from snn_mnist.kernels.cuda.available import import_cupy, one_line
+from snn_mnist.kernels.cache import compile_seconds, writable
 from snn_mnist.kernels.formulas import FORMULAS, expression
 from snn_mnist.kernels.neuron import NeuronSpec
 
-# No contraction of a * b + c: where one rounding is meant the source says so, as on the CPU. Division, square root and
-# functions are the exact ones. CuPy itself adds -ftz=true: floats below 1.2e-38 count as 0.
+# No contraction of a * b + c: the source writes fma where it wants one rounding, as on the CPU. Division, square root
+# and functions are the exact ones. CuPy itself adds -ftz=true: floats below 1.2e-38 count as 0.
 OPTIONS = ("-std=c++17", "--fmad=false")
-MAXIMUM_GRID = 2**31 - 1
 
 Argument = Tensor | np.generic | None
 Kernel = Callable[..., None]  # kernel(grid, threads, arguments, shared_bytes=0)
+
+
+# ---- what is available ---------------------------------------------------------------------------------------------
+
+
+def why_unavailable(device: str | torch.device | None = None) -> str | None:
+    """Return None, or why no kernel can run on this device (None: on any), with the original error and the remedy."""
+    if device is not None and torch.device(device).type != "cuda":
+        return f"cupy's kernels run on a CUDA device, not on {device}"
+    return what_is_missing()
+
+
+@functools.cache
+def what_is_missing() -> str | None:
+    """Return which of driver, device, CuPy and its compiler fails; CuPy is imported only if torch can use a device."""
+    if missing := device_error():
+        return missing
+    remedy = f"pip install cupy-cuda{torch_release()}x"
+    try:
+        runtime = import_cupy().cuda.runtime
+        if (release := runtime.runtimeGetVersion() // 1000) != torch_release():
+            remedy = f"it is built for CUDA {release}: pip uninstall cupy-cuda{release}x, then {remedy}"
+        runtime.getDeviceCount()
+        import_cupy().cuda.nvrtc.getVersion()
+    except Exception as error:  # a broken installation can raise anything
+        return f"CuPy can't be used ({type(error).__name__}: {one_line(error)}); {remedy}"
+    return None
+
+
+def device_error() -> str | None:
+    """Return None if torch can use a CUDA device, else torch's own message."""
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is built without CUDA (a build with it: https://pytorch.org/get-started/locally)"
+    try:
+        torch.cuda.init()
+        return None if torch.cuda.device_count() else f"torch {torch.__version__} sees no CUDA device"
+    except (RuntimeError, AssertionError) as error:  # no driver, or one too old for torch
+        return f"torch {torch.__version__} can't use a CUDA device: {one_line(error)}"
+
+
+def torch_release() -> int:
+    """Return the CUDA release that torch is built for, 12 or 13."""
+    return int((torch.version.cuda or "13").split(".")[0])
+
+
+def import_cupy() -> Any:
+    """Import CuPy with its cache beside numba's, unless CUPY_CACHE_DIR is set. Where the cache can't be written the
+    import would fail, so it is a temporary folder there."""
+    if "CUPY_CACHE_DIR" not in os.environ:
+        if (folder := writable("cupy")) is None:
+            folder = Path(tempfile.mkdtemp(prefix="snn_mnist-"))
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        os.environ["CUPY_CACHE_DIR"] = str(folder)
+    return importlib.import_module("cupy")
+
+
+def one_line(error: BaseException | str, limit: int = 300) -> str:
+    """Return an error's message on one line."""
+    text = " ".join(str(error).split()).rstrip(".")
+    return text if len(text) <= limit else text[:limit] + " …"
 
 
 # ---- source ----------------------------------------------------------------------------------------------------
@@ -83,14 +146,14 @@ def _load(text: str, name: str, index: int) -> Kernel:
 
 
 def as_passed(arguments: Sequence[Argument]) -> tuple[np.generic, ...]:
-    """Each argument as the scalar that goes by value to the kernel: a tensor as its address, None as 0."""
+    """Return the scalar that is passed to the kernel for each argument: a tensor's address, 0 for None."""
     return tuple(
         np.uint64(0 if a is None else a.data_ptr()) if a is None or isinstance(a, Tensor) else a for a in arguments
     )
 
 
 class _TorchStream:
-    """A stream that torch owns, in the form CuPy 14 takes."""
+    """A stream that torch owns, in the form that CuPy 14 accepts."""
 
     def __init__(self, address: int) -> None:
         self.address = address
@@ -113,6 +176,6 @@ def device_index(device: torch.device) -> int:
 
 @functools.cache
 def shared_limit(device: torch.device) -> int:
-    """Bytes of shared memory that a block may ask for."""
+    """Return the bytes of shared memory that a block may request."""
     cupy = import_cupy()
     return int(cupy.cuda.Device(device_index(device)).attributes["MaxSharedMemoryPerBlockOptin"])
