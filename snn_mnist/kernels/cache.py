@@ -1,4 +1,4 @@
-"""Where compiled kernels are kept from run to run: numba's in a folder named by a hash of sources, CuPy's beside it."""
+"""The disk cache of compiled kernels: numba's in a folder named by a hash of the sources, CuPy's in one beside it."""
 
 from __future__ import annotations
 
@@ -28,8 +28,7 @@ def cache_directory() -> Path | None:
 
 @functools.cache
 def writable(name: str) -> Path | None:
-    """Return a folder of this name in our cache, made if needed, or None if it can't be written. `SNN_MNIST_CACHE`
-    names another cache."""
+    """Return the folder of this name in the cache (`SNN_MNIST_CACHE`), created if needed; None if not writable."""
     base = os.environ.get("SNN_MNIST_CACHE") or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache"), "snn_mnist"
     )

@@ -1,7 +1,7 @@
 """Surrogate gradients and their primitives, written once for every backend.
 
 Each formula is one plain function of `x` and its parameters. It uses operators and the free names `where, exp, log,
-log1p, abs, sin, cos, atan, erfc, sqrt, minimum, maximum, pi` only, so the same code runs on Python floats as it stands,
+log1p, abs, sin, cos, atan, erfc, sqrt, minimum, maximum, pi` only, so the same code runs on Python floats,
 on torch tensors (`bind` to a torch namespace) and, traced by `expression`, as C (CUDA) or numba text.
 
 Every formula is finite for every finite x (the square wave: |x| < 1e37), in float32 too and in untaken branches:

@@ -42,7 +42,7 @@ class Coefficients(NamedTuple):
 
 @functools.cache
 def coefficients(spec: NeuronSpec, dtype: str = "float32") -> Coefficients:
-    """Return the same numbers for every backend, each of this type."""
+    """Return the coefficients of a neuron as numbers of this type, the same for every backend."""
     real = np.dtype(dtype).type
     decay = real(1.0 if spec.tau is None else 1.0 - 1.0 / spec.tau)
     gain = real(1.0 / spec.tau if spec.tau is not None and spec.decay_input else 1.0)
@@ -92,8 +92,8 @@ def multi_step(
 ) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
     """Return (spikes [T, N, *], the last V [N, *], V of every step or None) for x_seq [T, N, *], differentiable.
 
-    v is a number or [N, *]. Sequences of these types are taken as they are, others by way of float32; V is float64 for
-    float64 and else float32.
+    v is a number or [N, *]. Sequences of these types are passed to the kernels, others converted to float32; V is
+    float64 for float64, else float32.
     """
     dtype = x_seq.dtype
     taken = dtype if dtype in types else torch.float32

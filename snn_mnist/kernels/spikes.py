@@ -1,15 +1,15 @@
 """Poisson spikes as a pure function of their coordinates.
 
 Pixel p of image n, a byte k, fires at step t of epoch e iff U < k/255, where U in [0, 1) is given by its base-256
-digits. k/255 in base 256 is the digit k for ever, so comparing digit by digit until they differ is exact; 255 of
+digits. k/255 in base 256 repeats the digit k forever, so comparing digit by digit until they differ is exact; 255 of
 256 draws end at the first digit, and k = 0 and k = 255 need none.
 
-- digit 0: byte t % 16 of the 16 bytes of Philox, counter (t // 16, p, n, e), key (seed, stream): sixteen steps a call;
-- tie: the four words of Philox, counter (2**31 | t, p | attempt << 16, n, e), each compared with the digit k four
-  times over; four ties more, and the next attempt follows.
+- digit 0: byte t % 16 of the 16 bytes of Philox, counter (t // 16, p, n, e), key (seed, stream): 16 steps per call;
+- tie: the four words of Philox, counter (2**31 | t, p | attempt << 16, n, e), each compared with the digit k
+  repeated four times; if all four tie, the next attempt follows.
 
 `encode` here (any device), cpu/spikes.py (numba) and cuda/fused.cu give the same bits. Comparing bit planes instead of
-bytes needed 8 calls for 128 steps whatever T is (bytes: ceil(T / 16)), and could not be packed tightly for T = 100.
+bytes takes 8 calls per 128 steps even for a smaller T (bytes: ceil(T / 16) calls).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 
 BLOCK = 16  # steps of one Philox call
 TIE = 0x80000000  # set in the counters of ties
-DIGITS = 0x01010101  # a byte times this is the byte four times over
+DIGITS = 0x01010101  # a byte times this is the byte repeated four times
 ROUNDS = 10
 MULTIPLIER_0, MULTIPLIER_1 = 0xD2511F53, 0xCD9E8D57
 WEYL_0, WEYL_1 = 0x9E3779B9, 0xBB67AE85
@@ -31,8 +31,8 @@ WORD = 0xFFFFFFFF
 def philox(counter: tuple[Any, Any, Any, Any], key: tuple[Any, Any]) -> tuple[Any, Any, Any, Any]:
     """Return Philox4x32-10 (Salmon et al. 2011) of a counter and a key: four random 32-bit words.
 
-    There is no state, so any number can be had at once and in any order. The words are Python integers, int64 tensors
-    (which broadcast) or numba's int64; `simd.philox8` is eight calls at once, snn.cuh has the same in CUDA.
+    There is no state, so any word can be computed directly. The words are Python integers, int64 tensors (which
+    broadcast) or numba's int64; `simd.philox8` is eight calls at once, snn.cuh has the same in CUDA.
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key
@@ -53,8 +53,8 @@ class SpikeKey(NamedTuple):
 
 
 def encode(images: Tensor, index: Tensor, start: int, stop: int, spike_key: SpikeKey) -> Tensor:
-    """Spikes [stop - start, N, P] float32 of images [N, P] uint8 that have these indices [N] in their split, on the
-    images' device. start must be a multiple of 16."""
+    """Return the spikes [stop - start, N, P] float32 of images [N, P] uint8 with these indices [N] in their split, on
+    the images' device. start must be a multiple of 16."""
     device, epoch, key = images.device, spike_key.epoch, (spike_key.seed, spike_key.stream)
     k = images.long()[None]  # [1, N, P]
     pixel = torch.arange(images.shape[1], device=device)
@@ -66,7 +66,7 @@ def encode(images: Tensor, index: Tensor, start: int, stop: int, spike_key: Spik
     spikes = (digits < k) & (k > 0) | (k == 255)
     t, i, p = ((digits == k) & (k > 0) & (k < 255)).nonzero(as_tuple=True)
     attempt = 0
-    while t.numel():  # ties: U is not decided yet
+    while t.numel():  # ties: the digits are equal so far
         target = k[0, i, p] * DIGITS
         words = philox((TIE | (start + t), p | (attempt << 16), n[i, 0], epoch), key)
         undecided = torch.ones_like(t, dtype=torch.bool)

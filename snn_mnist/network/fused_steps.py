@@ -2,10 +2,10 @@
 
 A step is: kernels, gradient of the loss, GradScaler, optimiser, moving average: bit for bit what autograd and the
 optimiser would do. A captured graph holds pointers to what its steps read, so a chunk's images, targets, learning rates
-(as float32) and rates lie in buffers of a fixed address, filled before a chunk and read after it: one graph serves all
-chunks of a run, a second one the shorter chunk at the end of an epoch. A step that is launched and the same step
-replayed are the same kernels in the same order, so an epoch may be cut anywhere without changing a bit: whole chunks
-are replayed, other steps are launched one by one. The first chunk of a process is always launched: it creates the
+(as float32) and firing rates lie in buffers of a fixed address, filled before a chunk and read after it: one graph
+serves all chunks of a run, a second one the shorter chunk at the end of an epoch. A launched step and a replayed one
+are the same kernels in the same order, so an epoch may be cut anywhere without changing a bit: whole chunks are
+replayed, other steps are launched one by one. The first chunk of a process is always launched: it creates the
 optimiser's state and loads the kernels, which a capture can't do. Between runs the optimiser is in the state that an
 ordinary loop would leave, so checkpoints need nothing special.
 """
@@ -87,12 +87,12 @@ class FusedSteps(TrainingSteps):
         self.contract(index, rate)
 
     def learn(self, index: Tensor, rate: Tensor, key: SpikeKey) -> None:
-        """Write the firing rates of these images, and keep what their gradient needs."""
+        """Write the firing rates of these images to `rate`, and what their gradient needs to `eligibility`."""
         T, precision, table = self.training.T, self.precision, self.eligibility
         kernels.learn(self.weight, self.active, index, T, key, self.spec, precision, rate, table)
 
     def contract(self, index: Tensor, upstream: Tensor) -> None:
-        """Set the weight's gradient from that of the rates of the images that were learned last."""
+        """Set the weight's gradient from that of the rates of the last images passed to `learn`."""
         table, T = self.eligibility, self.training.T
         kernels.weight_gradient(self.active, index, upstream, table, self.spec, T, self.gradient)
 

@@ -1,12 +1,12 @@
-// One pass from pixels to firing rates and the weight gradient, one block a sample; the mathematics of cpu/fused.py.
+// One pass from pixels to firing rates and the weight gradient, one block per sample; mathematics: cpu/fused.py.
 //
 //   gather        the sample's active (non-zero) pixels and the weights of each, from global to shared memory
 //   encode        one Philox call for 16 steps of a pixel, spikes as bit masks [word of 32 steps, active pixel]; ties
-//                 are listed and resolved afterwards, so that a warp does not wait for its one lane that tied
+//                 are listed and resolved afterwards, so that a warp does not wait for a single tied lane
 //   linear        X[t, c] over the active pixels; a warp holds 32 steps, so weights and masks are read by broadcast
-//   lif_forward   charge, fire, reset: one thread a neuron, its state in registers; leaves x[t] = H[t] - V_threshold
+//   lif_forward   charge, fire, reset: one thread per neuron, its state in registers; leaves x[t] = H[t] - V_threshold
 //   slopes        g(x) and the factor of dH[t+1], for all t at once, so that
-//   lif_backward  is one multiply-add a step, in reverse; leaves F[t] = dX[t] for dS = 1/T
+//   lif_backward  is one multiply-add per step, in reverse; leaves F[t] = dX[t] for dS = 1/T
 //   eligibility_traces  E[p, c] = sum over the spikes of pixel p of F[t, c]; a warp holds 32 pixels
 // `contract` then gives dL/dW[c, p] = sum_n dL/drate[n, c] E_n[p, c], each sum by one block in a fixed order. Nothing
 // that depends on the order of threads is a float, so results are bitwise repeatable.
@@ -120,7 +120,7 @@ FUNCTION void linear(const Work &w, const Neuron<float> &neuron, int active, int
     }
 }
 
-// What a neuron keeps from span to span.
+// State of a neuron that is carried from span to span.
 struct Cell {
     float v, fired;
     int readouts; // passed so far

@@ -1,4 +1,4 @@
-// IF and LIF over a whole sequence: charge, fire and reset of all T steps in one pass, and back; one thread a neuron,
+// IF and LIF over a whole sequence: charge, fire and reset of all T steps in one pass, and back; one thread per neuron,
 // its state in registers, neighbouring threads on neighbouring neurons. The mathematics of cpu/neuron.py.
 //
 // Set at compile time: THREADS of a block, REAL (float or double: the membrane and all arithmetic), HALF_IO (sequences

@@ -4,7 +4,7 @@
 // by a C++ compiler for the host, where the tests run whole kernels block after block. A kernel is written as phases,
 // EACH_THREAD(n) { ... }: on a GPU every thread runs the body once and a barrier follows; on the host a loop over
 // `thread` runs it, in the order that the test asks for, or with HOST_THREADS real threads do, with a barrier, under a
-// checker of races. What a thread keeps from phase to phase lies in PER_THREAD variables, read by MINE(name).
+// race detector. State that a thread carries from phase to phase lies in PER_THREAD variables, read by MINE(name).
 #pragma once
 
 typedef unsigned short u16;
