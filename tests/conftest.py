@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from snn_mnist.data import datasets
 from tests.support import skips
 
 if TYPE_CHECKING:
@@ -104,6 +103,7 @@ def mnist_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     if named := named_mnist():
         yield named
         return
+    from snn_mnist.data import datasets
     from tests.support import made_mnist
 
     folder = tmp_path_factory.mktemp("made_mnist")

@@ -1,36 +1,24 @@
-"""What machines do to a training run, done to one on purpose, with real processes, signals and files.
+"""Training runs are killed, started at once, and their checkpoints damaged, with real processes, signals and files.
 
-    python tests/support/torture.py                 everything at full counts, a few minutes
-    python tests/support/torture.py kills -n 50     50 x kill -9, each followed by a resume
-    python tests/support/torture.py starts -n 20    20 runs that start within a millisecond
-    python tests/support/torture.py damage -n 5000  a checkpoint cut short and with flipped bits
-
-It trains on the bundled digits in a temporary directory (-out names another) and prints what it found; the exit
-code is 0 when all was well. The tests call the same functions with smaller counts.
+The runs are on the bundled digits. Tests call these functions with small counts, those marked slow with large ones.
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import glob
 import io
 import logging
 import random
 import shlex
-import sys
-import tempfile
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nursery import Child, Nursery
 
-ROOT = Path(__file__).resolve().parents[2]
 TIMES = {"train_images_per_s", "test_images_per_s", "seconds"}  # differ between any two runs
 QUICK = shlex.split("-dataset digits -T 4 -b 16 -limit-batches 4 -no-figures -j 1 -backend torch")
 
@@ -90,10 +78,6 @@ def same(a: Any, b: Any) -> bool:
 class Findings:
     faults: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
-
-    def __str__(self) -> str:
-        counts = ", ".join(f"{n} {name}" for name, n in self.counts.items())
-        return counts + "".join(f"\n  FAULT {error}" for error in self.faults)
 
 
 # ---------------------------------------------------------------------------- kill -9
@@ -184,10 +168,10 @@ def _stop_at_a_write(child: Child, parent: Path, skip: int) -> None:
 # ---------------------------------------------------------------------------- runs that start at once
 
 
-def starts(nursery: Nursery, out: Path, n: int, flags: list[str] = QUICK) -> Findings:
+def starts(nursery: Nursery, out: Path, n: int) -> Findings:
     """n runs that begin at once, in the same out-dir: each must have a directory and results of its own."""
     found = Findings()
-    children = [nursery.start("train", *flags, "-epochs", "1", "-out-dir", str(out)) for _ in range(n)]
+    children = [nursery.start("train", *QUICK, "-epochs", "1", "-out-dir", str(out)) for _ in range(n)]
     for child in children:
         if child.wait(600):
             found.faults.append(f"exit code {child.code}: {child.err}")
@@ -254,46 +238,3 @@ def _structure(whole: bytes) -> list[int]:
                 end = whole.index(entry.filename.encode(), entry.header_offset) + len(entry.filename)
                 inside.update(range(end + 64, end + entry.file_size - 64))
     return [place for place in range(len(whole)) if place not in inside]
-
-
-# ---------------------------------------------------------------------------- the program
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", choices=["kills", "starts", "damage", []], help="default: all three")
-    parser.add_argument("-n", type=int, help="how often (kills 50, starts 20, damage 5000)")
-    parser.add_argument("-seed", type=int, default=0, help="of the random moments and places")
-    parser.add_argument("-backend", default="auto", help="of the runs")
-    parser.add_argument("-out", type=Path, help="directory for the runs, which stay there")
-    options = parser.parse_args()
-    flags = [*QUICK[: QUICK.index("-backend")], "-backend", options.backend]
-    bad = 0
-    with contextlib.ExitStack() as stack:
-        out = options.out or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="torture-")))
-        out.mkdir(parents=True, exist_ok=True)
-        nursery = stack.enter_context(Nursery())
-
-        def say(name: str, work: Callable[[], Findings]) -> None:
-            nonlocal bad
-            began = time.monotonic()
-            found = work()
-            bad += bool(found.faults)
-            print(f"{name}: {found} ({time.monotonic() - began:.0f} s)", flush=True)
-
-        what = options.what or ["kills", "starts", "damage"]
-        if "kills" in what:
-            say("kill -9", lambda: kills(nursery, out, options.n or 50, options.seed, flags))
-        if "starts" in what:
-            say("runs started at once", lambda: starts(nursery, out / "starts", options.n or 20, flags))
-        if "damage" in what:
-            nursery.run("train", *QUICK, "-epochs", "1", "-out-dir", str(out / "damaged"))
-            (folder,) = (out / "damaged").iterdir()
-            file = folder / "checkpoint_latest.pth"
-            say("damage", lambda: damage(file, out / "damaged.pth", options.n or 5000, options.seed))
-    return 1 if bad else 0
-
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
-    sys.exit(main())
