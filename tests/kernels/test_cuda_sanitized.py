@@ -43,7 +43,9 @@ def pictures(n, active=150):
     return fused_cuda.active_pixels(images)
 
 
-@pytest.mark.parametrize("limit", [SHARED, 1000], ids=["shared", "global"])
+@pytest.mark.parametrize(
+    ("checked", "limit"), [(RACES, SHARED), (MEMORY, SHARED), (MEMORY, 1000)], indirect=["checked"]
+)
 def test_training_pass(checked, monkeypatch, limit):
     """A sample of T = 100 per block, its working memory in shared memory and in global memory."""
     monkeypatch.setattr(cuda, "shared_limit", lambda device: limit)

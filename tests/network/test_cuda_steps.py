@@ -1,9 +1,6 @@
 """The training steps of the CUDA backend without a GPU: its kernels on the host, its graphs by a stand-in."""
 
 import gc
-import os
-import subprocess
-import sys
 from contextlib import contextmanager, nullcontext
 
 import pytest
@@ -13,7 +10,6 @@ from snn_mnist.errors import SNNError
 from snn_mnist.kernels.cuda import fused as fused_cuda
 from snn_mnist.network.fused_steps import FusedSteps
 from snn_mnist.network.poisson import SpikeKey
-from tests.conftest import ROOT
 from tests.support.kernel_checks import firing_rate, images_of, spec_of, training_of, weight_of
 
 MODES = pytest.mark.parametrize(("name", "scaled"), [("adam", False), ("adam", True), ("sgd", False), ("sgd", True)])
@@ -152,17 +148,6 @@ def test_work_memory_is_compared_with_what_is_free(host, graphs):
     training = training_of(weight, torch.optim.SGD([weight]), 1, 64, 999_000)
     with pytest.raises(SNNError, match=r"T=999000 with b=64 needs \d+\.\d GB of work memory, and 1\.0 GB are free"):
         FusedSteps(weight, active, torch.eye(10), spec_of(), training, capture=True)
-
-
-def test_gpu_tests_are_collected_without_the_development_extras():
-    blocked = ["hypothesis", "xdist", "pytest_timeout", "optuna", "nir", "scipy", "jupytext", "psycopg2", "sklearn"]
-    code = (
-        f"import sys; sys.modules.update(dict.fromkeys({blocked})); import pytest\n"
-        "sys.exit(pytest.main(['-q', '--collect-only', '-m', 'gpu', 'tests/network/test_cuda_gpu.py']))"
-    )
-    environment = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0 and "test_start_up_check" in done.stdout, done.stdout
 
 
 def test_the_trainer(host, tmp_path, monkeypatch):
