@@ -44,7 +44,7 @@ def measure(common: list[str]) -> dict[str, Any]:
 
 @drawing.own_style()
 def draw(measured: dict[str, Any], path: Path) -> None:
-    """Three panels, microseconds an image on logarithmic axes."""
+    """Three panels, microseconds per image on logarithmic axes."""
     figure = drawing.own_figure((12.0, 4.2))
     axes = figure.subplots(1, 3)
     for number, backend in enumerate(BACKENDS):
@@ -73,7 +73,7 @@ def draw(measured: dict[str, Any], path: Path) -> None:
 
 def table(results: list[dict[str, Any]], key: str) -> str:
     columns = sorted({row[key] for row in results})
-    lines = ["| us/image | " + " | ".join(map(str, columns)) + " |", "|---|" + "---|" * len(columns)]
+    lines = ["| µs per image | " + " | ".join(map(str, columns)) + " |", "|---|" + "---|" * len(columns)]
     for backend in BACKENDS:
         for what in ("train", "test"):
             cells = [

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import atan, cos, erfc, exp, log, log1p, pi, sin, sqrt
 from typing import Any
 
@@ -183,7 +183,7 @@ class Formula:
     gradient: Callable[..., Any]  # g(x, *parameters), for the backward pass
     primitive: Callable[..., Any] | None  # p(x, *parameters) with p' = g
     defaults: dict[str, float]
-    above: dict[str, float] = field(default_factory=dict)  # a parameter must exceed its bound; absent: any
+    above: dict[str, float]  # a parameter must exceed its bound; absent: any value is allowed
 
     def parameters(self, **given: float) -> dict[str, float]:
         """Return the defaults updated by `given`; ValueError for an unknown name or a value out of range."""
@@ -203,41 +203,34 @@ class Formula:
         }
 
 
-def _alpha(name: str, gradient: Callable, primitive: Callable | None, default: float, above: float = 0.0) -> Formula:
-    return Formula(name, gradient, primitive, {"alpha": default}, {"alpha": above})
+def _formula(
+    gradient: Callable, primitive: Callable | None, above: dict[str, float], name: str = "", **defaults: float
+) -> Formula:
+    return Formula(name or gradient.__name__, gradient, primitive, defaults, above)
 
 
+_POSITIVE = {"alpha": 0.0}
 FORMULAS: dict[str, Formula] = {
     formula.name: formula
     for formula in (
-        _alpha("piecewise_quadratic", piecewise_quadratic, piecewise_quadratic_primitive, 1.0),
-        _alpha("piecewise_exp", piecewise_exp, piecewise_exp_primitive, 1.0),
-        _alpha("sigmoid", sigmoid, sigmoid_primitive, 4.0),
-        _alpha("soft_sign", soft_sign, soft_sign_primitive, 2.0),
-        _alpha("super_spike", super_spike, None, 1.0),
-        _alpha("atan", arctan, arctan_primitive, 2.0),
-        _alpha("nonzero_sign_log_abs", nonzero_sign_log_abs, nonzero_sign_log_abs_primitive, 1.0),
-        _alpha("erf", gauss_erf, gauss_erf_primitive, 2.0),
-        Formula(
-            "piecewise_leaky_relu",
-            piecewise_leaky_relu,
-            piecewise_leaky_relu_primitive,
-            {"w": 1.0, "c": 0.01},
-            {"w": 0.0},
+        _formula(piecewise_quadratic, piecewise_quadratic_primitive, _POSITIVE, alpha=1.0),
+        _formula(piecewise_exp, piecewise_exp_primitive, _POSITIVE, alpha=1.0),
+        _formula(sigmoid, sigmoid_primitive, _POSITIVE, alpha=4.0),
+        _formula(soft_sign, soft_sign_primitive, _POSITIVE, alpha=2.0),
+        _formula(super_spike, None, _POSITIVE, alpha=1.0),
+        _formula(arctan, arctan_primitive, _POSITIVE, "atan", alpha=2.0),
+        _formula(nonzero_sign_log_abs, nonzero_sign_log_abs_primitive, _POSITIVE, alpha=1.0),
+        _formula(gauss_erf, gauss_erf_primitive, _POSITIVE, "erf", alpha=2.0),
+        _formula(piecewise_leaky_relu, piecewise_leaky_relu_primitive, {"w": 0.0}, w=1.0, c=0.01),
+        _formula(
+            squarewave_fourier_series, squarewave_fourier_series_primitive, {"n": 1, "T_period": 0.0}, n=2, T_period=8.0
         ),
-        Formula(
-            "squarewave_fourier_series",
-            squarewave_fourier_series,
-            squarewave_fourier_series_primitive,
-            {"n": 2, "T_period": 8.0},
-            {"n": 1, "T_period": 0.0},
-        ),
-        Formula("s2nn", s2nn, s2nn_primitive, {"alpha": 4.0, "beta": 1.0}, {"alpha": 0.0, "beta": 0.0}),
-        _alpha("q_pseudo_spike", q_pseudo_spike, q_pseudo_spike_primitive, 2.0, above=1.0),
-        Formula("leaky_k_relu", leaky_k_relu, leaky_k_relu_primitive, {"leak": 0.0, "k": 1.0}),
-        _alpha("fake_numerical_gradient", fake_numerical_gradient, None, 0.3),
-        Formula("log_tailed_relu", log_tailed_relu, log_tailed_relu_primitive, {"alpha": 0.0}),
-        _alpha("rect", rect, rect_primitive, 1.0),
+        _formula(s2nn, s2nn_primitive, {"alpha": 0.0, "beta": 0.0}, alpha=4.0, beta=1.0),
+        _formula(q_pseudo_spike, q_pseudo_spike_primitive, {"alpha": 1.0}, alpha=2.0),
+        _formula(leaky_k_relu, leaky_k_relu_primitive, {}, leak=0.0, k=1.0),
+        _formula(fake_numerical_gradient, None, _POSITIVE, alpha=0.3),
+        _formula(log_tailed_relu, log_tailed_relu_primitive, {}, alpha=0.0),
+        _formula(rect, rect_primitive, _POSITIVE, alpha=1.0),
     )
 }
 

@@ -102,21 +102,6 @@ def work_memory(weight_shape: Sequence[int], active: ActivePixels, spec: NeuronS
     return samples * plan_launch(weight_shape, active.stride, spec, steps, limit).global_bytes
 
 
-def _prepared(weight: Tensor, active: ActivePixels, index: Tensor, precision: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return the weight [C, P] as float32 and the index, both on the images' device; ValueError for wrong shapes.
-    The kernel itself rounds to float16, the common case, which saves a copy of the weight."""
-    if weight.ndim != 2 or weight.shape[0] > LIMIT_OUTPUTS or weight.shape[1] != active.images.shape[1]:
-        raise ValueError(
-            f"the fused CUDA kernel takes a weight [C, {active.images.shape[1]}] with C at most {LIMIT_OUTPUTS}, "
-            f"not {list(weight.shape)}; use -backend torch"
-        )
-    if weight.device != active.images.device:
-        raise ValueError(f"the weight is on {weight.device} and the images on {active.images.device}; move one of them")
-    if precision != torch.float16:
-        weight = weight.to(precision)
-    return weight.detach().float().contiguous(), _as_index(active, index)
-
-
 def _as_index(active: ActivePixels, index: Tensor) -> Tensor:
     return index.to(active.images.device, torch.int64).contiguous()
 
@@ -132,15 +117,24 @@ def _fused(
     precision: torch.dtype, readout_steps: Tensor | None, out: Tensor, eligibility: Tensor | None,
     input_spikes: Tensor | None,
 ) -> None:  # fmt: skip
-    weight, index = _prepared(weight, active, index, precision)
-    device, samples = active.images.device, len(index)
+    if weight.ndim != 2 or weight.shape[0] > LIMIT_OUTPUTS or weight.shape[1] != active.images.shape[1]:
+        raise ValueError(
+            f"the fused CUDA kernel takes a weight [C, {active.images.shape[1]}] with C at most {LIMIT_OUTPUTS}, "
+            f"not {list(weight.shape)}; use -backend torch"
+        )
+    if weight.device != active.images.device:
+        raise ValueError(f"the weight is on {weight.device} and the images on {active.images.device}; move one of them")
+    device, samples, half = active.images.device, len(index), precision == torch.float16
     if samples == 0:
         return
+    if not half:  # the kernel itself rounds to float16, which saves a copy of the weight
+        weight = weight.to(precision)
+    weight, index = weight.detach().float().contiguous(), _as_index(active, index)
     plan = plan_launch(weight.shape, active.stride, spec, steps, cuda.shared_limit(device))
     inputs = active.offsets, active.sites, index, weight, *_key_arguments(key), *coefficients(spec)[:5]
     readout = readout_steps, np.int32(0 if readout_steps is None else len(readout_steps))
     outputs = out, eligibility, input_spikes, plan.global_work(samples, device)
-    arguments = *inputs, np.int32(precision == torch.float16), np.int32(active.stride), *readout, *outputs
+    arguments = *inputs, np.int32(half), np.int32(active.stride), *readout, *outputs
     cuda.load(plan.text, "fused", device)((samples,), plan.threads, arguments, plan.shared_bytes)
 
 
@@ -219,7 +213,9 @@ def neuron_source(spec: NeuronSpec, dtype: torch.dtype, learning: bool) -> str:
     return cuda.source("neuron.cu", **macros)
 
 
-def _launch(name: str, spec: NeuronSpec, x: Tensor, size: int, before: tuple[Any, ...], after: tuple[Any, ...]) -> None:
+def _launch_neuron(
+    name: str, spec: NeuronSpec, x: Tensor, size: int, before: tuple[Any, ...], after: tuple[Any, ...]
+) -> None:
     if size == 0:
         return
     real = "float64" if x.dtype == torch.float64 else "float32"
@@ -229,21 +225,21 @@ def _launch(name: str, spec: NeuronSpec, x: Tensor, size: int, before: tuple[Any
     kernel((blocks,), THREADS_NEURONS, (*before, *scalars, *after))
 
 
-def forward(
+def neuron_forward(
     x: Tensor, v: Tensor, spec: NeuronSpec, learning: bool, store_v_seq: bool
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     spikes, last_v = torch.empty_like(x), torch.empty_like(v)
     overshoot = torch.empty_like(x, dtype=v.dtype) if learning else None
     v_seq = torch.empty_like(x) if store_v_seq else None
-    _launch("forward", spec, x, v.numel(), (x, v), (spikes, last_v, overshoot, v_seq))
+    _launch_neuron("forward", spec, x, v.numel(), (x, v), (spikes, last_v, overshoot, v_seq))
     return spikes, last_v, v_seq, overshoot
 
 
-def backward(
+def neuron_backward(
     d_spikes: Tensor, d_v_seq: Tensor | None, d_last_v: Tensor, overshoot: Tensor, spec: NeuronSpec
 ) -> tuple[Tensor, Tensor]:
     d_x, d_v = torch.empty_like(d_spikes), torch.empty_like(d_last_v)
-    _launch("backward", spec, d_spikes, d_v.numel(), (d_spikes, d_v_seq, d_last_v, overshoot), (d_x, d_v))
+    _launch_neuron("backward", spec, d_spikes, d_v.numel(), (d_spikes, d_v_seq, d_last_v, overshoot), (d_x, d_v))
     return d_x, d_v
 
 
@@ -258,4 +254,4 @@ def multi_step(
     """
     half = () if store_v_seq else (torch.float16,)  # V of every step is kept in float32
     types = (*half, torch.float32, torch.float64)
-    return neuron.multi_step(forward, backward, types, x_seq, v, spec, store_v_seq)
+    return neuron.multi_step(neuron_forward, neuron_backward, types, x_seq, v, spec, store_v_seq)
