@@ -10,18 +10,13 @@ import torch
 
 from snn_mnist.kernels.cuda import fused as fused_cuda
 from snn_mnist.kernels.cuda import launch as cuda
-from snn_mnist.kernels.spikes import SpikeKey
 from tests.support.cuda_host import build, compiler
-from tests.support.kernel_checks import KEY, PHILOX_VECTORS, firing_rate, images_of, spec_of, weight_of
+from tests.support.kernel_checks import KEY, firing_rate, images_of, spec_of, weight_of
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no g++ to compile the CUDA source for the host")
 
 ARITHMETIC = """
 #include "snn.cuh"
-extern "C" void test_philox(const u32 *in, u32 *out) {
-    const Words words = philox(in[0], in[1], in[2], in[3], in[4], in[5]);
-    for (int w = 0; w < 4; ++w) out[w] = words.word[w];
-}
 extern "C" u32 test_below(u32 a, u32 b) { return gather_high(bytes_below(a, b)); }
 extern "C" u32 test_equal(u32 a, u32 b) { return gather_high(bytes_equal(a, b)); }
 extern "C" u32 test_half(float value) { return to_half(value); }
@@ -40,13 +35,6 @@ def arithmetic(compiled_here):
 
 
 # ---- arithmetic ----
-
-
-@pytest.mark.parametrize(("counter", "key", "words"), PHILOX_VECTORS)
-def test_philox_known_answers(arithmetic, counter, key, words):
-    out = (ctypes.c_uint32 * 4)()
-    arithmetic.test_philox((ctypes.c_uint32 * 6)(*counter, *key), out)
-    assert tuple(out) == words
 
 
 def test_every_pair_of_bytes_is_compared_rightly(arithmetic):
@@ -91,14 +79,6 @@ def test_working_memory_in_global_memory_gives_the_same(host, monkeypatch):
 def test_layout_in_python_and_in_the_source_agree(compiled_here, outputs, stride, steps):
     plan = fused_cuda.plan_launch((outputs, 784), stride, spec_of(), steps, 10**7)
     assert build(plan.text, compiled_here).host_work_bytes(stride) == plan.shared_bytes
-
-
-def test_epoch_in_device_memory(host):
-    active, index, weight = fused_cuda.active_pixels(images_of(3)), torch.arange(3), weight_of(0.3)
-    given = firing_rate(fused_cuda, weight, active, index, 20, SpikeKey(1, 0, 2**32 - 7), spec_of())
-    at = torch.tensor([-7], dtype=torch.int32)
-    read = firing_rate(fused_cuda, weight, active, index, 20, SpikeKey(1, 0, at), spec_of())
-    assert torch.equal(given, read) and given.sum() > 0
 
 
 def test_what_does_not_fit_is_an_error(host):

@@ -246,11 +246,12 @@ def test_multi_step_neuron_against_the_equations(target, name, dtype):
             assert (got.cpu().double() - expected).norm() <= tolerance * expected.norm().clamp(min=1)
 
 
-@pytest.mark.parametrize("size", [1, 127, 129, 1023, 1025, 20_000])
+@pytest.mark.parametrize("size", [1, 129, 1025, 20_000])
 def test_multi_step_neurons_beyond_a_block(target, size):
-    """The modules of core, with the state kept between calls, in sizes for one block or thread and for several."""
+    """The modules of core, with the state kept between calls, in sizes for one block or thread and for several; the
+    input is not contiguous."""
     torch.manual_seed(size)
-    x, spec = 3 * torch.rand(6, 2, size), spec_of(tau=3.0)
+    x, spec = (3 * torch.rand(6, size, 2)).transpose(1, 2), spec_of(tau=3.0)
     node = neuron.LIFNode(3.0, surrogate_function=surrogate.ATan(), step_mode="m", store_v_seq=True)
     results = []
     for fused in (False, True):
@@ -279,12 +280,6 @@ def test_half_precision_is_read_and_written_but_not_computed_in(target):
             assert torch.equal(fired.float(), exact) and torch.equal(v, exact_v)
             assert torch.equal(v_seq, exact_seq) if store_v_seq else v_seq is None
             assert torch.allclose(x.grad.float(), wide.grad, rtol=2e-3 if dtype == torch.float16 else 1e-2, atol=1e-4)
-
-
-def test_any_strides(target):
-    view = (2 * torch.rand(4, 6, 10, device=target.device)).transpose(1, 2)
-    a, b = (target.neuron.multi_step(x, 0.0, spec_of(), True) for x in (view, view.contiguous()))
-    assert all(torch.equal(p, q) for p, q in zip(a, b, strict=True))
 
 
 @pytest.mark.parametrize("v_reset", [0.0, None])

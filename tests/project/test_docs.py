@@ -134,13 +134,10 @@ def test_the_citation_is_of_this_version():
     assert citation["version"] == __version__
 
 
-def test_readme_is_short():
-    assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
-
-
-def test_readme_has_the_flags_of_the_code():
-    table = markdown_table(Config)
-    assert table in README.read_text(encoding="utf-8"), f"README.md has another table of flags than the code:\n{table}"
+def test_readme_is_short_and_has_the_flags_of_the_code():
+    text, table = README.read_text(encoding="utf-8"), markdown_table(Config)
+    assert len(text.splitlines()) <= 150
+    assert table in text, f"README.md has another table of flags than the code:\n{table}"
 
 
 def command_lines(page):
@@ -158,22 +155,11 @@ def command_lines(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_command_lines_are_understood(page, monkeypatch):
     monkeypatch.chdir(ROOT)  # for -config configs/….yaml
-    for words in command_lines(page):
+    found = list(command_lines(page))
+    assert found or page.name not in ("README.md", "README.zh-CN.md", "interop.md"), "command lines have another form"
+    for words in found:
         if words and words[0] in cli.VERBS:
             if not {"-help", "--help", "-h"} & set(words):
                 cli.read_command(words)
         else:
             assert words and words[0] in ("-help", "--help", "-h", "-version", "--version"), words
-
-
-def test_command_lines_are_found(tmp_path):
-    page = tmp_path / "page.md"
-    page.write_text(
-        "```bash\n# snn_mnist not this\nSNN=1 python -m snn_mnist train -T 5 \\\n  -b 7  # a word\n```\n"
-        "```console\n$ snn_mnist eval -resume x > out.txt && python -m snn_mnist info | head\ntext\n```\n"
-    )
-    assert list(command_lines(page)) == [
-        ["train", "-T", "5", "-b", "7"],
-        ["eval", "-resume", "x", "out.txt"],
-        ["info"],
-    ]
