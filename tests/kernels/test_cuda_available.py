@@ -1,5 +1,6 @@
 """Why CUDA kernels can't run: the original error and the remedy, on machines made up here; how kernels are launched."""
 
+import os
 import tomllib
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ import torch
 
 from snn_mnist.cli import info
 from snn_mnist.errors import SNNError
-from snn_mnist.kernels.cache import compile_seconds
+from snn_mnist.kernels.cache import compile_seconds, writable
 from snn_mnist.kernels.cuda import launch as cuda
 from snn_mnist.network import fused_steps
 from tests.conftest import ROOT
@@ -48,6 +49,26 @@ def test_the_error_and_the_line_that_installs(monkeypatch, torch_cuda, cupy, tor
 def test_the_extras_install_what_messages_name():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert all(extras[f"cuda{release}"][0].startswith(f"cupy-cuda{release}x") for release in (12, 13))
+
+
+def test_cupys_kernels_are_kept_where_there_is_room(monkeypatch, tmp_path):
+    """CuPy can't be imported where its cache can't be made, and its default is in the home directory."""
+    pretend_machine(monkeypatch, cupy_with())
+    registered = []
+    monkeypatch.setattr(cuda.atexit, "register", lambda remove, folder, **_: registered.append(folder))
+    monkeypatch.setenv("CUPY_CACHE_DIR", "mine")
+    cuda.import_cupy()
+    assert os.environ["CUPY_CACHE_DIR"] == "mine"
+    (tmp_path / "a file").touch()
+    for room in (str(tmp_path), str(tmp_path / "a file")):
+        monkeypatch.delenv("CUPY_CACHE_DIR")
+        monkeypatch.setenv("SNN_MNIST_CACHE", room)
+        writable.cache_clear()
+        cuda.import_cupy()
+        assert (os.environ["CUPY_CACHE_DIR"] == f"{tmp_path}/cupy") == (room == str(tmp_path))
+    assert os.environ["CUPY_CACHE_DIR"] == str(registered[0]) and registered[0].is_dir()  # for the process alone
+    registered[0].rmdir()
+    writable.cache_clear()
 
 
 def test_info_lists_each_backend_although_a_device_is_lost(monkeypatch):

@@ -52,7 +52,7 @@ class Nursery:
 
     def start(self, *arguments: str, **settings: Any) -> Child:
         """`settings`: cwd, env (additions; None removes), file_size (limit in bytes), powerless (permissions bind
-        root too), ignore (signals), out (a file)."""
+        root too), ignore (signals), out (a file), before (Python code that runs first)."""
         folder = Path(tempfile.mkdtemp(dir=self.scratch.name))
         folder.chmod(0o777)
         request = {"out": str(folder / "out"), "err": str(folder / "err"), "argv": arguments} | settings
@@ -155,6 +155,7 @@ def _serve() -> None:
             answer(pid)
         else:
             _become(request)
+            exec(request.get("before", ""))
             code = cli.main(request["argv"])
             atexit._run_exitfuncs()
             sys.stdout.flush()

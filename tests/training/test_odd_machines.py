@@ -100,23 +100,6 @@ def test_a_damaged_cache_of_kernels_is_made_anew(nursery: Nursery, tmp_path: Pat
     assert child.code == 0 and child.err == ""
 
 
-def test_cupys_kernels_are_kept_where_there_is_room(tmp_path: Path):
-    """CuPy can't be imported where its cache can't be made, and its default is in the home directory."""
-    (tmp_path / "cupy.py").write_text('import os\nos.makedirs(os.environ["CUPY_CACHE_DIR"], exist_ok=True)')
-    code = "from snn_mnist.kernels.cuda.launch import import_cupy, os; import_cupy()"
-    code += "; print(os.environ['CUPY_CACHE_DIR'])"
-    env = {name: value for name, value in os.environ.items() if name not in ("CUPY_CACHE_DIR", "XDG_CACHE_HOME")}
-    env |= {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "HOME": "/proc/nowhere", "TMPDIR": str(tmp_path)}
-    found = {}
-    for name, value in {"SNN_MNIST_CACHE": str(tmp_path), "CUPY_CACHE_DIR": str(tmp_path), "NONE": "/proc/no"}.items():
-        settings = env | {"SNN_MNIST_CACHE": "/proc/no", name: value}
-        done = subprocess.run([sys.executable, "-c", code], env=settings, capture_output=True, encoding="utf-8")
-        assert done.returncode == 0 and done.stderr == "", done.stderr
-        found[name] = Path(done.stdout.strip())
-    assert (found["SNN_MNIST_CACHE"], found["CUPY_CACHE_DIR"]) == (tmp_path / "cupy", tmp_path)
-    assert found["NONE"].name.startswith("snn_mnist-") and not found["NONE"].exists()  # for the process alone
-
-
 def test_a_reader_of_the_output_that_leaves(nursery: Nursery, tmp_path: Path):
     """As in `python -m snn_mnist train | head -1`: what is learned by then is kept."""
     pipe = tmp_path / "pipe"
