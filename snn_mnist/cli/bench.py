@@ -74,9 +74,8 @@ def run(options: BenchOptions) -> int:
             print(f"{name:12}{what:7}{cells}{speed['median'] / slowest:>9.1f}x", file=out, flush=True)
     if compiled := sum(compile_seconds.values()):
         print(f"\ncompiled for {compiled:.1f} s before the measurements", file=out)
-    if options.json:
-        about = {"machine": machine, "threads": options.j, "dataset": options.dataset, "seconds": seconds}
-        write_json(options.json, about | {"compile_seconds": compiled, "results": results})
+    about = {"machine": machine, "threads": options.j, "dataset": options.dataset, "seconds": seconds}
+    write_json(options.json, about | {"compile_seconds": compiled, "results": results})
     return 0
 
 

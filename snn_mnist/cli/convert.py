@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from snn_mnist.cli.evaluate import accuracy_against_T
-from snn_mnist.cli.shared import given_data_dir, json_option, write_json
+from snn_mnist.cli.shared import json_option, publish
 from snn_mnist.settings.config import Config, train_option
 from snn_mnist.settings.options import option, options_of
 from snn_mnist.storage.metrics import percent
@@ -104,8 +104,8 @@ def report(options: ConvertOptions, folder: Path) -> None:
     from snn_mnist.storage import checkpoint
     from snn_mnist.visualizing import run_figures
 
-    loaded, ann = load_network(str(folder), data_dir=given_data_dir(options)), checkpoint.load(folder)["ann"]
-    config = loaded.config
+    loaded, ann = load_network(str(folder)), checkpoint.load(folder)["ann"]
+    config = options.on_top_of(loaded.config.to_mapping())
     data, steps = load_dataset(config.dataset, config.data_dir), default_readout_steps(config.T)
     accuracy, constant = ann_accuracy(ann["weight"], data.test), constant_current_score(loaded.net, data.test, steps)
     runtime = choose_runtime(options.device, options.backend, options.j)
@@ -117,11 +117,8 @@ def report(options: ConvertOptions, folder: Path) -> None:
     results |= {"ann_accuracy": accuracy, "standard_error": error, "mode": ann["mode"], "scale": ann["scale"]}
     results |= {"accuracy_against_T": against_T, "checkpoint": str(loaded.path), "epochs": loaded.epochs}
     results |= {"dataset": data.name, "seed": config.seed}
-    if options.json != "-":
-        print(describe(results, folder), flush=True)
-    if options.json:
-        write_json(options.json, results)
-    if options.figures if "figures" in options.given else config.figures:
+    publish(options.json, results, describe(results, folder))
+    if config.figures:
         run_figures.write_run_figures(folder, loaded.net.weight, poisson[0], data.class_names, [run_figures.OF_THE_ANN])
         curves = {name: [100 * at["mean"] for at in each.values()] for name, each in against_T.items()}
         run_figures.write(folder / run_figures.CONVERSION, run_figures.conversion(steps, curves, 100 * accuracy))

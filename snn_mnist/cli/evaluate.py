@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from snn_mnist.cli.shared import SavedNetworkOptions, json_option, open_checkpoint, saved_option, spread, write_json
+from snn_mnist.cli.shared import SavedNetworkOptions, json_option, open_checkpoint, publish, saved_option, spread
 from snn_mnist.settings.config import train_option
 from snn_mnist.settings.options import option
 from snn_mnist.storage.metrics import percent
@@ -53,10 +53,7 @@ def run(options: EvalOptions) -> int:
     result["images_per_s"] = len(data.test) * options.repeats / seconds
     if not loaded.has_settings:
         result["assumed"] = {"tau": config.tau, "T": config.T}
-    if options.json != "-":
-        print(describe(result, str(runtime)))
-    if options.json:
-        write_json(options.json, result)
+    publish(options.json, result, describe(result, str(runtime)))
     return 0
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from snn_mnist import __version__
-from snn_mnist.cli.shared import json_option, write_json
+from snn_mnist.cli.shared import json_option, publish
 from snn_mnist.errors import SNNError
 from snn_mnist.settings.config import cores, train_option
 from snn_mnist.settings.options import Options
@@ -42,16 +42,12 @@ def run(options: InfoOptions) -> None:
         "data directory": os.path.abspath(options.data_dir),
         "data": guarded(data_sets, options.data_dir),
     }
-    if options.json != "-":
-        for name, value in found.items():
-            if isinstance(value, dict):
-                print(f"{name}:")
-                for key, item in value.items():
-                    print(wrapped(f"  {key:12}  {item}", indent=" " * 16))
-            else:
-                print(wrapped(f"{name}: {value}"))
-    if options.json:
-        write_json(options.json, found)
+    lines = []
+    for name, value in found.items():
+        rows = value if isinstance(value, dict) else {}
+        lines.append(f"{name}:" if rows else wrapped(f"{name}: {value}"))
+        lines += [wrapped(f"  {key:12}  {item}", indent=" " * 16) for key, item in rows.items()]
+    publish(options.json, found, "\n".join(lines))
 
 
 def packages() -> dict[str, str]:

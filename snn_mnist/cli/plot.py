@@ -10,22 +10,19 @@ that epoch's test.
 
 from __future__ import annotations
 
-import itertools
-import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from snn_mnist.cli.runs import find_runs
 from snn_mnist.cli.shared import out_dir_option
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.settings.config import Config
+from snn_mnist.settings.config import cores, data_variable
 from snn_mnist.settings.options import Options, option
 from snn_mnist.storage.atomic_files import make_directory
-from snn_mnist.storage.directory import LATEST, run_directories
+from snn_mnist.storage.directory import LATEST
 from snn_mnist.storage.metrics import read_metrics
-from snn_mnist.storage.runs import is_converted, labels
+from snn_mnist.storage.runs import labels
 from snn_mnist.terminal import say, wrapped
 
 COMPARED = "curves_compared.png"  # of several runs; curves.png is of one
@@ -44,79 +41,40 @@ class PlotOptions(Options):
 
 
 def run(options: PlotOptions) -> int:
-    found = rows_of(options.runs)
+    found, _ = find_runs(options.runs)
     from snn_mnist.visualizing import run_figures as figures  # takes seconds
 
-    if missing := figures.without_curve({str(folder): rows for folder, rows in found.items()}):
+    rows = {str(run.folder): read_metrics(run.folder / "metrics.csv") for run in found}
+    missing = figures.without_curve(rows)
+    if len(missing) == len(found):
+        raise SNNError(f"{', '.join(missing)}: no finished epoch yet; continue it with train -resume {missing[0]}")
+    if missing:
         print(wrapped(f"not drawn, because they have no test: {', '.join(missing)}"))
-    drawn = {folder: rows for folder, rows in found.items() if str(folder) not in missing}
-    runs = dict(itertools.islice(drawn.items(), MOST))
-    configs = {folder: _config(folder) for folder in runs}
+    drawn = [run for run in found if str(run.folder) not in missing]
+    runs, several = drawn[:MOST], len(drawn) > 1
     notes = [f"The first {MOST} of {len(drawn)} runs are drawn; name those to compare"] if len(drawn) > MOST else []
-    datasets = Counter(config.dataset for config in configs.values() if config)
+    datasets = Counter(run.config.dataset for run in runs)
     if len(datasets) > 1:
         listed = ", ".join(f"{name} {number}" for name, number in datasets.items())
         notes.append(f"Different data sets ({listed}): their accuracies can't be compared")
     print("".join(f"{note}\n" for note in notes), end="")
-    first, single = next(iter(runs)), len(runs) == 1
-    target = Path(options.out or first / (figures.CURVES if single else COMPARED))
+    target = Path(options.out or runs[0].folder / (COMPARED if several else figures.CURVES))
     if target.suffix.lower() != ".png":
         raise UsageError(f"-out {target} is not a PNG file; give a name that ends in .png")
     make_directory(target.parent, "-out")
-    if single and is_converted(first):
+    if not several and runs[0].converted:
         notes.append(figures.OF_THE_ANN)
-    curves = dict(zip(names(configs), runs.values(), strict=True))
+    names = labels({run.folder: run.config for run in runs})
+    curves = {
+        f"{'ANN, ' if several and run.converted else ''}{name}": rows[str(run.folder)]
+        for name, run in zip(names, runs, strict=True)
+    }
     print(figures.write(target, figures.learning_curves(curves, notes, comparable=len(datasets) < 2), "-out"))
-    if single:
-        has = (first / LATEST).is_file()
-        print("\n".join(map(str, plot_network(first))) if has else f"{first} has no {LATEST}: learning curves only")
+    if not several:
+        folder = runs[0].folder
+        has = (folder / LATEST).is_file()
+        print("\n".join(map(str, plot_network(folder))) if has else f"{folder} has no {LATEST}: learning curves only")
     return 0
-
-
-def rows_of(arguments: Iterable[str]) -> dict[Path, list[dict[str, Any]]]:
-    """Return the rows of metrics.csv of each run that is named, or lies in a directory that is.
-
-    Of several runs those that can't be drawn are named and left out.
-    """
-    folders: list[Path] = []
-    for folder in map(Path, arguments):
-        folders += (run_directories(folder) if folder.is_dir() else []) or [folder]
-    found, problems = {}, []
-    for folder in {folder.resolve(): folder for folder in folders}.values():
-        try:
-            found[folder] = _metrics(folder)
-        except SNNError as error:
-            problems.append(error)
-    if not found:
-        raise problems[0]
-    print("".join(f"left out: {problem}\n" for problem in problems), end="")
-    return found
-
-
-def _metrics(folder: Path) -> list[dict[str, Any]]:
-    path = folder / "metrics.csv"
-    if not path.is_file():
-        what = "has no metrics.csv" if folder.is_dir() else "is not a directory"
-        raise UsageError(f"{folder} {what}; give run directories, such as logs/T100_b64_adam_lr0.001")
-    if rows := read_metrics(path):
-        return rows
-    raise SNNError(f"{path} has no finished epoch yet; continue it with train -resume {folder}")
-
-
-def names(configs: Mapping[Path, Config | None]) -> list[str]:
-    """Return what differs between the runs; for one without config.yaml, or a single one, the name of its directory.
-
-    The curves of a conversion are those of its ANN.
-    """
-    anns = ["ANN, " if len(configs) > 1 and is_converted(folder) else "" for folder in configs]
-    return [ann + label for ann, label in zip(anns, labels(configs), strict=True)]
-
-
-def _config(folder: Path) -> Config | None:
-    try:
-        return Config.from_yaml(folder / "config.yaml")
-    except UsageError:
-        return None
 
 
 def plot_network(folder: Path) -> list[Path]:
@@ -126,11 +84,10 @@ def plot_network(folder: Path) -> list[Path]:
     from snn_mnist.network.network import load_network
     from snn_mnist.network.poisson import SpikeKey, Stream
     from snn_mnist.network.scoring import default_readout_steps, score_split
-    from snn_mnist.settings.config import cores
     from snn_mnist.visualizing import run_figures as figures
 
     say(f"testing and drawing {folder}")
-    loaded = load_network(str(folder), data_dir=os.environ.get("SNN_MNIST_DATA"))
+    loaded = load_network(str(folder), data_dir=data_variable())
     config = loaded.config
     data = load_dataset(config.dataset, config.data_dir)
     key = SpikeKey(config.seed, Stream.TEST, max(loaded.epochs - 1, 0))

@@ -15,9 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from snn_mnist.cli.shared import SavedNetworkOptions, json_option, open_checkpoint, write_json
+from snn_mnist.cli.shared import SavedNetworkOptions, data_dir_option, json_option, open_checkpoint, write_json
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.settings.config import train_option
 from snn_mnist.settings.options import option
 from snn_mnist.storage.atomic_files import make_directory, write_file
 from snn_mnist.terminal import report, wrapped
@@ -40,7 +39,7 @@ class PredictOptions(SavedNetworkOptions):
     show: bool = option(True, "Images", "draw the prepared picture and the rates in the terminal")
     save: str | None = option(None, "Files", "write the prepared pictures there, 28 x 28 pixels, as PNG", metavar="DIR")
     json: str | None = json_option()
-    data_dir: str = train_option("data_dir", help="where the test images are, from which low margins are determined")
+    data_dir: str | None = data_dir_option(help="where the test images are, from which low margins are determined")
 
 
 def run(options: PredictOptions) -> int:
@@ -91,9 +90,8 @@ def run(options: PredictOptions) -> int:
         else:
             doubtful = f"; doubtful: {', '.join(doubts)}" if doubts else ""
             print(f"{file}: {prediction.sentence(names)}{doubtful}")
-    if options.json:
-        settings = {"checkpoint": str(loaded.path), "T": config.T, "tau": config.tau, "seed": config.seed}
-        write_json(options.json, settings | {"limits": limits and asdict(limits), "pictures": results})
+    settings = {"checkpoint": str(loaded.path), "T": config.T, "tau": config.tau, "seed": config.seed}
+    write_json(options.json, settings | {"limits": limits and asdict(limits), "pictures": results})
     return code
 
 

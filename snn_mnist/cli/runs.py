@@ -15,17 +15,16 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from snn_mnist.cli.shared import write_json, write_output
 from snn_mnist.errors import UsageError
 from snn_mnist.settings.config import Config, train_option
 from snn_mnist.settings.options import Options, option, options_of
 from snn_mnist.storage.metrics import csv_text
+from snn_mnist.storage.runs import Run, differences, survey
+from snn_mnist.storage.seeds import SeedGroup, is_group
 from snn_mnist.terminal import wrapped
-
-if TYPE_CHECKING:
-    from snn_mnist.storage.runs import Run
 
 SETTINGS = [each.name for each in options_of(Config) if each.saved and each.name not in ("epochs", "seeds")]
 COLUMNS: dict[str, Callable[[Run], Any]] = {
@@ -60,15 +59,7 @@ class RunsOptions(Options):
 
 
 def run(options: RunsOptions) -> int:
-    from snn_mnist.storage.runs import survey
-    from snn_mnist.storage.seeds import SeedGroup, is_group
-
-    folders = options.runs or (options.out_dir,)
-    found, problems = survey(map(Path, folders))
-    for problem in problems:
-        print(f"skipped: {problem}", file=sys.stderr)
-    if not found:
-        raise UsageError(f"no run was found in {', '.join(folders)}; name directories of runs, such as logs")
+    found, problems = find_runs(options.runs or (options.out_dir,))
     runs = sorted(found, key=lambda run: _sort_key(run, options.sort))
     parents = dict.fromkeys(run.folder.parent for run in runs)
     groups = [SeedGroup.read(parent) for parent in parents if is_group(parent)]
@@ -79,10 +70,19 @@ def run(options: RunsOptions) -> int:
             print(f"\n{each.results()}")
     if options.csv:
         write_output(options.csv, csv_text(records), "-csv")
-    if options.json:
-        seeds = [{"folder": str(each.folder), **each.summary()} for each in groups]
-        write_json(options.json, {"runs": records, "seeds": seeds, "skipped": problems})
+    seeds = [{"folder": str(each.folder), **each.summary()} for each in groups]
+    write_json(options.json, {"runs": records, "seeds": seeds, "skipped": problems})
     return 0
+
+
+def find_runs(folders: Sequence[str]) -> tuple[list[Run], list[str]]:
+    """Return the runs in these directories, and a line for each that is skipped; UsageError where no run is left."""
+    found, problems = survey(map(Path, folders))
+    for problem in problems:
+        print(f"skipped: {problem}", file=sys.stderr)
+    if not found:
+        raise UsageError(f"no run was found in {', '.join(folders)}; name directories of runs, such as logs")
+    return found, problems
 
 
 def _sort_key(run: Run, column: str) -> tuple[Any, ...]:
@@ -93,8 +93,6 @@ def _sort_key(run: Run, column: str) -> tuple[Any, ...]:
 
 def table(runs: Sequence[Run], width: int) -> str:
     """Return a line for each run, cut at this width behind the run's name, and what the marks mean."""
-    from snn_mnist.storage.runs import differences
-
     rows = [("last % ", "best % ", "epochs", "state", "run", "what differs", "images/s", "date")]
     for run, differs in zip(runs, differences([run.config for run in runs]), strict=True):
         last, best, speed = (COLUMNS[name](run) for name in ("last", "best", "speed"))

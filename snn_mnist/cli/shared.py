@@ -1,4 +1,4 @@
-"""What several verbs share: settings, the checkpoint that they open, results as JSON."""
+"""What several verbs share: settings, the checkpoint that they open, results as text and JSON."""
 
 import json
 import os
@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from snn_mnist.errors import UsageError
-from snn_mnist.settings.config import CHECKPOINT, Config, train_option
+from snn_mnist.settings.config import CHECKPOINT, Config, data_variable, train_option
 from snn_mnist.settings.options import Options, option
 from snn_mnist.storage.atomic_files import write_file
+from snn_mnist.storage.directory import find_checkpoint, newest_run
 from snn_mnist.storage.metrics import mean_std
+from snn_mnist.storage.seeds import is_group
 from snn_mnist.terminal import report, wrapped
 
 if TYPE_CHECKING:
@@ -29,6 +31,10 @@ def out_dir_option() -> Any:
     return train_option("out_dir", help="where last finds the newest run")
 
 
+def data_dir_option(**changes: Any) -> Any:
+    return train_option("data_dir", default=data_variable, shown="$SNN_MNIST_DATA, else the checkpoint's", **changes)
+
+
 @dataclass(frozen=True, kw_only=True)
 class SavedNetworkOptions(Options):
     """Settings of the verbs that read a network from a checkpoint. None means: as in the checkpoint."""
@@ -38,24 +44,19 @@ class SavedNetworkOptions(Options):
     T: int | None = saved_option("T")
     tau: float | None = saved_option("tau", f"{SAVED}, 2.0 for one that has none")
     seed: int | None = saved_option("seed", group="Network", help="seed of the spikes")
-    data_dir: str = train_option("data_dir")
+    data_dir: str | None = data_dir_option()
 
 
 def json_option() -> Any:
     return option(None, "Files", "write all results there; - is stdout", metavar="FILE")
 
 
-def given_data_dir(options: Any) -> str | None:
-    """Return the user's directory of data sets, given as a flag or variable; None: that of the checkpoint's run."""
-    return options.data_dir if "data_dir" in options.given or os.environ.get("SNN_MNIST_DATA") else None
-
-
 def open_checkpoint(options: Any) -> "SavedNetwork":
     """Return the network that -resume names, with the given settings in place of its own; print what it is."""
     from snn_mnist.network.network import load_network
 
-    changes = {name: getattr(options, name, None) for name in ("T", "tau", "seed", "dataset")}
-    loaded = load_network(options.resume, data_dir=given_data_dir(options), **changes)
+    changes = {name: getattr(options, name, None) for name in ("T", "tau", "seed", "dataset", "data_dir")}
+    loaded = load_network(options.resume, **changes)
     config, notes = loaded.config, options.without_effect(loaded.config.unused)
     if loaded.trained_on not in ("", config.dataset):
         notes.append(f"the images are of {config.dataset}, the network was trained on {loaded.trained_on}")
@@ -76,9 +77,6 @@ def resolve_runs(options: Any) -> Any:
 
     UsageError for a path that is none, and for a -resume without a checkpoint: before seconds of imports.
     """
-    from snn_mnist.storage.directory import find_checkpoint, newest_run
-    from snn_mnist.storage.seeds import is_group
-
     out_dir = getattr(options, "out_dir", "")
 
     def resolved(path: str) -> str:
@@ -103,9 +101,17 @@ def spread(values: list[float]) -> dict[str, Any]:
     return middle | {"low": min(values), "high": max(values), "values": values}
 
 
-def write_json(where: str, results: dict[str, Any]) -> None:
-    """Write the results to the file that -json names; - is standard output."""
-    write_output(where, json.dumps(results, indent=2) + "\n", "-json")
+def publish(where: str | None, results: dict[str, Any], text: str) -> None:
+    """Print the text, and write the results to the file that -json names; where that is -, print them instead."""
+    if where != "-":
+        print(text, flush=True)
+    write_json(where, results)
+
+
+def write_json(where: str | None, results: dict[str, Any]) -> None:
+    """Write the results to the file that -json names, if it was given; - is standard output."""
+    if where:
+        write_output(where, json.dumps(results, indent=2) + "\n", "-json")
 
 
 def write_output(where: str, text: str, flag: str) -> None:

@@ -34,8 +34,9 @@ def _threads(value: Any) -> int:
     return min(int(str(value)), cores())
 
 
-def _data_dir() -> str:
-    return os.environ.get("SNN_MNIST_DATA") or "./data"
+def data_variable() -> str | None:
+    """Return the directory of data sets that the environment names; it counts before that of a resumed run."""
+    return os.environ.get("SNN_MNIST_DATA") or None
 
 
 def _device(text: str) -> str:
@@ -96,7 +97,10 @@ class Config(Options):
     limit_batches: int | None = data(None, "at most this many batches per epoch", low=1, shown="all")
 
     data_dir: str = files(
-        _data_dir, "has MNIST/raw; missing files are downloaded", metavar="DIR", shown="$SNN_MNIST_DATA, else ./data"
+        lambda: data_variable() or "./data",
+        "has MNIST/raw; missing files are downloaded",
+        metavar="DIR",
+        shown="$SNN_MNIST_DATA, else ./data",
     )
     out_dir: str = files("./logs", "where the run directory is created; nothing is overwritten", metavar="DIR")
     name: str | None = files(
@@ -163,7 +167,7 @@ class Config(Options):
     def on_top_of(self, saved: Mapping[str, Any], source: str = "") -> Self:
         """Return the settings of a resumed run: its saved ones, and over them those that the user gave now."""
         given = {name: getattr(self, name) for name in self.given}
-        if os.environ.get("SNN_MNIST_DATA"):  # says where the data are now, wherever they were then
+        if data_variable():  # says where the data are now, wherever they were then
             given.setdefault("data_dir", self.data_dir)
         unsaved = {each.name: getattr(self, each.name) for each in options_of(type(self)) if not each.saved}
         return replace(self, **{**self.known(saved, source), **unsaved, **given, "source": source})

@@ -51,17 +51,16 @@ def differences(configs: Sequence[Config]) -> list[str]:
     return list(map(", ".join, found))
 
 
-def labels(runs: Mapping[Path, Config | None]) -> list[str]:
-    """Return 'tau 1.1, seed 3' for each run, see `differences`; its name where that is not enough, or not known."""
+def labels(runs: Mapping[Path, Config]) -> list[str]:
+    """Return 'tau 1.1, seed 3' for each run, see `differences`; its shortest path where that is not enough."""
     resolved = [folder.resolve() for folder in runs]
     common = os.path.commonpath([folder.parent for folder in resolved])
-    names = {folder: os.path.relpath(path, common) for folder, path in zip(runs, resolved, strict=True)}
-    known = {folder: config for folder, config in runs.items() if config}
-    texts = dict(zip(known, differences(list(known.values())), strict=True)) if known else {}
-    often = Counter(texts.values())
+    names = [os.path.relpath(path, common) for path in resolved]
+    texts = differences(list(runs.values()))
+    often = Counter(texts)
     return [
-        name if not (text := texts.get(folder)) else f"{text} ({name})" if often[text] > 1 else text
-        for folder, name in names.items()
+        name if not text else f"{text} ({name})" if often[text] > 1 else text
+        for name, text in zip(names, texts, strict=True)
     ]
 
 
@@ -93,10 +92,11 @@ class Run:
 def read_run(folder: Path) -> Run:
     """Read a run; SNNError, OSError where its files are missing or damaged."""
     config, rows = Config.from_yaml(folder / "config.yaml"), read_metrics(folder / "metrics.csv")
-    file, position, converted = folder / "metrics.csv", Position(), is_converted(folder)
+    file, state, position = folder / "metrics.csv", {}, Position()
     if (folder / LATEST).is_file():  # else it has just begun
         file = folder / LATEST
-        position = Position.of(load_plain(file))
+        state = load_plain(file)
+        position = Position.of(state)
         rows = [row for row in rows if row["epochs"] <= position.epochs]  # a resumed run writes later ones again
     running, finished = is_locked(folder), position.epochs >= config.epochs
     tests, held_out, speeds = (
@@ -115,7 +115,7 @@ def read_run(folder: Path) -> Run:
         best_val_acc=max(held_out, default=None),
         train_images_per_s=statistics.median(speeds) if speeds else None,
         date=time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(file.stat().st_mtime)),
-        converted=converted,
+        converted="ann" in state,
     )
 
 
@@ -137,11 +137,3 @@ def survey(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
         except OSError as error:
             note(folder, error)
     return list(found.values()), problems
-
-
-def is_converted(folder: Path) -> bool:
-    """Return whether the run is one of `convert`, whose metrics are those of the ANN."""
-    try:
-        return "ann" in load_plain(folder / LATEST)
-    except (SNNError, OSError):
-        return False

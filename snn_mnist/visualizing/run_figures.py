@@ -64,9 +64,11 @@ def write_network_figures(folder: Path, weight: Tensor, test: Score, class_names
 
 def write(path: Path, figure: Figure, flag: str = "-out-dir") -> Path:
     """Write the figure as a PNG; `flag` is the one that named the file."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     buffer = io.BytesIO()
     with own_style():
-        figure.savefig(buffer, format="png")
+        FigureCanvasAgg(figure).print_png(buffer)  # draws once; savefig draws twice, the first time without pixels
     write_file(path, buffer.getvalue(), flag)
     return path
 

@@ -72,6 +72,6 @@ def test_a_label_has_what_differs_among_the_runs(tmp_path, settings, expected):
     assert labels(runs) == expected
 
 
-def test_runs_of_which_nothing_else_is_known_have_their_shortest_path(tmp_path):
-    assert labels({tmp_path / "x" / "a": None, tmp_path / "y" / "a": None}) == ["x/a", "y/a"]
-    assert labels({tmp_path / "x" / "a": None}) == ["a"]
+def test_runs_that_do_not_differ_have_their_shortest_path(tmp_path):
+    assert labels({tmp_path / "x" / "a": Config(), tmp_path / "y" / "a": Config()}) == ["x/a", "y/a"]
+    assert labels({tmp_path / "x" / "a": Config()}) == ["a"]

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from snn_mnist.settings.config import Config
+from snn_mnist.settings.config import Config, yaml_text
 from snn_mnist.storage import checkpoint
 from snn_mnist.storage.metrics import MetricsFile
 
@@ -27,15 +27,16 @@ def rows_of(epochs: int, gain: float = 0.0, every: int = 1) -> Iterator[dict[str
         yield row
 
 
-def make_run(folder: Path, rows: Sequence[dict[str, Any]], weight: Tensor | None = None) -> Path:
-    """A run directory with metrics.csv, and with a checkpoint of a network on the digits if there is a weight."""
+def make_run(folder: Path, rows: Sequence[dict[str, Any]], weight: Tensor | None = None, **settings: Any) -> Path:
+    """A run directory on the digits with settings and metrics, and with a checkpoint if there is a weight."""
     folder.mkdir(parents=True)
+    config = Config(**({"dataset": "digits", "T": 20} | settings))
+    (folder / "config.yaml").write_text(yaml_text(config.to_mapping()))
     columns = tuple(dict.fromkeys(["epochs", *(name for row in rows for name in row)]))
     metrics = MetricsFile(folder / "metrics.csv", columns, 0)
     for row in rows:
         metrics.append(row)
     if weight is not None:
-        config = Config(dataset="digits", T=20)
         state = {"net": {checkpoint.WEIGHT: weight}, "epoch": len(rows) - 1, "config": config.to_mapping()}
         checkpoint.save(folder / checkpoint.LATEST, state)
     return folder
