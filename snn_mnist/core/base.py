@@ -97,9 +97,10 @@ class MemoryModule(StepModule, nn.Module):
                 "checkpointing), but its memories have already advanced, so the gradient would be wrong; call "
                 "functional.reset_net at the start of the checkpointed function, or set the memories there"
             )
-        y = (self.single_step_forward if self.step_mode == "s" else self.multi_step_forward)(*args, **kwargs)
-        self._advanced_in = now
-        return y
+        try:
+            return (self.single_step_forward if self.step_mode == "s" else self.multi_step_forward)(*args, **kwargs)
+        finally:  # after an exception in mid-sequence too
+            self._advanced_in = now
 
     def _start_memory(self, name: str, like: Tensor, dtype: torch.dtype) -> None:
         """Give a memory the shape of `like` at the first step; RuntimeError where the shape changes later."""

@@ -157,7 +157,7 @@ class STDPLearner(MemoryModule):
     def _watch(self) -> None:
         def record(spikes: list[Tensor], data: Tensor) -> None:
             if self._enabled:
-                spikes.append(data.detach())
+                spikes.append(data.detach().clone())  # the next step may overwrite them in place
 
         self.synapse.register_forward_pre_hook(Hook(lambda m, x: record(self.in_spikes, x[0])))
         self.sn.register_forward_hook(Hook(lambda m, x, y: record(self.out_spikes, y)))

@@ -7,8 +7,9 @@
     spikes['1']         # all records of the layer named '1'
 
 `instance` is a type or a tuple of types; None means the net's own type. A function given to a monitor is applied
-to each record before it is kept, e.g. to store a norm instead of a tensor. Records are kept as they are, with
-their autograd graph: run under torch.no_grad(), or pass `function=lambda y: y.detach()`, to save memory.
+to each record before it is kept, e.g. to store a norm instead of a tensor. Records keep their autograd graph: run
+under torch.no_grad(), or pass `function=lambda y: y.detach()`, to save memory. What may be overwritten later is copied:
+all of a net with layers that work in place, else parameters and tensors without a graph.
 A monitor belongs to the net in memory: copies and saved files of the net are without it.
 """
 
@@ -52,6 +53,7 @@ class BaseMonitor:
         self._function = function
         self._enabled = True
         self._handles: list[RemovableHandle] = []
+        self._in_place = any(getattr(module, "inplace", False) for module in net.modules())
         watched: Any = type(net) if instance is None else instance
         for name, module in net.named_modules():
             if isinstance(module, watched):
@@ -64,7 +66,12 @@ class BaseMonitor:
     def _record(self, name: str, data: Any) -> None:
         if self._enabled:
             self.name_records_index[name].append(len(self.records))
-            self.records.append(self._function(data))
+            self.records.append(self._function(map_tensors(self._lasting, data)))
+
+    def _lasting(self, tensor: Tensor) -> Tensor:
+        """Return the tensor, or a copy of one that an optimiser, the next batch or a layer in place may overwrite."""
+        overwritten = self._in_place or isinstance(tensor, nn.Parameter) or not tensor.requires_grad
+        return tensor.clone() if overwritten else tensor
 
     @property
     def monitored_layers(self) -> list[str]:
@@ -127,10 +134,7 @@ class InputMonitor(BaseMonitor):
         super().__init__(net, instance, function_on_input)
 
     def _hook(self, name: str, module: nn.Module) -> RemovableHandle:
-        def record(module: nn.Module, x: Any) -> None:  # a copy where the layer overwrites its input
-            self._record(name, map_tensors(Tensor.clone, _only(x)) if getattr(module, "inplace", False) else _only(x))
-
-        return module.register_forward_pre_hook(Hook(record))
+        return module.register_forward_pre_hook(Hook(lambda m, x: self._record(name, _only(x))))
 
 
 class AttributeMonitor(BaseMonitor):

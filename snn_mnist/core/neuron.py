@@ -356,6 +356,8 @@ def _kernel(backend: str, device: torch.device | None = None) -> ModuleType:
 
 def _is_freed(node: Any) -> bool:
     """Return whether a backward pass without retain_graph has run through this autograd node."""
+    if torch.compiler.is_compiling():
+        return False
     try:
         getattr(node, "_raw_saved_tensors", None)  # raises then; the raw ones, so that no unpack hook runs
     except RuntimeError:

@@ -237,7 +237,8 @@ class FormulaSurrogate(SurrogateFunctionBase):
         self.spiking = bool(spiking)
 
     def forward(self, x: Tensor) -> Tensor:
-        learning = torch.is_grad_enabled() and (x.requires_grad or bool(self._parameters))
+        learned = (getattr(value, "requires_grad", False) for value in (x, *self.parameters_of_formula.values()))
+        learning = torch.is_grad_enabled() and any(learned)
         if self.spiking and not learning:
             return heaviside(x)  # without the cost of an autograd function
         return super().forward(x)

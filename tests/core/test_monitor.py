@@ -190,7 +190,21 @@ def test_order_and_values_of_nested_and_in_place_layers():
     assert order == {"": [0], "0": [1], "0.0": [2], "0.1": [3], "1": [4]}
     assert outputs.name_records_index == {"0.0": [0], "0.1": [1], "0": [2], "1": [3], "": [4]}
     assert torch.equal(inputs["0.0"][0], x) and torch.equal(inputs["0.1"][0], x.clamp(-0.5, 0.5))
-    assert torch.equal(outputs[""][0], x.clamp(0, 0.5))
+    assert torch.equal(outputs["0.0"][0], x.clamp(-0.5, 0.5)) and torch.equal(outputs[""][0], x.clamp(0, 0.5))
+
+
+def test_records_outlive_the_step_of_an_optimiser_and_the_next_batch_in_the_same_buffer():
+    net, buffer, seen = nn.Sequential(neuron.ParametricLIFNode(step_mode="m")), torch.empty(4, 2), []
+    optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
+    weights = monitor.AttributeMonitor("w", False, net, neuron.ParametricLIFNode)
+    inputs = monitor.InputMonitor(net, neuron.ParametricLIFNode)
+    for _ in range(3):
+        seen.append((net[0].w.item(), buffer.uniform_(0, 3).clone()))
+        net(buffer).sum().backward()
+        optimizer.step()
+        functional.reset_net(net)
+    assert [w.item() for w in weights.records] == [w for w, _ in seen] and len({w for w, _ in seen}) == 3
+    assert torch.equal(torch.stack(inputs.records), torch.stack([x for _, x in seen]))
 
 
 @pytest.mark.filterwarnings("ignore:Full backward hook is firing")

@@ -399,6 +399,20 @@ def test_changed_shape_names_reset_net():
     net(x[:1])
 
 
+def test_a_state_of_a_sequence_that_broke_off_is_not_spread_over_a_larger_batch():
+    class Breaking(neuron.IFNode):
+        def neuronal_charge(self, x):
+            if x.isinf().any():
+                raise KeyboardInterrupt
+            super().neuronal_charge(x)
+
+    node = Breaking(step_mode="m")
+    with pytest.raises(KeyboardInterrupt):
+        node(torch.tensor([0.3, 0.3, math.inf])[:, None])
+    with pytest.raises(RuntimeError, match=r"call functional.reset_net\(net\)"):
+        node(torch.full((2, 5), 0.3))
+
+
 @pytest.mark.parametrize("detach_reset", [False, True])
 @pytest.mark.parametrize("mode", ["s", "m"])
 def test_backward_into_a_freed_graph_names_reset_net(mode, detach_reset):
@@ -566,16 +580,17 @@ def test_activation_checkpointing_of_other_memories(reentrant):
 @pytest.mark.parametrize("mode", ["s", "m"])
 def test_compiled_without_a_graph_break(mode):
     net = small_net(mode)
-    compiled = torch.compile(copy.deepcopy(net), fullgraph=True, backend="eager")
+    twin = copy.deepcopy(net)  # runs as it is too, so that its compiled form meets states of freed graphs
+    compiled = torch.compile(twin, fullgraph=True, backend="eager")
     for _ in range(2):
         x = sequence()
         results = []
-        for one in (net, compiled):
+        for one in (net, twin, compiled):
             functional.reset_net(one)
             one.zero_grad()
             y = one(x) if mode == "m" else torch.stack([one(x_t) for x_t in x])
             y.pow(2).mean().backward()
             results.append([y.detach(), *(p.grad.clone() for p in one.parameters())])
-        for a, b in zip(*results, strict=True):
+        for a, same, b in zip(*results, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
-            assert a.abs().sum() > 0
+            assert torch.equal(a, same) and a.abs().sum() > 0

@@ -324,8 +324,10 @@ def test_a_parameter_gets_the_derivative_of_the_primitive(name, parameter, spiki
     assert not spiking or torch.equal(y, surrogate.heaviside(x))
     assert [n for n, _ in function.named_parameters()] == [parameter]
     style = getattr(surrogate, name).apply(x, **(start | {parameter: learned}))
-    (grad,) = torch.autograd.grad((style * weight).sum(), learned)
-    torch.testing.assert_close(grad, learned.grad)
+    computed = module(name, **(start | {parameter: 1.0 * learned}), spiking=spiking)  # a tensor, but no nn.Parameter
+    for y in (style, computed(x)):
+        (grad,) = torch.autograd.grad((y * weight).sum(), learned)
+        torch.testing.assert_close(grad, learned.grad)
 
 
 @pytest.mark.parametrize("spiking", [True, False])
