@@ -124,8 +124,8 @@ def program(*command: str, folder: str | None = None) -> str:
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=folder, env=environment).stdout
 
 
-def compare_loops(args: argparse.Namespace) -> None:
-    """Print the median [lowest, highest] speeds of our backends and of each library that is installed."""
+def compare_loops(args: argparse.Namespace) -> Any:
+    """Print the median [lowest, highest] speeds of our backends and of each library that is installed; return all."""
     shared = ["-T", str(args.T), "-b", str(args.b), "-device", args.device, "-data-dir", args.data_dir]
     has = "from importlib.util import find_spec; import sys; sys.exit(find_spec(sys.argv[1]) is None)"
     names = [name for name in LIBRARIES if not subprocess.run([args.python, "-c", has, name]).returncode]
@@ -143,22 +143,26 @@ def compare_loops(args: argparse.Namespace) -> None:
         columns = ([speeds[what] for speeds in each] for what in ("train", "test"))
         cells = (f"{statistics.median(column):,.0f} [{min(column):,.0f}, {max(column):,.0f}]" for column in columns)
         print(f"| {name} | {' | '.join(cells)} |")
+    return samples
 
 
-def compare_default_run(args: argparse.Namespace) -> None:
-    """Print the mean training speed of a whole default `train` run, and that of an epoch of SpikingJelly's script."""
-    ratios, script = [], "spikingjelly.activation_based.examples.lif_fc_mnist"
+def compare_default_run(args: argparse.Namespace) -> Any:
+    """Print and return the mean speeds of default `train` runs, and those of an epoch of SpikingJelly's script."""
+    found, script = [], "spikingjelly.activation_based.examples.lif_fc_mnist"
     for _ in range(args.repeats):
         with tempfile.TemporaryDirectory() as folder:
             shared = ["-device", args.device, "-data-dir", os.path.abspath(args.data_dir), "-out-dir", folder]
             program(sys.executable, "-m", "snn_mnist", "train", *shared, folder=folder)
-            with next(Path(folder).glob("*/metrics.csv")).open() as file:
-                ours = statistics.harmonic_mean(float(row["train_images_per_s"]) for row in csv.DictReader(file))
+            rows = [*csv.DictReader(next(Path(folder).glob("*/metrics.csv")).read_text().splitlines())]
+            columns = (f"{what}_images_per_s" for what in ("train", "test"))
+            ours = [statistics.harmonic_mean(float(row[column]) for row in rows) for column in columns]
             printed = program(args.python, "-m", script, *shared, "-epochs", "1", folder=folder)
-            (theirs,) = map(float, re.findall(r"train speed =\s*([\d.]+)", printed))
-        ratios.append(ours / theirs)
-        print(f"{ours:,.0f} / {theirs:,.0f} images/s: {ratios[-1]:.0f} times", flush=True)
-    print(f"median of {args.repeats}: {statistics.median(ratios):.0f} times")
+            theirs = [float(each) for each in re.findall(r"speed =\s*([\d.]+)", printed)]
+        found.append({"ours": ours, "theirs": theirs})
+        print(f"training {ours[0]:,.0f} / {theirs[0]:,.0f} images/s: {ours[0] / theirs[0]:.0f} times", flush=True)
+    ratio = statistics.median(each["ours"][0] / each["theirs"][0] for each in found)
+    print(f"median of {args.repeats}: {ratio:.0f} times")
+    return found
 
 
 def main() -> None:
@@ -172,12 +176,15 @@ def main() -> None:
     parser.add_argument("-data-dir", default=os.environ.get("SNN_MNIST_DATA") or "./data")
     python = os.environ.get("SNN_MNIST_SPIKINGJELLY_PYTHON") or sys.executable
     parser.add_argument("-python", default=python, help="has the other libraries (SNN_MNIST_SPIKINGJELLY_PYTHON)")
+    parser.add_argument("-json", type=Path, help="write every measurement there")
     parser.add_argument("-measure", choices=LIBRARIES, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
         print(json.dumps(measure(args.measure, args)))
     else:
-        (compare_default_run if args.default else compare_loops)(args)
+        found = (compare_default_run if args.default else compare_loops)(args)
+        if args.json:
+            args.json.write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ missing='' apt='' brew=''
 need() { # need 'PROGRAM OTHER_NAME…' DEBIAN_PACKAGE BREW_PACKAGE WHAT_IT_TESTS
     local program
     for program in $1; do if command -v "$program" >/dev/null; then return; fi; done
-    missing+="  ${1%% *}: $4"$'\n' apt+=" $2" brew+=" $3"
+    missing+="  ${1%% *}: $4"$'\n' apt+=" $2"
+    [[ " $brew " == *" $3 "* ]] || brew+=" $3"
 }
 need g++ g++ gcc 'the CUDA kernels, compiled for the CPU'
 need 'gcc cc' gcc gcc 'the C reference of the hardware export, surrogates in C'
