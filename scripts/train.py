@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from snn_mnist.cli.main import main
+from snn_mnist.__main__ import program
 from snn_mnist.data.datasets import DataMissing, load_dataset
 from snn_mnist.errors import SNNError
 from snn_mnist.terminal import wrapped
@@ -42,4 +42,5 @@ def recipe(flags: Sequence[str]) -> Path | None:
 if __name__ == "__main__":
     flags = sys.argv[1:]
     file = recipe(flags)
-    sys.exit(main(["train", *(["-config", str(file)] if file else []), *flags]))
+    sys.argv[1:] = ["train", *(["-config", str(file)] if file else []), *flags]
+    sys.exit(program())
