@@ -130,7 +130,8 @@ def main() -> None:
     for part in sys.argv[1:]:
         with tempfile.TemporaryDirectory() as folder:
             measured |= parts[part](Path(folder))
-        MEASURED.write_text(json.dumps(measured, indent=1) + "\n")
+        lines = (f"{json.dumps(name)}: {json.dumps(values)}" for name, values in measured.items())
+        MEASURED.write_text("{\n" + ",\n".join(lines) + "\n}\n")
     for page in PAGES:
         page.write_text(fill(page.read_text(encoding="utf-8"), measured, page.name == "speed.md"), encoding="utf-8")
 

@@ -106,7 +106,7 @@ def test_missing_programs_are_named_first_and_strictness_is_for_ci(checkout: Che
         said, _, _ = done.stdout.partition("\n\n")
         assert "Takes about four minutes" in said and ("which fails the run" in said) == bool(strict)
         assert "\n  g++: the CUDA kernels" in said and "\n  chromium: " in said and "node" not in said
-        assert "apt-get install g++ gcc chromium" in said and "brew install gcc gcc google-chrome" in said
+        assert "apt-get install g++ gcc chromium" in said and "brew install gcc google-chrome" in said
     assert checkout.run("scripts/test.sh", "-missing").stdout.startswith(" g++ gcc chromium")
     assert "Takes about a minute" in checkout.run("scripts/test.sh", "tests/core", "-quick").stdout
     assert checkout.calls("-m pytest") == ["python -m pytest -n 2 -m not slow and not not_quick tests/core"]
