@@ -99,8 +99,7 @@ class Work:
         import torch
 
         from snn_mnist.network.device import choose_runtime
-        from snn_mnist.training.evaluator import Evaluator
-        from snn_mnist.training.learner import Learner, TrainingData
+        from snn_mnist.training.learner import Evaluator, Learner, TrainingData
         from snn_mnist.training.resume import restore
 
         self.config, self.epochs = config, itertools.count()

@@ -20,7 +20,7 @@ from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.settings.config import cores, data_variable
 from snn_mnist.settings.options import Options, option
 from snn_mnist.storage.atomic_files import make_directory
-from snn_mnist.storage.directory import LATEST
+from snn_mnist.storage.checkpoint import LATEST
 from snn_mnist.storage.metrics import read_metrics
 from snn_mnist.storage.runs import labels
 from snn_mnist.terminal import say, wrapped

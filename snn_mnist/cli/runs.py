@@ -22,8 +22,7 @@ from snn_mnist.errors import UsageError
 from snn_mnist.settings.config import Config, train_option
 from snn_mnist.settings.options import Options, option, options_of
 from snn_mnist.storage.metrics import csv_text
-from snn_mnist.storage.runs import Run, differences, survey
-from snn_mnist.storage.seeds import SeedGroup, is_group
+from snn_mnist.storage.runs import Run, SeedGroup, differences, is_group, survey
 from snn_mnist.terminal import wrapped
 
 SETTINGS = [each.name for each in options_of(Config) if each.saved and each.name not in ("epochs", "seeds")]

@@ -10,9 +10,9 @@ from snn_mnist.errors import UsageError
 from snn_mnist.settings.config import CHECKPOINT, Config, data_variable, train_option
 from snn_mnist.settings.options import Options, option
 from snn_mnist.storage.atomic_files import write_file
-from snn_mnist.storage.directory import find_checkpoint, newest_run
+from snn_mnist.storage.checkpoint import find_checkpoint, newest_run
 from snn_mnist.storage.metrics import mean_std
-from snn_mnist.storage.seeds import is_group
+from snn_mnist.storage.runs import is_group
 from snn_mnist.terminal import report, wrapped
 
 if TYPE_CHECKING:

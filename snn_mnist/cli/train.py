@@ -12,7 +12,7 @@ from snn_mnist.errors import UsageError
 from snn_mnist.settings.config import Config
 from snn_mnist.storage.atomic_files import exclusive_lock
 from snn_mnist.storage.checkpoint import Position, find_checkpoint, load_plain
-from snn_mnist.storage.seeds import SEEDS, SeedGroup, is_group, new_group_directory
+from snn_mnist.storage.runs import SEEDS, SeedGroup, is_group, new_group_directory
 from snn_mnist.terminal import report
 from snn_mnist.training.console import Interruption, nothing_to_do
 

@@ -41,7 +41,7 @@ from snn_mnist.settings.config import DECIDING, Config
 from snn_mnist.settings.options import show
 from snn_mnist.storage import checkpoint
 from snn_mnist.storage.atomic_files import make_directory
-from snn_mnist.storage.directory import LATEST
+from snn_mnist.storage.checkpoint import LATEST
 from snn_mnist.storage.metrics import percent, read_metrics
 from snn_mnist.terminal import wrapped
 from snn_mnist.training.console import Interrupted, Interruption

@@ -1,10 +1,11 @@
-"""Files that are written whole or not at all, and a lock on a directory."""
+"""Files that are written whole or not at all, directories for them, and a lock on a directory."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +37,33 @@ def make_directory(path: str | os.PathLike[str], flag: str = "-out-dir") -> None
     """Make a directory and its parents where they are missing; SNNError when it fails."""
     with writing(path, flag):
         Path(path).mkdir(parents=True, exist_ok=True)
+
+
+def new_run_directory(out_dir: str, name: str) -> Path:
+    """Make OUT_DIR/name, or name-2, name-3, … where it exists; mkdir decides between runs that start at once."""
+    base, number = Path(out_dir), 1
+    with writing(base):
+        base.mkdir(parents=True, exist_ok=True)
+        while True:
+            folder = base / (name if number == 1 else f"{name}-{number}")
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir()
+                return folder
+            number += 1
+
+
+def require_writable(folder: str | os.PathLike[str]) -> None:
+    """Raise SNNError, before anything is computed, where nothing can be written in a directory or made on its path."""
+    with writing(folder):
+        existing = next(path for path in (Path(folder), *Path(folder).absolute().parents) if path.exists())
+        tempfile.TemporaryDirectory(dir=existing).cleanup()
+
+
+def remove_temporary_files(folder: Path) -> None:
+    """Remove those that a process left which was killed while it wrote."""
+    for path in folder.glob(f".*{TEMPORARY}"):
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def write_file(path: str | os.PathLike[str], content: str | bytes, flag: str = "-out-dir") -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints: plain types and tensors, written whole or not at all, checked when they are read.
+"""Checkpoints, found in run directories: plain types and tensors, written whole, checked when they are read.
 
 Keys `net` (`layer.1.weight`), `optimizer`, `epoch` (index of the last finished epoch) and `max_test_acc` are the
 tutorial's, so that its script and this program read each other's checkpoints. Ours are `version`, `config`, `step`
@@ -17,19 +17,18 @@ import os
 import pickle
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from snn_mnist.errors import SNNError, reason
+from snn_mnist.errors import SNNError, UsageError, reason
 from snn_mnist.settings.config import Config
 from snn_mnist.storage.atomic_files import write_file
-from snn_mnist.storage.directory import BEST as BEST
-from snn_mnist.storage.directory import LATEST as LATEST
-from snn_mnist.storage.directory import find_checkpoint as find_checkpoint
 
+LATEST, BEST = "checkpoint_latest.pth", "checkpoint_max.pth"
+LEVELS = 2  # that runs lie below -out-dir at most, as those of -seeds do
 VERSION = 1
 WEIGHT, SHAPE = "layer.1.weight", (10, 784)
 DIRECTORY = 0x10  # an attribute of a zip entry; torch.load takes uninitialised memory for the content of such an entry
@@ -160,3 +159,50 @@ def _check(state: dict[str, Any]) -> None:
             raise ValueError(f"{name} has the shape {list(tensor.shape)}, not {list(shape)}")
         if not tensor.is_floating_point() or not tensor.isfinite().all():
             raise ValueError(f"{name} is not of finite floating-point numbers")
+
+
+def find_checkpoint(path: str | os.PathLike[str]) -> Path:
+    """Return the checkpoint file that `-resume` names: a file, or the latest one of a run directory."""
+    file, remedy = Path(path), "name a checkpoint file or a run directory"
+    try:
+        if file.is_dir():
+            file /= LATEST
+            if not file.exists() and any(run != Path(path) for run in run_directories(Path(path))):
+                remedy = f"name a run in it, or last (with -out-dir {path})"
+        if file.is_file():
+            return file
+        what = f"{file} is not a regular file" if file.exists() else f"there is no checkpoint {file}"
+    except OSError as error:
+        raise SNNError(f"{file} can't be read ({reason(error)}); {remedy}") from error
+    raise UsageError(f"{what}; {remedy}")
+
+
+def run_directories(
+    folder: Path, unreadable: Callable[[Path, OSError], None] = lambda *_: None, levels: int = LEVELS
+) -> list[Path]:
+    """Return the folder if it is a run's, else those of the runs in it and in the directories in it, by name.
+
+    A run that has a link too comes once. OSError for the folder itself; `unreadable` is called with others.
+    """
+    if (folder / "metrics.csv").is_file() or (folder / LATEST).is_file():
+        return [folder]
+    once: dict[Path, Path] = {}
+    for child in sorted(folder.iterdir()) if levels else ():
+        try:
+            for run in run_directories(child, unreadable, levels - 1) if child.is_dir() else ():
+                once.setdefault(run.resolve(), run)
+        except OSError as error:
+            unreadable(child, error)
+    return list(once.values())
+
+
+def newest_run(out_dir: str) -> Path:
+    """Return the run in a directory whose latest checkpoint was written last; UsageError where there is none."""
+    try:
+        files = [run / LATEST for run in run_directories(Path(out_dir)) if (run / LATEST).is_file()]
+        times = {file.parent: file.stat().st_mtime_ns for file in files}
+    except OSError as error:
+        raise UsageError(f"no run can be found in {out_dir} ({reason(error)}); give the runs' -out-dir") from error
+    if not times:
+        raise UsageError(f"there is no run in {out_dir} yet; train one, or give the -out-dir of the runs")
+    return max(times, key=lambda run: (times[run], run))

@@ -12,7 +12,7 @@ import os
 import socket
 import statistics
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,19 +40,14 @@ class MetricsFile:
     def __init__(self, path: Path, columns: tuple[str, ...], epochs: int) -> None:
         self.path, self.columns = path, columns
         self.rows = [row for row in read_metrics(path) if row["epochs"] <= epochs] if path.exists() else []
-        write_file(path, ",".join(columns) + "\n" + self._lines(self.rows))
+        write_file(path, csv_text(self.rows, columns))
 
     def append(self, row: Mapping[str, Any]) -> None:
         with writing(self.path), open(self.path, "r+b") as file:  # "a" would make a removed file anew, without header
             file.seek(0, os.SEEK_END)
-            file.write(self._lines([row]).encode())
+            file.write(csv_text([row], self.columns, header=False).encode())
             file.flush()
             os.fsync(file.fileno())
-
-    def _lines(self, rows: Iterable[Mapping[str, Any]]) -> str:
-        text = io.StringIO()
-        csv.DictWriter(text, self.columns, extrasaction="ignore", lineterminator="\n").writerows(rows)
-        return text.getvalue()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -71,11 +66,13 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def csv_text(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return a table with a header; its columns are all names that occur in the rows."""
-    text, rows = io.StringIO(), list(rows)
-    writer = csv.DictWriter(text, dict.fromkeys(name for row in rows for name in row), lineterminator="\n")
-    writer.writeheader()
+def csv_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = (), header: bool = True) -> str:
+    """Return a table of the rows; its columns are these, by default all names that occur in the rows."""
+    text = io.StringIO()
+    columns = columns or list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    if header:
+        writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
 

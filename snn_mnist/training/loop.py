@@ -17,12 +17,11 @@ from snn_mnist.data.datasets import Dataset
 from snn_mnist.network.ann import Conversion
 from snn_mnist.network.device import Runtime, choose_runtime, without_tiles
 from snn_mnist.settings.config import Config
-from snn_mnist.storage.checkpoint import Position
-from snn_mnist.storage.directory import BEST, LATEST, find_checkpoint, require_writable
+from snn_mnist.storage.atomic_files import require_writable
+from snn_mnist.storage.checkpoint import BEST, LATEST, Position, find_checkpoint
 from snn_mnist.training import console
 from snn_mnist.training.console import Interrupted, Interruption, Progress, Threads
-from snn_mnist.training.evaluator import Evaluation, Evaluator
-from snn_mnist.training.learner import Learner, TrainingData
+from snn_mnist.training.learner import Evaluation, Evaluator, Learner, TrainingData
 from snn_mnist.training.resume import restore, resume, snapshot
 from snn_mnist.training.run_files import RunFiles, open_files
 

@@ -16,8 +16,7 @@ from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.network.ann import CALIBRATION, Conversion
 from snn_mnist.settings.config import Config
 from snn_mnist.storage import checkpoint
-from snn_mnist.storage.checkpoint import WEIGHT, Position
-from snn_mnist.storage.directory import LATEST, LEVELS, find_checkpoint
+from snn_mnist.storage.checkpoint import LATEST, LEVELS, WEIGHT, Position, find_checkpoint
 from snn_mnist.training.learner import Learner
 
 

@@ -11,12 +11,12 @@ from typing import Any
 from snn_mnist.errors import SNNError, reason
 from snn_mnist.network.device import Runtime
 from snn_mnist.settings.config import Config, yaml_text
-from snn_mnist.storage import checkpoint, directory, environment
+from snn_mnist.storage import atomic_files, checkpoint, environment
 from snn_mnist.storage.atomic_files import exclusive_lock, write_file
 from snn_mnist.storage.checkpoint import Position
 from snn_mnist.storage.metrics import METRICS, VALIDATION, MetricsFile, TensorBoard
 from snn_mnist.storage.runs import run_name
-from snn_mnist.training.evaluator import Evaluation
+from snn_mnist.training.learner import Evaluation
 from snn_mnist.training.resume import Resumed
 from snn_mnist.visualizing import run_figures, tensorboard_images
 
@@ -65,14 +65,14 @@ def open_files(resumed: Resumed, runtime: Runtime) -> Iterator[RunFiles]:
         print(f"continuing in a new directory: {resumed.why_elsewhere}")
     if not folder:
         name = conversion.run_name(config) if conversion else run_name(config)
-        folder = directory.new_run_directory(config.out_dir, config.name or name)
+        folder = atomic_files.new_run_directory(config.out_dir, config.name or name)
     elif config.name:
         print(f"-name {config.name} is not used: the run continues in its own directory")
     with exclusive_lock(folder):
         if resumed.folder and Position.of(checkpoint.load(folder)) != resumed.position:
             raise SNNError(f"{folder} has meanwhile been trained by another process; resume it again")
         metrics = MetricsFile(folder / "metrics.csv", METRICS + (VALIDATION if config.val else ()), epochs)
-        directory.remove_temporary_files(folder)
+        atomic_files.remove_temporary_files(folder)
         verb = f"convert -mode {conversion.mode}" if conversion else "train"
         write_file(folder / "config.yaml", yaml_text(config.to_mapping(), verb))
         environment.note_environment(folder / "environment.json", str(runtime))

@@ -8,7 +8,7 @@ from snn_mnist.cli import plot
 from snn_mnist.cli.main import main
 from snn_mnist.data.datasets import DIGITS
 from snn_mnist.storage import checkpoint
-from snn_mnist.storage.directory import LATEST
+from snn_mnist.storage.checkpoint import LATEST
 from snn_mnist.visualizing import run_figures as figures
 from tests.support.export_net import weights
 from tests.support.run_directories import make_run, rows_of

@@ -19,9 +19,8 @@ from snn_mnist.cli.shared import resolve_runs
 from snn_mnist.settings.config import Config, yaml_text
 from snn_mnist.storage import checkpoint
 from snn_mnist.storage.atomic_files import exclusive_lock, is_locked
-from snn_mnist.storage.directory import newest_run
-from snn_mnist.storage.runs import survey
-from snn_mnist.storage.seeds import SEEDS, SeedGroup
+from snn_mnist.storage.checkpoint import newest_run
+from snn_mnist.storage.runs import SEEDS, SeedGroup, survey
 from tests.conftest import ROOT
 from tests.support.runs import metrics, train_run
 

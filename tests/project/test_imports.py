@@ -8,7 +8,7 @@ import rooms  # of scripts/, which conftest.py has put on the path
 
 from tests.conftest import ROOT
 
-LIGHT = ["errors", "kernels", "kernels.formulas", "settings.config", "storage.directory", "storage.atomic_files"]
+LIGHT = ["errors", "kernels", "kernels.formulas", "settings.config", "storage.checkpoint", "storage.atomic_files"]
 LIGHT += ["cli.main"]  # import the standard library only, so that `--help` is instant
 
 

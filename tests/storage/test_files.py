@@ -13,7 +13,7 @@ from unittest.mock import DEFAULT, Mock
 import pytest
 
 from snn_mnist.errors import SNNError
-from snn_mnist.storage import atomic_files, directory
+from snn_mnist.storage import atomic_files
 from snn_mnist.storage.metrics import METRICS, MetricsFile
 from tests.support.runs import train_run
 
@@ -158,8 +158,8 @@ def test_a_place_that_can_not_be_written_to_is_found_without_a_trace(tmp_path):
     (tmp_path / "file").write_text("")
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(SNNError, match="choose another -out-dir"):
-            directory.require_writable(place)
-    directory.require_writable(tmp_path / "a" / "b")
+            atomic_files.require_writable(place)
+    atomic_files.require_writable(tmp_path / "a" / "b")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -167,5 +167,5 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
     kept = ["metrics.csv", ".curves.png", ".metrics.csv.12", "notes.tmp"]
     for name in (*kept, ".metrics.csv.7.tmp", ".checkpoint_latest.pth.12345.tmp"):
         (tmp_path / name).write_bytes(b"")
-    directory.remove_temporary_files(tmp_path)
+    atomic_files.remove_temporary_files(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)

@@ -27,8 +27,6 @@ ACCEPTED = {  # start of the reason -> why a check without these tests still cou
     "needs a processor with AVX-512": "cases of some x86 processors",
     "no PostgreSQL server here": "the same study on an SQLite file runs; CI installs the server",
     "one core": "needs two threads",
-    "needs root": "mounts a full disk; the limits on file sizes show the same without",
-    "can't mount here": "as above, in a container",
     "no /dev/full here": "Linux only",
     "needs Linux's /proc": "Linux only",
     "signals ": "POSIX only",

@@ -12,7 +12,7 @@ from snn_mnist.network.scoring import score
 from snn_mnist.storage import checkpoint
 from snn_mnist.storage.checkpoint import Best, Position
 from snn_mnist.storage.metrics import read_metrics
-from snn_mnist.training import console, evaluator, loop
+from snn_mnist.training import console, learner, loop
 from snn_mnist.training.learner import Learner, TrainingData, ema_decays, learning_rates
 from snn_mnist.visualizing import run_figures, tensorboard_images
 from tests.support.runs import config, train_run
@@ -28,18 +28,18 @@ def test_the_seconds_of_an_epoch_are_those_of_its_steps_and_its_test_alone(tmp_p
     """By a clock of ours: the held-out images do not count."""
     clock, sizes = [0.0], []
 
-    def slow_score(engine, index, *more, real=evaluator.score):
+    def slow_score(engine, index, *more, real=learner.score):
         sizes.append(len(index))
         clock[0] += {100: 100.0, TEST_IMAGES: 2.0}[len(index)]
         return real(engine, index, *more)
 
-    def slow_steps(learner, first, last, real=Learner.run):
+    def slow_steps(self, first, last, real=Learner.run):
         clock[0] += 0.25 * (last - first)
-        real(learner, first, last)
+        real(self, first, last)
 
-    for module in (evaluator, loop):
+    for module in (learner, loop):
         monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
-    monkeypatch.setattr(evaluator, "score", slow_score)
+    monkeypatch.setattr(learner, "score", slow_score)
     monkeypatch.setattr(Learner, "run", slow_steps)
     row = read_metrics(train_run(tmp_path, epochs=1, val=100, **QUICK) / "metrics.csv")[0]
     assert sizes == [TEST_IMAGES, 100]

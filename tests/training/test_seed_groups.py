@@ -18,7 +18,7 @@ from torture import same
 from snn_mnist.cli.main import main
 from snn_mnist.settings.config import Config
 from snn_mnist.storage import checkpoint
-from snn_mnist.storage.seeds import SeedGroup
+from snn_mnist.storage.runs import SeedGroup
 from tests.support.runs import metrics, newest
 
 STEPS = 1437 // 100  # an epoch
