@@ -3,12 +3,10 @@
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -16,10 +14,8 @@ from snn_mnist.core import functional, neuron
 from snn_mnist.kernels.cuda import fused as fused_cuda
 from snn_mnist.kernels.cuda import launch as cuda
 from snn_mnist.network import fused_steps
-from snn_mnist.network.fused_steps import FusedSteps
-from snn_mnist.network.poisson import SpikeKey
 from tests.conftest import ROOT
-from tests.support.kernel_checks import KEY, spec_of, training_of
+from tests.support.kernel_checks import KEY, images_of, spec_of
 
 pytestmark = pytest.mark.gpu
 DEVICE = torch.device("cuda")
@@ -32,19 +28,6 @@ def skip_without_kernels():
         pytest.skip(reason)
 
 
-def digits_like(n, seed=0):
-    """Images [n, 784] with MNIST's mix: 150 +- 41 active pixels, 351 at most, and 3.5 % of them 255.
-
-    White pixels need no random numbers, so their share decides the speed.
-    """
-    rng = np.random.default_rng(seed)
-    images = np.zeros((n, 784), np.uint8)
-    for row in images:
-        at = rng.choice(784, int(rng.normal(150, 41).clip(20, 351)), replace=False)
-        row[at] = np.where(rng.random(len(at)) < 0.035, 255, rng.integers(1, 255, len(at)))
-    return torch.from_numpy(images)
-
-
 def on_device(images):
     return fused_cuda.active_pixels(images.to(DEVICE))
 
@@ -55,7 +38,7 @@ def test_start_up_check():
 
 
 def test_a_step_never_waits_for_the_device():
-    active, index = on_device(digits_like(64)), torch.arange(64).to(DEVICE)
+    active, index = on_device(images_of(64, active=150)), torch.arange(64).to(DEVICE)
     weight, upstream = torch.zeros(10, 784, device=DEVICE), torch.ones(64, 10, device=DEVICE)
     rate, gradient, table = upstream.clone(), weight.clone(), torch.empty(64, *weight.shape, device=DEVICE)
     for attempt in range(2):
@@ -65,38 +48,6 @@ def test_a_step_never_waits_for_the_device():
             fused_cuda.weight_gradient(active, index, upstream, table, spec_of(), 100, gradient)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-
-
-def test_speed_of_a_training_step():
-    """No claim but a figure: an epoch of MNIST's size, T = 100, batch 64, Adam, in graphs."""
-    steps, batch = 937, 64
-    images = digits_like(6000)[torch.arange(60_000) % 6000]
-    active, labels = on_device(images), torch.eye(10)[torch.arange(60_000) % 10].to(DEVICE)
-    weight = torch.nn.Parameter(0.03 * torch.randn(10, 784, device=DEVICE))
-    optimizer = torch.optim.Adam([weight], lr=1e-3, fused=True, capturable=True)
-    training = training_of(weight, optimizer, steps, batch, 100)
-    run = FusedSteps(weight, active, labels, spec_of(), training)
-    times = []
-    for epoch in range(7):
-        run.begin(SpikeKey(0, 0, epoch), torch.randperm(60_000), [1e-3] * steps)
-        started, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        started.record()
-        run.run(0, steps)
-        ended.record()
-        torch.cuda.synchronize()
-        times.append(started.elapsed_time(ended) * 1000 / steps)
-    steady = times[2:]  # the first two compile and capture
-    low, high = min(steady), max(steady)
-    print(f"training step in graphs: {statistics.median(steady):.1f} us, {low:.1f} to {high:.1f} in epochs of {steps}")
-    everything = torch.arange(10_000).to(DEVICE)
-    for _ in range(2):
-        started, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        started.record()
-        fused_cuda.firing_counts(weight.detach(), active, everything, [100], SpikeKey(0, 1, 0), spec_of())
-        ended.record()
-        torch.cuda.synchronize()
-    print(f"test of 10,000 images: {started.elapsed_time(ended):.2f} ms")
-    assert weight.isfinite().all()
 
 
 def test_neurons_under_autocast_and_in_a_graph():

@@ -5,7 +5,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from snn_mnist.data.datasets import Dataset, Split
 from snn_mnist.network.poisson import SpikeKey, Stream, poisson_encode
 from snn_mnist.network.trace import misclassified, trace_image
 from snn_mnist.settings.config import Config
@@ -51,12 +50,3 @@ def test_misclassified_images_are_found_in_order():
     labels = digits().test.labels.tolist()
     wrong = [i for i, label in enumerate(labels) if by_hand(weight, saved.config, i)[2].sum(0).argmax() != label]
     assert found == wrong and 2 < len(found) < 60
-
-
-def test_a_network_without_errors_has_none():
-    """Its labels are the network's own predictions."""
-    saved, images = network(T=5), digits().test.images[:20]
-    unlabelled = Dataset("digits", digits().train, Split(images, torch.zeros(20, dtype=torch.int64)), ())
-    predictions = [trace_image(saved.net, unlabelled, index, saved.config).prediction for index in range(20)]
-    right = Dataset("digits", digits().train, Split(images, torch.tensor(predictions)), ())
-    assert list(misclassified(saved.net, right, saved.config)) == []

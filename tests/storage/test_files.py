@@ -154,15 +154,6 @@ def test_one_holder_of_a_lock_at_a_time(tmp_path, monkeypatch, system):
         pass
 
 
-def test_a_place_that_can_not_be_written_to_is_found_without_a_trace(tmp_path):
-    (tmp_path / "file").write_text("")
-    for place in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(SNNError, match="choose another -out-dir"):
-            atomic_files.require_writable(place)
-    atomic_files.require_writable(tmp_path / "a" / "b")
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
-
-
 def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
     kept = ["metrics.csv", ".curves.png", ".metrics.csv.12", "notes.tmp"]
     for name in (*kept, ".metrics.csv.7.tmp", ".checkpoint_latest.pth.12345.tmp"):

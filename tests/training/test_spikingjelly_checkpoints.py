@@ -82,22 +82,6 @@ def test_training_goes_on_from_the_tutorials_checkpoint(tmp_path, capsys, optimi
         assert after["optimizer"]["state"][0]["step"] == before["optimizer"]["state"][0]["step"] + 1
 
 
-def test_the_momentum_of_the_tutorials_checkpoint_goes_on(tmp_path):
-    """The buffer after one step is 0.75 old + gradient: from a zeroed one it differs by 0.75 old."""
-    state = tutorial_checkpoint(tmp_path / "m.pth", lambda p: torch.optim.SGD(p, lr=0.25, momentum=0.75))
-    slot, buffers = state["optimizer"]["state"][0], []
-    old = slot["momentum_buffer"].clone()
-    for factor in (1, 0):
-        slot["momentum_buffer"] = factor * old
-        torch.save(state, tmp_path / "m.pth")
-        flags = ["-dataset", "digits", "-T", "5", "-limit-batches", "1", "-epochs", "6", "-no-figures"]
-        assert main(["train", "-resume", str(tmp_path / "m.pth"), *flags, "-out-dir", str(tmp_path / str(factor))]) == 0
-        after = checkpoint.load(next((tmp_path / str(factor)).iterdir()))
-        buffers.append(after["optimizer"]["state"][0]["momentum_buffer"])
-    assert old.abs().max() > 1e-3
-    torch.testing.assert_close(buffers[0] - buffers[1], 0.75 * old)
-
-
 def test_eval_takes_the_tutorials_checkpoint(tmp_path, capsys):
     path = tmp_path / "checkpoint_max.pth"
     net = Tutorial()

@@ -84,11 +84,12 @@ def test_eval_gives_all_its_numbers_the_same_on_both_backends(tmp_path):
         ({"b": 2000}, "-b 2000 is more than the 1437 training images"),
         ({"val": 1437}, "-val 1437 holds out all"),
         ({"backend": "cupy", "device": "cpu"}, "cupy"),
+        ({"out_dir": __file__}, "test_train.py can't be written .*choose another -out-dir"),
     ],
 )
 def test_wrong_settings_are_refused(tmp_path, settings, error):
     with pytest.raises(SNNError, match=error):
-        training.run(config(out_dir=str(tmp_path), epochs=1, **settings))
+        training.run(config(epochs=1, **{"out_dir": str(tmp_path)} | settings))
     assert not list(tmp_path.iterdir())
 
 
