@@ -112,12 +112,12 @@ class Conversion:
 
 
 def values(images: Tensor) -> Tensor:
-    """Pixels uint8 as numbers 0 to 1"""
+    """Return pixels uint8 as numbers 0 to 1."""
     return images.float() / 255
 
 
 def scale_of(weight: Tensor, images: Tensor, mode: str | float) -> float:
-    """s of the ANN with this weight [10, 784] on images [N, 784] uint8; SNNError where there is none."""
+    """Return the scale s of the ANN with this weight [10, 784] on images [N, 784] uint8; SNNError if it has none."""
     ann = nn.Sequential(nn.Linear(PIXELS, CLASSES, bias=False), nn.ReLU())
     ann[0].weight = nn.Parameter(weight)
     try:
@@ -131,7 +131,7 @@ def scale_of(weight: Tensor, images: Tensor, mode: str | float) -> float:
 
 
 def ann_accuracy(weight: Tensor, split: Split) -> float:
-    """Share of images with the highest ReLU(W x) at their label; the lower class wins a tie."""
+    """Return the share of images with the highest ReLU(W x) at their label; the lower class wins a tie."""
     activation = (values(split.images) @ weight.T).relu()
     return (activation.argmax(1) == split.labels).double().mean().item()
 

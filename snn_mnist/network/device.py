@@ -13,7 +13,6 @@ from torch import Tensor
 from snn_mnist import terminal
 from snn_mnist.errors import UsageError
 from snn_mnist.kernels.cuda import launch as cuda
-from snn_mnist.network import fused_steps
 from snn_mnist.network.engine import Engine, fused_pass, make_engine
 from snn_mnist.network.network import SNN
 from snn_mnist.storage import environment
@@ -107,6 +106,8 @@ def why_refused(name: str, device: str | torch.device) -> str | None:
         return reason if FUSED[device.type] == name else f"{reason}; use -backend auto"
     if name == "numba":
         return None
+    from snn_mnist.network import fused_steps
+
     terminal.say("checking the CUDA kernels, which are compiled once")
     return fused_steps.start_up_error(device)
 
