@@ -130,9 +130,8 @@ class TensorBoard:
     def begin(self, config: Config) -> None:
         """Add the run as a row of TensorBoard's HParams, which shows the last values of its scalars.
 
-        Only the start of the session is written, and its end by `end`, but not the columns: TensorBoard would take
-        those of any one run for all. Without them it computes them from all runs, and ticks first the settings that
-        differ between these.
+        Without the columns, which TensorBoard would take for those of all runs: it computes them, and ticks first the
+        settings that differ.
         """
         from torch.utils.tensorboard.summary import hparams
 

@@ -101,18 +101,6 @@ def test_handlers_are_put_back():
     assert [signal.getsignal(number) for number in Interruption.SIGNALS] == before
 
 
-def test_between_the_seeds_of_a_repeated_run(nursery: Nursery, tmp_path: Path):
-    child = nursery.start("train", *QUICK, "-epochs", "20", "-seeds", "50", "-out-dir", str(tmp_path))
-    wait_until(lambda: len(list(tmp_path.glob("*/seed*/"))) >= 2)
-    child.stop()
-    begun = len(list(tmp_path.glob("*/seed*/")))
-    child.send(signal.SIGINT)
-    child.go_on()
-    assert child.wait() == 130
-    assert len(list(tmp_path.iterdir())) == 1 and len(list(tmp_path.glob("*/seed*/"))) <= begun + 1
-    assert child.out.endswith(f"python -m snn_mnist train -resume {next(tmp_path.iterdir())}\n")
-
-
 # ---------------------------------------------------------------------------- one directory, two processes
 
 

@@ -119,7 +119,7 @@ def test_a_finished_one_has_nothing_to_do_and_says_so_without_pytorch(group):
     assert "nothing to do" in out and "-epochs above 2" in out and "\n3 seeds: test accuracy" in out
 
 
-def test_more_seeds_and_more_epochs(group, tmp_path, interrupted, finished, capsys):
+def test_more_seeds_and_more_epochs(group, tmp_path, interrupted, capsys):
     """Stopped in the second run, resumed without a flag; until then only the first run counts."""
     assert resume(f"{group}/", "-seeds 4") == 0
     assert begun(capsys) == ["7"]
