@@ -89,10 +89,12 @@ def summary(config: Config, row: dict[str, Any], position: Position, training_im
     return "\n".join(lines)
 
 
-def at_chance(score: Score, lr: float) -> str:
+def at_chance(score: Score, config: Config) -> str:
     """Return the line for a network that has learned nothing."""
     silent = "" if score.counts.any() else "no neuron fires: "
-    return f"{silent}{score.accuracy():.2%} is chance; try another -lr than {lr} (0.001 suits adam, 0.1 sgd)"
+    usual = {"adam": 0.001, "sgd": 0.1}[config.opt]
+    rate = f"-lr {usual}, which suits {config.opt}, or " if config.lr != usual else ""
+    return f"{silent}{score.accuracy():.2%} is chance; try {rate}more -epochs"
 
 
 # ---- progress ------------------------------------------------------------------------------------------------------

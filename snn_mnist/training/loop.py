@@ -79,7 +79,7 @@ def train(
         print("interrupted after the last step; the run is complete and saved")
     score = evaluation and (evaluation.test or evaluation.held_out)
     if score and score.at_chance():
-        print(console.at_chance(score, config.lr))
+        print(console.at_chance(score, config))
     return files.folder
 
 
