@@ -132,7 +132,7 @@ class Work:
 
         torch.set_num_threads(self.torch_threads)
         training, images, passed = what == "train", 0, 0.0
-        count, most = (self.learner.chunk, self.data.steps) if training else (250, len(self.data.test_labels))
+        count, most = (self.learner.chunk, self.data.steps) if training else (250, len(self.data.dataset.test))
         while passed < seconds:
             began = time.perf_counter()
             images += self.train(min(count, most)) if training else self.test(min(count, most))

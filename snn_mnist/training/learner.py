@@ -40,8 +40,6 @@ class TrainingData:
     dataset: Dataset  # on the device
     learned: Tensor  # [N] int64 on the device, indices of training images
     held_out: Tensor  # [V] int64 on the CPU, indices of training images, ascending
-    held_out_labels: Tensor  # [V] int64 on the CPU
-    test_labels: Tensor  # [M] int64 on the CPU
     steps: int  # batches per epoch; the last incomplete one is dropped
 
     @classmethod
@@ -52,8 +50,7 @@ class TrainingData:
         shuffled = random_order(len(dataset.train), 0, 0, Stream.HOLDOUT)  # the same images for every seed
         held_out, learned = shuffled[: config.val].sort().values, shuffled[config.val :].sort().values
         steps = min(len(learned) // config.b, config.limit_batches or len(learned))
-        labels = dataset.train.labels[held_out]
-        return cls(dataset.to(device), learned.to(device), held_out, labels, dataset.test.labels, steps)
+        return cls(dataset.to(device), learned.to(device), held_out, steps)
 
     def order(self, seed: int, epoch: int) -> Tensor:
         """Return the learned images [N] in the order of this epoch, a function of (seed, epoch) alone."""
@@ -203,11 +200,11 @@ class Evaluator:
         self.net = SNN.from_config(config).to(runtime.device) if averaged else learner.net
         self.images: dict[Stream, tuple[Engine, Tensor, Tensor]] = {}  # to test, with their indices and labels
         if config.test:
-            engine, count = runtime.engine(self.net, data.dataset.test.images), len(data.test_labels)
-            self.images[Stream.TEST] = engine, torch.arange(count), data.test_labels
+            engine, labels = runtime.engine(self.net, data.dataset.test.images), data.dataset.test.labels
+            self.images[Stream.TEST] = engine, torch.arange(len(labels)), labels
         if config.val:
             engine = runtime.engine(self.net, data.dataset.train.images) if averaged else learner.engine
-            self.images[Stream.VALIDATION] = engine, data.held_out, data.held_out_labels
+            self.images[Stream.VALIDATION] = engine, data.held_out, data.dataset.train.labels[data.held_out]
         with runtime.autocast(config.amp):  # compiles the kernels
             engine.firing_counts(torch.tensor([0]), [config.T], SpikeKey(0, Stream.TRAIN, 0))
 

@@ -127,7 +127,7 @@ def finish_epoch(
         row["max_test_acc"] = position.max_test_acc
     files.record(row)
     if evaluation:
-        if last and config.figures:
+        if last and files.config.figures:
             progress.says("drawing the figures")
         if problem := files.draw(evaluation, data.dataset.class_names, epochs):
             progress.line(problem)

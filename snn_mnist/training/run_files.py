@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,6 @@ class RunFiles:
 
     folder: Path
     config: Config
-    figures: bool
     metrics: MetricsFile
     tensorboard: TensorBoard
 
@@ -45,12 +44,12 @@ class RunFiles:
 
         names: of the classes. Return why the figures could not be drawn: they end no run.
         """
-        if self.figures and found.test and tensorboard_images.due(epochs, self.config.epochs):
+        if self.config.figures and found.test and tensorboard_images.due(epochs, self.config.epochs):
             self.tensorboard.add(epochs, *tensorboard_images.summaries(found.weight, found.test, names))
         if epochs == self.config.epochs:
             self.tensorboard.end(epochs)
             try:
-                if self.figures:
+                if self.config.figures:
                     run_figures.write_run_figures(self.folder, found.weight, found.test, names)
             except Exception as error:
                 return f"no figures ({reason(error)}); draw them with plot {self.folder}"
@@ -79,4 +78,4 @@ def open_files(resumed: Resumed, runtime: Runtime) -> Iterator[RunFiles]:
         with closing(TensorBoard(folder, epochs, metrics.rows)) as tensorboard:
             tensorboard.begin(config)
             figures = config.figures and not conversion  # those of a conversion are of the network it ends with
-            yield RunFiles(folder, config, figures, metrics, tensorboard)
+            yield RunFiles(folder, replace(config, figures=figures), metrics, tensorboard)

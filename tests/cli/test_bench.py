@@ -49,7 +49,7 @@ def test_speeds_are_in_images_per_second(monkeypatch):
     work = object.__new__(bench.Work)
     work.torch_threads, work.learner = torch.get_num_threads(), SimpleNamespace(chunk=4)
     work.runtime = SimpleNamespace(device=torch.device("cpu"))
-    work.data = SimpleNamespace(steps=100, test_labels=range(1000))
+    work.data = SimpleNamespace(steps=100, dataset=SimpleNamespace(test=range(1000)))
     work.train, work.test = (lambda steps: steps * 64), (lambda images: images)
     assert work.images_per_second("train", 1.0) == 12 * 64 and work.images_per_second("test", 1.0) == 750
 

@@ -72,7 +72,7 @@ def test_averaged_weights_are_tested_on_the_held_out_images_too(tmp_path, backen
         net = SNN.from_config(config(**settings))
         net.weight.data.copy_(weight)
         found = engine.make_engine(backend, net, data.dataset.train.images)
-        scores.append(score(found, data.held_out, data.held_out_labels, [4], key))
+        scores.append(score(found, data.held_out, data.dataset.train.labels[data.held_out], [4], key))
     assert (row["val_loss"], row["val_acc"]) == (scores[0].loss(), scores[0].accuracy())
     assert scores[0].loss() != scores[1].loss()
 
