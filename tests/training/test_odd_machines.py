@@ -48,8 +48,7 @@ def test_closed_streams(tmp_path: Path):
 
     Nor does it need the threads of numba, of which a layer that is not installed is named.
     """
-    command = [sys.executable, "-m", "snn_mnist", "train", *QUICK, "-backend", "numba", "-epochs", "2"]
-    command += ["-out-dir", str(tmp_path)]
+    command = [sys.executable, "-m", "snn_mnist", "train", *QUICK, "-epochs", "2", "-out-dir", str(tmp_path)]
     shell = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command]
     env = os.environ | {"PYTHONPATH": str(ROOT), "NUMBA_THREADING_LAYER": "tbb"}
     assert subprocess.run(shell, env=env, timeout=280).returncode == 0
