@@ -112,11 +112,13 @@ def test_an_interrupted_one_equals_an_undisturbed_one(tmp_path, capsys, interrup
     assert_same_runs(group, finished)
 
 
-def test_a_finished_one_has_nothing_to_do_and_says_so_without_pytorch(group):
+def test_what_is_finished_has_nothing_to_do_and_says_so_without_pytorch(group):
     code = "import sys; sys.modules['torch'] = None; from snn_mnist.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", code, "train", "-resume", str(group)]
-    out = subprocess.run(command, capture_output=True, check=True, encoding="utf-8").stdout
-    assert "nothing to do" in out and "-epochs above 2" in out and "\n3 seeds: test accuracy" in out
+    for place, words in ((group, "-epochs above 2"), (group / "seed4", "-epochs 4")):
+        command = [sys.executable, "-c", code, "train", "-resume", str(place)]
+        out = subprocess.run(command, capture_output=True, check=True, encoding="utf-8").stdout
+        assert "nothing to do" in out and words in out
+        assert ("\n3 seeds: test accuracy" in out) == (place == group)
 
 
 def test_more_seeds_and_more_epochs(group, tmp_path, interrupted, capsys):
