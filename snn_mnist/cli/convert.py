@@ -121,7 +121,8 @@ def report(options: ConvertOptions, folder: Path) -> None:
     if config.figures:
         run_figures.write_run_figures(folder, loaded.net.weight, poisson[0], data.class_names, [run_figures.OF_THE_ANN])
         curves = {name: [100 * at["mean"] for at in each.values()] for name, each in against_T.items()}
-        run_figures.write(folder / run_figures.CONVERSION, run_figures.conversion(steps, curves, 100 * accuracy))
+        figure = run_figures.accuracy_against_T(steps, curves, 100 * accuracy)
+        run_figures.write(folder / "conversion.png", figure)
 
 
 def describe(results: dict[str, Any], folder: Path) -> str:

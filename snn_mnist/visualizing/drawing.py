@@ -11,6 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from torch import Tensor
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Those of Okabe and Ito (2008), which colour-blind readers can distinguish."""
@@ -88,6 +89,22 @@ def add_colorbar(axes: Axes, image: Any, label: str, **options: Any) -> Any:
     bar = axes.figure.colorbar(image, ax=axes, pad=0.02, label=label, **options)
     bar.ax.tick_params(labelsize=TICK_SIZE)
     return bar
+
+
+def mosaic(maps: np.ndarray, nrows: int, ncols: int, space: int) -> np.ndarray:
+    """Return maps [C, H, W] side by side, row by row, with NaN between them."""
+    _, height, width = maps.shape
+    grid = np.full((nrows * (height + space) - space, ncols * (width + space) - space), np.nan)
+    for index, one in enumerate(maps):
+        top, left = index // ncols * (height + space), index % ncols * (width + space)
+        grid[top : top + height, left : left + width] = one
+    return grid
+
+
+def fields_and_limit(weight: Tensor) -> tuple[np.ndarray, float]:
+    """Return weight [10, 784] as images [10, 28, 28], and the end of their colour scale."""
+    fields = weight.detach().cpu().float().numpy().reshape(-1, 28, 28)
+    return fields, float(np.quantile(np.abs(fields), 0.995)) or 1.0  # a few extreme weights would make all others pale
 
 
 def draw_heatmap(axes: Axes, values: np.ndarray, x_max: float | None = None, **options: Any) -> Any:

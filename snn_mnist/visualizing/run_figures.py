@@ -17,8 +17,7 @@ from torch import Tensor
 from snn_mnist.storage.atomic_files import write_file
 from snn_mnist.storage.metrics import read_metrics
 from snn_mnist.visualizing import drawing
-from snn_mnist.visualizing.drawing import BLUE, COLOURS, GREEN, GREY, VERMILLION, own_style
-from snn_mnist.visualizing.plots import mosaic
+from snn_mnist.visualizing.drawing import BLUE, COLOURS, GREEN, GREY, VERMILLION, fields_and_limit, mosaic, own_style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,9 +25,8 @@ if TYPE_CHECKING:
     from snn_mnist.network.scoring import Score
     from snn_mnist.network.trace import Trace
 
-CONVERSION = "conversion.png"  # of the verb convert
 OF_THE_ANN = "Curves of the ANN, which was trained and then converted"
-CURVES, WEIGHTS, CONFUSION, AGAINST_T = "curves.png", "weights.png", "confusion.png", "accuracy_against_T.png"
+CURVES = "curves.png"
 LONGEST = 64  # characters of a name in a legend
 SHOWN = 60  # time steps of a voltage trace that can be distinguished in a figure
 TRACE = (8.6, 5.0)  # inches, of the figures of an image
@@ -54,11 +52,11 @@ def write_run_figures(
 
 def write_network_figures(folder: Path, weight: Tensor, test: Score, class_names: Sequence[str]) -> list[Path]:
     """Write receptive fields, confusion matrix and accuracy against T."""
-    accuracies = [test.accuracy(m) for m in range(len(test.readout_steps))]
+    accuracies = {"": [100 * test.accuracy(m) for m in range(len(test.readout_steps))]}
     return [
-        write(folder / WEIGHTS, receptive_fields(weight, class_names)),
-        write(folder / CONFUSION, confusion_matrix(test.confusion(), class_names)),
-        write(folder / AGAINST_T, accuracy_against_T(test.readout_steps, accuracies)),
+        write(folder / "weights.png", receptive_fields(weight, class_names)),
+        write(folder / "confusion.png", confusion_matrix(test.confusion(), class_names)),
+        write(folder / "accuracy_against_T.png", accuracy_against_T(test.readout_steps, accuracies)),
     ]
 
 
@@ -152,12 +150,6 @@ def receptive_fields(weight: Tensor, class_names: Sequence[str]) -> Figure:
     return figure
 
 
-def fields_and_limit(weight: Tensor) -> tuple[np.ndarray, float]:
-    """Return weight [10, 784] as images [10, 28, 28], and the end of their colour scale."""
-    fields = weight.detach().cpu().float().numpy().reshape(-1, 28, 28)
-    return fields, float(np.quantile(np.abs(fields), 0.995)) or 1.0  # a few extreme weights would make all others pale
-
-
 @own_style()
 def confusion_matrix(confusion: Tensor, class_names: Sequence[str]) -> Figure:
     """Draw confusion [10, 10]: images by label (row) and prediction (column); colour: share of the label's images."""
@@ -186,23 +178,13 @@ def confusion_matrix(confusion: Tensor, class_names: Sequence[str]) -> Figure:
     return figure
 
 
-def accuracy_against_T(readout_steps: Sequence[int], accuracies: Sequence[float]) -> Figure:
-    """Draw the accuracy (share of 1) when the rates are read after readout_steps[m] time steps."""
-    title = f"T = {readout_steps[-1]}: {accuracies[-1]:.2%} right"
-    return _against_steps(readout_steps, {"": [100 * accuracy for accuracy in accuracies]}, title)
-
-
-def conversion(readout_steps: Sequence[int], networks: Mapping[str, Sequence[float]], ann: float) -> Figure:
-    """Draw the accuracy in % after readout_steps[m] time steps of spiking networks, beside that of an ANN."""
-    ends = ", ".join(f"{percent[-1]:.2f}% ({name})" for name, percent in networks.items())
-    return _against_steps(readout_steps, networks, f"T = {readout_steps[-1]}: {ends}", ann)
-
-
 @own_style()
-def _against_steps(
-    readout_steps: Sequence[int], curves: Mapping[str, Sequence[float]], title: str, ann: float | None = None
+def accuracy_against_T(
+    readout_steps: Sequence[int], curves: Mapping[str, Sequence[float]], ann: float | None = None
 ) -> Figure:
+    """Draw the accuracy in % after readout_steps[m] time steps of one network, or of several beside that of an ANN."""
     last = readout_steps[-1]
+    ends = [f"{percent[-1]:.2f}% {'right' if ann is None else f'({name})'}" for name, percent in curves.items()]
     ticks = [m * 10**e for e in range(len(str(last))) for m in (1, 2, 5) if m * 10**e <= last]
     figure = drawing.own_figure()
     axes = figure.add_subplot()
@@ -211,7 +193,7 @@ def _against_steps(
     axes.set_xscale("log")
     axes.set_xticks(ticks, list(map(str, ticks)))
     axes.minorticks_off()
-    drawing.style(axes, title, "time steps T", "test accuracy in %")
+    drawing.style(axes, f"T = {last}: {', '.join(ends)}", "time steps T", "test accuracy in %")
     axes.grid()
     if ann is not None:
         axes.axhline(ann, color=GREY, linestyle="--", label=f"ANN: {ann:.2f}%")

@@ -15,8 +15,7 @@ from torch import Tensor
 from torch.utils.tensorboard.summary import histogram_raw, image
 
 from snn_mnist.network.scoring import Score
-from snn_mnist.visualizing.plots import mosaic
-from snn_mnist.visualizing.run_figures import fields_and_limit
+from snn_mnist.visualizing.drawing import fields_and_limit, mosaic
 
 RED_BLUE = "#053061 #2166ac #4393c3 #92c5de #d1e5f0 #f7f7f7 #fddbc7 #f4a582 #d6604d #b2182b #67001f"
 BLUES = "#f7fbff #deebf7 #c6dbef #9ecae1 #6baed6 #4292c6 #2171b5 #08519c #08306b"

@@ -140,13 +140,12 @@ def test_colours_of_the_confusion_are_shares_of_each_label():
 
 @pytest.mark.parametrize("readout_steps", [[1], [1, 2, 5], [1, 2, 5, 10, 20, 50, 100]])
 def test_accuracy_against_t(readout_steps):
-    accuracies = [0.5 + 0.05 * number for number in range(len(readout_steps))]
-    axes = figures.accuracy_against_T(readout_steps, accuracies).axes[0]
-    expected = [(m, 100 * a) for m, a in zip(readout_steps, accuracies, strict=True)]
-    assert np.allclose(axes.lines[0].get_xydata(), expected)
+    percent = [50.0 + 5 * number for number in range(len(readout_steps))]
+    axes = figures.accuracy_against_T(readout_steps, {"": percent}).axes[0]
+    assert np.allclose(axes.lines[0].get_xydata(), list(zip(readout_steps, percent, strict=True)))
     inside = [tick for tick in axes.get_xticks() if axes.get_xlim()[0] <= tick <= axes.get_xlim()[1]]
     assert inside == pytest.approx(readout_steps)
-    assert axes.get_title(loc="left") == f"T = {readout_steps[-1]}: {accuracies[-1]:.2%} right"
+    assert axes.get_title(loc="left") == f"T = {readout_steps[-1]}: {percent[-1]:.2f}% right"
 
 
 def test_the_figures_of_a_run_show_its_last_readout_and_its_curves(tmp_path, monkeypatch):

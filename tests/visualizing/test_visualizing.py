@@ -10,8 +10,8 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from snn_mnist import visualizing
 from snn_mnist.core import neuron, surrogate
-from snn_mnist.visualizing import plots as visualizing
 
 LABELS = ("a title", "time step t", "neuron")
 
