@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -25,7 +26,7 @@ import numpy as np
 import torch
 
 from snn_mnist import __version__
-from snn_mnist.errors import SNNError, UsageError
+from snn_mnist.errors import SNNError, UsageError, reason
 from snn_mnist.network.network import CLASSES, PIXELS, SavedNetwork
 from snn_mnist.settings.config import Config
 from snn_mnist.storage import checkpoint
@@ -137,25 +138,24 @@ def read(path: Path) -> Any:
     try:
         return nir.read(str(path), type_check=False)  # `parts` checks the shapes; a parameter may be one number
     except Exception as error:  # h5py and nir raise almost anything for a damaged or foreign file
-        reason = " ".join(str(error).split())[:100]
-        raise SNNError(f"{path} can't be read as NIR ({type(error).__name__}: {reason}); name a NIR file") from error
+        what = f"{type(error).__name__}: {reason(error)}"
+        raise SNNError(f"{path} can't be read as NIR ({what}); name a NIR file") from error
 
 
 def parts(graph: Any, source: Any = "the graph") -> tuple[np.ndarray, np.ndarray, Any]:
     """Return weights [10, 784], bias [10] and the neurons of Input → [Flatten →] Affine|Linear → LIF|IF → Output."""
-    nodes = dict(getattr(graph, "nodes", {}))
-    following = dict(graph.edges) if nodes else {}
+    nodes, edges = getattr(graph, "nodes", {}), getattr(graph, "edges", [])
+    following = dict(edges)
     chain = [name for name, node in nodes.items() if type(node).__name__ == "Input"][:1]
-    while chain and chain[-1] in following and len(chain) <= len(nodes):
+    while chain and following.get(chain[-1]) in nodes and len(chain) < len(nodes):
         chain.append(following[chain[-1]])
-    by_kind = {type(nodes[name]).__name__: nodes[name] for name in chain if name in nodes}
-    kinds = [type(nodes[name]).__name__ for name in chain if name in nodes]
-    essential = [kind for kind in kinds if kind != "Flatten"]
-    known = [["Input", linear, neuron, "Output"] for linear in ("Affine", "Linear") for neuron in ("LIF", "IF")]
-    if essential not in known or len(chain) != len(nodes) or len(graph.edges) != len(nodes) - 1:
-        found = " → ".join(kinds) or "no chain of nodes"
+    kinds = {name: type(nodes[name]).__name__ for name in chain}
+    essential = [name for name, kind in kinds.items() if kind != "Flatten"]
+    known = re.fullmatch("Input (Affine|Linear) (LIF|IF) Output", " ".join(kinds[name] for name in essential))
+    if not known or not len(kinds) == len(nodes) == len(edges) + 1:
+        found = " → ".join(kinds.values()) or "no chain of nodes"
         raise SNNError(f"{source} holds {found}, not Input → Affine → LIF → Output; import such a network")
-    linear, neurons = by_kind[essential[1]], by_kind[essential[2]]
+    linear, neurons = nodes[essential[1]], nodes[essential[2]]
     weight, bias = np.asarray(linear.weight), np.asarray(getattr(linear, "bias", np.zeros(CLASSES)))
     if weight.shape != (CLASSES, PIXELS) or bias.shape != (CLASSES,):
         shapes = f"weights {list(weight.shape)} and biases {list(bias.shape)}"
@@ -214,7 +214,9 @@ def import_nir(
             raise refuse(f"a different {name} in each neuron", "import a network where it is one number")
         return float(values[0])
 
-    own = _metadata(graph)
+    metadata = graph.metadata if isinstance(graph.metadata, dict) else {}
+    own = {name: x.decode() if isinstance(x, bytes) else np.asarray(x).item() for name, x in metadata.items()}
+    own = own if str(own.get("program")).startswith("snn_mnist ") else {}
     known: dict[str, Any] = {"dt": DEFAULT_DT, "discretization": "euler", "T": 100} | own
     dt, discretization = dt or known["dt"], discretization or known["discretization"]
     steps = steps or known["T"]
@@ -255,10 +257,3 @@ def import_nir(
     net = {checkpoint.WEIGHT: torch.from_numpy(scaled)}
     checkpoint.save(out, {"net": net, "epoch": -1, "max_test_acc": 0.0, "config": config.to_mapping()}, "-out")
     return config, notes
-
-
-def _metadata(graph: Any) -> dict[str, Any]:
-    """Return what this program wrote beside a graph, {} for a graph of another."""
-    found = graph.metadata if isinstance(graph.metadata, dict) else {}
-    plain = {k: v.decode() if isinstance(v, bytes) else np.asarray(v).item() for k, v in found.items()}
-    return plain if str(plain.get("program")).startswith("snn_mnist ") else {}

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from snn_mnist.errors import reason
 from snn_mnist.export import nir as nir_file
 from snn_mnist.network.network import SNN, SavedNetwork
 from snn_mnist.network.poisson import SpikeKey, Stream, poisson_encode
@@ -85,10 +86,13 @@ def compare(
             found[package] = "not installed"
             continue
         try:
+            foreign = nir_file.read(path)
+            if discretization == "exact" and config.neuron == "lif":  # the tau of Euler's steps
+                nir_file.parts(foreign)[2].tau = dt / nir_file.gain_of(nir_file.parts(foreign)[2], dt, discretization)
             with quiet():
-                found[label] = agreement(make(_for_euler(nir_file.read(path), dt, discretization), dt))
+                found[label] = agreement(make(foreign, dt))
         except Exception as error:  # whatever another package raises is its result
-            found[label] = f"can't run it ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
+            found[label] = f"can't run it ({type(error).__name__}: {reason(error)})"
     return found
 
 
@@ -110,22 +114,13 @@ def reference(saved: SavedNetwork, spikes: np.ndarray, dtype: Any) -> np.ndarray
 # ---------------------------------------------------------------------------- other simulators
 
 
-def _for_euler(graph: Any, dt: float, discretization: str) -> Any:
-    neurons = nir_file.parts(graph)[2]
-    if discretization == "exact" and hasattr(neurons, "tau"):
-        neurons.tau = dt / -np.expm1(-dt / neurons.tau)
-    return graph
-
-
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Suppress the importers' prints, log lines and warnings."""
-    level = logging.root.level
-    logging.root.setLevel(logging.ERROR)
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(action="ignore"):
         yield
-    logging.root.setLevel(level)
+    logging.disable(logging.NOTSET)
 
 
 def _stepwise(step: Callable[[torch.Tensor, Any], tuple[torch.Tensor, Any]]) -> Runner:
