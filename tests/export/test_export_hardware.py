@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from snn_mnist.cli.main import main
 from snn_mnist.errors import UsageError
 from snn_mnist.export import fixed_point, hardware
-from snn_mnist.export.fixed_point import quantise, signed_bits
+from snn_mnist.export.fixed_point import quantise
 from snn_mnist.export.verify import reference
 from snn_mnist.network.poisson import SpikeKey, Stream, poisson_encode
 from tests.support.export_net import digits, network, saved, weights
@@ -95,13 +95,10 @@ def test_no_input_leaves_the_announced_ranges(settings, bits):
             assert ranges[name][0] <= values.min() and values.max() <= ranges[name][1], name
     sums = inputs @ fixed.weight.T
     assert (int(sums.min()), int(sums.max())) == ranges["input sum x"]  # and they are not wider than need be
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "bits"), [(0, 0, 1), (-1, 0, 1), (0, 1, 2), (-128, 127, 8), (-129, 0, 9), (0, 128, 9)]
-)
-def test_signed_bits(low, high, bits):
-    assert signed_bits(low, high) == bits
+    for name, width in fixed.widths().items():
+        least, most = -(2 ** (width - 1)), 2 ** (width - 1) - 1  # of two's complement
+        assert least <= ranges[name][0] and ranges[name][1] <= most
+        assert ranges[name][0] < least // 2 or most // 2 < ranges[name][1], "a bit less would be too few"
 
 
 @given(st.floats(1, 1000, exclude_min=True), st.integers(1, 10))

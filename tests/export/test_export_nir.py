@@ -17,7 +17,6 @@ from snn_mnist.export import verify
 from snn_mnist.network.network import load_network
 from snn_mnist.network.poisson import SpikeKey, Stream, poisson_encode
 from snn_mnist.settings.config import Config
-from snn_mnist.storage import checkpoint
 from tests.support.export_net import digits, network, saved, weights
 
 nir = pytest.importorskip("nir", reason="nir is not installed: pip install nir")
@@ -217,10 +216,9 @@ def chain(neurons, linear=None):
     return shapes[0], linear or nir.Linear(weights()), neurons, shapes[1]
 
 
-def lif(**changes):
-    each = np.ones(10)
+def lif(shape=10, **changes):
     values = {"tau": 2e-4, "r": 1.0, "v_leak": 0.0, "v_threshold": 1.0, "v_reset": 0.0} | changes
-    return nir.LIF(**{name: value * each for name, value in values.items()})
+    return nir.LIF(**{name: np.full(shape, value) for name, value in values.items()})
 
 
 @pytest.mark.parametrize(
@@ -233,8 +231,10 @@ def lif(**changes):
         lif(v_leak=-0.25, v_reset=-0.25, v_threshold=0.5),
         nir.IF(r=np.full(10, 1e4), v_threshold=np.full(10, 3.0)),
         nir.IF(r=np.full(10, 5e3), v_threshold=np.linspace(1.0, 3.0, 10)),
+        lif((), tau=3e-4, v_threshold=0.5),  # files of other programs may hold one number for all neurons
+        lif(1),
     ],
-    ids=["plain", "r tau", "r", "thresholds", "reset", "if", "if r"],
+    ids=["plain", "r tau", "r", "thresholds", "reset", "if", "if r", "scalars", "[1]"],
 )
 def test_an_imported_network_gives_the_spikes_of_the_file(tmp_path, neurons):
     path = foreign(tmp_path, *chain(neurons))
@@ -256,16 +256,10 @@ def test_dt_and_discretization_of_a_silent_file_are_given_by_flags(tmp_path, cap
     assert (config.tau, config.T) == (2.5, 50)
 
 
-def other_hdf5(path):
-    h5py = pytest.importorskip("h5py")
-    with h5py.File(path, "w") as file:
-        file["x"] = 1
-
-
 @pytest.mark.parametrize(
     "spoil",
-    [lambda path: path.write_bytes(path.read_bytes()[:1500]), lambda path: path.write_text("text"), other_hdf5],
-    ids=["cut", "text", "other HDF5"],
+    [lambda path: path.write_bytes(path.read_bytes()[:1500]), lambda path: path.write_text("text")],
+    ids=["cut", "text"],
 )
 def test_a_damaged_file_is_one_line(tmp_path, capsys, spoil):
     path = written(tmp_path, network())
@@ -300,24 +294,3 @@ def test_networks_that_are_not_ours_are_refused_with_the_reason(tmp_path, nodes,
     ring.edges.append(("neurons", "affine"))
     with pytest.raises(SNNError, match="not Input"):
         nir_file.parts(ring)
-
-
-@pytest.mark.parametrize("shape", [(), (1,)], ids=str)
-def test_parameters_that_are_one_number_hold_for_all_neurons(tmp_path, shape):
-    """Files of other programs may hold a scalar for ten equal parameters."""
-    h5py = pytest.importorskip("h5py")
-    file, scalar = tmp_path / "net.nir", tmp_path / "scalar.nir"
-    nir.write(str(file), nir_file.build(network(tau=3.0, v_threshold=0.5)))
-    with h5py.File(file) as source, h5py.File(scalar, "w") as target:
-        for name in source:
-            source.copy(name, target)
-        neurons = target["node/nodes/neurons"]
-        for name in ("tau", "r", "v_leak", "v_threshold", "v_reset"):
-            value = neurons[name][0]
-            del neurons[name]
-            neurons[name] = np.full(shape, value)
-    assert main(["import", str(scalar), "-out", str(tmp_path / "scalar.pth")]) == 0
-    assert main(["import", str(file), "-out", str(tmp_path / "whole.pth")]) == 0
-    scalar, whole = (checkpoint.load(tmp_path / f"{name}.pth") for name in ("scalar", "whole"))
-    assert scalar["config"] == whole["config"]
-    assert torch.equal(scalar["net"][checkpoint.WEIGHT], whole["net"][checkpoint.WEIGHT])

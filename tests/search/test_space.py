@@ -103,12 +103,6 @@ def test_trials_workers_and_threads(flags: list[str], trials: int, workers: int,
     assert (plan.trials, count, plan.fixed["j"]) == (trials, workers, threads)
 
 
-def test_run_directories_are_named_by_trial_and_seed():
-    assert plan_of("-tau", "1.1,2").run_names(7) == ["trial-0007"]
-    plan = plan_of("-tau", "1.1,2", "-seeds", "2", "-seed", "5")
-    assert plan.run_names(12) == ["trial-0012-seed5", "trial-0012-seed6"] and plan.config({}, run=1, tau=2).seed == 6
-
-
 # ---------------------------------------------------------------------------- the queue
 
 

@@ -41,12 +41,10 @@ def overlaps(figure):
 
 FIGURES = {
     "heatmap": lambda: visualizing.plot_2d_heatmap(torch.rand(20, 6), *LABELS),
-    "heatmap of many": lambda: visualizing.plot_2d_heatmap(torch.rand(500, 200), *LABELS, x_max=50),
     "raster": lambda: visualizing.plot_1d_spikes(spikes(), *LABELS),
     "raster of many": lambda: visualizing.plot_1d_spikes(spikes(300, 64), *LABELS, figsize=(12, 8), dpi=200),
     "raster without rates": lambda: visualizing.plot_1d_spikes(spikes(), *LABELS, plot_firing_rate=False),
     "feature map": lambda: visualizing.plot_2d_feature_map(torch.rand(10, 28, 28), 2, 5, 2, "ten maps"),
-    "one neuron": lambda: visualizing.plot_one_neuron_v_s(torch.rand(80), spikes(80, 1)),
     "before the reset": lambda: visualizing.plot_one_neuron_v_s(torch.rand(80), spikes(80, 1), h=torch.rand(80, 1)),
     "soft reset": lambda: visualizing.plot_one_neuron_v_s(torch.rand(30), spikes(30, 1), v_threshold=2.5, v_reset=None),
     "surrogate": lambda: visualizing.plot_surrogate_function(surrogate.ATan()),
@@ -137,8 +135,6 @@ def test_tensors_and_arrays_of_any_type(values):
     [
         (lambda: visualizing.plot_2d_heatmap(torch.rand(5), *LABELS), r"shape \[T, N\].*\[5\]"),
         (lambda: visualizing.plot_2d_heatmap(torch.rand(0, 3), *LABELS), r"\[0, 3\]"),
-        (lambda: visualizing.plot_1d_spikes(torch.rand(5, 2, 3), *LABELS), r"shape \[T, N\]"),
-        (lambda: visualizing.plot_2d_feature_map(torch.rand(4, 4), 1, 1), r"shape \[C, W, H\]"),
         (lambda: visualizing.plot_2d_feature_map(torch.rand(5, 4, 4), 2, 2), "no room for the 5 maps"),
         (lambda: visualizing.plot_one_neuron_v_s(torch.rand(5, 2), torch.zeros(5, 2)), r"shape \[T\]"),
         (lambda: visualizing.plot_curves({"a": [1, 2]}, *LABELS, x=[1]), "same first dimension"),
@@ -151,14 +147,14 @@ def test_wrong_shapes_are_value_errors_that_say_so(draw, words):
 
 def test_no_pyplot_no_display_no_global_state(tmp_path):
     code = (
-        "import sys, torch; from snn_mnist import visualizing as v\n"
-        "assert not any(m.startswith('matplotlib') for m in sys.modules), 'imported too early'\n"
+        "import sys; from snn_mnist import visualizing as v\n"
+        "assert not {'torch', 'matplotlib'} & sys.modules.keys(), 'imported too early'\n"
         "import matplotlib; before = matplotlib.rcParams.copy()\n"
-        "v.plot_1d_spikes(torch.ones(4, 3), 't', 'x', 'y').savefig('a.png')\n"
+        "v.plot_1d_spikes([[1, 0]], 't', 'x', 'y').savefig('a.png')\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
         "assert matplotlib.rcParams.copy() == before\n"
         "import matplotlib.pyplot as plt\n"
-        "figure = v.plot_2d_heatmap(torch.ones(4, 3), 't', 'x', 'y')\n"
+        "figure = v.plot_2d_heatmap([[1, 0]], 't', 'x', 'y')\n"
         "assert plt.gcf() is figure  # so that plt.show() shows it\n"
     )
     path = ":".join(filter(None, sys.path))
