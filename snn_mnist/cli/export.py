@@ -99,8 +99,8 @@ def _export_nir(saved: SavedNetwork, out: Path, options: ExportOptions) -> None:
     from snn_mnist.data.datasets import load_dataset
     from snn_mnist.export import nir, verify
 
-    graph = nir.export_nir(saved, out, options.dt, options.discretization, options.allow_lossy)
-    print(wrapped(f"{out}: {nir.describe(graph)}"))
+    about = nir.export_nir(saved, out, options.dt, options.discretization, options.allow_lossy)
+    print(wrapped(f"{out}: {about}"))
     if not options.verify:
         return
     images = load_dataset(saved.config.dataset, saved.config.data_dir).test.images[:VERIFIED]

@@ -50,21 +50,15 @@ def package() -> Any:
 
 def export_nir(
     saved: SavedNetwork, out: Path, dt: float = DEFAULT_DT, discretization: str = "euler", allow_lossy: bool = False
-) -> Any:
-    """Write a NIR file; return its graph. The arguments are those of `build`."""
-    graph = build(saved, dt, discretization, allow_lossy)
-    buffer = io.BytesIO()
+) -> str:
+    """Write a NIR file; return one line about it. The arguments are those of `build`."""
+    graph, buffer = build(saved, dt, discretization, allow_lossy), io.BytesIO()
     package().write(buffer, graph)
     make_directory(out.parent, "-out")
     write_file(out, buffer.getvalue(), "-out")
-    return graph
-
-
-def describe(graph: Any) -> str:
-    """Return one line about a graph of `build`."""
-    neurons, about = graph.nodes["neurons"], graph.metadata
+    neurons = graph.nodes["neurons"]
     nodes = f"Input({PIXELS}) → Affine → {type(neurons).__name__}({CLASSES}) → Output"
-    time = f"dt {about['dt']:g} s, {about['discretization']}, tau {about['tau']:g} steps"
+    time = f"dt {dt:g} s, {discretization}, tau {saved.config.tau:g} steps"
     return f"{nodes}, {time}, threshold {float(neurons.v_threshold[0])!r}"
 
 

@@ -114,16 +114,16 @@ def figures(study: optuna.Study, plan: Plan) -> dict[str, Any]:
     complete = [trial for trial in trials_of(study) if trial.state == TrialState.COMPLETE]
     names = [name for name in plan.space if len({trial.params[name] for trial in complete}) > 1]
     lists = [name for name in names if isinstance(plan.space[name], Choices)]
-    drawn: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     if names:
-        drawn["settings.png"] = against_each(complete, len(trials_of(study)), names, plan)
+        found["settings.png"] = against_each(complete, len(trials_of(study)), names, plan)
     if len(lists) > 1:
-        drawn["grid.png"] = over_grid(complete, lists[0], lists[1])
+        found["grid.png"] = over_grid(complete, lists[0], lists[1])
     with drawing.own_style():
-        drawn["history.png"] = optunas.plot_optimization_history(study, target_name="held-out accuracy").figure
+        found["history.png"] = optunas.plot_optimization_history(study, target_name="held-out accuracy").figure
         if len(names) > 1 and len(complete) > 3 and len({trial.value for trial in complete}) > 1:
-            drawn["importance.png"] = optunas.plot_param_importances(study, params=names).figure
-    return drawn
+            found["importance.png"] = optunas.plot_param_importances(study, params=names).figure
+    return found
 
 
 @drawing.own_style()
@@ -163,10 +163,10 @@ def over_grid(complete: Sequence[FrozenTrial], x: str, y: str) -> Figure:
     figure = drawing.own_figure((8.0, 6.0))
     axes = figure.add_subplot()
     image = axes.imshow(means, aspect="auto", origin="lower")
+    middle = (np.nanmin(means) + np.nanmax(means)) / 2
     for row, column in np.ndindex(means.shape):
-        runs = cells.get((row, column), [])
-        dark = bool(runs) and means[row, column] < (np.nanmin(means) + np.nanmax(means)) / 2
-        text, colour = percent(runs) if runs else "no complete\ntrial", "white" if dark else "black"
+        text = percent(cells[row, column]) if (row, column) in cells else "no complete\ntrial"
+        colour = "white" if means[row, column] < middle else "black"
         axes.text(column, row, text, ha="center", va="center", color=colour)
     drawing.style(axes, f"Accuracy over {x} and {y}: mean ± standard deviation of all runs", x, y)
     axes.set_xticks(range(len(across)), map(show, across))
