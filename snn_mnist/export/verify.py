@@ -86,11 +86,12 @@ def compare(
             found[package] = "not installed"
             continue
         try:
-            foreign = nir_file.read(path)
-            if discretization == "exact" and config.neuron == "lif":  # the tau of Euler's steps
-                nir_file.parts(foreign)[2].tau = dt / nir_file.gain_of(nir_file.parts(foreign)[2], dt, discretization)
+            for_euler = nir_file.read(path)
+            if discretization == "exact" and config.neuron == "lif":
+                leaky = nir_file.parts(for_euler)[2]
+                leaky.tau = dt / nir_file.gain_of(leaky, dt, discretization)
             with quiet():
-                found[label] = agreement(make(foreign, dt))
+                found[label] = agreement(make(for_euler, dt))
         except Exception as error:  # whatever another package raises is its result
             found[label] = f"can't run it ({type(error).__name__}: {reason(error)})"
     return found
