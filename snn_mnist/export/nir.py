@@ -209,8 +209,8 @@ def import_nir(
         return float(values[0])
 
     metadata = graph.metadata if isinstance(graph.metadata, dict) else {}
-    own = {name: x.decode() if isinstance(x, bytes) else np.asarray(x).item() for name, x in metadata.items()}
-    own = own if str(own.get("program")).startswith("snn_mnist ") else {}
+    ours = str(metadata.get("program")).startswith("snn_mnist ")
+    own = {name: np.asarray(value).item() for name, value in metadata.items()} if ours else {}
     known: dict[str, Any] = {"dt": DEFAULT_DT, "discretization": "euler", "T": 100} | own
     dt, discretization = dt or known["dt"], discretization or known["discretization"]
     steps = steps or known["T"]

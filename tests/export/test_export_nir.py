@@ -61,7 +61,7 @@ def test_the_file_holds_the_shifted_network_in_seconds(tmp_path):
     np.testing.assert_array_equal(affine.weight, weights())
     assert affine.weight.dtype == np.float32 and not affine.bias.any()
     told = graph.metadata
-    assert (told["T"], told["dt"], told["discretization"]) == (30, 1e-3, b"euler")
+    assert (told["T"], told["dt"], told["discretization"]) == (30, 1e-3, "euler")
     neurons = nir.read(str(written(tmp_path, network(neuron="if"), dt=1e-4))).nodes["neurons"]
     assert isinstance(neurons, nir.IF) and np.all(neurons.r * 1e-4 == 1.0)
 
@@ -133,7 +133,7 @@ def test_at_the_threshold_we_fire_and_so_does_the_file():
         loaded.net.weight.fill_(2.0 / 784)  # X = 2, H = 1
     ours, graph = verify.reference(loaded, spikes, np.float32), nir_file.build(loaded)
     assert ours.all() and nir_file.simulate(graph, spikes, 1e-4, dtype=np.float32)[0].all()
-    graph.nodes["neurons"].v_threshold = np.ones(10)
+    graph.nodes["neurons"].v_threshold = np.ones(())  # one number for all neurons
     assert not nir_file.simulate(graph, spikes, 1e-4, dtype=np.float32)[0].all()
 
 
@@ -231,10 +231,9 @@ def lif(shape=10, **changes):
         lif(v_leak=-0.25, v_reset=-0.25, v_threshold=0.5),
         nir.IF(r=np.full(10, 1e4), v_threshold=np.full(10, 3.0)),
         nir.IF(r=np.full(10, 5e3), v_threshold=np.linspace(1.0, 3.0, 10)),
-        lif((), tau=3e-4, v_threshold=0.5),  # files of other programs may hold one number for all neurons
-        lif(1),
+        lif(1, tau=3e-4, v_threshold=0.5),  # files of other programs may hold one number for all neurons
     ],
-    ids=["plain", "r tau", "r", "thresholds", "reset", "if", "if r", "scalars", "[1]"],
+    ids=["plain", "r tau", "r", "thresholds", "reset", "if", "if r", "one number"],
 )
 def test_an_imported_network_gives_the_spikes_of_the_file(tmp_path, neurons):
     path = foreign(tmp_path, *chain(neurons))
