@@ -2,6 +2,4 @@
 
 from snn_mnist.core import base, conversion, encoding, functional, layer, learning, monitor, neuron, surrogate
 
-__all__ = [
-    "base", "conversion", "encoding", "functional", "layer", "learning", "monitor", "neuron", "surrogate",
-]  # fmt: skip
+__all__ = ["base", "conversion", "encoding", "functional", "layer", "learning", "monitor", "neuron", "surrogate"]

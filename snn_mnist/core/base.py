@@ -78,9 +78,6 @@ class MemoryModule(StepModule, nn.Module):
     def named_memories(self) -> Iterator[tuple[str, Any]]:
         yield from self._memories.items()
 
-    def memories(self) -> Iterator[Any]:
-        yield from self._memories.values()
-
     def single_step_forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Compute one time step x [N, *]."""
         raise NotImplementedError(f"{type(self).__name__} must define single_step_forward(x)")
@@ -234,18 +231,13 @@ def _of_kind(data: Any, parts: list[Any]) -> Any:
     return type(data)(*parts) if hasattr(data, "_fields") else type(data)(parts)
 
 
-def first_tensor(data: Any) -> Tensor:
-    """Return the tensor, or the first of a (nested) tuple."""
-    while isinstance(data, tuple | list) and data:
-        data = data[0]
-    if not isinstance(data, Tensor):
-        raise TypeError(f"a sequence must be a tensor [T, N, *] or a tuple of tensors, not {type(data).__name__}")
-    return data
-
-
 def check_sequence(x_seq: Any, dimensions: int = 1) -> Tensor:
-    """Return the first tensor; RuntimeError unless it has at least one time step and so many dimensions."""
-    first = first_tensor(x_seq)
+    """Return the tensor or the first of a tuple; RuntimeError unless it has a time step and so many dimensions."""
+    first = x_seq
+    while isinstance(first, tuple | list) and first:
+        first = first[0]
+    if not isinstance(first, Tensor):
+        raise TypeError(f"a sequence must be a tensor [T, N, *] or a tuple of tensors, not {type(first).__name__}")
     if first.dim() < dimensions or first.shape[0] == 0:
         raise RuntimeError(
             f"step mode m needs a sequence [T, N, *] with T >= 1, but got shape {list(first.shape)}; "

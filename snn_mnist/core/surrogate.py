@@ -247,9 +247,9 @@ class FormulaSurrogate(SurrogateFunctionBase):
 SURROGATES: dict[str, type[FormulaSurrogate]] = {}  # name of the formula -> its class
 
 
-def _both_styles(class_name: str, name: str, gradient: str) -> tuple[Any, SurrogateFunction]:
-    """Return the class and the function of a formula."""
-    formula = FORMULAS[name]
+def _both_styles(class_name: str, gradient: str) -> tuple[Any, SurrogateFunction]:
+    """Return the class and the function of the formula of that name."""
+    formula = next(f for f in FORMULAS.values() if f.name.replace("_", "") == class_name.lower())
     function = SurrogateFunction(formula)
     parameters = formula.defaults | {"spiking": True}  # so help() shows e.g. (alpha=2.0, spiking=True)
     kind = Parameter.POSITIONAL_OR_KEYWORD
@@ -261,33 +261,27 @@ def _both_styles(class_name: str, name: str, gradient: str) -> tuple[Any, Surrog
         "spiking_function": staticmethod(function.apply),
         "primitive_function": staticmethod(function.primitive),
     }
-    SURROGATES[name] = type(class_name, (FormulaSurrogate,), attributes)
-    return SURROGATES[name], function
+    SURROGATES[formula.name] = type(class_name, (FormulaSurrogate,), attributes)
+    return SURROGATES[formula.name], function
 
 
-PiecewiseQuadratic, piecewise_quadratic = _both_styles(
-    "PiecewiseQuadratic", "piecewise_quadratic", "max(0, a - a^2 |x|)"
-)
-PiecewiseExp, piecewise_exp = _both_styles("PiecewiseExp", "piecewise_exp", "a/2 exp(-a |x|)")
-Sigmoid, sigmoid = _both_styles("Sigmoid", "sigmoid", "a sigma(a x) (1 - sigma(a x))")
-SoftSign, soft_sign = _both_styles("SoftSign", "soft_sign", "a / (2 (1 + |a x|)^2)")
-SuperSpike, super_spike = _both_styles("SuperSpike", "super_spike", "a / (1 + |x|)^2; no primitive")
-ATan, atan = _both_styles("ATan", "atan", "a/2 / (1 + (pi a x / 2)^2)")
-NonzeroSignLogAbs, nonzero_sign_log_abs = _both_styles("NonzeroSignLogAbs", "nonzero_sign_log_abs", "1 / (1/a + |x|)")
-Erf, erf = _both_styles("Erf", "erf", "a / sqrt(pi) exp(-a^2 x^2)")
-PiecewiseLeakyReLU, piecewise_leaky_relu = _both_styles(
-    "PiecewiseLeakyReLU", "piecewise_leaky_relu", "1 / (2 w) for |x| < w, else c"
-)
+PiecewiseQuadratic, piecewise_quadratic = _both_styles("PiecewiseQuadratic", "max(0, a - a^2 |x|)")
+PiecewiseExp, piecewise_exp = _both_styles("PiecewiseExp", "a/2 exp(-a |x|)")
+Sigmoid, sigmoid = _both_styles("Sigmoid", "a sigma(a x) (1 - sigma(a x))")
+SoftSign, soft_sign = _both_styles("SoftSign", "a / (2 (1 + |a x|)^2)")
+SuperSpike, super_spike = _both_styles("SuperSpike", "a / (1 + |x|)^2; no primitive")
+ATan, atan = _both_styles("ATan", "a/2 / (1 + (pi a x / 2)^2)")
+NonzeroSignLogAbs, nonzero_sign_log_abs = _both_styles("NonzeroSignLogAbs", "1 / (1/a + |x|)")
+Erf, erf = _both_styles("Erf", "a / sqrt(pi) exp(-a^2 x^2)")
+PiecewiseLeakyReLU, piecewise_leaky_relu = _both_styles("PiecewiseLeakyReLU", "1 / (2 w) for |x| < w, else c")
 SquarewaveFourierSeries, squarewave_fourier_series = _both_styles(
-    "SquarewaveFourierSeries", "squarewave_fourier_series", "4/T sum_{i=1}^{n-1} cos((2i - 1) 2 pi x / T)"
+    "SquarewaveFourierSeries", "4/T sum_{i=1}^{n-1} cos((2i - 1) 2 pi x / T)"
 )
-S2NN, s2nn = _both_styles("S2NN", "s2nn", "a sigma(a x) (1 - sigma(a x)) for x < 0, b / (x + 1) for x >= 0")
-QPseudoSpike, q_pseudo_spike = _both_styles("QPseudoSpike", "q_pseudo_spike", "(1 + 2 |x| / (a - 1))^-a")
-LeakyKReLU, leaky_k_relu = _both_styles("LeakyKReLU", "leaky_k_relu", "k for x >= 0, leak for x < 0")
+S2NN, s2nn = _both_styles("S2NN", "a sigma(a x) (1 - sigma(a x)) for x < 0, b / (x + 1) for x >= 0")
+QPseudoSpike, q_pseudo_spike = _both_styles("QPseudoSpike", "(1 + 2 |x| / (a - 1))^-a")
+LeakyKReLU, leaky_k_relu = _both_styles("LeakyKReLU", "k for x >= 0, leak for x < 0")
 FakeNumericalGradient, fake_numerical_gradient = _both_styles(
-    "FakeNumericalGradient", "fake_numerical_gradient", "min(sign(x) / x, a); no primitive"
+    "FakeNumericalGradient", "min(sign(x) / x, a); no primitive"
 )
-LogTailedReLU, log_tailed_relu = _both_styles(
-    "LogTailedReLU", "log_tailed_relu", "a for x <= 0, 1 for x <= 1, 1/x beyond"
-)
-Rect, rect = _both_styles("Rect", "rect", "a for |x| < 1 / (2 a), else 0")
+LogTailedReLU, log_tailed_relu = _both_styles("LogTailedReLU", "a for x <= 0, 1 for x <= 1, 1/x beyond")
+Rect, rect = _both_styles("Rect", "a for |x| < 1 / (2 a), else 0")
