@@ -87,7 +87,8 @@ class MemoryModule(StepModule, nn.Module):
         return each_step(lambda x: self.single_step_forward(x, *args, **kwargs), x_seq)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        now = backward_pass()
+        # a number of the running backward pass, -1 outside of one
+        now = -1 if torch.compiler.is_compiling() else torch._C._current_graph_task_id()
         if now >= 0 and self._advanced_in not in (None, now) and self.forward_changes_memories:
             raise RuntimeError(
                 f"the forward pass of {type(self).__name__} runs again inside the backward pass (activation "
@@ -153,11 +154,6 @@ class MemoryModule(StepModule, nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:  # for copy.deepcopy and pickle, which refuse tensors of a graph
         return self.__dict__ | {"_memories": self._detached()}
-
-
-def backward_pass() -> int:
-    """Return a number of the backward pass that is running, -1 outside of one."""
-    return -1 if torch.compiler.is_compiling() else torch._C._current_graph_task_id()
 
 
 def floating(x: Tensor, who: str) -> Tensor:

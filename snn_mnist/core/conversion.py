@@ -21,6 +21,7 @@ classification", Frontiers in Neuroscience 11 (2017) (soft reset, percentile).
 
 import copy
 import itertools
+import math
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -90,7 +91,7 @@ class Converter(nn.Module):
         fuse_flag: bool = True,
     ) -> None:
         super().__init__()
-        check_mode(mode)
+        self.share = share(mode)
         self.dataloader, self.device, self.mode = dataloader, device, mode
         self.momentum, self.fuse_flag = momentum, fuse_flag
 
@@ -110,12 +111,17 @@ class Converter(nn.Module):
         _compare(ShapeProp(net).propagate(first), ann(first.clone()))
         if self.fuse_flag:
             fuse(net)
-        calibration = _Calibration(net, relus, self.mode, self.momentum)
+        calibration = _Calibration(net, relus, self)
         for images in itertools.chain([first], batches):
             calibration.run(images)
         _give_step_modes(net)
-        for number, node in enumerate(relus):
-            _replace_by_if_node(net, node, number, calibration.scale(node))
+        for number, (node, scale) in enumerate(calibration.scales.items()):
+            if not 0 < scale < math.inf:
+                raise ValueError(
+                    f"mode={self.mode!r} gives the activations of {node.name!r} the scale {scale:g}, which must be "
+                    "above 0 and finite; give other data, or mode='Max'"
+                )
+            _replace_by_if_node(net, node, number, scale)
         net.delete_all_unused_submodules()
         net.graph.lint()
         net.recompile()
@@ -135,47 +141,39 @@ def _refuse_computed_weights(ann: nn.Module) -> None:
 # ---- scales --------------------------------------------------------------------------------------------------
 
 
-def check_mode(mode: str | float) -> None:
-    """ValueError unless it is 'Max', a percentage such as '99.9%' or a number in (0, 1]."""
+def share(mode: str | float) -> float:
+    """Return 1 for 'Max', 0.999 for '99.9%' and a number itself; ValueError unless it is in (0, 1]."""
     try:
-        share = mode
-        if isinstance(mode, str):
-            share = float(mode[:-1]) / 100 if mode.endswith("%") else {"max": 1}[mode.lower()]
-        good = not isinstance(mode, bool) and 0 < float(share) <= 1
-    except (TypeError, ValueError, KeyError):
-        good = False
-    if not good:
+        text = str(mode).lower()
+        found = 1.0 if text == "max" else float(text.removesuffix("%")) / (100 if "%" in text else 1)
+    except ValueError:
+        found = math.nan
+    if not 0 < found <= 1:
         raise ValueError(
             f"mode={mode!r} is not supported; use 'Max', a percentage such as '99.9%', or a number in (0, 1]"
         )
+    return found
 
 
 class _Calibration(fx.Interpreter):
     """Runs the ANN on batches and keeps s of each ReLU, the moving average over the batches."""
 
-    def __init__(self, net: fx.GraphModule, relus: list[fx.Node], mode: str | float, momentum: float) -> None:
+    def __init__(self, net: fx.GraphModule, relus: list[fx.Node], settings: Converter) -> None:
         super().__init__(net)
-        self.relus, self.mode, self.momentum = set(relus), mode, momentum
+        self.relus, self.share, self.momentum = set(relus), settings.share, settings.momentum
+        self.percentile = str(settings.mode).endswith("%")
         self.scales: dict[fx.Node, float] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         y = super().run_node(n)
         if n in self.relus:
-            if isinstance(self.mode, str) and self.mode.endswith("%"):
-                scale = float(np.percentile(y.double().cpu().numpy(), float(self.mode[:-1])))
+            if self.percentile:
+                scale = float(np.quantile(y.double().cpu().numpy(), self.share))
             else:
-                scale = y.max().item() * (1.0 if isinstance(self.mode, str) else self.mode)
+                scale = y.max().item() * self.share
             before = self.scales.get(n, scale)
             self.scales[n] = (1 - self.momentum) * before + self.momentum * scale
         return y
-
-    def scale(self, node: fx.Node) -> float:
-        if not 0 < (scale := self.scales[node]) < float("inf"):
-            raise ValueError(
-                f"mode={self.mode!r} gives the activations of {node.name!r} the scale {scale:g}, which must be above 0 "
-                "and finite; give other data, or mode='Max'"
-            )
-        return scale
 
 
 # ---- the graph -----------------------------------------------------------------------------------------------

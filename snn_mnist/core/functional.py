@@ -19,8 +19,7 @@ def reset_net(net: nn.Module) -> None:
 
 
 def detach_net(net: nn.Module) -> None:
-    """Call `detach()` of every module that has one: memories keep their value and lose their graph (truncated
-    back-propagation through time)."""
+    """Call `detach()` of every module that has one: memories keep their value without its graph (truncated BPTT)."""
     _call_everywhere(net, "detach")
 
 

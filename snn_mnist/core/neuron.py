@@ -22,15 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import hardtanh
 
-from snn_mnist.core.base import (
-    HALF_PRECISION,
-    MemoryModule,
-    check_sequence,
-    check_step_mode,
-    floating,
-    real_number,
-    state_dtype,
-)
+from snn_mnist.core.base import MemoryModule, check_sequence, check_step_mode, floating, real_number, state_dtype
 from snn_mnist.core.surrogate import SURROGATES, Sigmoid, checked_parameters
 from snn_mnist.kernels.neuron import NeuronSpec
 
@@ -147,8 +139,7 @@ class BaseNode(MemoryModule):
         """Return the spikes [N, *] of one step x [N, *]."""
         x = floating(x, type(self).__name__)
         dtype = x.dtype
-        if dtype in HALF_PRECISION:
-            x = x.float()
+        x = x.to(state_dtype(x))
         self._prepare(x)
         self.neuronal_charge(x)
         self.v = bounded(self.v)

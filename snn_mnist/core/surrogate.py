@@ -121,11 +121,6 @@ class SurrogateFunction:
         given = dict(zip(self.formula.defaults, args, strict=False)) | kwargs
         return function.apply(x, self.formula, *checked_parameters(self.formula, given).values())
 
-    __call__ = apply
-
-    def __repr__(self) -> str:
-        return f"<surrogate function {self.formula.name}>"
-
 
 def checked_parameters(formula: Formula, given: dict[str, Any]) -> dict[str, Any]:
     """Return name -> number; a parameter to be learned stays a tensor, and needs a primitive."""

@@ -274,7 +274,7 @@ def test_memory_does_not_depend_on_T():
     with torch.no_grad():
         for _ in range(20):
             snn(x)
-            memories = [value for m in snn.modules() if isinstance(m, neuron.IFNode) for value in m.memories()]
+            memories = [value for m in snn.modules() if isinstance(m, neuron.IFNode) for _, value in m.named_memories()]
             kept.append(sum(torch.as_tensor(value).numel() for value in memories))
     assert kept[0] == kept[-1] > 0
 

@@ -204,10 +204,8 @@ def test_values_and_gradients_in_torch(case, dtype):
     close, x64 = closeness(name, str(dtype).removeprefix("torch.")), torch.tensor(POINTS)
     m, function = module(name, *parameters), getattr(surrogate, name)
     named = dict(zip(FORMULAS[name].defaults, parameters, strict=True))
-    runs = [
-        (run, (x64 >= 0).double())
-        for run in (m, lambda x: function.apply(x, *parameters), lambda x: function(x, **named))
-    ]
+    steps = m, lambda x: function.apply(x, *parameters), lambda x: function.apply(x, **named)
+    runs = [(run, (x64 >= 0).double()) for run in steps]
     if p is None:
         for call in (lambda: module(name, spiking=False), lambda: m.primitive(x64), lambda: function.primitive(x64)):
             with pytest.raises(ValueError, match="no primitive"):
@@ -233,31 +231,26 @@ def test_gradient_is_the_slope_of_the_primitive(case):
     torch.testing.assert_close(m.gradient(x), slope, rtol=1e-5, atol=1e-8)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("case", CASES, ids=ids)
 def test_no_nan_anywhere(case, dtype):
-    m, finfo = module(case[0], *case[1]), torch.finfo(dtype)
-    dense = torch.linspace(-1e4, 1e4, 20001, dtype=dtype)
+    m, finfo, waves = module(case[0], *case[1]), torch.finfo(dtype), case[0] == "squarewave_fourier_series"
+    dense = torch.linspace(-1e4, 1e4, 20001, dtype=torch.float64).to(dtype)
     tiny = finfo.tiny * torch.tensor([-1.0, 0.0, -0.0, 1e-3, 1.0], dtype=dtype)
-    huge = torch.tensor([-1.0, -0.3, 0.3, 1.0], dtype=dtype) * finfo.max
-    x = torch.cat([dense, tiny, huge, torch.tensor([-1e38, -1e20, 1e20, 1e38], dtype=dtype)])
-    waves = case[0] == "squarewave_fourier_series"
+    huge = torch.tensor([-1.0, -0.3, -1e-9, 1e-9, 0.3, 1.0], dtype=torch.float64) * finfo.max
+    x = torch.cat([dense, tiny, huge.to(dtype)])
     if waves:  # the argument of its cosines may not overflow
-        x = x[x.abs() < 1e37]
+        x, dense = (values[values.abs() < finfo.max / 50] for values in (x, dense))
     else:
         assert not m.gradient(torch.tensor([-math.inf, math.inf], dtype=dtype)).isnan().any()
-    assert m.gradient(x).isfinite().all()
+    gradient = m.gradient(x)
+    assert gradient.dtype == dtype and gradient.isfinite().all()
     if m.formula.primitive is not None:
         assert not m.primitive(x).isnan().any() and m.primitive(dense).isfinite().all()
-        assert waves or (m.primitive(dense).diff() >= -1e-6).all(), "a primitive rises"
+        assert waves or finfo.bits == 16 or (m.primitive(dense).diff() >= -1e-6).all(), "a primitive rises"
 
 
-def test_plain_numbers_and_text():
-    assert FORMULAS["atan"].gradient(0.0, 2.0) == 1.0
-    assert FORMULAS["piecewise_quadratic"].primitive(5.0, 1.0) == 1.0
-    assert expression(FORMULAS["nonzero_sign_log_abs"].gradient, {"alpha": 4.0}, "c") == "(1.0f / (0.25f + fabsf(x)))"
-    text = expression(FORMULAS["leaky_k_relu"].gradient, {"leak": 0.5, "k": 1.0}, "python")
-    assert text == "where((x < f32(0.0)), f32(0.5), f32(1.0))"
+def test_a_formula_does_not_branch_in_python():
     with pytest.raises(TypeError, match="where"):
         expression(lambda x: x if x > 0 else -x, {}, "c")
 
@@ -270,7 +263,6 @@ def test_parameters():
     m = surrogate.Sigmoid(alpha=4.0)
     m.alpha = 1.0  # a changed attribute counts at once
     assert m.gradient(torch.zeros(1)).item() == 0.25 and list(m.state_dict()) == []
-    assert "atan" in repr(surrogate.atan)
 
 
 @pytest.mark.parametrize(
@@ -295,13 +287,6 @@ def test_parameters():
 def test_wrong_parameters(error, make, message):
     with pytest.raises(error, match=message):
         make()
-
-
-def test_half_precision():
-    for name in FORMULAS:
-        x16 = torch.tensor([-900.0, -0.5, 0.0, 0.5, 900.0], dtype=torch.bfloat16, requires_grad=True)
-        module(name)(x16).sum().backward()
-        assert x16.grad.dtype == torch.bfloat16 and x16.grad.isfinite().all()
 
 
 # ---- parameters to be learned, and surrogates of one's own --------------------------------------------------
@@ -330,22 +315,30 @@ def test_a_parameter_gets_the_derivative_of_the_primitive(name, parameter, spiki
         torch.testing.assert_close(grad, learned.grad)
 
 
-@pytest.mark.parametrize("spiking", [True, False])
-@pytest.mark.parametrize("name", WITH_PRIMITIVE)
+@pytest.mark.parametrize("name, spiking", [*((name, True) for name in ORACLE), *((n, False) for n in WITH_PRIMITIVE)])
 def test_second_derivatives(name, spiking):
-    """Of a penalty on the gradients by x and by a learned parameter, against finite differences of the penalty."""
-    start = dict(zip(FORMULAS[name].defaults, ORACLE[name][1][-1], strict=True))
-    parameter = next(n for n in start if n != "n")
+    """g' is torch's derivative of the formula; a penalty on the gradients by x and a learned parameter, which needs a
+    primitive, is that of finite differences."""
+    parameters = ORACLE[name][1][-1]
+    start = dict(zip(FORMULAS[name].defaults, parameters, strict=True))
     points = torch.tensor([-2.1, -0.71, -0.02, 0.013, 0.29, 1.7], dtype=torch.float64)
-
-    function = getattr(surrogate, name)
+    function = getattr(getattr(surrogate, name), "apply" if spiking else "primitive")
+    x, twin = (points.clone().requires_grad_() for _ in range(2))
+    ours = torch.autograd.grad(function(x, *parameters).sum(), x, create_graph=True)[0]
+    second, expected = (
+        torch.autograd.grad(g.sum() + 0 * z.sum(), z)[0]
+        for g, z in ((ours, x), (ORACLE[name][2](twin, *parameters), twin))
+    )
+    torch.testing.assert_close(second, expected, rtol=1e-9, atol=1e-12)
+    if name not in WITH_PRIMITIVE:
+        return
+    parameter = next(n for n in start if n != "n")
 
     def penalty(x, value):
-        y = (function.apply if spiking else function.primitive)(x, **(start | {parameter: value}))
+        y = function(x, **(start | {parameter: value}))
         gradients = torch.autograd.grad((y * torch.cos(3 * points)).sum(), (x, value), create_graph=True)
         return sum((g**2).sum() for g in gradients)
 
-    x = points.clone().requires_grad_()
     value = torch.tensor(start[parameter], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(penalty, (x, value), eps=1e-6, atol=1e-5, rtol=1e-4)
 
