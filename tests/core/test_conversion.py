@@ -267,18 +267,6 @@ def test_layers_of_the_core_convert_alike_and_both_step_modes_agree():
         assert torch.equal(b(x.expand(7, *x.shape)), steps)
 
 
-def test_memory_does_not_depend_on_T():
-    snn, x = conversion.Converter([images()])(conv_net()), images(4)
-    functional.reset_net(snn)
-    kept = []
-    with torch.no_grad():
-        for _ in range(20):
-            snn(x)
-            memories = [value for m in snn.modules() if isinstance(m, neuron.IFNode) for _, value in m.named_memories()]
-            kept.append(sum(torch.as_tensor(value).numel() for value in memories))
-    assert kept[0] == kept[-1] > 0
-
-
 @pytest.mark.parametrize("mode", ["min", "0%", "x%", "101%", 0, 1.5, True, None, float("nan")])
 def test_wrong_modes(mode):
     with pytest.raises(ValueError, match=rf"^mode={mode!r} is not supported; use 'Max', a percentage"):

@@ -65,23 +65,15 @@ CONVS = {
 }
 
 
-def shapes(synapse):
-    if isinstance(synapse, nn.Linear):
-        return (3, 5), (3, 4)
-    x = torch.zeros(3, synapse.in_channels, 7, 6, dtype=torch.double)
-    return x.shape, synapse.double()(x).shape
-
-
 @pytest.mark.parametrize("mode", ["s", "m"])
 @pytest.mark.parametrize("synapse", [LINEAR, *CONVS.values()], ids=["linear", *CONVS])
 def test_changes_are_those_of_all_pairs_of_spikes(mode, synapse):
     """The output spikes are given: identity modules stand for the synapse's neurons."""
-    synapse = copy.deepcopy(synapse).double()
-    neurons = nn.Identity()
+    synapse, neurons = copy.deepcopy(synapse).double(), nn.Identity()
+    pre = random_spikes(T, 3, *((5,) if isinstance(synapse, nn.Linear) else (synapse.in_channels, 7, 6)))
+    post = random_spikes(T, *synapse(pre[0]).shape, seed=1)
     learner = learning.STDPLearner(mode, synapse, neurons, **TAUS, f_pre=f_pre, f_post=f_post)
     functional.set_step_mode(synapse, mode)
-    pre_shape, post_shape = shapes(copy.deepcopy(synapse) if mode == "s" else single(synapse))
-    pre, post = random_spikes(T, *pre_shape), random_spikes(T, *post_shape, seed=1)
     expected = pairs(synapse.weight, pre, post) if synapse.weight.dim() == 2 else pairs_of_conv(synapse, pre, post)
     for inputs, outputs in zip(pre, post, strict=True) if mode == "s" else [(pre, post)]:
         synapse(inputs)
@@ -90,24 +82,6 @@ def test_changes_are_those_of_all_pairs_of_spikes(mode, synapse):
     powers = (1 - 1 / TAUS["tau_post"]) ** torch.arange(T - 1, -1, -1, dtype=torch.double)
     torch.testing.assert_close(learner.trace_post, torch.einsum("t,t...->...", powers, post), rtol=0, atol=1e-12)
     assert learner.step(on_grad=False) is None  # the records are used up
-
-
-def single(synapse):
-    other = copy.deepcopy(synapse)
-    functional.set_step_mode(other, "s")
-    return other
-
-
-def test_one_synapse_by_hand():
-    """tau 2: pre fires in steps 0 and 1, post in step 1. Traces 1 | 1.5, 0 | 1. w = 0.5, f = w:
-    step 1 gives 0.5 · 1.5 for pre before post, and takes 0.5 · 1 for post with pre."""
-    fc = nn.Linear(1, 1, bias=False)
-    nn.init.constant_(fc.weight, 0.5)
-    one, none = torch.ones(1, 1), torch.zeros(1, 1)
-    pre, post, change = learning.stdp_linear_single_step(fc, one, none, None, None, 2.0, 2.0)
-    assert (pre.item(), post.item(), change.item()) == (1.0, 0.0, 0.0)
-    pre, post, change = learning.stdp_linear_single_step(fc, one, one, pre, post, 2.0, 2.0)
-    assert (pre.item(), post.item(), change.item()) == (1.5, 1.0, 0.25)
 
 
 def test_conv1d_is_a_conv2d_of_height_one():

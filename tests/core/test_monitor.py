@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from snn_mnist.core import functional, layer, monitor, neuron
+from snn_mnist.network.network import SNN
 
 
 def make_net(mode="m"):
@@ -24,26 +25,8 @@ def batches(n=3, T=5):
     return [torch.rand(T, 3, 8, generator=generator) * 2 for _ in range(n)]
 
 
-def by_hand(net, register, names=("1", "3")):
-    """(layer name, data) in call order, by hooks of the test's own."""
-    log = []
-    for name in names:
-        register(net.get_submodule(name), lambda data, name=name: log.append((name, data)))
-    return log
-
-
-def same(mon, log):
-    assert len(mon.records) == len(log) == len(mon) > 0
-    for i, (record, (_, expected)) in enumerate(zip(mon.records, log, strict=True)):
-        assert torch.equal(record, expected) and torch.equal(mon[i], expected)
-    for name in mon.monitored_layers:
-        expected = [data for n, data in log if n == name]
-        assert len(mon[name]) == len(expected)
-        assert all(torch.equal(a, b) for a, b in zip(mon[name], expected, strict=True))
-
-
 NODES = (neuron.IFNode, neuron.LIFNode)
-FORWARD = {
+KINDS = {  # name -> (the monitor of a net, the same by a hook of a layer)
     "output": (
         lambda net: monitor.OutputMonitor(net, NODES),
         lambda m, log: m.register_forward_hook(lambda m, x, y: log(y)),
@@ -53,15 +36,13 @@ FORWARD = {
         lambda m, log: m.register_forward_pre_hook(lambda m, x: log(x[0])),
     ),
     "v before": (
-        lambda net: monitor.AttributeMonitor("v", True, net, NODES),
+        lambda net: monitor.AttributeMonitor("v", True, net, NODES, torch.as_tensor),  # a number before the first step
         lambda m, log: m.register_forward_pre_hook(lambda m, x: log(torch.as_tensor(m.v))),
     ),
     "v after": (
         lambda net: monitor.AttributeMonitor("v", pre_forward=False, net=net, instance=NODES),
         lambda m, log: m.register_forward_hook(lambda m, x, y: log(m.v)),
     ),
-}
-BACKWARD = {
     "grad input": (
         lambda net: monitor.GradInputMonitor(net, NODES),
         lambda m, log: m.register_full_backward_hook(lambda m, gi, go: log(gi[0])),
@@ -84,22 +65,21 @@ def run(net, x_seq, mode, backward):
 
 
 @pytest.mark.parametrize("mode", ["s", "m"])
-@pytest.mark.parametrize("kind", [*FORWARD, *BACKWARD])
+@pytest.mark.parametrize("kind", KINDS)
 def test_records_what_hooks_record(kind, mode):
-    net = make_net(mode)
-    make, register = (FORWARD | BACKWARD)[kind]
-    log = by_hand(net, register)
+    net, log = make_net(mode), []  # log: (layer, data) in call order
+    make, register = KINDS[kind]
+    for name in ("1", "3"):
+        register(net.get_submodule(name), lambda data, name=name: log.append((name, data)))
     mon = make(net)
-    if kind == "v before":
-        mon._function = torch.as_tensor  # v is a number before the first step
     assert mon.monitored_layers == ["1", "3"]
     for x in batches():
-        run(net, x, mode, kind in BACKWARD)
-    assert len(log) == 3 * 2 * (1 if mode == "m" else 5)
-    same(mon, log)
-    if kind in ("v after", "v before"):
-        return
-    assert any(record.abs().sum() > 0 for record in mon.records)
+        run(net, x, mode, "grad" in kind)
+    assert len(log) == len(mon) == 3 * 2 * (1 if mode == "m" else 5)
+    torch.testing.assert_close(mon.records, [data for _, data in log], rtol=0, atol=0)
+    for name in mon.monitored_layers:
+        torch.testing.assert_close(mon[name], [data for n, data in log if n == name], rtol=0, atol=0)
+    assert any(record.abs().sum() > 0 for record in mon.records) or (kind, mode) == ("v before", "m")
 
 
 def test_switching_clearing_removing():
@@ -216,10 +196,10 @@ def test_first_layer_has_no_gradient_of_its_input():
     assert mon.records == [None]
 
 
-@pytest.mark.parametrize("kind", [*FORWARD, *BACKWARD])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_net_is_saved_and_copied_without_its_monitor(kind):
     net, x = make_net(), batches(1)[0]
-    mon = (FORWARD | BACKWARD)[kind][0](net)
+    mon = KINDS[kind][0](net)
     run(net, x, "m", True)
     assert len(mon) == 2
     buffer = io.BytesIO()
@@ -234,3 +214,22 @@ def test_a_net_is_saved_and_copied_without_its_monitor(kind):
     assert len(mon) == before
     run(net, x, "m", True)
     assert len(mon) == before + 2, "the original is still watched"
+
+
+@pytest.mark.parametrize("mode", ["s", "m"])
+def test_hooks_and_new_modules_on_the_layer_of_the_programs_net(mode):
+    """SNN.forward calls its Sequential as a whole."""
+    net, x = SNN(step_mode=mode), torch.ones(*([5] if mode == "m" else []), 3, 784)
+    seen = []
+    net.layer.register_forward_hook(lambda m, x, y: seen.append(y.shape))
+    with monitor.OutputMonitor(net, nn.Sequential) as watched:
+        y = net(x)
+    assert seen == [y.shape] and watched.monitored_layers == ["layer"] and torch.equal(watched[0], y)
+    weight, spiking = net.weight, net.spiking
+    net.layer.insert(1, layer.Dropout(1.0, mode))  # everything is dropped
+    functional.reset_net(net)
+    assert net(x).sum() == 0 and net.weight is weight and net.spiking is spiking
+    net.layer[1] = nn.Identity()
+    net.layer.append(nn.Softplus())
+    functional.reset_net(net)
+    assert torch.equal(net(x), nn.functional.softplus(y)) and net.spiking is spiking
