@@ -47,7 +47,9 @@ def test_periodic():
     assert encoder.t == 2
     functional.reset_net(encoder)
     assert torch.equal(encoder(), spike[0]) and torch.equal(encoder(torch.rand(7)), spike[1])
-    assert torch.equal(encoding.PeriodicEncoder(spike, step_mode="m")(), spike)
+    multi = encoding.PeriodicEncoder(spike, step_mode="m")
+    assert torch.equal(multi(), spike) and torch.equal(multi(torch.zeros(7, 2, 3)), spike.repeat(2, 1, 1)[:7])
+    assert torch.equal(multi(torch.zeros(2, 2, 3)), spike[[3, 0]]), "it goes on where it was"
     assert encoder.double().spike.dtype == torch.float64 and encoder.state_dict() == {}
 
 
@@ -144,13 +146,6 @@ def test_weighted_phase_in_half_precision():
     assert torch.equal((2.0 ** -torch.arange(1, 11)[:, None] * spikes.float()).sum(0), x.float())
     with pytest.raises(ValueError, match="but got 1"):  # 1 - 2^-10 rounds to 1 in bfloat16
         encoding.WeightedPhaseEncoder(10)(torch.ones(1, dtype=torch.bfloat16))
-
-
-def test_periodic_sequence_of_any_length():
-    spike = torch.rand(3, 2).round()
-    encoder = encoding.PeriodicEncoder(spike, "m")
-    assert torch.equal(encoder(torch.zeros(7, 2)), spike.repeat(3, 1)[:7])
-    assert torch.equal(encoder(torch.zeros(2, 2)), spike[1:]), "it goes on where it was"
 
 
 @pytest.mark.parametrize("returns", [True, False])

@@ -16,6 +16,23 @@ PAIRS = [(neuron.IFNode, "torch"), (neuron.IFNode, "numba"), (neuron.LIFNode, "t
 PAIRS += [(neuron.ParametricLIFNode, "torch")]
 
 
+def small_net(mode="m"):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        layer.Linear(5, 6), neuron.LIFNode(), layer.Linear(6, 3), neuron.ParametricLIFNode(v_reset=None)
+    )
+    for p in net.parameters():
+        if p.dim() > 1:
+            p.data = p.data.abs() * 3
+    functional.set_step_mode(net, mode)
+    return net
+
+
+def sequence(mode="m"):
+    x = torch.rand(4, 2, 5, generator=torch.Generator().manual_seed(3))
+    return x if mode == "m" else x[0]
+
+
 # ---- state -----------------------------------------------------------------------------------------------
 
 
@@ -116,13 +133,6 @@ def batch(net, x, **kwargs):
     return y.item()
 
 
-def lif_net(mode, detach_reset=False):
-    torch.manual_seed(0)
-    node = neuron.LIFNode(step_mode=mode, detach_reset=detach_reset)
-    net = nn.Sequential(layer.Linear(5, 4, step_mode=mode), node)
-    return net, torch.rand(4, 2, 5) if mode == "m" else torch.rand(2, 5)
-
-
 def test_a_state_of_a_sequence_that_broke_off_is_not_spread_over_a_larger_batch():
     class Breaking(neuron.IFNode):
         def neuronal_charge(self, x):
@@ -140,7 +150,9 @@ def test_a_state_of_a_sequence_that_broke_off_is_not_spread_over_a_larger_batch(
 @pytest.mark.parametrize("detach_reset", [False, True])
 @pytest.mark.parametrize("mode", ["s", "m"])
 def test_backward_into_a_freed_graph_names_reset_net(mode, detach_reset):
-    net, x = lif_net(mode, detach_reset)
+    net, x = small_net(mode), sequence(mode)
+    for node in net[1::2]:
+        node.detach_reset = detach_reset
     batch(net, x)
     y = net(x).mean()  # the forward pass alone is no error: it may never be differentiated
     with pytest.raises(RuntimeError, match=r"functional\.reset_net\(net\) after each batch"):
@@ -151,7 +163,7 @@ def test_backward_into_a_freed_graph_names_reset_net(mode, detach_reset):
 
 @pytest.mark.parametrize("mode", ["s", "m"])
 def test_right_ways_to_go_on(mode):
-    net, x = lif_net(mode)
+    net, x = small_net(mode), sequence(mode)
     for _ in range(3):  # one state, one graph for each batch
         functional.reset_net(net)
         batch(net, x)
@@ -169,22 +181,6 @@ def test_right_ways_to_go_on(mode):
 
 
 # ---- replicas, checkpoints, transforms ---------------------------------------------------------------------
-
-
-def small_net(mode="m"):
-    torch.manual_seed(0)
-    net = nn.Sequential(
-        layer.Linear(5, 6), neuron.LIFNode(), layer.Linear(6, 3), neuron.ParametricLIFNode(v_reset=None)
-    )
-    for p in net.parameters():
-        if p.dim() > 1:
-            p.data = p.data.abs() * 3
-    functional.set_step_mode(net, mode)
-    return net
-
-
-def sequence():
-    return torch.rand(4, 2, 5, generator=torch.Generator().manual_seed(3))
 
 
 def test_replicas_have_their_own_memories():
