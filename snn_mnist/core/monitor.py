@@ -45,9 +45,16 @@ class Hook:
 
 
 class BaseMonitor:
-    """A list of records and the hooks that fill it; a subclass hooks one layer in `_hook`."""
+    """A list of records and the hooks that fill it; `record_of` is given what a registered hook is called with."""
 
-    def __init__(self, net: nn.Module, instance: type | tuple[type, ...] | None, function: Callable[[Any], Any]):
+    def __init__(
+        self,
+        net: nn.Module,
+        instance: type | tuple[type, ...] | None,
+        function: Callable[[Any], Any],
+        register: Callable[[nn.Module, Hook], RemovableHandle],
+        record_of: Callable[..., Any],
+    ):
         self.records: list[Any] = []
         self.name_records_index: dict[str, list[int]] = {}  # layer name -> places of its records
         self._function = function
@@ -58,10 +65,8 @@ class BaseMonitor:
         for name, module in net.named_modules():
             if isinstance(module, watched):
                 self.name_records_index[name] = []
-                self._handles.append(self._hook(name, module))
-
-    def _hook(self, name: str, module: nn.Module) -> RemovableHandle:
-        raise NotImplementedError
+                hook = Hook(lambda *given, name=name: self._record(name, record_of(*given)))
+                self._handles.append(register(module, hook))
 
     def _record(self, name: str, data: Any) -> None:
         if self._enabled:
@@ -121,20 +126,15 @@ class OutputMonitor(BaseMonitor):
     """Records each layer's output y = layer(x)."""
 
     def __init__(self, net: nn.Module, instance: Any = None, function_on_output: Callable = identity):
-        super().__init__(net, instance, function_on_output)
-
-    def _hook(self, name: str, module: nn.Module) -> RemovableHandle:
-        return module.register_forward_hook(Hook(lambda m, x, y: self._record(name, y)))
+        super().__init__(net, instance, function_on_output, nn.Module.register_forward_hook, lambda m, x, y: y)
 
 
 class InputMonitor(BaseMonitor):
     """Records each layer's input; a tuple where it has several."""
 
     def __init__(self, net: nn.Module, instance: Any = None, function_on_input: Callable = identity):
-        super().__init__(net, instance, function_on_input)
-
-    def _hook(self, name: str, module: nn.Module) -> RemovableHandle:
-        return module.register_forward_pre_hook(Hook(lambda m, x: self._record(name, _only(x))))
+        register = nn.Module.register_forward_pre_hook
+        super().__init__(net, instance, function_on_input, register, lambda m, x: _only(x))
 
 
 class AttributeMonitor(BaseMonitor):
@@ -148,31 +148,21 @@ class AttributeMonitor(BaseMonitor):
         instance: Any = None,
         function_on_attribute: Callable = identity,
     ):
-        self.attribute_name, self.pre_forward = attribute_name, pre_forward
-        super().__init__(net, instance, function_on_attribute)
-
-    def _hook(self, name: str, module: nn.Module) -> RemovableHandle:
-        hook = Hook(lambda module, *_: self._record(name, getattr(module, self.attribute_name)))
-        return module.register_forward_pre_hook(hook) if self.pre_forward else module.register_forward_hook(hook)
+        register: Any = nn.Module.register_forward_pre_hook if pre_forward else nn.Module.register_forward_hook
+        super().__init__(net, instance, function_on_attribute, register, lambda m, *_: getattr(m, attribute_name))
 
 
 class GradInputMonitor(BaseMonitor):
     """Records dL/d(input) of each layer, last layer first; None where the input needs no gradient."""
 
     def __init__(self, net: nn.Module, instance: Any = None, function_on_grad_input: Callable = identity):
-        super().__init__(net, instance, function_on_grad_input)
-
-    def _hook(self, name: str, module: nn.Module) -> RemovableHandle:
-        hook = Hook(lambda m, grad_in, grad_out: self._record(name, _only(grad_in)))
-        return module.register_full_backward_hook(hook)
+        register = nn.Module.register_full_backward_hook
+        super().__init__(net, instance, function_on_grad_input, register, lambda m, grad_in, grad_out: _only(grad_in))
 
 
 class GradOutputMonitor(BaseMonitor):
     """Records dL/d(output) of each layer, last layer first."""
 
     def __init__(self, net: nn.Module, instance: Any = None, function_on_grad_output: Callable = identity):
-        super().__init__(net, instance, function_on_grad_output)
-
-    def _hook(self, name: str, module: nn.Module) -> RemovableHandle:
-        hook = Hook(lambda m, grad_in, grad_out: self._record(name, _only(grad_out)))
-        return module.register_full_backward_hook(hook)
+        register = nn.Module.register_full_backward_hook
+        super().__init__(net, instance, function_on_grad_output, register, lambda m, grad_in, grad_out: _only(grad_out))
