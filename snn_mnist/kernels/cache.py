@@ -13,17 +13,15 @@ compile_seconds: dict[str, float] = {}  # kernel -> seconds spent in this proces
 
 
 @functools.cache
-def source_hash() -> str:
-    """Return a hash of numba's version, and of all Python sources of this folder and its subfolders."""
+def cache_directory() -> Path | None:
+    """Return the folder of numba's kernels, or None where none can be written.
+
+    Its name has a hash of numba's version and of all Python sources of this folder and its subfolders.
+    """
     digest = hashlib.sha256(importlib.metadata.version("numba").encode())
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(path.relative_to(Path(__file__).parent).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def cache_directory() -> Path | None:
-    """Return the folder of numba's kernels, or None where none can be written."""
-    return writable(f"kernels-{source_hash()}")
+    return writable(f"kernels-{digest.hexdigest()[:16]}")
 
 
 @functools.cache

@@ -248,17 +248,10 @@ def _wrong_graphs(device: torch.device) -> str | None:
     spec, learned = neuron.LIFNode(surrogate_function=surrogate.ATan()).spec(), []
     for capture in (False, device.type == "cuda"):
         weight = torch.nn.Parameter(start.clone())
-        training = Training(
-            steps=steps,
-            batch=batch,
-            T=40,
-            optimizer=torch.optim.Adam([weight], fused=True, capturable=True),
-            scaler=torch.amp.GradScaler(device.type, enabled=False),
-            amp=False,
-            average=None,
-            rates=torch.zeros(len(images), 10, device=device),
-            skipped=torch.zeros((), dtype=torch.int64, device=device),
-        )
+        adam = torch.optim.Adam([weight], fused=True, capturable=True)
+        scaler = torch.amp.GradScaler(device.type, enabled=False)
+        rates, skipped = torch.zeros(len(images), 10, device=device), torch.zeros((), dtype=torch.int64, device=device)
+        training = Training(steps, batch, 40, adam, scaler, False, None, rates, skipped)
         run = FusedSteps(weight, active, labels, spec, training, chunk=2, capture=capture)
         for epoch in range(2):  # the first chunk of the first epoch is never replayed
             run.begin(SpikeKey(1, 0, epoch), torch.arange(len(images)).roll(epoch), [0.01] * steps)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from snn_mnist.kernels.cache import source_hash
+from snn_mnist.kernels.cache import cache_directory
 from tests.conftest import ROOT
 
 HELPER = """import numba
@@ -95,5 +95,5 @@ def test_each_version_of_numba_has_a_folder_of_its_own(monkeypatch: pytest.Monke
     names = set()
     for version in ("0.61.2", "0.62.0"):
         monkeypatch.setattr("importlib.metadata.version", lambda _, version=version: version)
-        names.add(source_hash.__wrapped__())
+        names.add(cache_directory.__wrapped__())
     assert len(names) == 2

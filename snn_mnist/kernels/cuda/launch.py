@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -152,11 +152,10 @@ def as_passed(arguments: Sequence[Argument]) -> tuple[np.generic, ...]:
     )
 
 
-class _TorchStream:
+class _TorchStream(NamedTuple):
     """A stream that torch owns, in the form that CuPy 14 accepts."""
 
-    def __init__(self, address: int) -> None:
-        self.address = address
+    address: int
 
     def __cuda_stream__(self) -> tuple[int, int]:
         return 0, self.address
