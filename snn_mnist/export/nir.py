@@ -148,6 +148,8 @@ def parts(graph: Any, source: Any = "the graph") -> tuple[np.ndarray, np.ndarray
     known = re.fullmatch("Input (Affine|Linear) (LIF|IF) Output", " ".join(kinds[name] for name in essential))
     if not known or not len(kinds) == len(nodes) == len(edges) + 1:
         found = " → ".join(kinds.values()) or "no chain of nodes"
+        if len(edges) != len(nodes) - 1:  # e.g. a recurrent one, which the chain does not show
+            found += f" with {len(edges)} connections"
         raise SNNError(f"{source} holds {found}, not Input → Affine → LIF → Output; import such a network")
     linear, neurons = nodes[essential[1]], nodes[essential[2]]
     weight, bias = np.asarray(linear.weight), np.asarray(getattr(linear, "bias", np.zeros(CLASSES)))

@@ -291,5 +291,5 @@ def test_networks_that_are_not_ours_are_refused_with_the_reason(tmp_path, nodes,
         nir_file.import_nir(foreign(tmp_path, *nodes), tmp_path / "net.pth")
     ring = nir_file.build(network())
     ring.edges.append(("neurons", "affine"))
-    with pytest.raises(SNNError, match="not Input"):
+    with pytest.raises(SNNError, match="with 4 connections, not Input"):
         nir_file.parts(ring)
