@@ -28,41 +28,12 @@ tests() { "$python" -m pytest -q -p no:cacheprovider -m gpu $gpu_tests "$@"; }
 train() { "$python" -m snn_mnist train -device cuda -backend cupy -out-dir "$out/runs" -no-figures "$@"; }
 sanitized() { compute-sanitizer --tool "$1" --error-exitcode 9 --target-processes all "$python" -m pytest -q \
     -p no:cacheprovider tests/network/test_cuda_gpu.py::test_start_up_check; }
-profile() { # microseconds of each kernel of replayed training steps, and the gaps between them
-    "$python" - <<'PYTHON'
-import torch
-from torch.profiler import ProfilerActivity, profile
-
-from snn_mnist.network.fused_steps import FusedSteps
-from snn_mnist.network.poisson import SpikeKey
-from tests.network.test_cuda_gpu import digits_like, on_device
-from tests.support.kernel_checks import spec_of, training_of
-
-steps, weight = 512, torch.nn.Parameter(0.03 * torch.randn(10, 784, device="cuda"))
-adam = torch.optim.Adam([weight], fused=True, capturable=True)
-training = training_of(weight, adam, steps, 64, 100, torch.amp.GradScaler("cuda", enabled=False))
-labels = torch.eye(10, device="cuda")[torch.arange(steps * 64) % 10]
-run = FusedSteps(weight, on_device(digits_like(steps * 64)), labels, spec_of(), training)
-for epoch in range(3):
-    run.begin(SpikeKey(0, 0, epoch), torch.randperm(steps * 64), [1e-3] * steps)
-    with profile(activities=[ProfilerActivity.CUDA]) as seen:
-        run.run(0, steps)
-        torch.cuda.synchronize()
-events = [event for event in seen.events() if event.device_type.name == "CUDA"]
-busy = sum(event.time_range.elapsed_us() for event in events)
-span = max(event.time_range.end for event in events) - min(event.time_range.start for event in events)
-print(seen.key_averages().table(sort_by="cuda_time_total", row_limit=20))
-print(f"a step: {span / steps:.1f} us, of which kernels {busy / steps:.1f} and gaps {(span - busy) / steps:.1f}")
-PYTHON
-}
-
-export -f tests train sanitized profile
+export -f tests train sanitized
 export python out gpu_tests
 part versions 40 "$python" -m snn_mnist info
 CUDA_LAUNCH_BLOCKING=1 part start-up 60 tests -k test_start_up_check
 part bits 70 tests -k "bit_for_bit or circumstances or chunks"
 part speed 40 tests -rP -k test_speed
-part profile 40 profile
 part ten 40 train -epochs 10
 part ten-amp 40 train -epochs 10 -amp
 part racecheck 50 sanitized racecheck

@@ -23,13 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 MEASURED = ROOT / "docs" / "measured.json"
 PAGES = [ROOT / "README.md", ROOT / "README.zh-CN.md", ROOT / "docs" / "speed.md"]
 REPEATS = 3
-ROWS = {
-    "`numba`": "numba",
-    "`torch`": "torch",
-    "SpikingJelly": "spikingjelly",
-    "snnTorch": "snntorch",
-    "Norse": "norse",
-}
+ROWS = {"`numba`": "numba", "`torch`": "torch"} | {name: name.lower() for name in ("SpikingJelly", "snnTorch", "Norse")}
 Numbers = dict[str, Any]
 
 

@@ -30,14 +30,11 @@ def bench(flags: list[str]) -> dict[str, Any]:
 
 
 def measure(common: list[str]) -> dict[str, Any]:
-    def listed(numbers: list[int]) -> str:
-        return ",".join(map(str, numbers))
-
     both = ["-backend", ",".join(BACKENDS)]
     threads = sorted({1, 2, 4, 8, 16, cores()} & set(range(1, cores() + 1)))
     return {
-        "T": bench([*common, *both, "-T", listed(STEPS)]),
-        "batch size": bench([*common, *both, "-b", listed(BATCHES)]),
+        "T": bench([*common, *both, "-T", ",".join(map(str, STEPS))]),
+        "batch size": bench([*common, *both, "-b", ",".join(map(str, BATCHES))]),
         "threads": {str(j): bench([*common, *both, "-j", str(j)]) for j in threads},
     }
 
@@ -89,15 +86,10 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("-repeats", default="3")
     parser.add_argument("-data-dir", default=os.environ.get("SNN_MNIST_DATA") or "./data")
-    parser.add_argument("-draw-only", action="store_true", help="draw OUT_DIR/scaling.json again")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    file = args.out / "scaling.json"
-    if args.draw_only:
-        measured = json.loads(file.read_text())
-    else:
-        measured = measure(["-repeats", args.repeats, "-data-dir", args.data_dir])
-        file.write_text(json.dumps(measured, indent=1))
+    measured = measure(["-repeats", args.repeats, "-data-dir", args.data_dir])
+    (args.out / "scaling.json").write_text(json.dumps(measured, indent=1))
     draw(measured, args.out / "scaling.png")
     print("\nT\n" + table(measured["T"]["results"], "T"))
     print("\nbatch size\n" + table(measured["batch size"]["results"], "b"))
