@@ -190,7 +190,6 @@ TAUS = ["-val", "9", "-tau", "1.1,2"]
         (["-tau", "1.1,2"], 2, "-val is missing"),
         ([*TAUS, "-backend", "cupy", "-device", "cpu"], 2, "backend 'cupy' can't be used"),
         ([*TAUS, "-b", "1429,2000"], 2, "b 1429 is more than the 1428 training images"),
-        ([*TAUS, "-storage", "."], 1, "-storage . can't be used (unable to open database"),
         ([*TAUS, "-out-dir", "/dev/null/x"], 1, "/dev/null/x/sweep can't be written (Not a dir"),
         ([*TAUS, "-storage", "postgresql+psycopg2://u:secret@127.0.0.1:1/x"], 1,
          "-storage postgresql+psycopg2://***@127.0.0.1:1/x can't be used (connection to server at"),
