@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from snn_mnist import __version__
 from snn_mnist.cli.main import main
@@ -20,7 +21,10 @@ from snn_mnist.settings.config import cores
 from snn_mnist.settings.options import Options, option, options_of
 from tests.conftest import ROOT, Program
 from tests.support.export_net import saved
+from tests.support.run_directories import make_run, rows_of
 from tests.support.runs import train_run
+
+NOT_THERE = f"snn_mnist fake: error: {sys.executable} has no"
 
 
 def parse(verb: str, *tokens: str) -> dict[str, Any]:
@@ -77,12 +81,10 @@ def test_switches_lists_and_names_without_a_flag():
         (["-t", "3"], "unknown flag -t; did you mean -T?"),
         (["-ep", "3"], "unknown flag -ep"),
         (["-b64"], "unknown flag -b64"),
-        (["-no-epochs"], "unknown flag -no-epochs"),
         (["-given", "x"], "unknown flag -given"),
         (["-zzzzzz=3"], "unknown flag -zzzzzz; --help lists the flags"),
         (["-1"], "unknown flag -1"),
         (["-T"], "argument -T: expected one argument; --help lists the flags"),
-        (["-T", "-b", "64"], "argument -T: expected one argument"),
         (["-tau="], "-tau '' is not allowed"),
         (["-tau", "1"], "-tau 1 is not allowed; give a number above 1; the default is 2.0"),
         (["--opt", "adamw"], "-opt adamw is not allowed; give one of adam, sgd; did you mean adam?"),
@@ -93,11 +95,7 @@ def test_switches_lists_and_names_without_a_flag():
         (["--no-amp=1"], "-amp is a switch"),
         (["--batch-size", "1"], "unknown flag -batch-size; did you mean -b?"),
         (["--learning_rate=1"], "unknown flag -learning-rate; did you mean -lr?"),
-        (["--num_workers=4"], "unknown flag -num-workers; did you mean -j?"),
         (["--num-epochs", "1"], "unknown flag -num-epochs; did you mean -epochs?"),
-        (["--optimizer", "1"], "unknown flag -optimizer; did you mean -opt?"),
-        (["--data", "1"], "unknown flag -data; did you mean -data-dir?"),
-        (["--checkpoint", "1"], "unknown flag -checkpoint; did you mean -resume?"),
     ],
 )
 def test_wrong_flags(tokens: list[str], message: str):
@@ -151,18 +149,20 @@ def test_help_lists_the_verbs(capsys: pytest.CaptureFixture):
         assert capsys.readouterr().out == f"snn_mnist {__version__}\n"
 
 
-def test_help_imports_nothing_heavy():
-    """What makes help instant, measured without a clock: no torch, no numpy, no parser of YAML."""
+def test_what_needs_no_network_imports_nothing_heavy(tmp_path: Path):
+    """What makes help instant, measured without a clock; of help not even YAML. Nor is an error late."""
     code = (
         "import sys\nfrom snn_mnist.cli.main import VERBS, main\n"
-        "for verb in VERBS: assert main([verb, '-help']) == 0\nassert main(['-help']) == 0\n"
-        "print('loaded:', *sorted({name.partition('.')[0] for name in sys.modules}))"
+        "loaded = lambda: print('loaded:', *sorted({name.partition('.')[0] for name in sys.modules}))\n"
+        "for verb in VERBS: assert main([verb, '-help']) == 0\nassert main(['-help']) == 0\nloaded()\n"
+        "assert main(['runs', '-csv', 'x.csv']) == 0 and main(['plot', 'nowhere']) == 2\nloaded()"
     )
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    loaded = set(done.stdout.rpartition("loaded:")[2].split())
-    assert "snn_mnist" in loaded
-    assert loaded.isdisjoint({"torch", "torchvision", "numpy", "numba", "yaml", "matplotlib", "sklearn", "tqdm"})
+    make_run(tmp_path / "logs" / "run", [*rows_of(1)], torch.zeros(10, 784))
+    environment, command = os.environ | {"PYTHONPATH": str(ROOT)}, [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
+    help, verbs = (set(line.split()) for line in done.stdout.splitlines() if line.startswith("loaded:"))
+    heavy = {"torch", "torchvision", "numpy", "numba", "matplotlib", "sklearn", "tqdm"}
+    assert "snn_mnist" in help and help.isdisjoint({*heavy, "yaml"}) and verbs.isdisjoint(heavy)
 
 
 # ---------------------------------------------------------------------------- exit codes and errors
@@ -199,13 +199,16 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
         (UsageError("wrong; right"), 2, "snn_mnist fake: error: wrong; right\n"),
         (KeyboardInterrupt(), 130, "snn_mnist fake: error: interrupted\n"),
         (RuntimeError("a\nb"), 1, "snn_mnist fake: error: RuntimeError: a; run again with -debug for the traceback\n"),
+        (ModuleNotFoundError(name="torch"), 1, f"{NOT_THERE} torch; activate the environment that scripts/train.sh"),
+        (ModuleNotFoundError(name="optuna"), 1, f"{NOT_THERE} optuna; sweep needs it: SNN_MNIST_EXTRAS=sweep bash"),
     ],
 )
 def test_how_a_verb_ends(
     fake: Callable[..., int], capsys: pytest.CaptureFixture, outcome: object, code: int, line: str
 ):
     assert fake(outcome, "-n", "2") == code
-    assert capsys.readouterr().err == line
+    err = capsys.readouterr().err
+    assert err.startswith(line) and len(err.splitlines()) == bool(line)
 
 
 def test_notes_are_shown_and_debug_shows_the_traceback(
@@ -252,13 +255,10 @@ def test_a_reader_that_leaves_is_no_error(program: Program):
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
-def test_any_character_can_be_printed_anywhere(program: Program, tmp_path: Path, encoding: str):
-    streams: dict[str, str | None] = {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+def test_any_character_can_be_printed_anywhere(program: Program):
+    streams: dict[str, str | None] = {"PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
     done = program("train", "-config", "数据/é.yaml", env=streams, encoding="latin-1")
-    assert done.returncode == 2 and "no such file or directory" in done.stderr
-    done = program("eval", "--help", env=streams, encoding="latin-1")
-    assert done.returncode == 0 and f"gives the {'?' if encoding == 'ascii' else '±'} of" in done.stdout
+    assert done.returncode == 2 and "??/é.yaml: no such file or directory" in done.stderr
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
@@ -286,8 +286,6 @@ def test_info_tells_what_is_there(capsys: pytest.CaptureFixture, tmp_path: Path)
     assert main(["info", "-data-dir", str(tmp_path), "-json", str(file)]) == 0
     text = capsys.readouterr().out
     found = json.loads(file.read_text())
-    import torch
-
     assert found["version"] == __version__ and found["packages"]["torch"] in torch.__version__
     assert found["devices"]["cpu"] == f"{cores()} cores"
     assert found["backends"]["torch"] == "available on cpu"
@@ -312,23 +310,6 @@ def test_results_that_cannot_be_written(capsys: pytest.CaptureFixture, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("tokens", "package", "remedy"),
-    [
-        (["train"], "torch", "activate the environment that scripts/train.sh makes: source .venv/bin/activate"),
-        (["sweep", "-tau", "1.1,2", "-val", "100"], "optuna", "SNN_MNIST_EXTRAS=sweep bash scripts/setup.sh"),
-    ],
-)
-def test_a_python_without_the_packages_says_where_they_are(tmp_path: Path, tokens: list[str], package, remedy):
-    """The commands that a run suggests, typed before the environment is activated; and a verb of an extra."""
-    code = f"import sys; sys.modules[{package!r}] = None; from snn_mnist.cli.main import main; sys.exit(main())"
-    command = [sys.executable, "-c", code, *tokens, "-dataset", "digits"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert f"{tokens[0]}: error: {sys.executable} has no {package}; " in done.stderr and remedy in done.stderr
-
-
-@pytest.mark.parametrize(
     ("tokens", "notes"),
     [
         (["train", "-neuron", "if", "-tau", "3"], ["-tau has no effect: IF neurons have no leak"]),
@@ -350,7 +331,7 @@ def test_flags_without_effect_are_named(tokens: list[str], notes: list[str]):
 def test_flags_without_effect_on_a_checkpoint_are_named(tmp_path: Path, capsys: pytest.CaptureFixture):
     resume = str(saved(tmp_path, neuron="if", T=2).path)
     note = "snn_mnist: note: -tau has no effect: IF neurons have no leak\n"
-    for verb, more in (("eval", ["-repeats", "1"]), ("trace", []), ("export", ["-format", "html"])):
+    for verb, more in (("eval", ["-repeats", "1"]), ("export", ["-format", "html"])):
         assert main([verb, "-resume", resume, "-tau", "3", *more]) == 0
         err = capsys.readouterr().err  # and what is being compiled
         assert note in err and err.count("has no effect") == 1

@@ -7,8 +7,6 @@ import json
 import os
 import re
 import struct
-import subprocess
-import sys
 import zlib
 
 import numpy as np
@@ -225,14 +223,12 @@ def test_a_directory_gives_its_pictures_in_order(tmp_path, capsys):
     assert f"error: {folder / 'inner.png'} is a directory without PNG" in shown.err and "notes" not in shown.err
 
 
-def test_a_picture_from_standard_input(tmp_path):
+def test_a_picture_from_standard_input(tmp_path, capsys, monkeypatch):
     """It is shown in plain characters, as standard output is no terminal, under the checkpoint that answers."""
     path = str(saved(tmp_path, T=20).path)
-    command = [sys.executable, "-m", "snn_mnist", "predict", "-", "-resume", path, "-save", "out"]
-    environment = os.environ | {"PYTHONPATH": os.getcwd()}
-    done = subprocess.run(command, input=KINDS["colour"](), capture_output=True, cwd=tmp_path, env=environment)
-    assert done.returncode == 0, done.stderr
-    shown = done.stdout.decode()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(KINDS["colour"]())))
+    assert main(["predict", "-", "-resume", path, "-save", str(tmp_path / "out")]) == 0
+    shown = capsys.readouterr().out
     assert "\nstandard input (400 x 300 pixels, dark on light)\n" in shown and "@@@@" in shown and shown.isascii()
     assert shown.startswith(path) and "trained on digits" in shown
     assert (tmp_path / "out" / "stdin_28x28.png").exists()

@@ -48,7 +48,7 @@ def test_every_verb_works_without_what_windows_lacks(tmp_path: Path):
         "convert -dataset digits -epochs 1 -limit-batches 3 -T 5 -repeats 1",
         f"export -resume {made} -out net.nir",
         "import net.nir",
-        "bench -dataset digits -T 5 -repeats 1",
+        "bench -dataset digits -T 5 -repeats 1 -backend numba",
         "runs",
         "info",
     ]
