@@ -88,7 +88,7 @@ def test_the_default_run_over_another_script(monkeypatch, capsys, tmp_path):
     def program(*command, folder):
         if "train" in command:
             (run := tmp_path / "run").mkdir()
-            (run / "metrics.csv").write_text("epochs,train_images_per_s\n1,100\n2,300\n")
+            (run / "metrics.csv").write_text("epochs,train_images_per_s,test_images_per_s\n1,100,9\n2,300,9\n")
         return "train speed = 50.0000 images/s, test speed = 90.0000 images/s"
 
     monkeypatch.setattr(compare_libraries, "program", program)
