@@ -190,17 +190,13 @@ class Formula:
         for name, value in given.items():
             if name not in self.defaults:
                 raise ValueError(f"{self.name} has no parameter {name!r}; it has {', '.join(self.defaults)}")
-            bound = self.above.get(name, -math.inf)
-            whole = isinstance(self.defaults[name], int)
+            bound, default = self.above.get(name, -math.inf), self.defaults[name]
+            whole = isinstance(default, int)
             if not bound < value < math.inf or (whole and value != int(value)):
                 kind = "a whole number" if whole else "a finite number"
-                limit = f" above {bound:g}" if bound > -math.inf else ""
-                default = f"the default is {self.defaults[name]:g}"
-                raise ValueError(f"{name}={value!r} of {self.name} must be {kind}{limit}; {default}")
-        return {
-            name: (int if isinstance(default, int) else float)(given.get(name, default))
-            for name, default in self.defaults.items()
-        }
+                kind += f" above {bound:g}" if bound > -math.inf else ""
+                raise ValueError(f"{name}={value!r} of {self.name} must be {kind}; the default is {default:g}")
+        return {name: type(default)(given.get(name, default)) for name, default in self.defaults.items()}
 
 
 def _formula(

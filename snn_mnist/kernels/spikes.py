@@ -8,8 +8,7 @@ digits. k/255 in base 256 repeats the digit k forever, so comparing digit by dig
 - tie: the four words of Philox, counter (2**31 | t, p | attempt << 16, n, e), each compared with the digit k
   repeated four times; if all four tie, the next attempt follows.
 
-`encode` here (any device), cpu/spikes.py (numba) and cuda/fused.cu give the same bits. Comparing bit planes instead of
-bytes takes 8 calls per 128 steps even for a smaller T (bytes: ceil(T / 16) calls).
+`encode` here (any device), cpu/spikes.py (numba) and cuda/fused.cu give the same bits.
 """
 
 from __future__ import annotations

@@ -3,11 +3,9 @@
 A step is: kernels, gradient of the loss, GradScaler, optimiser, moving average: bit for bit what autograd and the
 optimiser would do. A captured graph holds pointers to what its steps read, so a chunk's images, targets, learning rates
 (as float32) and firing rates lie in buffers of a fixed address, filled before a chunk and read after it: one graph
-serves all chunks of a run, a second one the shorter chunk at the end of an epoch. A launched step and a replayed one
-are the same kernels in the same order, so an epoch may be cut anywhere without changing a bit: whole chunks are
-replayed, other steps are launched one by one. The first chunk of a process is always launched: it creates the
-optimiser's state and loads the kernels, which a capture can't do. Between runs the optimiser is in the state that an
-ordinary loop would leave, so checkpoints need nothing special.
+serves all chunks of a run, a second one the shorter chunk at the end of an epoch. Steps that are no whole chunk are
+launched one by one, with the same bits. So is the first chunk of a process: it creates the optimiser's state and loads
+the kernels, which a capture can't do. Between runs the optimiser's state is that of an ordinary loop.
 """
 
 from __future__ import annotations
@@ -32,7 +30,7 @@ CHUNK = 32  # steps in a graph
 
 
 class FusedSteps(TrainingSteps):
-    """The training steps of an epoch; see above.
+    """The training steps of an epoch.
 
     weight [C, P] float32, the only parameter of the optimiser (fused; Adam on a CUDA device also capturable, as torch
     requires); labels [N, C] float32: the targets of all images; capture: chunks are replayed from graphs, by default on
@@ -54,8 +52,12 @@ class FusedSteps(TrainingSteps):
         device, images = weight.device, self.chunk * training.batch
         self.precision = torch.get_autocast_dtype(device.type) if training.amp else torch.float32  # of rounded weights
         self.capture = device.type == "cuda" if capture is None else capture
-        if self.capture:
-            self._require_memory()
+        needed = kernels.work_memory(weight.shape, active, spec, training.T, training.batch) if self.capture else 0
+        if needed and needed > (free := torch.cuda.mem_get_info(device)[0]):
+            raise SNNError(
+                f"T={training.T} with b={training.batch} needs {needed / 1e9:.1f} GB of work memory, and "
+                f"{free / 1e9:.1f} GB are free on {device}; lower -T or -b, or use -backend torch -step-mode s"
+            )
         self.index = torch.zeros(images, dtype=torch.int64, device=device)
         self.targets = torch.zeros(images, len(weight), device=device)
         self.rates = torch.zeros(images, len(weight), device=device)
@@ -68,16 +70,6 @@ class FusedSteps(TrainingSteps):
         # torch's default stream for captures belongs to the device of the first capture in the process
         self.stream = torch.cuda.Stream(device) if self.capture else None
         self.warm = False
-
-    def _require_memory(self) -> None:
-        T, batch, device = self.training.T, self.training.batch, self.weight.device
-        needed = kernels.work_memory(self.weight.shape, self.active, self.spec, T, batch)
-        free, _ = torch.cuda.mem_get_info(device)
-        if needed > free:
-            raise SNNError(
-                f"T={T} with b={batch} needs {needed / 1e9:.1f} GB of work memory, and {free / 1e9:.1f} GB are free on "
-                f"{device}; lower -T or -b, or use -backend torch -step-mode s"
-            )
 
     @torch.no_grad()
     def warm_up(self) -> None:
@@ -176,29 +168,19 @@ class FusedSteps(TrainingSteps):
 @functools.cache
 @torch.enable_grad()
 def start_up_error(device: torch.device) -> str | None:
-    """Return None if a small batch gives on this device what it gives on the CPU, else what is wrong. Takes a second or
-    two.
+    """Return None if a small batch gives on this device what it gives on the CPU, else what is wrong.
 
-    A SNNError if the device can't be used at all: before, or afterwards, since a faulting kernel invalidates the
-    process's CUDA context.
+    A SNNError if torch can't use the device, perhaps because a faulting kernel has invalidated the CUDA context.
     """
-    try:
-        torch.zeros(1, device=device)
-    except RuntimeError as error:  # no memory left, or in exclusive use by another process
-        raise SNNError(f"{device} can't be used: {one_line(error)}") from error
     try:
         found = _wrong_results(device) or _wrong_graphs(device)
     except Exception as error:  # a kernel that can't be compiled or launched, or an error of the device
         found = one_line(error)
         try:
-            if device.type == "cuda":
-                torch.zeros(1, device=device).cpu()  # does torch still work there?
-        except torch.OutOfMemoryError:
-            pass
+            torch.zeros(1, device=device).cpu()
         except RuntimeError as lost:
             raise SNNError(
-                f"the CUDA kernels have made {device} unusable for this process ({found}); "
-                "use -backend torch, and report this"
+                f"{device} can't be used ({found}); if it is free, use -backend torch, and report this"
             ) from lost
     return f"its start-up check failed: {found}" if found else None
 
@@ -215,9 +197,8 @@ def _wrong_results(device: torch.device) -> str | None:
     """Compare spikes bit by bit, and rates, counts and gradient with the neurons of core in float64."""
     samples, steps, key = 5, 40, SpikeKey(1, 2, 3)
     (images, weight), index = _images_and_weight(samples), torch.arange(samples).flip(0)
-    upstream = torch.arange(1, samples + 1)[:, None] * torch.cos(
-        torch.arange(samples)[:, None] + 2.0 * torch.arange(10)
-    )
+    row = torch.arange(samples)[:, None]
+    upstream = (row + 1) * torch.cos(row + 2.0 * torch.arange(10))
     active = kernels.active_pixels(images.to(device))
     inputs = spikes.encode(images[index], index, 0, steps, key)
     if not torch.equal(kernels.encode(active, index, 0, steps, key).cpu(), inputs):

@@ -79,19 +79,3 @@ def test_working_memory_in_global_memory_gives_the_same(host, monkeypatch):
 def test_layout_in_python_and_in_the_source_agree(compiled_here, outputs, stride, steps):
     plan = fused_cuda.plan_launch((outputs, 784), stride, spec_of(), steps, 10**7)
     assert build(plan.text, compiled_here).host_work_bytes(stride) == plan.shared_bytes
-
-
-def test_what_does_not_fit_is_an_error(host):
-    active, index = fused_cuda.active_pixels(images_of(2)), torch.arange(2)
-    with pytest.raises(ValueError, match="784"):
-        fused_cuda.firing_counts(torch.zeros(10, 100), active, index, [10], KEY, spec_of())
-    with pytest.raises(ValueError, match="T=1048576 with 65504 active pixels is too much for the fused CUDA kernel"):
-        fused_cuda.plan_launch((10, 65_535), 65_504, spec_of(), 1 << 20, 232_448)
-    with pytest.raises(ValueError, match="T=0"):
-        firing_rate(fused_cuda, torch.zeros(10, 784), active, index, 0, KEY, spec_of())
-
-
-def test_gradient_of_an_empty_batch_is_zero(host):
-    active, weight = fused_cuda.active_pixels(images_of(2)), weight_of().requires_grad_()
-    firing_rate(fused_cuda, weight, active, torch.arange(0), 10, KEY, spec_of()).sum().backward()
-    assert torch.equal(weight.grad, torch.zeros(10, 784))

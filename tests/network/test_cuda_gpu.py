@@ -2,9 +2,6 @@
 `bash scripts/test_gpu.sh`, which ends with a table."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +11,6 @@ from snn_mnist.core import functional, neuron
 from snn_mnist.kernels.cuda import fused as fused_cuda
 from snn_mnist.kernels.cuda import launch as cuda
 from snn_mnist.network import fused_steps
-from tests.conftest import ROOT
 from tests.support.kernel_checks import KEY, images_of, spec_of
 
 pytestmark = pytest.mark.gpu
@@ -94,28 +90,6 @@ def test_training_and_test_by_the_command_line(program, tmp_path, flags):
     assert accuracy > 0.85 and abs(json.loads(done.stdout)["accuracy"]["mean"] - accuracy) < 0.03
 
 
-def test_bench(program, tmp_path):
-    names = ["cupy", "torch"]
-    done = program(
-        "bench", "-device", "cuda:0", "-dataset", "digits", "-backend", *names, "-T", "20", "-repeats", "2",
-        "-json", "out.json", timeout=280,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    rows = json.loads((tmp_path / "out.json").read_text())["results"]
-    assert [row["backend"] for row in rows] == names
-    assert all(row["train"]["low"] > 0 and row["test"]["low"] > 0 for row in rows)
-
-
-def test_report_of_marks(tmp_path):
-    command = [sys.executable, str(ROOT / "scripts" / "gpu_marks.py"), str(tmp_path), "-dataset", "digits"]
-    command += ["-epochs", "2"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment, timeout=280)
-    assert done.returncode == 0, done.stderr
-    report = (tmp_path / "gpu_marks.md").read_text(encoding="utf-8")
-    assert report.count("| cuda") == 3 and "`contract`" in report and "cupy" in report
-
-
 def run_on(device: str, out, epochs: int, **settings) -> tuple[torch.Tensor, list[dict]]:
     """Weights and metrics (timings aside) of a run on the digits: 22 steps an epoch, so less than a graph."""
     from snn_mnist.settings.config import Config
@@ -142,9 +116,3 @@ def test_resumed_is_uninterrupted(tmp_path, settings):
     (folder,) = (tmp_path / "cut").iterdir()
     resumed, resumed_rows = run_on("cuda", tmp_path / "cut", 4, resume=str(folder))
     assert torch.equal(weight, resumed) and rows == resumed_rows and weight.isfinite().all()
-
-
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one CUDA device or none")
-def test_another_device_than_the_first(tmp_path):
-    first, second = (run_on(device, tmp_path / device[-1], 3) for device in ("cuda:0", "cuda:1"))
-    assert torch.equal(first[0], second[0]) and first[1] == second[1]

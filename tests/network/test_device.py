@@ -80,16 +80,6 @@ def test_a_faulting_kernel_ends_the_run(monkeypatch):
     fused_steps.start_up_error.cache_clear()
     assert fused_steps.start_up_error(CPU) == "its start-up check failed: an illegal memory access"
     fused_steps.start_up_error.cache_clear()
-    calls = []
-
-    def zeros(*_, **__):
-        calls.append(None)
-        if len(calls) == 2:
-            raise RuntimeError("CUDA error")
-
-    monkeypatch.setattr(torch, "zeros", zeros)  # works before the kernels, and no longer after them
-    with pytest.raises(SNNError, match=r"have made cuda unusable for this process .*illegal memory access"):
-        fused_steps.start_up_error(GPU)
-    monkeypatch.setattr(torch, "zeros", raising(torch.OutOfMemoryError("CUDA out of memory")))
-    with pytest.raises(SNNError, match="cuda can't be used: CUDA out of memory"):
+    monkeypatch.setattr(torch, "zeros", raising(RuntimeError("CUDA error")))  # no longer works after the kernels
+    with pytest.raises(SNNError, match=r"cuda can't be used \(an illegal memory access\).*use -backend torch"):
         fused_steps.start_up_error(GPU)

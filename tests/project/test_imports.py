@@ -63,12 +63,9 @@ def test_rooms_are_printed_with_their_arrows(tmp_path, capsys):
 @pytest.mark.parametrize(
     "line",
     [
-        "from snn_mnist.network import engine",
-        "from snn_mnist.network.engine import numba_engine",
         "import snn_mnist.network.engine as engine",
         "def later():\n    from snn_mnist.network import engine",
         "if TYPE_CHECKING:\n    from snn_mnist.network.engine import Engine",
-        "ENGINE = 'snn_mnist.network.engine'",
         "ENGINE = 'snn_mnist.network.engine:numba_engine'",
     ],
 )

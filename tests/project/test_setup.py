@@ -72,7 +72,6 @@ def test_extras_add_up_and_a_changed_pyproject_installs_again(checkout: Checkout
     [
         ("cuda15", "Linux x86_64", "has no extra cuda15"),
         ("cuda12 cuda13", "Linux x86_64", "exclude each other"),
-        ("cuda13", "Darwin arm64", "(extras cuda13 dev) are not made for Darwin arm64"),
         ("cuda12", "Linux aarch64", "(extras cuda12 dev) are not made for Linux aarch64"),
         ("", "Darwin x86_64", "not made for Macs with an Intel processor"),
     ],
@@ -114,11 +113,8 @@ def test_a_failed_set_up_is_no_success_next_time(checkout: Checkout, failing: di
         done = checkout.set_up(**failing)
         assert (done.returncode, done.stdout) == (1, "") and message in done.stderr.splitlines()[-1]
     assert checkout.set_up().stdout == f"{checkout.python}\n"
-
-
-def test_a_failed_addition_leaves_the_environment_as_it_was(checkout: Checkout):
-    assert checkout.ready().set_up("dev", INSTALL_FAILS="1").returncode == 1
-    assert checkout.ready() and not checkout.calls("uv ")
+    assert checkout.set_up("nir", INSTALL_FAILS="1").returncode == 1
+    assert checkout.ready() and not checkout.calls("uv "), "the environment is as it was"
 
 
 @pytest.mark.parametrize("moment", ["making", "installing", "adding"])

@@ -115,10 +115,9 @@ def test_every_verb_refuses_alike(file: Path, tmp_path: Path, capsys: pytest.Cap
 
 @pytest.mark.parametrize("n", [300, pytest.param(5000, marks=pytest.mark.slow)])
 def test_cut_short_flipped_and_overwritten(file: Path, tmp_path: Path, n: int):
-    found = torture.damage(file, tmp_path / "damaged.pth", n)
-    assert found.faults == []
-    assert found.counts["flipped bits"] == n and found.counts["truncations"] > n
-    assert found.counts["refused"] > 1.9 * n  # the others hit bytes that nobody reads: the contents were compared
+    counts = torture.damage(file, tmp_path / "damaged.pth", n)
+    assert counts["flipped bits"] == n and counts["truncations"] > n
+    assert counts["refused"] > 1.9 * n  # the others hit bytes that nobody reads: the contents were compared
 
 
 def test_an_entry_marked_as_a_directory(file: Path, tmp_path: Path):

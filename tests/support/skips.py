@@ -1,18 +1,10 @@
 """What may be skipped, and why that is accepted. A test that is skipped for any other reason fails a strict run.
 
-`scripts/test.sh -strict` and `CI=true bash scripts/test.sh` are strict; elsewhere every skip is only counted.
+`scripts/test.sh -strict` and `CI=true bash scripts/test.sh` are strict.
 """
-
-from __future__ import annotations
-
-import os
-import re
-from collections import Counter
-from collections.abc import Iterable
 
 ACCEPTED = {  # start of the reason -> why a check without these tests still counts
     "no CUDA device here": "a GPU is rare; the same kernels run on the host, and scripts/test_gpu.sh runs them on one",
-    "one CUDA device or none": "as above",
     "no libnvrtc": "comes with torch's CUDA wheels only; the kernels are compiled for the host as well",
     "torch can use the GPU here": "a case of machines without one",
     "a CUDA device is here": "a case of machines without one",
@@ -24,7 +16,6 @@ ACCEPTED = {  # start of the reason -> why a check without these tests still cou
     "torch.compile of an older torch": "up to 2.11 it finds no constants of the surrogates; nets run uncompiled there",
     "only real MNIST": "its images themselves are what is tested",
     "names of x86 processors": "another architecture",
-    "needs a processor with AVX-512": "cases of some x86 processors",
     "no PostgreSQL server here": "the same study on an SQLite file runs; CI installs the server",
     "one core": "needs two threads",
     "no /dev/full here": "Linux only",
@@ -35,25 +26,3 @@ ACCEPTED = {  # start of the reason -> why a check without these tests still cou
     "devices and pipes of POSIX": "POSIX only",
     "no flock here": "the script then waits for nobody",
 }
-
-
-def reason_of(longrepr: object) -> str:
-    """The reason in a report of pytest, (file, line, 'Skipped: reason')."""
-    text = str(longrepr[2] if isinstance(longrepr, tuple) else longrepr)
-    return text.removeprefix("Skipped: ")
-
-
-def accepted(reason: str) -> bool:
-    return reason.startswith(tuple(ACCEPTED))
-
-
-def strict() -> bool:
-    return bool(os.environ.get("SNN_MNIST_STRICT"))
-
-
-def summary(reasons: Iterable[str]) -> list[str]:
-    """Return a line for each reason with the number of skips, those that are not accepted first."""
-    counts = Counter(re.sub(r"\s+", " ", reason)[:160] for reason in reasons)
-    ordered = sorted(counts.items(), key=lambda item: (accepted(item[0]), -item[1], item[0]))
-    refused = "NOT ACCEPTED" if strict() else "not accepted in a strict run"
-    return [f"{count:4} {'accepted' if accepted(reason) else refused}: {reason}" for reason, count in ordered]

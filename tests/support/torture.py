@@ -13,7 +13,6 @@ import shlex
 import time
 import zipfile
 from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -74,28 +73,22 @@ def same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-@dataclass
-class Findings:
-    faults: list[str] = field(default_factory=list)
-    counts: Counter[str] = field(default_factory=Counter)
-
-
 # ---------------------------------------------------------------------------- kill -9
 
 
-def kills(nursery: Nursery, out: Path, n: int, seed: int = 0, flags: list[str] = QUICK) -> Findings:
-    """Kills a run n times with SIGKILL and resumes it each time; compares it with a run nobody killed.
+def kills(nursery: Nursery, out: Path, n: int, seed: int = 0, flags: list[str] = QUICK) -> int:
+    """Kill a run n times with SIGKILL and resume it each time: it must equal a run nobody killed. Return how many kills
+    fell into the writing of a checkpoint.
 
     One kill in three falls at any moment after the start, the others when training goes on: at once when a temporary
     file appears in the run directory (so within the writing of a checkpoint), or up to 0.2 s later.
     """
-    from snn_mnist.errors import SNNError
     from snn_mnist.storage import checkpoint
 
-    chance, found, epochs = random.Random(seed), Findings(), 10
+    chance, done, within, epochs = random.Random(seed), 0, 0, 10
     arguments = ["train", *flags, "-out-dir", str(out / "killed")]
     folder: Path | None = None
-    while found.counts["kills"] < n:
+    while done < n:
         command = ["train", "-resume", str(folder), "-j", "1"] if folder else arguments
         child = nursery.start(*command, "-epochs", str(epochs))
         kind = chance.choice(["any moment", "a write", "after a write"])
@@ -109,41 +102,27 @@ def kills(nursery: Nursery, out: Path, n: int, seed: int = 0, flags: list[str] =
                 child.go_on()
                 time.sleep(chance.uniform(0, 0.2))
         if (code := child.poll()) is not None:
-            if code:
-                found.faults.append(f"exit code {code}: {child.err}")
-                return found
+            assert code == 0, child.err
             epochs += 10  # it finished before it could be killed
         else:
             child.kill()
-            found.counts["kills"] += 1
+            done += 1
         folders = list((out / "killed").glob("*"))
         folder = folder or next((f for f in folders if (f / checkpoint.LATEST).exists()), None)
         if folder is None:
-            found.counts["before the run directory was complete"] += 1
             for unfinished in folders:
                 unfinished.rename(out / f"unfinished{time.monotonic_ns()}")
             continue
-        found.counts["in the writing of a checkpoint"] += any(folder.glob(".checkpoint*"))
-        found.counts["in the writing of another file"] += any(folder.glob(".[!c]*"))
-        try:
-            checkpoint.load(folder)
-            metrics(folder)
-        except SNNError as error:
-            found.faults.append(f"after kill {found.counts['kills']}: {error}")
+        within += any(folder.glob(".checkpoint*"))
+        checkpoint.load(folder), metrics(folder)
     for command in (["-resume", str(folder), "-j", "1"], [*flags, "-out-dir", str(out / "undisturbed")]):
         last = nursery.run("train", *command, "-epochs", str(epochs), timeout=600)
-        if last.code:
-            found.faults.append(f"exit code {last.code}: {last.err}")
-            return found
+        assert last.code == 0, last.err
     assert folder
     (whole,) = (out / "undisturbed").iterdir()
-    found.counts["epochs"] = epochs
-    found.faults += differences(whole, folder)
-    if [row["epochs"] for row in metrics(folder)] != list(range(1, epochs + 1)):
-        found.faults.append("metrics.csv has doubled or missing rows")
-    if left := list(folder.glob(".*")):
-        found.faults.append(f"left behind: {left}")
-    return found
+    assert differences(whole, folder) == [] and not list(folder.glob(".*"))
+    assert [row["epochs"] for row in metrics(folder)] == list(range(1, epochs + 1))
+    return within
 
 
 def _stop_at_a_write(child: Child, parent: Path, skip: int) -> None:
@@ -165,52 +144,26 @@ def _stop_at_a_write(child: Child, parent: Path, skip: int) -> None:
         seen = now
 
 
-# ---------------------------------------------------------------------------- runs that start at once
-
-
-def starts(nursery: Nursery, out: Path, n: int) -> Findings:
-    """n runs that begin at once, in the same out-dir: each must have a directory and results of its own."""
-    found = Findings()
-    children = [nursery.start("train", *QUICK, "-epochs", "1", "-out-dir", str(out)) for _ in range(n)]
-    for child in children:
-        if child.wait(600):
-            found.faults.append(f"exit code {child.code}: {child.err}")
-    folders = sorted(out.iterdir())
-    found.counts["runs"] = n
-    if len(folders) != n:
-        found.faults.append(f"{len(folders)} directories for {n} runs")
-    for folder in folders:
-        if len(metrics(folder)) != 1:
-            found.faults.append(f"{folder} has {len(metrics(folder))} rows")
-        found.faults += [f"{folder}: {what}" for what in differences(folders[0], folder)]
-    return found
-
-
 # ---------------------------------------------------------------------------- damaged checkpoints
 
 
-def damage(file: Path, scratch: Path, n: int, seed: int = 0) -> Findings:
-    """Cuts a checkpoint at n places and flips n bits, one at a time: it must be refused, or read as it was."""
+def damage(file: Path, scratch: Path, n: int, seed: int = 0) -> Counter[str]:
+    """Cut a checkpoint at n places and more, flip n bits, one at a time, and overwrite blocks: it must be refused, or
+    read as it was. Return how often each happened."""
     from snn_mnist.errors import SNNError
     from snn_mnist.storage import checkpoint
 
-    chance, found = random.Random(seed), Findings()
+    chance, counts = random.Random(seed), Counter[str]()
     whole, state = file.read_bytes(), checkpoint.load(file)
 
     def attempt(name: str, content: bytes) -> None:
-        found.counts[name] += 1
+        counts[name] += 1
         scratch.write_bytes(content)
         try:
-            if same(checkpoint.load(scratch), state):
-                found.counts["read as they were"] += 1
-            else:
-                found.faults.append(f"{name}: read as something else")
+            assert same(checkpoint.load(scratch), state), f"{name}: read as something else"
         except SNNError as error:
-            found.counts["refused"] += 1
-            if str(scratch) not in str(error) or "\n" in str(error) or len(str(error)) > 600:
-                found.faults.append(f"{name}: message {error}")
-        except BaseException as error:
-            found.faults.append(f"{name}: {type(error).__name__}: {error}")
+            counts["refused"] += 1
+            assert str(scratch) in str(error) and "\n" not in str(error) and len(str(error)) <= 600
 
     places = {*range(0, min(64, n)), *(len(whole) - 1 - i for i in range(min(200, n)))}
     for place in sorted(places | {chance.randrange(len(whole)) for _ in range(n)}):
@@ -226,7 +179,7 @@ def damage(file: Path, scratch: Path, n: int, seed: int = 0) -> Findings:
         start, length = chance.randrange(len(whole)), chance.choice([1, 16, 512, 4096])
         noise = chance.choice([bytes(length), chance.randbytes(length)])
         attempt("overwritten blocks", (whole[:start] + noise + whole[start + length :])[: len(whole)])
-    return found
+    return counts
 
 
 def _structure(whole: bytes) -> list[int]:

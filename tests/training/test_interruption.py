@@ -118,21 +118,20 @@ def test_a_directory_is_trained_in_by_one_process(nursery: Nursery, tmp_path: Pa
 
 @pytest.mark.parametrize("n", [4, pytest.param(20, marks=pytest.mark.slow)])
 def test_runs_that_start_at_once_get_a_directory_each(nursery: Nursery, tmp_path: Path, n: int):
-    assert torture.starts(nursery, tmp_path, n).faults == []
+    children = [nursery.start("train", *QUICK, "-epochs", "1", "-out-dir", str(tmp_path)) for _ in range(n)]
+    assert [child.wait(600) for child in children] == [0] * n
+    folders = sorted(tmp_path.iterdir())
+    assert len(folders) == n and not any(differences(folders[0], folder) for folder in folders)
 
 
 # ---------------------------------------------------------------------------- kill -9
 
 
 def test_killed_at_random_moments_and_resumed_equals_undisturbed(nursery: Nursery, tmp_path: Path):
-    found = torture.kills(nursery, tmp_path, 5)
-    assert found.faults == []
-    assert found.counts["kills"] == 5 and found.counts["in the writing of a checkpoint"] >= 1
+    assert torture.kills(nursery, tmp_path, 5) >= 1  # in the writing of a checkpoint
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["torch", "numba"])
 def test_killed_50_times(nursery: Nursery, tmp_path: Path, backend: str):
-    found = torture.kills(nursery, tmp_path, 50, 1, [*QUICK, "-backend", backend])
-    assert found.faults == []
-    assert found.counts["in the writing of a checkpoint"] >= 10
+    assert torture.kills(nursery, tmp_path, 50, 1, [*QUICK, "-backend", backend]) >= 10

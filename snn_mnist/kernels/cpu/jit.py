@@ -1,9 +1,8 @@
 """Compilation by numba with a disk cache, surrogate gradients as compiled functions, and the threads of kernels.
 
 The key of numba's own cache knows the file of the cached function alone: a helper changed in another file would leave
-an old kernel in place. So the cache lies in a folder named by a hash of all kernel sources and numba's version
-(cache.py). numba also raises what goes wrong with a cache file, so its cache stands behind `_GuardedCache`, where any
-error is a miss. Without a folder that can be written, kernels are compiled anew in each process.
+an old kernel in place. So the cache lies in a folder named by a hash of all kernel sources (cache.py), behind
+`_GuardedCache`, where any error is a miss. Without a folder that can be written, each process compiles anew.
 
 A kernel that uses several threads is called once on each, with a `Team` that says which one it is; numba's own parallel
 loops would compile each body three times, and their threads do not survive a fork.
@@ -38,12 +37,11 @@ log = logging.getLogger("snn_mnist")  # shown by the program, see terminal.py
 
 
 class _GuardedCache(NullCache):
-    """The cache of one compiled function, which replaces numba's: times each compilation, and announces a long one."""
+    """The cache of a dispatcher or CFunc, which replaces numba's: times each compilation, and announces a long one."""
 
     expected: ClassVar[list[_GuardedCache]] = []  # of the long kernels that are not compiled yet, see expect
 
     def __init__(self, compiled: Any, name: str, what: str = "", seconds: float = 0) -> None:
-        """compiled: a dispatcher of numba or a CFunc; what and seconds as in `kernel`"""
         self.name, self.what, self.seconds, self.disk = name, what, seconds, NullCache()
         if folder := cache_directory():
             users_folder, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(folder)
@@ -55,31 +53,22 @@ class _GuardedCache(NullCache):
         compiled._cache = self
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        overload, folder = None, cache_directory()
+        overload = None
         try:
             overload = self.disk.load_overload(sig, target_context)
-        except Exception as error:  # a damaged file can fail anywhere in unpickling
-            log.info("a compiled kernel in %s can't be read (%s)", folder, error)
+        except Exception:  # a damaged file can fail anywhere in unpickling
             with contextlib.suppress(OSError):
                 self.disk.flush()  # a damaged index would be read again by save_overload
         if overload is None:
             if self.what:
                 expected = self.expected if self in self.expected else [self]
-                number, often = expected.index(self) + 1, "once" if folder else "in every run (no cache can be written)"
-                seconds = max(1, round(self.seconds * _slowness()))
-                log.info(
-                    "compiling kernel %d of %d, %s, %s: about %d s ...",
-                    number,
-                    len(expected),
-                    self.what,
-                    often,
-                    seconds,
-                )
+                which = f"kernel {expected.index(self) + 1} of {len(expected)}, {self.what}"
+                often = "once" if cache_directory() else "in every run (no cache can be written)"
+                log.info("compiling %s, %s: about %d s ...", which, often, max(1, round(self.seconds * _slowness())))
             self.started = time.perf_counter()
         return overload
 
     def is_on_disk(self) -> bool:
-        """Return whether a kernel of this name lies in the cache."""
         with contextlib.suppress(Exception):
             return bool(self.disk._cache_file._load_index())
         return False
@@ -97,8 +86,7 @@ class _GuardedCache(NullCache):
 def kernel(what: str = "", seconds: float = 0) -> Callable[[Callable], Any]:
     """Decorator: compile an entry point with the disk cache. Helpers that it calls are inlined by LLVM.
 
-    what: what it computes, for a person who waits for the compiler; seconds: about how long where _slowness is 1; for
-    short ones nothing is said
+    what: what it computes, for the announcement of a long compilation; seconds: of it where _slowness is 1.
     """
 
     def decorate(function: Callable) -> Any:
@@ -114,8 +102,7 @@ def kernel(what: str = "", seconds: float = 0) -> Callable[[Callable], Any]:
 def expect(*kernels: Any) -> None:
     """Let the announcements count: these kernels will be used in this order."""
     if not numba.config.DISABLE_JIT:
-        caches = [kernel._cache for kernel in kernels]
-        _GuardedCache.expected = [cache for cache in caches if not cache.is_on_disk()]
+        _GuardedCache.expected = [kernel._cache for kernel in kernels if not kernel._cache.is_on_disk()]
 
 
 @functools.cache
@@ -133,7 +120,6 @@ inlined_helper = numba.njit(error_model="numpy", no_cpython_wrapper=True, no_cfu
 
 
 # ---- surrogate gradients -----------------------------------------------------------------------------------------
-
 
 _NAMES = {name: getattr(math, name) for name in ("exp", "log", "log1p", "sin", "cos", "atan", "erfc", "sqrt")}
 _NAMES |= {function.__name__: helper(function) for function in (formulas.where, formulas.minimum, formulas.maximum)}

@@ -9,6 +9,7 @@ don't depend on the number of threads.
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,10 +18,9 @@ import torch
 from torch import Tensor
 
 from snn_mnist.kernels import neuron as common
-from snn_mnist.kernels.cpu.jit import get_threads, gradient_function, kernel, on_threads, why_unavailable
+from snn_mnist.kernels.cpu.jit import get_threads, gradient_function, kernel, on_threads
+from snn_mnist.kernels.cpu.jit import why_unavailable as why_unavailable
 from snn_mnist.kernels.neuron import NeuronSpec, coefficients
-
-__all__ = ["multi_step", "why_unavailable"]
 
 LIMIT = 2.0**64  # H stays within +-LIMIT, as in core/neuron.py: an infinite input leaves a finite V; NaN stays NaN
 BLOCK = 1024  # neurons a block: v and a row of x stay in the first-level cache
@@ -113,8 +113,5 @@ def _rows(tensor: Tensor | None, model: Tensor, rows: tuple[int, int]) -> np.nda
     return model.new_empty(0, rows[1]).numpy() if tensor is None else tensor.view(rows).numpy()
 
 
-def multi_step(
-    x_seq: Tensor, v: Tensor | float, spec: NeuronSpec, store_v_seq: bool
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """`multi_step` of kernels/neuron.py on the CPU; half precision is computed in float32."""
-    return common.multi_step(forward, backward, (torch.float32, torch.float64), x_seq, v, spec, store_v_seq)
+# (x_seq, v, spec, store_v_seq) as in kernels/neuron.py; half precision is computed in float32
+multi_step = functools.partial(common.multi_step, forward, backward, (torch.float32, torch.float64))

@@ -46,7 +46,7 @@ _word, _long, _bits, _byte, _array = types.uint32, types.int64, types.uint64, ty
 def _operation(result: types.Type, *operands: types.Type | None, name: str = "") -> Callable[[Callable[..., Any]], Any]:
     """Decorator: make an operation for compiled code of a function (builder, *operands) -> value that writes LLVM.
 
-    operands: their types; `_array`: a contiguous array, which the function receives as a pointer to its first element.
+    operands: their types; for `_array`, a contiguous array, the function receives a pointer to its first element.
     """
 
     def decorate(write: Callable[..., Any]) -> Any:
@@ -61,9 +61,7 @@ def _operation(result: types.Type, *operands: types.Type | None, name: str = "")
                     return context.make_tuple(builder, result, value)
                 return context.get_dummy_value() if result is types.void else value
 
-            return result(
-                *(operand or given_type for operand, given_type in zip(operands, given, strict=True))
-            ), generate
+            return result(*(operand or other for operand, other in zip(operands, given, strict=True))), generate
 
         typed.__name__, typed.__doc__ = name or write.__name__, write.__doc__
         typed.__signature__ = inspect.signature(write)  # type: ignore[attr-defined]  # numba reads the number of operands
@@ -98,10 +96,7 @@ def _c_function(builder: Any, address: Any, *operands: ir.Type) -> Any:
 
 
 def aligned_array(count, dtype):  # type: ignore[no-untyped-def]
-    """Return an empty array that begins at a cache line.
-
-    A vector across two lines costs twice, and a load that follows its store stalls.
-    """
+    """Return an empty array that begins at a cache line: a vector across two costs twice, and its loads stall."""
     size = np.empty(1, dtype).itemsize
     whole = np.empty(count + 64 // size, dtype)
     skip = (-whole.ctypes.data) % 64 // size
@@ -172,8 +167,7 @@ def call_elementwise(builder: Any, address: Any, source: Any, target: Any, count
 
 @_operation(types.UniTuple(_bits, 2), _array, _long, _byte, _array, _long, _byte)
 def compare_bytes(builder: Any, data: Any, index: Any, value: Any, flags: Any, offset: Any, flag: Any) -> Any:
-    """Return (less, equal): bit i tells whether array[index + i] < value, == value, for 64 unsigned bytes;
-    where it is less, flags[offset + i] |= flag."""
+    """Return 64 bits each, array[index + i] < value and == value, and where it is less flags[offset + i] |= flag."""
     vector = ir.VectorType(_I8, 64)
     compared, value = builder.load(_at(builder, data, index, vector), align=1), _splat(builder, value, 64)
     less, equal = (builder.icmp_unsigned(relation, compared, value) for relation in ("<", "=="))
@@ -258,7 +252,7 @@ def philox8(
 
 @_operation(_long, _array, _long)
 def _add_atomically(builder: Any, counter: Any, amount: Any) -> Any:
-    """Adds to counter[0] at once for all threads; returns what was there. Others then see what was written before."""
+    """Add to counter[0] and return what was there; other threads then see what was written before."""
     return builder.atomic_rmw("add", counter, amount, "seq_cst")
 
 
@@ -270,8 +264,7 @@ def _load_atomically(builder: Any, counter: Any) -> Any:
 
 @_operation(types.void, _long, _word)
 def _rest(builder: Any, address: Any, duration: Any) -> None:
-    """Calls the C function void f(unsigned duration) at this address, or, with address 0, lets the core's other
-    hardware thread go first."""
+    """Call the C function void f(unsigned) at this address, or for 0 let the core's other hardware thread go first."""
     relax = {"x86_64": "pause", "i686": "pause", "aarch64": "yield", "arm64": "yield"}.get(_ARCHITECTURE, "")
     with builder.if_else(builder.icmp_signed("!=", address, ir.Constant(_I64, 0))) as (sleep, spin):
         with sleep:
@@ -282,11 +275,10 @@ def _rest(builder: Any, address: Any, duration: Any) -> None:
 
 @helper
 def wait_for_all(team):  # type: ignore[no-untyped-def]
-    """Wait until all threads of a team are here, for the same time. What they wrote before is then seen by all.
+    """Wait until all threads of a team are here, and see what they wrote. arrived[0] counts arrivals for ever.
 
-    arrived[0] counts the arrivals, and never goes back. A thread spins for milliseconds (naps of 50 us after 100 us
-    of spinning cost a tenth of the speed on two quiet cores); then it sleeps, so that its core is free for one of them
-    that lost its own to another program.
+    A thread spins for milliseconds (naps after 100 us cost a tenth of the speed on two quiet cores); then it sleeps, so
+    that one that lost its core to another program can have this one.
     """
     if team.workers == 1:
         return

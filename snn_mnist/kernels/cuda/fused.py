@@ -27,9 +27,7 @@ THREADS_NEURONS = 128
 COUNTING_SPAN = 128  # steps held at a time by a forward pass, for any T
 CONTRACT_LANES, CONTRACT_SLICES = 32, 8  # pixels per block of `contract`, and partial sums per pixel
 TIES = 512  # listed per block; any further tie is resolved at once
-MAXIMUM_GRID = 2**31 - 1  # blocks of a launch
-LIMIT_OUTPUTS, LIMIT_PIXELS, LIMIT_LEARNING_STEPS = 128, 65535, 1 << 20
-LIMIT_ITEMS = (1 << 31) - 1024  # work items per block, counted in 32 bits
+LIMIT_OUTPUTS, LIMIT_PIXELS, LIMIT_LEARNING_STEPS = 128, 32_704, 1 << 20  # a block counts its work in 32 bits
 
 
 class ActivePixels(NamedTuple):
@@ -42,7 +40,7 @@ class ActivePixels(NamedTuple):
 
 
 def active_pixels(images: Tensor) -> ActivePixels:
-    """List the non-zero pixels of images [N, P] uint8, P < 65536. Waits for the device once."""
+    """List the non-zero pixels of images [N, P] uint8, P <= 32704. Waits for the device once."""
     if images.shape[1] > LIMIT_PIXELS:
         raise ValueError(f"the CUDA kernels take images of at most {LIMIT_PIXELS} pixels, not {images.shape[1]}")
     images = images.contiguous()
@@ -56,14 +54,8 @@ def active_pixels(images: Tensor) -> ActivePixels:
     return ActivePixels(images, offsets, sites, max(32, (most + 31) // 32 * 32))
 
 
-def work_bytes(outputs: int, span: int, learning: bool, stride: int) -> int:
-    """Return the bytes of working memory of a block, as laid out in fused.cu."""
-    groups, words = (outputs + 3) // 4, span // 32
-    return 16 * groups * (stride + span * (1 + learning)) + 8 * (TIES + 1) + 4 * (words + 1) * stride + 8
-
-
 class Plan(NamedTuple):
-    """How a variant of fused.cu is built and launched."""
+    """How a variant of fused.cu is built and launched, a block per sample."""
 
     text: str
     threads: int
@@ -79,12 +71,8 @@ def plan_launch(weight_shape: Sequence[int], stride: int, spec: NeuronSpec, step
     outputs, pixels = weight_shape
     learning = steps is not None
     span = COUNTING_SPAN if steps is None else (steps + 31) // 32 * 32
-    if stride * (span // 16) > LIMIT_ITEMS:
-        raise ValueError(
-            f"T={steps} with {stride} active pixels is too much for the fused CUDA kernel; "
-            "lower T or use -backend torch"
-        )
-    size = work_bytes(outputs, span, learning, stride)
+    arrays = 16 * ((outputs + 3) // 4) * (stride + span * (1 + learning)), 8 * (TIES + 1), 4 * (span // 32 + 1) * stride
+    size = sum(arrays) + 8  # of a block's working memory, as laid out in fused.cu
     global_work = size > limit
     threads = THREADS_LEARNING if learning else THREADS_COUNTING
     macros: dict[str, Any] = {"PIXELS": pixels, "OUTPUTS": outputs, "THREADS": threads, "SPAN": span}
@@ -122,14 +110,12 @@ def _fused(
             f"the fused CUDA kernel takes a weight [C, {active.images.shape[1]}] with C at most {LIMIT_OUTPUTS}, "
             f"not {list(weight.shape)}; use -backend torch"
         )
-    if weight.device != active.images.device:
-        raise ValueError(f"the weight is on {weight.device} and the images on {active.images.device}; move one of them")
     device, samples, half = active.images.device, len(index), precision == torch.float16
     if samples == 0:
         return
     if not half:  # the kernel itself rounds to float16, which saves a copy of the weight
         weight = weight.to(precision)
-    weight, index = weight.detach().float().contiguous(), _as_index(active, index)
+    weight, index = weight.detach().to(device, torch.float32).contiguous(), _as_index(active, index)
     plan = plan_launch(weight.shape, active.stride, spec, steps, cuda.shared_limit(device))
     inputs = active.offsets, active.sites, index, weight, *_key_arguments(key), *coefficients(spec)[:5]
     readout = readout_steps, np.int32(0 if readout_steps is None else len(readout_steps))
@@ -221,8 +207,7 @@ def _launch_neuron(
     real = "float64" if x.dtype == torch.float64 else "float32"
     kernel = cuda.load(neuron_source(spec, x.dtype, name == "backward"), name, x.device)
     scalars = np.int64(len(x)), np.int64(size), *coefficients(spec, real)[:5]
-    blocks = min((size + THREADS_NEURONS - 1) // THREADS_NEURONS, MAXIMUM_GRID)
-    kernel((blocks,), THREADS_NEURONS, (*before, *scalars, *after))
+    kernel(((size + THREADS_NEURONS - 1) // THREADS_NEURONS,), THREADS_NEURONS, (*before, *scalars, *after))
 
 
 def neuron_forward(

@@ -9,12 +9,11 @@ the kernel is loaded.
 
 from __future__ import annotations
 
-import atexit
 import functools
 import importlib
 import os
-import shutil
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -80,20 +79,15 @@ def torch_release() -> int:
 
 
 def import_cupy() -> Any:
-    """Import CuPy with its cache beside numba's, unless CUPY_CACHE_DIR is set. Where the cache can't be written the
-    import would fail, so it is a temporary folder there."""
+    """Import CuPy with its cache beside numba's, or in a temporary folder: without one the import would fail."""
     if "CUPY_CACHE_DIR" not in os.environ:
-        if (folder := writable("cupy")) is None:
-            folder = Path(tempfile.mkdtemp(prefix="snn_mnist-"))
-            atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        os.environ["CUPY_CACHE_DIR"] = str(folder)
+        os.environ["CUPY_CACHE_DIR"] = str(writable("cupy") or tempfile.mkdtemp(prefix="snn_mnist-"))
     return importlib.import_module("cupy")
 
 
-def one_line(error: BaseException | str, limit: int = 300) -> str:
+def one_line(error: BaseException | str) -> str:
     """Return an error's message on one line."""
-    text = " ".join(str(error).split()).rstrip(".")
-    return text if len(text) <= limit else text[:limit] + " …"
+    return textwrap.shorten(str(error).strip().rstrip("."), 300, placeholder=" …")
 
 
 # ---- source ----------------------------------------------------------------------------------------------------
@@ -116,15 +110,10 @@ def gradient_macro(spec: NeuronSpec, dtype: str = "float32") -> dict[str, str]:
 # ---- launches ------------------------------------------------------------------------------------------------
 
 
+@functools.cache
 def load(text: str, name: str, device: torch.device) -> Kernel:
     """Return the kernel `name` of this source, compiled for the device (CuPy keeps it on disk); or a RuntimeError."""
-    return _load(text, name, device_index(device))
-
-
-@functools.cache
-def _load(text: str, name: str, index: int) -> Kernel:
-    cupy = import_cupy()
-    started = time.perf_counter()
+    cupy, index, started = import_cupy(), device.index, time.perf_counter()
     with cupy.cuda.Device(index):
         try:
             kernel = cupy.RawKernel(text, name, options=OPTIONS)
@@ -169,12 +158,7 @@ def _stream(address: int, index: int) -> Any:
     return cupy.cuda.ExternalStream(address, index)
 
 
-def device_index(device: torch.device) -> int:
-    return torch.cuda.current_device() if device.index is None else device.index
-
-
 @functools.cache
 def shared_limit(device: torch.device) -> int:
     """Return the bytes of shared memory that a block may request."""
-    cupy = import_cupy()
-    return int(cupy.cuda.Device(device_index(device)).attributes["MaxSharedMemoryPerBlockOptin"])
+    return int(import_cupy().cuda.Device(device.index).attributes["MaxSharedMemoryPerBlockOptin"])
