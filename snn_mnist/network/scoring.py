@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -30,9 +31,14 @@ class Score:
         """Return the firing rates [N, 10] over the first readout_steps[m] steps."""
         return self.counts[:, m] / self.readout_steps[m]
 
+    @cached_property
+    def predictions(self) -> Tensor:
+        """The class with the highest rate [N, M]; the lower class wins a tie."""
+        return self.counts.max(2).indices  # of all steps at once: argmax of a single step takes four times as long
+
     def accuracy(self, m: int = -1) -> float:
-        """Return the share of images whose highest rate is their label's; the lower class wins a tie."""
-        return (self.counts[:, m].argmax(1) == self.labels).double().mean().item()
+        """Return the share of images whose highest rate is their label's."""
+        return (self.predictions[:, m] == self.labels).double().mean().item()
 
     def loss(self) -> float:
         """Return the mean squared error between rates and one-hot labels, as in training."""
@@ -45,7 +51,7 @@ class Score:
 
     def confusion(self) -> Tensor:
         """Return [10, 10] int64: row the label, column the prediction."""
-        cells = self.labels * CLASSES + self.counts[:, -1].argmax(1)
+        cells = self.labels * CLASSES + self.predictions[:, -1]
         return torch.bincount(cells, minlength=CLASSES * CLASSES).view(CLASSES, CLASSES)
 
 
