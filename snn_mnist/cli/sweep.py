@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.search.space import SWEPT, Choices, Range, corners, varying
+from snn_mnist.search.space import SWEPT, Range, corners, varying
 from snn_mnist.settings.config import FILE_NAME, Config, file_name, train_option
 from snn_mnist.settings.options import Option, Options, option, options_of
 
@@ -100,13 +100,10 @@ def run(options: Any) -> int:
 def make_plan(options: Any) -> tuple[Plan, int]:
     """Return the plan, and the number of workers here; UsageError where the settings make no study."""
     if not options.val:
-        raise UsageError(
-            "-val is missing: without held-out training images the trials would be chosen on the test images, whose "
-            "accuracy is then no measure of new images any more; give e.g. -val 5000 (of MNIST's 60,000)"
-        )
+        raise UsageError("-val is missing: held-out training images choose the trials; give e.g. -val 5000 of MNIST's")
     names = [each.name for each in options_of(Config) if each.saved and hasattr(options, each.name)]
     fixed = {name: getattr(options, name) for name in names if name not in ("out_dir", "seeds")}
-    space = {name: fixed.pop(name) for name in names if isinstance(fixed.get(name), Choices | Range)}
+    space = {name: fixed.pop(name) for name in names if isinstance(fixed.get(name), tuple | Range)}
     if not space:
         raise UsageError("no setting varies; give one several values (-tau 1.1,1.3,2) or a range (-lr 1e-3:1e-2:log)")
     trials = options.trials or 40

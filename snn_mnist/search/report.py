@@ -19,7 +19,6 @@ from snn_mnist.network.device import choose_runtime
 from snn_mnist.network.network import load_network
 from snn_mnist.network.poisson import SpikeKey, Stream
 from snn_mnist.network.scoring import score_split
-from snn_mnist.search.space import Choices
 from snn_mnist.search.study import REASON, RUNS, Plan, drawn, number_of, result, trials_of
 from snn_mnist.settings.config import DECIDING, Config
 from snn_mnist.settings.options import show
@@ -59,7 +58,7 @@ def write_report(study: optuna.Study, plan: Plan, dataset: Dataset, repeats: int
 
 
 def table(trials: list[FrozenTrial], plan: Plan) -> str:
-    """Return study.csv: a row for each trial, the best first."""
+    """Return study.csv: a row for each trial, the best first; shares of 1 with six decimals."""
     rows: list[dict[str, Any]] = []
     for trial in trials:
         number, runs = number_of(trial), trial.user_attrs.get(RUNS, [])
@@ -68,7 +67,8 @@ def table(trials: list[FrozenTrial], plan: Plan) -> str:
         row |= {f"val_acc_seed{plan.fixed['seed'] + run}": accuracy for run, accuracy in enumerate(runs)}
         row |= {"epochs": trial.last_step} | {name: show(value) for name, value in trial.params.items()}
         row["seconds"] = trial.duration.total_seconds() if trial.duration else None
-        rows.append(row | {"run": plan.run_names(number)[0], "reason": trial.user_attrs.get(REASON)})
+        row |= {"run": plan.run_names(number)[0], "reason": trial.user_attrs.get(REASON)}
+        rows.append({name: round(value, 6) if isinstance(value, float) else value for name, value in row.items()})
     return csv_text(rows)
 
 
@@ -81,11 +81,11 @@ def test_winner(plan: Plan, best: FrozenTrial, dataset: Dataset, repeats: int, t
         keys = [SpikeKey(loaded.config.seed, Stream.EVAL, repeat) for repeat in range(repeats)]
         scores, _ = score_split(loaded.net, dataset.test, runtime, [loaded.config.T], keys)
         accuracies.append([each.accuracy() for each in scores])
-    encodings = "1 encoding" if repeats == 1 else f"{repeats} encodings"
+    of, over = accuracies[0], "1 encoding" if repeats == 1 else f"mean ± std over {repeats} encodings"
     if plan.seeds > 1:
-        means = list(map(statistics.mean, accuracies))
-        return f"test images: {percent(means)} (mean ± std over {plan.seeds} seeds, each the mean of {encodings})"
-    return f"test images: {percent(accuracies[0])} ({'mean ± std over ' * (repeats > 1)}{encodings})"
+        of = list(map(statistics.mean, accuracies))
+        over = f"mean ± std over {plan.seeds} seeds, each the mean of {repeats} encoding{'s' * (repeats > 1)}"
+    return f"test images: {percent(of)} ({over})"
 
 
 def best_yaml(best: FrozenTrial, plan: Plan, trials: int, tested: str) -> str:
@@ -113,7 +113,7 @@ def figures(study: optuna.Study, plan: Plan) -> dict[str, Any]:
 
     complete = [trial for trial in trials_of(study) if trial.state == TrialState.COMPLETE]
     names = [name for name in plan.space if len({trial.params[name] for trial in complete}) > 1]
-    lists = [name for name in names if isinstance(plan.space[name], Choices)]
+    lists = [name for name in names if isinstance(plan.space[name], tuple)]
     found: dict[str, Any] = {}
     if names:
         found["settings.png"] = against_each(complete, len(trials_of(study)), names, plan)
@@ -134,9 +134,9 @@ def against_each(complete: Sequence[FrozenTrial], trials: int, names: list[str],
     figure = drawing.own_figure((2 + 2.4 * len(names), 4.5))
     for axes, name in zip(figure.subplots(1, len(names), sharey=True, squeeze=False)[0], names, strict=True):
         values, at = plan.space[name], [trial.params[name] for trial in complete]
-        if isinstance(values, Choices):
-            axes.set_xticks(range(len(values.values)), map(show, values.values))
-            at = list(map(values.values.index, at))
+        if isinstance(values, tuple):
+            axes.set_xticks(range(len(values)), map(show, values))
+            at = list(map(values.index, at))
         elif values.log:
             ticks = [values.low, math.sqrt(values.low * values.high), values.high]
             axes.set_xscale("log")

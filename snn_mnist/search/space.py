@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from snn_mnist.settings.config import Config
-from snn_mnist.settings.options import Option, options_of, show
+from snn_mnist.settings.options import Option, options_of
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -23,19 +23,6 @@ SWEPT = tuple(
 
 
 @dataclass(frozen=True)
-class Choices:
-    """One of these values."""
-
-    values: tuple[Any, ...]
-
-    def __str__(self) -> str:
-        return show(self.values)
-
-    def suggest(self, trial: Trial, name: str) -> Any:
-        return trial.suggest_categorical(name, self.values)
-
-
-@dataclass(frozen=True)
 class Range:
     """A number from low to high, both included; with log the logarithm is drawn uniformly."""
 
@@ -46,33 +33,39 @@ class Range:
     def __str__(self) -> str:
         return f"{self.low}:{self.high}{':log' if self.log else ''}"
 
-    def suggest(self, trial: Trial, name: str) -> Any:
-        if isinstance(self.low, int):
-            return trial.suggest_int(name, self.low, int(self.high), log=self.log)
-        return trial.suggest_float(name, self.low, self.high, log=self.log)
+
+Space = Mapping[str, tuple[Any, ...] | Range]
+"""What each setting may be: one of several values, or a number of a range."""
 
 
-Space = Mapping[str, Choices | Range]
+def suggest(trial: Trial, space: Space) -> dict[str, Any]:
+    """Return the values that a trial draws."""
+    drawn: dict[str, Any] = {}
+    for name, each in space.items():
+        if isinstance(each, tuple):
+            drawn[name] = trial.suggest_categorical(name, each)
+        else:
+            draw: Any = trial.suggest_int if isinstance(each.low, int) else trial.suggest_float
+            drawn[name] = draw(name, each.low, each.high, log=each.log)
+    return drawn
 
 
 def varying(option: Option) -> dict[str, Any]:
     """Return what changes of a setting of `train` that may also have a list or a range of values."""
     wanted = f"{option.allowed}; several as a,b,c"
-    if option.choices:
-        wanted = "several as a,b,c or one of"
-    elif option.type in (int, float):
+    if option.type in (int, float):
         wanted += "; a range as low:high or low:high:log with low < high, above 0 for log"
     metavar = "on,off" if option.is_switch else option.value_name  # a switch has a value here
     return {"read": partial(parse, option), "wanted": wanted, "metavar": metavar}
 
 
 def parse(option: Option, text: Any) -> Any:
-    """Return the value that text stands for, or Choices or a Range; ValueError or such where it is not allowed."""
+    """Return the value, the tuple of values or the Range that text stands for; ValueError or such for another text."""
     if isinstance(text, str) and "," in text:
         values = tuple(option.convert(word.strip()) for word in text.split(","))
         if len(set(values)) < len(values):
             raise ValueError
-        return Choices(values)
+        return values
     if isinstance(text, str) and ":" in text and option.type in (int, float):
         low, high, *scale = text.split(":")
         limits = option.convert(low), option.convert(high)
@@ -84,5 +77,5 @@ def parse(option: Option, text: Any) -> Any:
 
 def corners(space: Space) -> Iterator[dict[str, Any]]:
     """Return all combinations of the choices and of the ends of the ranges, the last setting varying fastest."""
-    ends = [each.values if isinstance(each, Choices) else (each.low, each.high) for each in space.values()]
+    ends = [each if isinstance(each, tuple) else (each.low, each.high) for each in space.values()]
     return (dict(zip(space, point, strict=True)) for point in itertools.product(*ends))

@@ -36,7 +36,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from snn_mnist.data.datasets import Dataset, load_dataset
 from snn_mnist.errors import SNNError, UsageError, reason
-from snn_mnist.search.space import Space, corners
+from snn_mnist.search.space import Space, corners, suggest
 from snn_mnist.settings.config import DECIDING, Config
 from snn_mnist.settings.options import show
 from snn_mnist.storage import checkpoint
@@ -86,11 +86,8 @@ class Plan:
 
     def settings(self) -> dict[str, str]:
         """Return the settings, as text, that must not change when the study is continued."""
-        decisive = {name: value for name, value in self.fixed.items() if name not in FREE}
-        return {
-            name: show(value)
-            for name, value in {**decisive, **self.space, "seeds": self.seeds, "sampler": self.sampler}.items()
-        }
+        settings = {**self.fixed, **self.space, "seeds": self.seeds, "sampler": self.sampler}
+        return {name: show(value) for name, value in settings.items() if name not in FREE}
 
     def check(self, n_train: int) -> None:
         """Raise UsageError where no combination of the settings can be trained on this many images."""
@@ -134,12 +131,13 @@ def _storage(plan: Plan) -> RDBStorage:
     if "://" not in url:
         make_directory(Path(url).parent, "-storage" if Path(url).parent != plan.folder else "-out-dir")
         url, options = f"sqlite:///{url}", {"connect_args": {"timeout": 60}}
-    beats: Any = {"heartbeat_interval": HEARTBEAT, "grace_period": DEAD_AFTER}
+    settings: Any = {"heartbeat_interval": HEARTBEAT, "grace_period": DEAD_AFTER}
+    settings |= {"engine_kwargs": options, "heartbeat_stale_trial_callback": return_to_queue}
     try:
-        storage = RDBStorage(url, options, **beats, heartbeat_stale_trial_callback=return_to_queue)
+        storage = RDBStorage(url, **settings)
     except SQLAlchemyError:  # perhaps another command makes the tables at the same moment
         time.sleep(1)
-        storage = RDBStorage(url, options, **beats, heartbeat_stale_trial_callback=return_to_queue)
+        storage = RDBStorage(url, **settings)
     if storage.engine.name == "sqlite":  # it has no SELECT … FOR UPDATE: two workers could take the same trial
         listen = sqlalchemy.event.listen
         listen(storage.engine, "connect", lambda connection, _: setattr(connection, "isolation_level", None))
@@ -187,22 +185,19 @@ def work(plan: Plan, dataset: Dataset, interruption: Interruption) -> None:
     """Take trials until all of the study are finished, those of killed workers too, or until an interruption."""
     study = open_study(plan)
 
-    def objective(trial: optuna.Trial) -> float:
-        return accuracy(trial, plan, dataset, interruption)
-
     def announce(study: optuna.Study, trial: FrozenTrial) -> None:
         if trial.state != TrialState.FAIL or REASON in trial.user_attrs:
             done = f"{finished(study)}/{len(trials_of(study))}  trial {number_of(trial)}"
             print(wrapped(f"{done}  {result(trial)}  {drawn(trial)}"), flush=True)
 
-    catch = (UsageError, Diverged, Interrupted)
+    how: Any = {"n_trials": 1, "catch": (UsageError, Diverged, Interrupted), "callbacks": [announce]}
     with interruption:
         while not interruption.requested:
             fail_stale_trials(study)
             states = [each.state for each in trials_of(study)]
             if TrialState.WAITING in states:
                 try:
-                    study.optimize(objective, n_trials=1, catch=catch, callbacks=[announce])
+                    study.optimize(lambda trial: accuracy(trial, plan, dataset, interruption), **how)
                 except ValueError as error:  # another worker took the trial while this one slept (SIGSTOP, a laptop)
                     if "Cannot tell" not in str(error):
                         raise
@@ -217,11 +212,11 @@ def accuracy(trial: optuna.Trial, plan: Plan, dataset: Dataset, interruption: In
     study = trial.study
     # A generator for each trial: no two workers draw the same, and a resumed study does not repeat its draws.
     seed = int(np.random.SeedSequence([plan.fixed["seed"], trial.number]).generate_state(1)[0])
-    tpe = plan.sampler == "tpe"
-    samplers = optuna.samplers
-    study.sampler = samplers.TPESampler(seed=seed, constant_liar=True) if tpe else samplers.RandomSampler(seed=seed)
+    study.sampler = optuna.samplers.RandomSampler(seed=seed)
+    if plan.sampler == "tpe":
+        study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
     try:
-        values = {name: each.suggest(trial, name) for name, each in plan.space.items()}
+        values = suggest(trial, plan.space)
         names = plan.run_names(number_of(study.get_trials(deepcopy=False)[trial.number]))
         configs = [plan.config(values, run, name=name) for run, name in enumerate(names)]
         runs = [train_run(config, trial, run == 0, dataset, interruption) for run, config in enumerate(configs)]

@@ -124,17 +124,6 @@ def assert_undisturbed(nursery: Nursery, out: Path, url: str, folder: Path) -> N
     assert same(checkpoint.load(folder)["net"], checkpoint.load(out / "whole")["net"])
 
 
-def test_the_whole_sweep_is_killed_and_goes_on(nursery: Nursery, tmp_path: Path):
-    url = str(tmp_path / "study.db")
-    with started_in_a_hurry(nursery, tmp_path, url) as child:
-        _, folder = stopped(child, tmp_path)
-    with started_in_a_hurry(nursery, tmp_path, url) as child:
-        assert child.wait() == 0, child.out + child.err
-    assert f"study sweep: {int(folder.name[-4:])} of {TRIALS} trials finished" in child.out
-    check(url, tmp_path)
-    assert_undisturbed(nursery, tmp_path, url, folder)
-
-
 def test_a_worker_process_is_killed(nursery: Nursery, tmp_path: Path):
     """The command says so, goes on with the others, and stops with them; another command ends the study."""
     url = str(tmp_path / "sweep" / "study.db")
@@ -190,17 +179,15 @@ def test_two_worker_processes_stop_with_their_command(nursery: Nursery, tmp_path
     assert mine.state == TrialState.WAITING and checkpoint.load(folder)["epoch"] < EPOCHS - 1
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_database_that_goes_away_is_one_line(nursery: Nursery, tmp_path: Path, workers: int):
+def test_a_database_that_goes_away_is_one_line(nursery: Nursery, tmp_path: Path):
     """Nothing is lost: runs stand at their last checkpoint."""
     with postgres.server() as url:
-        child = start(nursery, tmp_path, url, "-workers", str(workers))
-        worker, folder = stopped(child, tmp_path, workers)
+        child = start(nursery, tmp_path, url, "-workers", "2")
+        worker, folder = stopped(child, tmp_path, workers=2)
     os.kill(worker, signal.SIGCONT)
     assert child.wait() == 1
     lines = child.err.splitlines()
-    assert len(lines) == (1 if workers == 1 else 3), "the command, and each of its two processes"
-    assert all(line.startswith("snn_mnist sweep: error: -storage") and "can't be used (" in line for line in lines), (
-        lines
-    )
+    assert len(lines) == 3, "the command, and each of its two processes"
+    for line in lines:
+        assert line.startswith("snn_mnist sweep: error: -storage") and "can't be used (" in line
     assert checkpoint.load(folder)["epoch"] < EPOCHS
