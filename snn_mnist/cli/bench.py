@@ -9,12 +9,11 @@ measurements and is reported apart. `scripts/compare_libraries.py` compares with
 from __future__ import annotations
 
 import itertools
-import sys
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from snn_mnist.cli.shared import json_option, spread, write_json
+from snn_mnist.cli.shared import json_option, publish, spread
 from snn_mnist.settings.config import BACKENDS, MAX_T, Config, train_option
 from snn_mnist.settings.options import Options, option
 from snn_mnist.terminal import wrapped
@@ -58,24 +57,23 @@ def run(options: BenchOptions) -> int:
     for batch in options.b:
         Config(b=batch, dataset=options.dataset).check_sizes(len(dataset.train))
     machine, seconds = environment.describe(device), FULL_SECONDS if options.full else SECONDS
-    out = sys.stderr if options.json == "-" else sys.stdout
-    print(wrapped(f"{machine}, {environment.threads(options.j)}, {options.dataset}, Adam"), file=out)
-    print(f"median [lowest, highest] of {options.repeats} measurements of {seconds:g} s each", file=out, flush=True)
+    lines = [wrapped(f"{machine}, {environment.threads(options.j)}, {options.dataset}, Adam")]
+    lines.append(f"median [lowest, highest] of {options.repeats} measurements of {seconds:g} s each")
     results: list[dict[str, Any]] = []
     for steps, batch in itertools.product(options.T, options.b):
         config = Config(T=steps, b=batch, j=options.j, device=str(device), dataset=options.dataset)
         rows = measure({name: Work(replace(config, backend=name), dataset) for name in names}, options.repeats, seconds)
         results += [{"backend": name, "T": steps, "b": batch, **speeds} for name, speeds in rows.items()]
         title = f"T {steps}, batch {batch}"
-        print(f"\n{title:20}{'images/s':>11}{'lowest':>12}{'highest':>12}{'relative':>10}", file=out)
+        lines += ["", f"{title:20}{'images/s':>11}{'lowest':>12}{'highest':>12}{'relative':>10}"]
         for (name, speeds), what in itertools.product(rows.items(), WHAT):
             speed, slowest = speeds[what], min(each[what]["median"] for each in rows.values())
             cells = "".join(f"{speed[key]:>12,.0f}" for key in ("median", "low", "high"))
-            print(f"{name:12}{what:7}{cells}{speed['median'] / slowest:>9.1f}x", file=out, flush=True)
+            lines.append(f"{name:12}{what:7}{cells}{speed['median'] / slowest:>9.1f}x")
     if compiled := sum(compile_seconds.values()):
-        print(f"\ncompiled for {compiled:.1f} s before the measurements", file=out)
+        lines += ["", f"compiled for {compiled:.1f} s before the measurements"]
     about = {"machine": machine, "threads": options.j, "dataset": options.dataset, "seconds": seconds}
-    write_json(options.json, about | {"compile_seconds": compiled, "results": results})
+    publish(options.json, about | {"compile_seconds": compiled, "results": results}, "\n".join(lines))
     return 0
 
 
@@ -102,40 +100,40 @@ class Work:
         from snn_mnist.training.learner import Evaluator, Learner, TrainingData
         from snn_mnist.training.resume import restore
 
-        self.config, self.epochs = config, itertools.count()
+        self.b, self.epochs = config.b, itertools.count()
         self.runtime = choose_runtime(config.device, config.backend, config.j)
         self.torch_threads = torch.get_num_threads()  # the next backend's may be another number
-        self.data = TrainingData.load(config, self.runtime.device, dataset)
-        self.learner = Learner(config, self.runtime, self.data)
-        self.evaluator = Evaluator(config, self.runtime, self.data, self.learner)
+        data = TrainingData.load(config, self.runtime.device, dataset)
+        self.learner = Learner(config, self.runtime, data)
+        self.evaluator = Evaluator(config, self.runtime, data, self.learner)
+        self.most = {"train": data.steps, "test": len(dataset.test)}  # in one go
         restore({}, self.learner)
         for _ in range(2 if config.backend == "cupy" else 0):  # CUDA graphs are captured in two whole epochs
-            self.train(self.data.steps)
+            self.train(data.steps)
 
     def train(self, steps: int) -> int:
         """Train the first steps of a new epoch; return the number of images."""
         self.learner.begin_epoch(next(self.epochs))
         for first in range(0, steps, self.learner.chunk):
             self.learner.run(first, min(first + self.learner.chunk, steps))
-        return steps * self.config.b
+        return steps * self.b
 
     def test(self, images: int) -> int:
         """Compute the forward pass of the first test images; return their number."""
         from snn_mnist.network.poisson import SpikeKey, Stream
 
-        score = self.evaluator.score(Stream.TEST, SpikeKey(0, Stream.TEST, next(self.epochs)), count=images)
-        return len(score.labels)
+        self.evaluator.score(Stream.TEST, SpikeKey(0, Stream.TEST, next(self.epochs)), count=images)
+        return images
 
     def images_per_second(self, what: str, seconds: float) -> float:
         """Return the speed over at least this many seconds, in pieces of work that double in length."""
         import torch
 
         torch.set_num_threads(self.torch_threads)
-        training, images, passed = what == "train", 0, 0.0
-        count, most = (self.learner.chunk, self.data.steps) if training else (250, len(self.data.dataset.test))
+        images, passed, count = 0, 0.0, self.learner.chunk if what == "train" else 250
         while passed < seconds:
             began = time.perf_counter()
-            images += self.train(min(count, most)) if training else self.test(min(count, most))
+            images += getattr(self, what)(min(count, self.most[what]))
             if self.runtime.device.type == "cuda":
                 torch.cuda.synchronize(self.runtime.device)
             passed += time.perf_counter() - began

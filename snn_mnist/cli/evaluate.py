@@ -15,7 +15,7 @@ from snn_mnist.cli.shared import SavedNetworkOptions, json_option, open_checkpoi
 from snn_mnist.settings.config import train_option
 from snn_mnist.settings.options import option
 from snn_mnist.storage.metrics import percent
-from snn_mnist.terminal import WIDTH, progress_bar, wrapped
+from snn_mnist.terminal import progress_bar, wrapped
 
 if TYPE_CHECKING:
     from snn_mnist.network.scoring import Score
@@ -94,25 +94,23 @@ def accuracy_against_T(scores: list[Score]) -> dict[str, Any]:
 def describe(result: dict[str, Any], runtime: str) -> str:
     """Return the report as text."""
     accuracy, loss, encodings, silent = (result[name] for name in ("accuracy", "loss", "encodings", "silent_images"))
-    several = encodings > 1  # a single one has no spread
-    of_accuracy = f" (mean ± std of {encodings} encodings)" if several else ""
+    several = f" (mean ± std of {encodings} encodings)" if encodings > 1 else ""
     against_T = [f"{T:>7}: {at['mean']:7.2%}" for T, at in result["accuracy_against_T"].items()]
     lines = [
         f"{result['images']:,} test images of {result['dataset']}, {runtime}",
-        f"accuracy  {percent(accuracy['values'])}{of_accuracy}",
+        f"accuracy  {percent(accuracy['values'])}{several}",
         f"          ± {100 * result['standard_error']:.2f} % standard error of a test set of this size",
         f"loss      {loss['mean']:.5f}" + (f" ± {loss['std']:.5f}" if several else ""),
     ]
     if silent:
         first = result["class_names"][0]
         lines.append(f"silent    all neurons for {silent:.2%} of the images, which count as {first}")
-    dense = f"({result['dense_multiply_accumulates_per_image']:,} multiply-accumulates in a dense layer)"
     lines += [
         "",
         f"spikes per neuron and image {result['spikes_per_neuron_and_image']:.2f} in {result['T']} steps",
         f"input spikes per image      {result['input_spikes_per_image']:,.0f}",
         f"synaptic operations         {result['synaptic_operations_per_image']:,.0f} additions per image",
-        f"                            {dense}",
+        f"{'':28}({result['dense_multiply_accumulates_per_image']:,} multiply-accumulates in a dense layer)",
         "",
         "accuracy against T",
         *("".join(against_T[first : first + 5]) for first in range(0, len(against_T), 5)),
@@ -125,14 +123,12 @@ def describe(result: dict[str, Any], runtime: str) -> str:
 
 
 def confusion_table(result: dict[str, Any]) -> list[str]:
-    """Return accuracy by class and the confusion matrix: summed over encodings, or their mean where sums are wide."""
-    encodings = f"{result['encodings']} encoding{'s' if result['encodings'] > 1 else ''}"
-    names, rows, sums = result["class_names"], result["confusion"], "summed over"
-    width = max(len(name) for name in names)
-    if width + 9 + 10 * (1 + len(str(max(map(max, rows))))) > WIDTH:
-        rows, sums = [[round(value / result["encodings"]) for value in row] for row in rows], "mean of"
-    largest = len(str(max(map(max, rows))))
-    head = f"confusion matrix, {sums} {encodings} (row: label, column: prediction)"
+    """Return accuracy by class and the confusion matrix, the mean of all encodings; the JSON has their sum."""
+    names, encodings = result["class_names"], result["encodings"]
+    rows = [[round(value / encodings) for value in row] for row in result["confusion"]]
+    width, largest = max(map(len, names)), len(str(max(map(max, rows))))
+    mean = f", mean of {encodings} encodings" if encodings > 1 else ""
+    head = f"confusion matrix{mean} (row: label, column: prediction)"
     return [head, f"{'class':>{width}} accuracy"] + [
         f"{name:>{width}} {share:7.2%}  " + " ".join(f"{value:>{largest}}" for value in row)
         for name, share, row in zip(names, result["class_accuracy"], rows, strict=True)

@@ -14,7 +14,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; print an error as one line. Return the exit code: 0, 1, 2, 130 or 143."""
     tokens = list(sys.argv[1:] if argv is None else argv)
     verb = next(iter(tokens), "")
-    _open_streams()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # '?' for a character that it can't encode
     try:
         try:
             verb, options = read_command(tokens)
@@ -54,17 +56,3 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _failed(verb: str, message: str, code: int) -> int:
     report(f"error: {' '.join(message.split())}", verb if verb in VERBS else "")
     return code
-
-
-def _open_streams() -> None:
-    """Let streams write '?' for a character that they can't encode, instead of failing.
-
-    Streams that the caller closed (`>&-`) become /dev/null: else the first file opened would take their number.
-    """
-    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
-        if getattr(sys, name) is None:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, this one
-            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")

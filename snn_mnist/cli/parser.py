@@ -111,8 +111,6 @@ def read_command(tokens: Sequence[str]) -> tuple[str, Any]:
     UsageError for a mistake; SystemExit once the help or the version is printed, where that is asked for.
     """
     verb, *words = tokens or [""]
-    if verb == "help":
-        verb, words = words[0] if words else "-help", ["-help"]
     if _one_dash(verb) in ("-h", "-help", "-version"):
         program_parser().parse_args([_one_dash(verb)])
     if verb not in VERBS:

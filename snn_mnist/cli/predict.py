@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from snn_mnist.cli.shared import SavedNetworkOptions, data_dir_option, json_option, open_checkpoint, write_json
+from snn_mnist.cli.shared import SavedNetworkOptions, data_dir_option, json_option, open_checkpoint, publish
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.settings.options import option
 from snn_mnist.storage.atomic_files import make_directory, write_file
@@ -91,7 +91,7 @@ def run(options: PredictOptions) -> int:
             doubtful = f"; doubtful: {', '.join(doubts)}" if doubts else ""
             print(f"{file}: {prediction.sentence(names)}{doubtful}")
     settings = {"checkpoint": str(loaded.path), "T": config.T, "tau": config.tau, "seed": config.seed}
-    write_json(options.json, settings | {"limits": limits and asdict(limits), "pictures": results})
+    publish(options.json, settings | {"limits": limits and asdict(limits), "pictures": results})
     return code
 
 

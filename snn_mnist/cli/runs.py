@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from snn_mnist.cli.shared import write_json, write_output
+from snn_mnist.cli.shared import publish, write_output
 from snn_mnist.errors import UsageError
 from snn_mnist.settings.config import Config, train_option
 from snn_mnist.settings.options import Options, option, options_of
@@ -70,7 +70,7 @@ def run(options: RunsOptions) -> int:
     if options.csv:
         write_output(options.csv, csv_text(records), "-csv")
     seeds = [{"folder": str(each.folder), **each.summary()} for each in groups]
-    write_json(options.json, {"runs": records, "seeds": seeds, "skipped": problems})
+    publish(options.json, {"runs": records, "seeds": seeds, "skipped": problems})
     return 0
 
 

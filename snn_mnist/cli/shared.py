@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from snn_mnist.network.network import SavedNetwork
 
 SAVED = "the checkpoint's"
-LAST = "last"
 
 
 def saved_option(name: str, shown: str = SAVED, **changes: Any) -> Any:
@@ -81,9 +80,9 @@ def resolve_runs(options: Any) -> Any:
 
     def resolved(path: str) -> str:
         inside = os.path.normpath(os.path.join(out_dir, path))
-        if path != LAST and not os.path.exists(path) and os.path.isdir(inside):
+        if path != "last" and not os.path.exists(path) and os.path.isdir(inside):
             raise UsageError(f"there is no {path} here; did you mean {inside}?")
-        return str(newest_run(out_dir)) if path == LAST else path
+        return str(newest_run(out_dir)) if path == "last" else path
 
     if "runs" in options.given:
         options = replace(options, runs=tuple(map(resolved, options.runs)))
@@ -101,15 +100,10 @@ def spread(values: list[float]) -> dict[str, Any]:
     return middle | {"low": min(values), "high": max(values), "values": values}
 
 
-def publish(where: str | None, results: dict[str, Any], text: str) -> None:
+def publish(where: str | None, results: dict[str, Any], text: str = "") -> None:
     """Print the text, and write the results to the file that -json names; where that is -, print them instead."""
-    if where != "-":
+    if text and where != "-":
         print(text, flush=True)
-    write_json(where, results)
-
-
-def write_json(where: str | None, results: dict[str, Any]) -> None:
-    """Write the results to the file that -json names, if it was given; - is standard output."""
     if where:
         write_output(where, json.dumps(results, indent=2) + "\n", "-json")
 

@@ -40,8 +40,7 @@ def data_variable() -> str | None:
 
 
 def _device(text: str) -> str:
-    kind, _, number = text.partition(":")
-    if text not in ("auto", "cpu", "cuda") and not (kind == "cuda" and number.isdecimal() and len(number) < 4):
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", text):
         raise ValueError
     return text
 

@@ -20,18 +20,7 @@ from typing import Any, Self
 from snn_mnist.errors import UsageError
 
 SWITCH_WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
-OTHER_NAMES = {  # what other programs call a setting
-    "time-steps": "T",
-    "batch-size": "b",
-    "learning-rate": "lr",
-    "num-workers": "j",
-    "optimizer": "opt",
-    "gpu": "device",
-    "fp16": "amp",
-    "data": "data-dir",
-    "log-dir": "out-dir",
-    "checkpoint": "resume",
-}
+OTHER_NAMES = {"batch-size": "b", "learning-rate": "lr", "workers": "j", "optimizer": "opt"}  # of other programs
 
 
 @dataclass(frozen=True)
@@ -159,25 +148,15 @@ def _options_of(record: type) -> tuple[Option, ...]:
 options_of: Callable[[type], tuple[Option, ...]] = functools.cache(_options_of)
 
 
-def markdown_table(record: type) -> str:
-    """Return the flags as a table for the README."""
-    rows = [f"| `{each.flag}` | {each.default_text} | {each.meaning} |" for each in options_of(record)]
-    return "\n".join(["| flag | default | meaning |", "|---|---|---|", *rows, ""])
-
-
-def _about(default: Any) -> Any:
-    """Return a field about the settings, which is none itself."""
-    return dataclasses.field(default=default, compare=False, repr=False)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Base of the settings of a verb: every field is checked when the record is made."""
 
     debug: bool = option(False, "Other", "show the traceback of an error", saved=False)
-    given: frozenset[str] = _about(frozenset())  # names of those that the user gave; the others have their defaults
-    flags: frozenset[str] = _about(frozenset())  # of these, the ones that were given as flags
-    source: str = _about("")  # the file that the others of them come from
+    # Names of those that the user gave, those of them that were flags, and the file that the others come from.
+    given: frozenset[str] = dataclasses.field(default=frozenset(), compare=False, repr=False)
+    flags: frozenset[str] = dataclasses.field(default=frozenset(), compare=False, repr=False)
+    source: str = dataclasses.field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for each in options_of(type(self)):

@@ -1,7 +1,6 @@
 """The verb bench: its table and its JSON; the loops of scripts/compare_libraries.py."""
 
 import json
-import sys
 from importlib import util
 from types import SimpleNamespace
 
@@ -49,7 +48,7 @@ def test_speeds_are_in_images_per_second(monkeypatch):
     work = object.__new__(bench.Work)
     work.torch_threads, work.learner = torch.get_num_threads(), SimpleNamespace(chunk=4)
     work.runtime = SimpleNamespace(device=torch.device("cpu"))
-    work.data = SimpleNamespace(steps=100, dataset=SimpleNamespace(test=range(1000)))
+    work.most = {"train": 100, "test": 1000}
     work.train, work.test = (lambda steps: steps * 64), (lambda images: images)
     assert work.images_per_second("train", 1.0) == 12 * 64 and work.images_per_second("test", 1.0) == 750
 
@@ -80,20 +79,3 @@ def test_each_library_computes_the_same_rates(name: str):
         rates = rates_of(images)
         assert (rates - expected).abs().max() < 0.051  # a spike more or less, of a potential at the threshold
         assert (rates != expected).float().mean() < 0.02 and 0.1 < expected.mean() < 0.9
-
-
-def test_the_default_run_over_another_script(monkeypatch, capsys, tmp_path):
-    """Of 100 and 300 images/s in epochs of equal length, the mean is 2 images in 1/100 + 1/300 s: 150."""
-
-    def program(*command, folder):
-        if "train" in command:
-            (run := tmp_path / "run").mkdir()
-            (run / "metrics.csv").write_text("epochs,train_images_per_s,test_images_per_s\n1,100,9\n2,300,9\n")
-        return "train speed = 50.0000 images/s, test speed = 90.0000 images/s"
-
-    monkeypatch.setattr(compare_libraries, "program", program)
-    folder = type("Folder", (), {"__enter__": lambda self: str(tmp_path), "__exit__": lambda self, *_: None})
-    monkeypatch.setattr(compare_libraries.tempfile, "TemporaryDirectory", folder)
-    monkeypatch.setattr(sys, "argv", ["compare_libraries", "-default", "-repeats", "1"])
-    compare_libraries.main()
-    assert "150 / 50 images/s: 3 times" in capsys.readouterr().out

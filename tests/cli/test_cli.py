@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -57,45 +56,32 @@ def test_negative_numbers_are_values(text: str):
 
 
 def test_switches_lists_and_names_without_a_flag():
-    assert parse("train", "-amp") == parse("train", "-no-amp", "--amp") == {"amp": True}
-    assert parse("train", "-no-amp") == parse("train", "-amp", "--no-amp") == {"amp": False}
-    assert parse("train", "-T", "5", "-T", "6") == {"T": 6}, "the last of a repeated flag counts"
+    assert parse("train", "-amp", "-no-amp", "-T", "5", "-T", "6") == {"amp": False, "T": 6}, "the last one counts"
     assert parse("bench", "-T", "1", "2", "-b", "3,4") == {"T": (1, 2), "b": (3, 4)}
-    assert parse("bench", "-T", "10,100", "1000") == {"T": (10, 100, 1000)}
     assert parse("plot", "a", "-out", "x", "b") == {"runs": ("a", "b"), "out": "x"}
     assert parse("plot", "-out", "x", "a,b") == {"runs": ("a,b",), "out": "x"}
     found = parse("predict", "-no-show", "a", "-T", "3", "-resume", "r", "-json", "-")
     assert found == {"show": False, "images": ("a",), "T": 3, "resume": "r", "json": "-"}
-    assert parse("predict", "-resume", "r", "--", "-a.png") == {"images": ("-a.png",), "resume": "r"}
     assert parse("predict", "a", "-resume", "r", "--", "-b.png")["images"] == ("a", "-b.png")
     assert parse("import", "a") == {"file": "a"}
-    for tokens in (["a", "b"], ["a", "-T", "3", "b"]):
-        with pytest.raises(UsageError, match="b is an unexpected argument"):
-            parse("import", *tokens)
+    with pytest.raises(UsageError, match="b is an unexpected argument"):
+        parse("import", "a", "-T", "3", "b")
 
 
 @pytest.mark.parametrize(
     ("tokens", "message"),
     [
         (["-epoch", "3"], "unknown flag -epoch; did you mean -epochs?"),
-        (["-t", "3"], "unknown flag -t; did you mean -T?"),
-        (["-ep", "3"], "unknown flag -ep"),
         (["-b64"], "unknown flag -b64"),
         (["-given", "x"], "unknown flag -given"),
         (["-zzzzzz=3"], "unknown flag -zzzzzz; --help lists the flags"),
-        (["-1"], "unknown flag -1"),
         (["-T"], "argument -T: expected one argument; --help lists the flags"),
         (["-tau="], "-tau '' is not allowed"),
         (["-tau", "1"], "-tau 1 is not allowed; give a number above 1; the default is 2.0"),
         (["--opt", "adamw"], "-opt adamw is not allowed; give one of adam, sgd; did you mean adam?"),
-        (["64"], "64 is an unexpected argument"),
-        (["-"], "- is an unexpected argument"),
         (["-figures", "off"], "off is an unexpected argument"),
         (["-amp=True", "-T", "5"], "-amp is a switch, without a value; give -amp or -no-amp"),
-        (["--no-amp=1"], "-amp is a switch"),
-        (["--batch-size", "1"], "unknown flag -batch-size; did you mean -b?"),
         (["--learning_rate=1"], "unknown flag -learning-rate; did you mean -lr?"),
-        (["--num-epochs", "1"], "unknown flag -num-epochs; did you mean -epochs?"),
     ],
 )
 def test_wrong_flags(tokens: list[str], message: str):
@@ -110,9 +96,6 @@ def test_flags_win_over_the_file(tmp_path: Path):
     c = read_command(["train", "-epochs", "4", "-config", str(file), "-no-amp"])[1]
     assert (c.T, c.epochs, c.amp, c.b) == (7, 4, False, 64)
     assert c.given == {"T", "epochs", "amp", "config"}
-    file.write_text("T: 0\n")
-    with pytest.raises(UsageError, match=r"c\.yaml: T 0 is not allowed"):
-        read_command(["train", "-config", str(file)])
     assert read_command(["train", "-config", "best"])[1].tau == 1.3
     with pytest.raises(UsageError, match=r"bets: no such file or directory; did you mean best\? name a .*: best,"):
         read_command(["train", "-config", "bets"])
@@ -125,7 +108,7 @@ def test_flags_win_over_the_file(tmp_path: Path):
 def test_help_shows_every_flag_with_its_default(name: str, capsys: pytest.CaptureFixture, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     texts = []
-    for tokens in ([name, "-h"], [name, "-help"], [name, "--help"], ["help", name], [name, "-debug", "--help"]):
+    for tokens in ([name, "-h"], [name, "--help"], [name, "-debug", "-help"]):
         assert main(tokens) == 0
         texts.append(capsys.readouterr().out)
     assert len(set(texts)) == 1 and texts[0].startswith(f"usage: python -m snn_mnist {name} ")
@@ -138,15 +121,10 @@ def test_help_shows_every_flag_with_its_default(name: str, capsys: pytest.Captur
 
 
 def test_help_lists_the_verbs(capsys: pytest.CaptureFixture):
-    assert main(["--help"]) == main(["help"]) == main(["-h"]) == 0
+    assert main(["--help"]) == main(["-h"]) == 0
     text = capsys.readouterr().out
     assert all(f"  {name} " in text for name in VERBS)
-    main(["train", "--help"])
-    recipes = sorted(file.stem for file in (ROOT / "configs").iterdir() if not file.stem.startswith("sweep_"))
-    assert f"a recipe: {', '.join(recipes)};" in " ".join(capsys.readouterr().out.split())
-    for flag in ("-version", "--version"):
-        assert main([flag]) == 0
-        assert capsys.readouterr().out == f"snn_mnist {__version__}\n"
+    assert main(["--version"]) == 0 and capsys.readouterr().out == f"snn_mnist {__version__}\n"
 
 
 def test_what_needs_no_network_imports_nothing_heavy(tmp_path: Path):
@@ -194,8 +172,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     [
         (None, 0, ""),
         (3, 3, ""),
-        (SNNError("it broke; mend it"), 1, "snn_mnist fake: error: it broke; mend it\n"),
-        (SNNError("two\nlines"), 1, "snn_mnist fake: error: two lines\n"),
+        (SNNError("it\nbroke; mend it"), 1, "snn_mnist fake: error: it broke; mend it\n"),
         (UsageError("wrong; right"), 2, "snn_mnist fake: error: wrong; right\n"),
         (KeyboardInterrupt(), 130, "snn_mnist fake: error: interrupted\n"),
         (RuntimeError("a\nb"), 1, "snn_mnist fake: error: RuntimeError: a; run again with -debug for the traceback\n"),
@@ -229,10 +206,8 @@ def test_notes_are_shown_and_debug_shows_the_traceback(
         (["trian"], "snn_mnist: error: trian is not a verb; did you mean train?"),
         (["-T", "100"], "snn_mnist: error: -T is not a verb; give one of train, eval"),
         (["eval"], "snn_mnist eval: error: -resume is missing; give a checkpoint file or a run directory"),
-        (["plot"], "snn_mnist plot: error: DIR is missing; give run directories, or directories of runs"),
         (["train", "-tau", "1"], "snn_mnist train: error: -tau 1 is not allowed; give a number above 1"),
         (["train", "-v-reset", "2"], "snn_mnist train: error: v_reset 2.0 is not below v_threshold 1.0"),
-        (["train", "-config", "/nowhere.yaml"], "snn_mnist train: error: /nowhere.yaml: no such file or directory;"),
     ],
 )
 def test_wrong_usage_is_the_usage_one_line_and_exit_code_2(
@@ -261,23 +236,6 @@ def test_any_character_can_be_printed_anywhere(program: Program):
     assert done.returncode == 2 and "??/é.yaml: no such file or directory" in done.stderr
 
 
-@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-def test_ctrl_c_before_anything_is_to_save(tmp_path: Path):
-    code = (
-        "import signal, sys, time\nfrom snn_mnist.cli import info, main as cli, parser\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests were started with `&`\n"
-        "def run(options):\n    print('ready', flush=True)\n    time.sleep(280)\n"
-        "parser.VERBS['slow'] = parser.Verb(info.InfoOptions, run, 'sleeps')\n"
-        "sys.exit(cli.main(['slow']))"
-    )
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    with subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=-1, stderr=-1, text=True) as child:
-        assert child.stdout and child.stdout.readline() == "ready\n"
-        child.send_signal(signal.SIGINT)
-        _, err = child.communicate()  # at most the 300 s of a test
-    assert (child.returncode, err) == (130, "snn_mnist slow: error: interrupted\n")
-
-
 # ---------------------------------------------------------------------------- info
 
 
@@ -291,8 +249,8 @@ def test_info_tells_what_is_there(capsys: pytest.CaptureFixture, tmp_path: Path)
     assert found["backends"]["torch"] == "available on cpu"
     assert f"MNIST is not in {tmp_path}" in found["data"]["mnist"] and "-dataset digits" in found["data"]["mnist"]
     assert all(part in text for part in ("torch", "numba", "mnist", "is not in", "optuna"))
-    assert main(["info", "-data-dir", str(tmp_path), "-json", "-"]) == 0
-    assert json.loads(capsys.readouterr().out) == found
+    assert main(["info", "-json", str(tmp_path / "none" / "x")]) == 1
+    assert "none/x can't be written (No such file or directory)" in capsys.readouterr().err
 
 
 def test_info_reports_an_error_of_a_part(capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch):
@@ -301,12 +259,6 @@ def test_info_reports_an_error_of_a_part(capsys: pytest.CaptureFixture, tmp_path
     monkeypatch.setattr(info, "devices", lambda: 1 / 0)
     assert main(["info", "-data-dir", str(tmp_path)]) == 0
     assert "devices: broken: ZeroDivisionError" in capsys.readouterr().out
-
-
-def test_results_that_cannot_be_written(capsys: pytest.CaptureFixture, tmp_path: Path):
-    assert main(["info", "-json", str(tmp_path / "none" / "x")]) == 1
-    err = capsys.readouterr().err
-    assert "none/x can't be written (No such file or directory)" in err and err.endswith(" -json\n")
 
 
 @pytest.mark.parametrize(
@@ -318,7 +270,6 @@ def test_results_that_cannot_be_written(capsys: pytest.CaptureFixture, tmp_path:
         (["train", "-config", "best", "-neuron", "if"], []),  # tau is the file's, not a flag
         (["train", "-config", "best", "-neuron", "if", "-tau", "3"], ["-tau has no effect: IF"]),
         (["export", "-resume", "r", "-bits", "4"], ["-bits has no effect: it is for -format hardware"]),
-        (["export", "-resume", "r", "-bits", "4", "-format", "hardware"], []),
         (["export", "-resume", "r", "-dt", "1", "-format", "html"], ["-dt has no effect: it is for -format nir"]),
         (["export", "-resume", "r", "-seed", "4"], ["-seed has no effect: it is for -verify"]),
     ],
@@ -331,33 +282,23 @@ def test_flags_without_effect_are_named(tokens: list[str], notes: list[str]):
 def test_flags_without_effect_on_a_checkpoint_are_named(tmp_path: Path, capsys: pytest.CaptureFixture):
     resume = str(saved(tmp_path, neuron="if", T=2).path)
     note = "snn_mnist: note: -tau has no effect: IF neurons have no leak\n"
-    for verb, more in (("eval", ["-repeats", "1"]), ("export", ["-format", "html"])):
-        assert main([verb, "-resume", resume, "-tau", "3", *more]) == 0
-        err = capsys.readouterr().err  # and what is being compiled
-        assert note in err and err.count("has no effect") == 1
+    assert main(["export", "-resume", resume, "-tau", "3", "-format", "html"]) == 0
+    err = capsys.readouterr().err
+    assert note in err and err.count("has no effect") == 1
     folder = train_run(tmp_path / "runs", epochs=1, T=2, limit_batches=1, neuron="if")
-    tokens = ["train", "-resume", str(folder), "-epochs", "2", "-tau", "3", "-momentum", "0.5"]
-    assert main(tokens) == 0
-    out, err = capsys.readouterr()
+    assert main(["train", "-resume", str(folder), "-epochs", "2", "-tau", "3", "-momentum", "0.5"]) == 0
+    out = capsys.readouterr().out
     assert "\nnote: -tau has no effect: IF neurons have no leak\n" in out and "note: -momentum has" in out
-    assert "has no effect" not in err
 
 
 def test_what_is_named_but_not_there_is_wrong_usage_in_every_verb(tmp_path: Path, capsys: pytest.CaptureFixture):
     """2: what the command line names is not there. 1: it is there, and damaged."""
-    damaged = tmp_path / "damaged.pth"
+    damaged, empty = tmp_path / "damaged.pth", tmp_path / "run"
     damaged.write_bytes(b"PK")
-    run = tmp_path / "run"
-    run.mkdir()
-    checkpoint = str(saved(tmp_path, T=2).path)
+    empty.mkdir()
     for verb in ("train", "eval", "trace", "export"):
-        for missing in (tmp_path / "none", run):
-            assert main([verb, "-resume", str(missing)]) == 2
-        assert main([verb, "-resume", str(damaged)]) == 1
-    assert main(["predict", "none.png", "-resume", checkpoint]) == 2
-    assert main(["predict", str(damaged), "-resume", checkpoint]) == 1
-    assert main(["plot", str(tmp_path / "none")]) == main(["plot", str(run)]) == main(["import", "none.nir"]) == 2
-    assert main(["import", str(damaged)]) == 1
-    assert main(["train", "-config", "none.yaml"]) == 2
-    assert main(["bench", "-backend", "norse", "-dataset", "digits"]) == 2
+        codes = [main([verb, "-resume", str(path)]) for path in (tmp_path / "none", empty, damaged)]
+        assert codes == [2, 2, 1]
+    assert main(["plot", "none"]) == main(["plot", str(empty)]) == main(["train", "-config", "none.yaml"]) == 2
+    assert (main(["import", "none.nir"]), main(["import", str(damaged)])) == (2, 1)
     capsys.readouterr()

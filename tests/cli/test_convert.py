@@ -18,6 +18,7 @@ from snn_mnist.errors import SNNError
 from snn_mnist.network.ann import AnnEngine, Conversion, WakingReLU, constant_current_score, scale_of
 from snn_mnist.network.network import SNN
 from snn_mnist.network.poisson import SpikeKey, Stream
+from snn_mnist.settings.config import read_yaml
 from snn_mnist.storage import checkpoint
 from snn_mnist.storage.checkpoint import WEIGHT
 from snn_mnist.training.learner import TrainingData
@@ -135,13 +136,11 @@ def test_the_other_verbs_take_it(run, capsys, tmp_path):
     assert main(["export", "-resume", str(folder), "-format", "html", "-out", str(tmp_path / "page.html")]) == 0
 
 
-def test_its_config_repeats_it_and_recipes_are_read(run, nursery: Nursery, tmp_path):
-    folder = run[0]
-    assert "snn_mnist convert -mode 99.9% -config THIS_FILE\n" in (folder / "config.yaml").read_text()
-    flags = ["-out-dir", str(tmp_path), "-repeats", "1", "-no-figures"]
-    done = nursery.run("convert", "-config", str(folder / "config.yaml"), *flags)
-    assert done.code == 0, done.err
-    assert differences(folder, newest(tmp_path)) == []
+def test_its_config_repeats_it_and_recipes_are_read(run):
+    file = run[0] / "config.yaml"
+    assert "snn_mnist convert -mode 99.9% -config THIS_FILE\n" in file.read_text()
+    again = ConvertOptions.from_mapping(read_yaml(file), "a.yaml").training()
+    assert (again.dataset, again.lr, again.T, again.epochs) == ("digits", 5e-3, 200, 10)
     options = ConvertOptions.from_mapping({"tau": 1.3, "v-reset": "none", "lr": 0.1}, "a.yaml")
     assert (options.lr, options.training().neuron) == (0.1, "if")
 
@@ -159,10 +158,6 @@ def test_training_goes_on_with_surrogate_gradients_in_a_new_directory(run, nurse
 
 
 def test_a_finished_run_is_tested_again(run, nursery: Nursery):
-    done = nursery.run("convert", "-resume", str(run[0]), "-repeats", "2", "-no-figures")
-    assert done.code == 0, done.err
-    assert done.out.startswith("nothing to do: ")
-    assert done.out.partition("\nANN: ")[2] == run[1].partition("\nANN: ")[2]
     done = nursery.run("convert", "-resume", str(run[0]), "-repeats", "2", "-no-figures", "-json", "-")
     assert json.loads(done.out) == run[2] and done.err.startswith("nothing to do: ")
 
@@ -206,7 +201,6 @@ def test_stopped_and_resumed_equals_undisturbed(nursery: Nursery, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "code", "message"),
     [
-        (["-mode", "max%"], 2, "-mode max% is not allowed; give Max"),
         (["-mode", "0"], 2, "-mode 0 is not allowed; give Max"),
         (["-neuron", "lif"], 2, "unknown flag -neuron"),
         (["-lr", "1e30"], 1, "the weights are not finite by step"),

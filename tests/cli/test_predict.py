@@ -84,13 +84,13 @@ def test_the_digits_of_the_test_set_are_recognised_as_files(tmp_path, capsys):
 
 
 def test_rates_are_those_of_stream_predict_and_depend_on_the_picture_alone(tmp_path, capsys):
-    loaded = saved(tmp_path, T=50)
+    loaded = saved(tmp_path, T=40)
     a, b = tmp_path / "a.png", tmp_path / "b.png"
     a.write_bytes(KINDS["grey"]())
     Image.fromarray(digits().test.images[3].view(28, 28).numpy()).save(b)
 
     def rates(*files, seed=7):
-        found = predict(capsys, *files, "-resume", loaded.path, "-seed", seed)
+        found = predict(capsys, *files, "-resume", loaded.path, "-seed", seed, "-T", 50, "-tau", 3)
         return {each["file"]: each["rates"] for each in found["pictures"]}
 
     alone, both = rates(a), rates(b, a)
@@ -98,14 +98,7 @@ def test_rates_are_those_of_stream_predict_and_depend_on_the_picture_alone(tmp_p
     image = torch.from_numpy(pictures.prepare(stroke(), pictures.BOXES["digits"]).pixels)[None]
     spikes = poisson_encode(image, torch.tensor([0]), 0, 50, SpikeKey(7, Stream.PREDICT, 0))
     with torch.no_grad():
-        assert alone[str(a)] == pytest.approx(network(T=50, step_mode="m").net(spikes).mean(0)[0].tolist())
-
-
-def test_flags_override_the_checkpoint(tmp_path, capsys):
-    (tmp_path / "a.png").write_bytes(KINDS["grey"]())
-    found = predict(capsys, tmp_path / "a.png", "-resume", saved(tmp_path, T=50).path, "-T", 20, "-tau", 3)
-    assert (found["T"], found["tau"]) == (20, 3.0)
-    assert all(20 * rate == pytest.approx(round(20 * rate)) for rate in found["pictures"][0]["rates"])
+        assert alone[str(a)] == pytest.approx(network(T=50, tau=3, step_mode="m").net(spikes).mean(0)[0].tolist())
 
 
 @pytest.mark.parametrize(
@@ -125,13 +118,6 @@ def prediction(rates: dict[int, float]) -> Prediction:
     return Prediction([rates.get(c, 0.0) for c in range(10)])
 
 
-def test_nothing_is_predicted_from_silence(tmp_path, capsys):
-    (tmp_path / "a.png").write_bytes(KINDS["grey"]())
-    torch.save({"net": {"layer.1.weight": torch.zeros(10, 784)}}, tmp_path / "silent.pth")
-    found = predict(capsys, tmp_path / "a.png", "-resume", tmp_path / "silent.pth", "-T", 5)["pictures"][0]
-    assert (found["verdict"], found["name"], found["margin"]) == (None, None, 0.0)
-
-
 # ---------------------------------------------------------------------------- doubts
 
 LIMITS = Reliability(margin=0.44, rate=0.21, right=0.097, wrong=0.731)
@@ -142,7 +128,6 @@ LIMITS = Reliability(margin=0.44, rate=0.21, right=0.097, wrong=0.731)
     [
         ({3: 0.53, 8: 0.09}, 1, LIMITS, []),  # the margin is the limit
         ({3: 0.53, 8: 0.10}, 1, LIMITS, ["low margin"]),
-        ({3: 0.53, 8: 0.10}, 1, None, []),
         ({3: 0.53, 8: 0.10}, 2, LIMITS, ["several objects", "low margin"]),
         ({3: 0.53, 8: 0.10}, 2, None, ["several objects"]),
         ({3: 0.20}, 1, LIMITS, ["nearly silent"]),
@@ -154,10 +139,7 @@ def test_when_a_prediction_is_doubtful(rates, objects, limits, names):
     found = reliability.doubts(prediction(rates), objects, limits)
     assert [*found] == names
     if "low margin" in names and 8 in rates:
-        said = found["low margin"]
-        assert (
-            "margin 0.43 is below 0.44" in said and " 10 % of the correctly" in said and " 73 % of the others" in said
-        )
+        assert all(part in found["low margin"] for part in ("0.43 is below 0.44", " 10 % of", " 73 % of the others"))
 
 
 def score(rows):
@@ -276,18 +258,12 @@ def test_greys():
 
 
 @pytest.mark.parametrize(
-    ("encoding", "variables", "expected"),
-    [
-        ("utf-8", {"TERM": "xterm-256color"}, True),
-        ("utf-8", {"TERM": "xterm", "NO_COLOR": "1"}, False),
-        ("utf-8", {"TERM": "dumb"}, False),
-        ("latin-1", {"TERM": "xterm"}, False),
-    ],
+    ("encoding", "terminal", "expected"),
+    [("utf-8", "xterm-256color", True), ("utf-8", "dumb", False), ("latin-1", "xterm", False)],
 )
-def test_the_terminal_is_asked_what_it_can_show(monkeypatch, encoding, variables, expected):
+def test_the_terminal_is_asked_what_it_can_show(monkeypatch, encoding, terminal, expected):
     stream = type("Stream", (io.StringIO,), {"encoding": encoding, "isatty": lambda self: True})()
     monkeypatch.delenv("NO_COLOR", raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TERM", terminal)
     monkeypatch.setattr("sys.stdout", stream)
     assert shows_greys() == expected
