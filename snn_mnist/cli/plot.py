@@ -10,7 +10,6 @@ that epoch's test.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,12 +52,11 @@ def run(options: PlotOptions) -> int:
     drawn = [run for run in found if str(run.folder) not in missing]
     runs, several = drawn[:MOST], len(drawn) > 1
     notes = [f"The first {MOST} of {len(drawn)} runs are drawn; name those to compare"] if len(drawn) > MOST else []
-    datasets = Counter(run.config.dataset for run in runs)
-    if len(datasets) > 1:
-        listed = ", ".join(f"{name} {number}" for name, number in datasets.items())
-        notes.append(f"Different data sets ({listed}): their accuracies can't be compared")
+    if len(datasets := list(dict.fromkeys(run.config.dataset for run in runs))) > 1:
+        notes.append(f"Different data sets ({', '.join(datasets)}): their accuracies can't be compared")
     print("".join(f"{note}\n" for note in notes), end="")
-    target = Path(options.out or runs[0].folder / (COMPARED if several else figures.CURVES))
+    folder = runs[0].folder
+    target = Path(options.out or folder / (COMPARED if several else figures.CURVES))
     if target.suffix.lower() != ".png":
         raise UsageError(f"-out {target} is not a PNG file; give a name that ends in .png")
     make_directory(target.parent, "-out")
@@ -71,7 +69,6 @@ def run(options: PlotOptions) -> int:
     }
     print(figures.write(target, figures.learning_curves(curves, notes, comparable=len(datasets) < 2), "-out"))
     if not several:
-        folder = runs[0].folder
         has = (folder / LATEST).is_file()
         print("\n".join(map(str, plot_network(folder))) if has else f"{folder} has no {LATEST}: learning curves only")
     return 0

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from snn_mnist.cli.shared import SavedNetworkOptions, data_dir_option, json_option, open_checkpoint, publish
-from snn_mnist.errors import SNNError, UsageError
+from snn_mnist.errors import SNNError
 from snn_mnist.settings.options import option
 from snn_mnist.storage.atomic_files import make_directory, write_file
 from snn_mnist.terminal import report, wrapped
@@ -59,8 +59,6 @@ def run(options: PredictOptions) -> int:
     for file in files(options.images, pictures.SUFFIXES):
         name = "standard input" if file == STDIN else file
         try:
-            if os.path.isdir(file):
-                raise UsageError(f"{file} is a directory without PNG, JPEG, GIF, WebP or BMP files; name another one")
             source: Any = io.BytesIO(sys.stdin.buffer.read()) if file == STDIN else file
             picture = pictures.read(source, name)
             prepared = pictures.prepare(picture.grey, pictures.BOXES[config.dataset])
@@ -75,18 +73,18 @@ def run(options: PredictOptions) -> int:
         objects = 1 if config.dataset == "fashion" else prepared.objects  # clothes have several parts: pairs of shoes
         doubts = reliability.doubts(prediction, objects, limits)
         first, second = prediction.ranking[:2]
-        verdict = {"verdict": None, "name": None} if prediction.silent else {"verdict": first, "name": names[first]}
-        result = {"file": file, "width": picture.width, "height": picture.height} | verdict | {"runner_up": second}
-        result |= {"margin": prediction.margin, "rates": prediction.rates, "dark_on_light": prepared.dark_on_light}
-        results.append(result | {"objects": prepared.objects, "doubts": [*doubts]} | saved)
+        result = {"file": file, "width": picture.width, "height": picture.height}
+        result |= {"verdict": None, "name": None} if prediction.silent else {"verdict": first, "name": names[first]}
+        result |= {"runner_up": second, "margin": prediction.margin, "rates": prediction.rates}
+        result |= {"dark_on_light": prepared.dark_on_light, "objects": prepared.objects, "doubts": [*doubts]}
+        results.append(result | saved)
         if options.json == "-":
             continue
         if options.show:
             colour = "dark on light" if prepared.dark_on_light else "light on dark"
             print(f"{name} ({picture.width} x {picture.height} pixels, {colour})\n{prediction.sentence(names)}")
-            for why in doubts.values():
-                print(wrapped(f"Doubtful: {why}.", indent=""))
-            print("\n" + drawn(prepared.pixels, prediction, names, shows_greys()) + "\n")
+            print("".join(wrapped(f"Doubtful: {why}.", indent="") + "\n" for why in doubts.values()))
+            print(drawn(prepared.pixels, prediction, names, shows_greys()) + "\n")
         else:
             doubtful = f"; doubtful: {', '.join(doubts)}" if doubts else ""
             print(f"{file}: {prediction.sentence(names)}{doubtful}")
@@ -108,15 +106,13 @@ def save(pixels: np.ndarray, file: str, folder: str) -> str:
     """Write prepared pixels as a PNG, ink white on black as in MNIST; return its path. Nothing is overwritten."""
     from PIL import Image
 
-    buffer = io.BytesIO()
+    buffer, number = io.BytesIO(), 1
     Image.fromarray(pixels.reshape(28, 28)).save(buffer, "PNG")
-    content, stem, number = buffer.getvalue(), "stdin" if file == STDIN else Path(file).stem, 1
     make_directory(folder, "-save")
-    target = Path(folder) / f"{stem}_28x28.png"
-    while target.is_file() and target.read_bytes() != content:
-        number += 1
-        target = Path(folder) / f"{stem}_28x28-{number}.png"
-    write_file(target, content, "-save")
+    target = first = Path(folder) / f"{'stdin' if file == STDIN else Path(file).stem}_28x28.png"
+    while target.is_file() and target.read_bytes() != buffer.getvalue():
+        target = first.with_stem(f"{first.stem}-{(number := number + 1)}")
+    write_file(target, buffer.getvalue(), "-save")
     return str(target)
 
 
@@ -132,21 +128,19 @@ def drawn(pixels: np.ndarray, prediction: Prediction, names: tuple[str, ...], gr
 
     greys: each cell is a half block in two greys of the terminal; else a character, denser for more ink.
     """
-    pairs, ramp = pixels.reshape(14, 2, 28).astype(int), " .:-=+*#%@"
-    best = -1 if prediction.silent else prediction.ranking[0]
-    bars = [""] * 14
-    for c, (name, rate) in enumerate(zip(names, prediction.rates, strict=True)):
-        bar = ("█" if greys else "#") * round(rate * BAR)
-        mark = (" ◀" if greys else " <") if c == best else ""
-        bars[c + 1] = f"{name:>{max(map(len, names))}} {rate:4.2f} {bar}{mark}"
+    ramp, block, arrow = " .:-=+*#%@", "█" if greys else "#", "◀" if greys else "<"
+    width, best = max(map(len, names)), None if prediction.silent else prediction.ranking[0]
     lines = []
-    for (upper, lower), bar in zip(pairs, bars, strict=True):
+    for number, (upper, lower) in enumerate(pixels.reshape(14, 2, 28).astype(int)):
         if greys:
             codes = zip(map(grey_code, upper), map(grey_code, lower), strict=True)
-            row = "".join(f"\x1b[38;5;{a};48;5;{b}m▀" for a, b in codes) + "\x1b[0m"
+            line = "".join(f"\x1b[38;5;{a};48;5;{b}m▀" for a, b in codes) + "\x1b[0m"
         else:
-            row = "".join(ramp[level] for level in (upper + lower) * len(ramp) // 511)
-        lines.append(f"  {row}   {bar}".rstrip())
+            line = "".join(ramp[level] for level in (upper + lower) * len(ramp) // 511)
+        if 0 <= (c := number - 1) < len(names):
+            rate = prediction.rates[c]
+            line += f"   {names[c]:>{width}} {rate:4.2f} {block * round(rate * BAR)}{f' {arrow}' if c == best else ''}"
+        lines.append(f"  {line}".rstrip())
     return "\n".join(lines)
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from snn_mnist.cli.shared import SavedNetworkOptions, open_checkpoint, saved_option
-from snn_mnist.errors import SNNError, UsageError
+from snn_mnist.errors import UsageError
 from snn_mnist.settings.config import Config
 from snn_mnist.settings.options import option
 from snn_mnist.storage.atomic_files import make_directory, write_file
@@ -66,19 +66,17 @@ def find_traces(options: TraceOptions, loaded: SavedNetwork, data: Dataset) -> I
     """Yield the traces of the images that -index names, or of the first ones that are misclassified."""
     from snn_mnist.network.trace import misclassified, trace_image
 
-    count, found = len(data.test), 0
     if not options.misclassified:
-        if (largest := max(options.index)) >= count:
+        if (largest := max(options.index)) >= (count := len(data.test)):
             raise UsageError(f"-index {largest}: {data.name} has {count:,} test images; give numbers up to {count - 1}")
         yield from (trace_image(loaded.net, data, index, loaded.config) for index in dict.fromkeys(options.index))
         return
+    found = 0
     for trace in itertools.islice(misclassified(loaded.net, data, loaded.config), options.misclassified):
         yield trace
         found += 1
-    if not found:
-        raise SNNError(f"the network classifies all {count:,} test images correctly; choose some with -index")
     if found < options.misclassified:
-        print(f"\nthe network misclassifies only these {found} test images")
+        print(f"\nthe network misclassifies only {found} test images")
 
 
 def describe(trace: Trace, class_names: Sequence[str]) -> str:
@@ -109,18 +107,16 @@ def save(trace: Trace, config: Config, class_names: Sequence[str], wanted: Path)
     arrays: dict[str, Any] = {"v_t_array": trace.v, "s_t_array": trace.s, "h_t_array": trace.h, "x_t_array": trace.x}
     arrays |= {"image": trace.image, "input_spikes": trace.input_spikes, "firing_rates": trace.rates}
     arrays |= {"index": trace.index, "label": trace.label, "verdict": trace.prediction}
-    buffers = {"v_t_array.npy": io.BytesIO(), "s_t_array.npy": io.BytesIO(), "trace.npz": io.BytesIO()}
-    np.save(buffers["v_t_array.npy"], trace.v)
-    np.save(buffers["s_t_array.npy"], trace.s)
-    np.savez_compressed(buffers["trace.npz"], **arrays, T=len(trace.s), seed=config.seed)
-    files = {name: buffer.getvalue() for name, buffer in buffers.items()}
+    v, s, every = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    np.save(v, trace.v)
+    np.save(s, trace.s)
+    np.savez_compressed(every, **arrays, T=len(trace.s), seed=config.seed)
     folder, number = wanted, 1
-    while any((path := folder / name).is_file() and path.read_bytes() != files[name] for name in list(files)[:2]):
-        number += 1
-        folder = wanted.with_name(f"{wanted.name}-{number}")
+    while (path := folder / "v_t_array.npy").is_file() and path.read_bytes() != v.getvalue():
+        folder = wanted.with_name(f"{wanted.name}-{(number := number + 1)}")
     make_directory(folder, "-out")
-    for name, content in files.items():
-        write_file(folder / name, content, "-out")
+    for name, buffer in {"v_t_array.npy": v, "s_t_array.npy": s, "trace.npz": every}.items():
+        write_file(folder / name, buffer.getvalue(), "-out")
     pictures = {
         "input.png": figures.shown_image(trace, class_names),
         "spikes.png": figures.raster(trace, class_names),

@@ -7,9 +7,8 @@ JavaScript, gets the same 784 pixels of a picture that needs no reduction.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -28,19 +27,13 @@ FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp")
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A file as it was read."""
-
+class Picture(NamedTuple):
     grey: np.ndarray  # [h, w] uint8, at most 400 x 400
     width: int  # of the file, in pixels
     height: int
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A picture as input of the network."""
-
+class Prepared(NamedTuple):
     pixels: np.ndarray  # [784] uint8, ink is 255
     dark_on_light: bool
     objects: int  # separate ones, see `count_objects`
@@ -48,21 +41,17 @@ class Prepared:
 
 def read(source: str | Path | BinaryIO, name: str = "") -> Picture:
     """Return a picture from a PNG, JPEG, GIF, WebP or BMP file; SNNError that begins with its name for another."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageOps
 
-    kind = SNNError
     try:
         with Image.open(source, formats=FORMATS) as image:
             image.load()
             picture: Image.Image = ImageOps.exif_transpose(image)
         return Picture(to_grey(fill_transparent(picture)), picture.width, picture.height)
-    except UnidentifiedImageError:
-        what = "is not a PNG, JPEG, GIF, WebP or BMP picture"
-    except FileNotFoundError:
-        kind, what = UsageError, "does not exist"
     except (OSError, SyntaxError, ValueError, MemoryError, Image.DecompressionBombError) as error:
-        what = f"can't be read ({reason(error)})"
-    raise kind(f"{name or source} {what}; give a PNG, JPEG, GIF, WebP or BMP file")
+        kind = UsageError if isinstance(error, FileNotFoundError | IsADirectoryError) else SNNError
+        message = f"{name or source} can't be read ({reason(error)}); give a PNG, JPEG, GIF, WebP or BMP file"
+        raise kind(message) from None
 
 
 def fill_transparent(picture):  # type: ignore[no-untyped-def]
@@ -82,7 +71,7 @@ def to_grey(picture) -> np.ndarray:  # type: ignore[no-untyped-def]
     """Return grey levels [h, w] uint8 of an image of Pillow, reduced to 400 pixels and evenly lit."""
     from PIL import Image
 
-    if picture.mode.startswith("I") or picture.mode == "F":  # 16 bits, in which cameras store 10 or 12
+    if picture.mode.startswith("I"):  # 16 bits, in which cameras store 10 or 12
         deep = np.asarray(picture.convert("F"), np.float64)
         full = next(2**bits - 1 for bits in (10, 12, 16) if deep.max() < 2**bits or bits == 16)
         picture = Image.fromarray(np.clip(deep * (255 / full), 0, 255).round().astype(np.uint8))
@@ -118,20 +107,17 @@ def median(values: np.ndarray) -> int:
 def even_lighting(grey: np.ndarray) -> np.ndarray:
     """Correct the uneven lighting of a photograph: subtract the bilinear surface through the medians of its corners."""
     height, width = grey.shape
-    b, c = height // 6, width // 6
-    if min(b, c) < 4:
+    if min(height, width) < 24:
         return grey
-    sides = [(slice(side), slice(-side, None)) for side in (b, c)]
-    corners = [[median(grey[rows, columns]) for columns in sides[1]] for rows in sides[0]]
+    rows, columns = ((slice(side // 6), slice(-(side // 6), None)) for side in grey.shape)
+    corners = np.array([[median(grey[row, column]) for column in columns] for row in rows])
     if np.ptp(corners) < UNEVEN:
         return grey
-    # A coordinate is 0 at 1/12 of the side, the centre of a corner, and n = 10 (side - 1) at 11/12.
-    (y, n), (x, m) = (
-        ((12 * np.arange(side) - (side - 1)).clip(0, 10 * (side - 1)), 10 * (side - 1)) for side in grey.shape
-    )
-    surface = np.outer(n - y, (m - x) * corners[0][0] + x * corners[0][1])
-    surface += np.outer(y, (m - x) * corners[1][0] + x * corners[1][1])  # n m times the levels
-    fourfold = 4 * n * m * grey.astype(np.int64) - 4 * surface + n * m * int(np.sum(corners))
+    # A coordinate is 0 at 1/12 of the side, the centre of a corner, and n or m = 10 (side - 1) at 11/12.
+    n, m = 10 * (height - 1), 10 * (width - 1)
+    y, x = (12 * np.arange(height) - (height - 1)).clip(0, n), (12 * np.arange(width) - (width - 1)).clip(0, m)
+    surface = np.stack([n - y, y], 1) @ corners @ np.stack([m - x, x])  # n m times the levels
+    fourfold = 4 * (n * m * grey.astype(np.int64) - surface) + n * m * corners.sum()
     return ((fourfold + 2 * n * m) // (4 * n * m)).clip(0, 255).astype(np.uint8)
 
 
@@ -144,12 +130,12 @@ def prepare(grey: np.ndarray, box: int = BOXES["mnist"]) -> Prepared | None:
     height, width = grey.shape
     grey, border = grey.astype(np.int64), frame(grey).astype(np.int64)
     background = median(border)
-    dark = background - grey.min() >= grey.max() - background
-    ink = np.maximum(background - grey if dark else grey - background, 0)
+    sign = -1 if background - grey.min() >= grey.max() - background else 1
+    ink = np.maximum(sign * (grey - background), 0)
     peak = int(ink.max())
     if peak < MIN_CONTRAST:
         return None
-    around = np.maximum(background - border if dark else border - background, 0)
+    around = np.maximum(sign * (border - background), 0)
     floor = int(np.quantile(around, 0.9, method="lower")) * 3 // 2
     if height * width > SMALL:
         floor = max(floor, peak // 8)
@@ -158,7 +144,7 @@ def prepare(grey: np.ndarray, box: int = BOXES["mnist"]) -> Prepared | None:
     cut = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     if max(cut.shape) > PEN_SIDE:
         cut = resize(cut, PEN_SIDE)
-    return Prepared(centre(cut, box), bool(dark), count_objects(cut))
+    return Prepared(centre(cut, box), sign < 0, count_objects(cut))
 
 
 def count_objects(ink: np.ndarray) -> int:
@@ -218,11 +204,8 @@ def thicken(ink: np.ndarray) -> np.ndarray:
     radius = (wanted * edge - 2 * PEN_SIDE * area + PEN_SIDE * edge) // (2 * PEN_SIDE * edge)
     if radius <= 0:
         return ink
-    wide = np.pad(ink, radius)
-    for axis in (0, 1):
-        shifted = [np.roll(wide, k, axis) for k in range(-radius, radius + 1)]  # the padding is empty
-        wide = np.stack(shifted).max(0)
-    return wide
+    window = (2 * radius + 1, 2 * radius + 1)
+    return np.lib.stride_tricks.sliding_window_view(np.pad(ink, 2 * radius), window).max((2, 3))
 
 
 def shift_to_middle(profile: np.ndarray, size: int) -> int:

@@ -39,9 +39,13 @@ def plot_2d_heatmap(
 
     x_max: the label of the right end of the time axis; None means T.
     """
+    values = _array(array, "T", "N")
+    steps, neurons = values.shape
+    left, right = (-0.5, steps - 0.5) if x_max is None else (-0.5 * x_max / steps, x_max)
+    extent = (left, right, -0.5, neurons - 0.5)
     figure = _new_figure(figsize, dpi)
     axes = figure.add_subplot()
-    image = drawing.draw_heatmap(axes, _array(array, "T", "N"), x_max)
+    image = axes.imshow(values.T, aspect="auto", origin="lower", interpolation="nearest", extent=extent)
     drawing.style(axes, title, xlabel, ylabel, int_x_ticks, int_y_ticks)
     if plot_colorbar:
         drawing.add_colorbar(axes, image, colorbar_y_label)
@@ -94,15 +98,24 @@ def plot_1d_spikes(
     figsize: Size = SIZE,
     dpi: int = DPI,
 ) -> Figure:
-    """Draw the raster of spikes [T, N], zeros and ones: a row of ticks per neuron, and its firing rate beside it."""
+    """Draw the raster of spikes [T, N], zeros and ones: a row of ticks per neuron, and its firing rate beside it.
+
+    Of up to 16 neurons the firing rates are also written as numbers.
+    """
     fired = _array(spikes, "T", "N") != 0
+    steps, neurons = fired.shape
     figure = _new_figure(figsize, dpi)
-    if plot_firing_rate:
-        axes, beside = figure.subplots(1, 2, sharey=True, width_ratios=(4, 1))
-        drawing.style(beside, "", firing_rate_map_title, "")
-    else:
-        axes, beside = figure.add_subplot(), None
-    drawing.draw_raster(axes, beside, fired)
+    axes, *beside = figure.subplots(1, 2, sharey=True, width_ratios=(4, 1)) if plot_firing_rate else [figure.subplots()]
+    for rates in beside:
+        drawing.style(rates, "", firing_rate_map_title, "")
+        bars = rates.barh(range(neurons), fired.mean(0))
+        rates.set(xlim=(0, 1.4 if neurons <= 16 else 1), xticks=[0, 0.5, 1])
+        rates.tick_params(labelleft=False)
+        if neurons <= 16:
+            rates.bar_label(bars, fmt=" %.2f", fontsize="small")
+    width = float(np.clip(300 / steps, 0.5, 3))
+    axes.eventplot([np.flatnonzero(train) for train in fired.T], linelengths=0.8, linewidths=width, colors=BLACK)
+    axes.set(xlim=(-0.5, steps - 0.5), ylim=(-0.5, neurons - 0.5))
     drawing.style(axes, "", xlabel, ylabel, int_x_ticks, int_y_ticks)
     drawing.heading(figure, title)
     return figure

@@ -107,29 +107,6 @@ def fields_and_limit(weight: Tensor) -> tuple[np.ndarray, float]:
     return fields, float(np.quantile(np.abs(fields), 0.995)) or 1.0  # a few extreme weights would make all others pale
 
 
-def draw_heatmap(axes: Axes, values: np.ndarray, x_max: float | None = None, **options: Any) -> Any:
-    """Draw values [T, N] as colours; the time axis ends at x_max, by default T."""
-    steps, neurons = values.shape
-    left, right = (-0.5, steps - 0.5) if x_max is None else (-0.5 * x_max / steps, x_max)
-    extent = (left, right, -0.5, neurons - 0.5)
-    return axes.imshow(values.T, aspect="auto", origin="lower", interpolation="nearest", extent=extent, **options)
-
-
-def draw_raster(axes: Axes, beside: Axes | None, fired: np.ndarray, colours: Any = None) -> None:
-    """Draw a tick per spike of fired [T, N] bool; beside it the firing rates, with their numbers if at most 16."""
-    steps, neurons = fired.shape
-    width = float(np.clip(300 / steps, 0.5, 3))
-    spikes = [np.flatnonzero(train) for train in fired.T]
-    axes.eventplot(spikes, linelengths=0.8, linewidths=width, colors=colours or BLACK)
-    axes.set(xlim=(-0.5, steps - 0.5), ylim=(-0.5, neurons - 0.5))
-    if beside:
-        bars = beside.barh(range(neurons), fired.mean(0), color=colours)
-        beside.set(xlim=(0, 1.4 if neurons <= 16 else 1), xticks=[0, 0.5, 1])
-        beside.tick_params(labelleft=False)
-        if neurons <= 16:
-            beside.bar_label(bars, fmt=" %.2f", fontsize="small")
-
-
 def draw_potential(axes: Axes, h: np.ndarray, v: np.ndarray, fired: np.ndarray) -> None:
     """Draw a line through H[t] and, where the neuron fires, down to V[t]; a dot on top for each spike."""
     axes.plot(np.repeat(np.arange(len(h)), 2), np.stack([h, v], 1).ravel(), color=BLUE, linewidth=1.5)

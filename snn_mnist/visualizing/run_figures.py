@@ -16,7 +16,7 @@ from torch import Tensor
 
 from snn_mnist.storage.atomic_files import write_file
 from snn_mnist.storage.metrics import read_metrics
-from snn_mnist.visualizing import drawing
+from snn_mnist.visualizing import drawing, plot_1d_spikes, plot_2d_heatmap
 from snn_mnist.visualizing.drawing import BLUE, COLOURS, GREEN, GREY, VERMILLION, fields_and_limit, mosaic, own_style
 
 if TYPE_CHECKING:
@@ -226,30 +226,27 @@ def shown_image(trace: Trace, class_names: Sequence[str]) -> Figure:
 @own_style()
 def raster(trace: Trace, class_names: Sequence[str]) -> Figure:
     """Draw when each output neuron fired, and how often; the prediction in another colour."""
-    figure = drawing.own_figure(TRACE)
-    axes, beside = figure.subplots(1, 2, sharey=True, width_ratios=(4, 1))
-    colours = [VERMILLION if number == trace.prediction else BLUE for number in range(len(class_names))]
-    drawing.style(beside, "", "firing rate", "")
-    drawing.draw_raster(axes, beside, trace.s == 1, colours)
-    drawing.style(axes, "", "time step $t$", "output neuron", int_x_ticks=True)
-    axes.set_yticks(range(len(class_names)), class_names)
     name, label = class_names[trace.prediction], class_names[trace.label]
     outcome = "and is right" if trace.prediction == trace.label else f"but the label is {label}"
     title = f"Neuron {name} fires most, in {100 * trace.rates[trace.prediction]:.0f} % of the steps, {outcome}"
-    drawing.heading(figure, title if trace.s.any() else f"No neuron fires; the label is {label}")
+    title = title if trace.s.any() else f"No neuron fires; the label is {label}"
+    figure = plot_1d_spikes(trace.s, title, "time step $t$", "output neuron", figsize=TRACE)
+    axes, beside = figure.axes
+    axes.set_yticks(range(len(class_names)), class_names)
+    for marks in (axes.collections, beside.patches):
+        marks[trace.prediction].set_color(VERMILLION)
     return figure
 
 
 @own_style()
 def voltages(trace: Trace, class_names: Sequence[str], v_threshold: float) -> Figure:
     """Draw V[t] of all ten neurons as colours."""
-    figure = drawing.own_figure(TRACE)
-    axes = figure.add_subplot()
-    image = drawing.draw_heatmap(axes, trace.v, vmax=v_threshold)
     title = "Membrane potentials after each step: a spike resets them"
-    drawing.style(axes, title, "time step $t$", "output neuron", int_x_ticks=True)
+    bar = f"V[t] after the reset (threshold {v_threshold:g})"
+    figure = plot_2d_heatmap(trace.v, title, "time step $t$", "output neuron", colorbar_y_label=bar, figsize=TRACE)
+    axes = figure.axes[0]
+    axes.images[0].set_clim(vmax=v_threshold)
     axes.set_yticks(range(len(class_names)), class_names)
-    drawing.add_colorbar(axes, image, f"V[t] after the reset (threshold {v_threshold:g})")
     return figure
 
 

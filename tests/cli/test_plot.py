@@ -69,7 +69,7 @@ def test_a_directory_of_runs_stands_for_them_and_what_differs_names_them(tmp_pat
     out, err = capsys.readouterr()
     assert "damaged/checkpoint_latest.pth is damaged" in err
     assert f"not drawn, because they have no test: {logs / 'untested'}" in " ".join(out.split())
-    assert drawn["notes"] == ["Different data sets (mnist 1, digits 3): their accuracies can't be compared"]
+    assert drawn["notes"] == ["Different data sets (mnist, digits): their accuracies can't be compared"]
     assert not drawn["comparable"] and drawn["notes"][0] in out
     assert f"{logs / 'group' / 'seed9' / 'curves_compared.png'}\n" in out
 
