@@ -84,10 +84,9 @@ def traps(loaded: SavedNetwork, images: object) -> None:
         ("snnTorch, a file with dt 1e-3 as it is", 1e-3, lambda graph: verify.from_snntorch(graph, 1e-4)),
         ("SpikingJelly, the same with its dt 1e-4", 1e-3, lambda graph: verify.from_spikingjelly(graph, 1e-4)),
     ):
-        agreement = verify.Agreement()
         try:
             with verify.quiet():
-                agreement.add(ours, make(nir.build(loaded, dt))(spikes))
+                agreement = verify.Agreement.of(ours, make(nir.build(loaded, dt))(spikes))
         except Exception as error:
             print(f"- {label}: {type(error).__name__}: {error}")
             continue

@@ -112,17 +112,14 @@ def find_file(file: str, raw: Path) -> Path:
 
 def read(path: Path, md5: str) -> bytearray:
     """Return the uncompressed bytes of a file without its header; SNNError that says what is wrong with the file."""
+    remedy = "delete it, and the next run downloads it again"
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
             data = bytearray(stream.read())
-        found = hashlib.md5(data, usedforsecurity=False).hexdigest()
-        damage = "" if found == md5 else f"the md5 of its {len(data):,} bytes is {found} instead of {md5}"
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        damage = f"a broken .gz ({error})"
-    except OSError as error:
-        raise SNNError(f"{path}: {reason(error).lower()}; make the file readable") from None
-    if damage:
-        raise SNNError(f"{path} is damaged: {damage}; delete it, and the next run downloads it again")
+    except (EOFError, zlib.error, OSError) as error:
+        raise SNNError(f"{path} can't be read ({reason(error)}); make it readable, or {remedy}") from None
+    if (found := hashlib.md5(data, usedforsecurity=False).hexdigest()) != md5:
+        raise SNNError(f"{path} is damaged: the md5 of its {len(data):,} bytes is {found} instead of {md5}; {remedy}")
     del data[: 16 if "images" in path.name else 8]
     return data
 
@@ -161,8 +158,8 @@ def _digits() -> Dataset:
     """
     table = np.loadtxt(Path(__file__).with_name("digits.csv.gz"), delimiter=",", dtype=np.int64)  # 64 pixels, the label
     position = (2 * np.arange(28) + 1) * 8 - 28  # of each pixel among the 8 samples, times 56
-    hats = [np.interp(position, 56 * np.arange(8), one) for one in 56 * np.eye(8)]  # whole numbers
-    weights = np.array(hats).T.astype(np.int64)  # [28, 8]; rows sum to 56
+    distance = np.abs(position.clip(0, 7 * 56)[:, None] - 56 * np.arange(8))
+    weights = (56 - distance).clip(0)  # [28, 8]; rows sum to 56
     sums = weights @ table[:, :64].reshape(-1, 8, 8) @ weights.T  # 0 … 16 · 56²
     scale = 16 * 56**2
     pixels = ((sums * 510 + scale) // (2 * scale)).astype(np.uint8)  # round(255 · sums / scale)

@@ -16,8 +16,7 @@ import torch
 
 from snn_mnist import __version__
 from snn_mnist.data.datasets import Dataset, load_dataset
-from snn_mnist.errors import UsageError
-from snn_mnist.export.fixed_point import PRODUCT, FixedPoint, quantise, signed_bits, spike_counts
+from snn_mnist.export.fixed_point import FixedPoint, quantise, signed_bits, spike_counts
 from snn_mnist.network.device import choose_runtime
 from snn_mnist.network.network import CLASSES, PIXELS, SavedNetwork
 from snn_mnist.network.poisson import SpikeKey, Stream, poisson_encode
@@ -26,7 +25,6 @@ from snn_mnist.settings.config import cores
 from snn_mnist.storage.atomic_files import make_directory, write_file
 
 GOLDEN_IMAGES = 16
-MAX_STEPS = 10_000
 REPORTED_BITS = (16, 8, 6, 4)
 
 
@@ -44,8 +42,6 @@ def export_hardware(
     the binary point; report: whether to measure the accuracy for several weight widths on the whole test set.
     """
     config = saved.config
-    if config.T > MAX_STEPS:
-        raise UsageError(f"T {config.T} makes golden vectors of gigabytes; give -T up to {MAX_STEPS:,}")
     fixed = quantise(saved.net, config, bits, scale == "neuron", fraction)
     data, spike_key = load_dataset(config.dataset, config.data_dir), SpikeKey(config.seed, Stream.EVAL, 0)
     results = describe(fixed, scale, spike_key)
@@ -192,7 +188,7 @@ def measure(saved: SavedNetwork, fixed: FixedPoint, data: Dataset, spike_key: Sp
             "input_sum_bits": each.widths()["input sum x"],
             "accumulator_bits": each.widths()["potential h"],
             "accumulator_bits_used": signed_bits(*limits),
-            "weight_bytes": PIXELS * CLASSES * each.bits / 8,
+            "weight_bytes": PIXELS * CLASSES * each.bits // 8,
         }
         for each, predicted, limits in zip(variants, predictions, reached, strict=True)
     ]
@@ -209,37 +205,37 @@ def measure(saved: SavedNetwork, fixed: FixedPoint, data: Dataset, spike_key: Sp
 def as_markdown(report: dict[str, Any]) -> str:
     """Return report.md."""
     scale, levels = "each neuron" if report["scale"] == "neuron" else "all weights", sorted(set(report["threshold"]))
-    lines = [
-        f"# {report['bits']}-bit network, written by {report['program']}",
-        "",
-        f"One scale for {scale}, {report['fraction_bits']} fraction bits, "
-        f"threshold {levels[0]}{f' to {levels[-1]}' if levels[1:] else ''}, "
-        f"1/τ {report['one_over_tau']}, {report['reset']} reset, T {report['T']}.",
-        "",
-        "| register | least | greatest | bits |",
-        "|---|---|---|---|",
-    ]
-    for name, (low, high) in report["ranges"].items():
-        if name != PRODUCT or not report["one_over_tau"].startswith("1 /"):
-            lines.append(f"| {name} | {low:,} | {high:,} | {report['widths_bits'][name]} |")
-    memory = ", ".join(f"{name} {bits:,}" for name, bits in report["memory_bits"].items())
-    lines += ["", f"Memory in bits: {memory}."]
+    threshold = f"threshold {levels[0]}{f' to {levels[-1]}' if levels[1:] else ''}"
+    registers = [[name, *limits, report["widths_bits"][name]] for name, limits in report["ranges"].items()]
+    text = f"""\
+# {report["bits"]}-bit network, written by {report["program"]}
+
+One scale for {scale}, {report["fraction_bits"]} fraction bits, {threshold}, 1/τ {report["one_over_tau"]}, \
+{report["reset"]} reset, T {report["T"]}.
+
+{table("register, least, greatest, bits", registers)}
+Memory in bits: {", ".join(f"{name} {bits:,}" for name, bits in report["memory_bits"].items())}.
+"""
     if "float_accuracy" not in report:
-        return "\n".join(lines) + "\n"
-    lines += [
-        f"Operations per image: {report['synaptic_additions_per_image']:,.0f} additions of a weight "
-        f"({report['input_spikes_per_image']:,.0f} input spikes) and "
-        f"{report['neuron_operations_per_image']:,} in the neurons; a dense layer at every step would need "
-        f"{report['dense_multiply_accumulates_per_image']:,} multiply-accumulates.",
-        "",
-        f"Accuracy on the {report['images']:,} test images of {report['dataset']}, all on the same spikes "
-        f"(seed {report['seed']}); the float network: {report['float_accuracy']:.2%}.",
-        "",
-        "| bits | accuracy | as float | accumulator (used) | input sum | weights, bytes |",
-        "|---|---|---|---|---|---|",
-    ]
+        return text
+    rows = []
     for row in report["accuracy_against_bits"]:
-        accuracy, accumulator = f"{row['accuracy']:.2%}", f"{row['accumulator_bits']} ({row['accumulator_bits_used']})"
-        cells = [row["bits"], accuracy, f"{row['verdicts_as_float']:.2%}", accumulator, row["input_sum_bits"]]
-        lines.append(f"| {' | '.join(map(str, cells))} | {row['weight_bytes']:,.0f} |")
-    return "\n".join(lines) + "\n"
+        shares = [f"{row[name]:.2%}" for name in ("accuracy", "verdicts_as_float")]
+        accumulator = f"{row['accumulator_bits']} ({row['accumulator_bits_used']})"
+        rows.append([row["bits"], *shares, accumulator, row["input_sum_bits"], row["weight_bytes"]])
+    return f"""\
+{text}Operations per image: {report["synaptic_additions_per_image"]:,.0f} additions of a weight \
+({report["input_spikes_per_image"]:,.0f} input spikes) and {report["neuron_operations_per_image"]:,} in the neurons; \
+a dense layer at every step would need {report["dense_multiply_accumulates_per_image"]:,} multiply-accumulates.
+
+Accuracy on the {report["images"]:,} test images of {report["dataset"]}, all on the same spikes \
+(seed {report["seed"]}); the float network: {report["float_accuracy"]:.2%}.
+
+{table("bits, accuracy, as float, accumulator (used), input sum, bytes", rows)}"""
+
+
+def table(head: str, rows: list[list[Any]]) -> str:
+    """Return a table of Markdown; whole numbers have commas."""
+    names = head.split(", ")
+    cells = [[f"{cell:,}" if isinstance(cell, int) else cell for cell in row] for row in rows]
+    return "".join(f"| {' | '.join(row)} |\n" for row in [names, ["---"] * len(names), *cells])

@@ -17,7 +17,6 @@ from __future__ import annotations
 import io
 import math
 import re
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -77,12 +76,11 @@ def build(saved: SavedNetwork, dt: float = DEFAULT_DT, discretization: str = "eu
     else:
         neurons = nir.LIF(tau=nir_tau(config.tau, dt, discretization) * each, r=each, v_leak=zeros, **levels)
     weight = saved.net.weight.detach().cpu().float().numpy()
-    metadata = {name: getattr(config, name) for name in ("T", "tau", "v_threshold", "dataset", "seed")}
+    metadata = {name: getattr(config, name) for name in ("T", "tau", "dataset", "seed")}
     metadata |= {
         "program": f"snn_mnist {__version__}",
         "dt": dt,
         "discretization": discretization,
-        "v_reset": "none" if config.v_reset is None else config.v_reset,
         "encoder": "Poisson: at every step pixel k of 0..255 fires with probability k/255",
         "readout": "argmax over the neurons of the spike count in T steps; the lower neuron wins a tie",
         "epochs": saved.epochs,
@@ -211,12 +209,11 @@ def import_nir(
         return float(values[0])
 
     metadata = graph.metadata if isinstance(graph.metadata, dict) else {}
-    ours = str(metadata.get("program")).startswith("snn_mnist ")
-    own = {name: np.asarray(value).item() for name, value in metadata.items()} if ours else {}
-    known: dict[str, Any] = {"dt": DEFAULT_DT, "discretization": "euler", "T": 100} | own
-    dt, discretization = dt or known["dt"], discretization or known["discretization"]
-    steps = steps or known["T"]
-    if not own:
+    known: dict[str, Any] = {"dt": DEFAULT_DT, "discretization": "euler", "T": 100, "dataset": "mnist"}
+    if ours := str(metadata.get("program")).startswith("snn_mnist "):
+        known |= {name: np.asarray(value).item() for name, value in metadata.items()}
+    dt, discretization, steps = dt or known["dt"], discretization or known["discretization"], steps or known["T"]
+    if not ours:
         notes.append(f"{source} does not hold its time step: using dt {dt:g} s and T {steps}")
     leaky, reset = hasattr(neurons, "tau"), one("v_reset")
     gain = gain_of(neurons, dt, discretization)
@@ -242,13 +239,9 @@ def import_nir(
     scaled = (weight.astype(np.float64) * scale[:, None]).astype(np.float32)
     if not np.isfinite(scaled).all():
         raise refuse("weights that are not finite numbers", "import another network")
-    settings = {"T": steps, "neuron": "lif" if leaky else "if", "tau": tau}
+    settings = {"T": steps, "neuron": "lif" if leaky else "if", "tau": tau, "dataset": known["dataset"]}
     settings |= {"v_threshold": float(f"{level[0]:.9g}"), "v_reset": reset}
     config = Config.from_mapping(settings, str(source))
-    if own:
-        before = {name: own[name] for name in ("v_threshold", "v_reset", "dataset")}  # before V_reset was shifted to 0
-        original = Config.from_mapping(settings | before, str(source))
-        config = original if firing_level(config) == firing_level(original) else replace(config, dataset=own["dataset"])
     make_directory(out.parent, "-out")
     net = {checkpoint.WEIGHT: torch.from_numpy(scaled)}
     checkpoint.save(out, {"net": net, "epoch": -1, "max_test_acc": 0.0, "config": config.to_mapping()}, "-out")

@@ -31,24 +31,21 @@ BATCH = 10_000  # images x steps at a time: 31 MB of spikes
 Runner = Callable[[np.ndarray], np.ndarray]  # input spikes [T, N, 784] to output spikes [T, N, 10]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Agreement:
-    """Equality of the output spikes of two programs on the same input, summed over batches."""
+    """Equality of the output spikes of two programs on the same input."""
 
-    images: int = 0
-    identical: int = 0  # images whose T x 10 output spikes are all equal
-    spikes: int = 0  # of our network
-    different: int = 0  # (step, neuron) pairs at which one fires and the other does not
-    predictions: int = 0  # images with the same argmax of the counts
+    images: int
+    identical: int  # images whose T x 10 output spikes are all equal
+    spikes: int  # of our network
+    different: int  # (step, neuron) pairs at which one fires and the other does not
+    predictions: int  # images with the same argmax of the counts
 
-    def add(self, ours: np.ndarray, theirs: np.ndarray) -> None:
-        """Count a batch, both [T, N, 10] bool."""
-        differs = ours != theirs
-        self.images += ours.shape[1]
-        self.identical += int((~differs.any((0, 2))).sum())
-        self.spikes += int(ours.sum())
-        self.different += int(differs.sum())
-        self.predictions += int((ours.sum(0).argmax(1) == theirs.sum(0).argmax(1)).sum())
+    @classmethod
+    def of(cls, ours: np.ndarray, theirs: np.ndarray) -> Agreement:
+        """Compare output spikes, both [T, N, 10] bool."""
+        differs, same = ours != theirs, ours.sum(0).argmax(1) == theirs.sum(0).argmax(1)
+        return cls(len(same), sum(~differs.any((0, 2))), ours.sum(), differs.sum(), same.sum())
 
     def __str__(self) -> str:
         images, spikes = f"{self.identical:,} of {self.images:,}", f"{self.different:,} of {self.spikes:,}"
@@ -71,27 +68,25 @@ def compare(
     dtype: Any = np.float32 if exact else np.float64
 
     def agreement(runner: Runner) -> Agreement:
-        total = Agreement()
+        pairs = []
         for index in torch.arange(len(images)).split(max(1, BATCH // config.T)):
             spikes = poisson_encode(images[index], index, 0, config.T, SpikeKey(config.seed, Stream.EVAL, 0)).numpy()
-            total.add(reference(saved, spikes, dtype), runner(spikes))
-        return total
+            pairs.append((reference(saved, spikes, dtype), runner(spikes)))
+        return Agreement.of(*(np.concatenate(each, 1) for each in zip(*pairs, strict=True)))
 
     loop = agreement(lambda spikes: nir_file.simulate(graph, spikes, dt, discretization, dtype)[0])
     found: dict[str, Agreement | str] = {f"plain {discretization} loop in {np.dtype(dtype).name}": loop}
     for package, make in IMPORTERS.items():
+        label = package
         try:
-            label = f"{package} {importlib.metadata.version(package)}"
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
-            continue
-        try:
+            label += f" {importlib.metadata.version(package)}"
             for_euler = nir_file.read(path)
-            if discretization == "exact" and config.neuron == "lif":
-                leaky = nir_file.parts(for_euler)[2]
+            if hasattr(leaky := nir_file.parts(for_euler)[2], "tau"):
                 leaky.tau = dt / nir_file.gain_of(leaky, dt, discretization)
             with quiet():
                 found[label] = agreement(make(for_euler, dt))
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
         except Exception as error:  # whatever another package raises is its result
             found[label] = f"can't run it ({type(error).__name__}: {reason(error)})"
     return found

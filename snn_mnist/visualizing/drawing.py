@@ -117,10 +117,10 @@ def draw_potential(axes: Axes, h: np.ndarray, v: np.ndarray, fired: np.ndarray) 
 def mark_levels(axes: Axes, v_threshold: float, v_reset: float | None) -> None:
     """Draw dashed lines at threshold and reset, named at the right edge."""
     for height, name, colour, line, side in (
-        (v_threshold, f"threshold\n{v_threshold:g}", VERMILLION, "--", "bottom"),
-        (v_reset, f"reset\n{v_reset or 0:g}", GREEN, ":", "top"),
+        (v_threshold, "threshold", VERMILLION, "--", "bottom"),
+        (v_reset, "reset", GREEN, ":", "top"),
     ):
         if height is not None:
             axes.axhline(height, color=colour, linestyle=line)
-            right_edge = axes.get_yaxis_transform()
-            axes.text(1.01, height, name, transform=right_edge, va=side, color=colour, fontsize="small")
+            look: Any = {"transform": axes.get_yaxis_transform(), "va": side, "color": colour, "fontsize": "small"}
+            axes.text(1.01, height, f"{name}\n{height:g}", **look)

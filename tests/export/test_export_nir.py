@@ -149,8 +149,9 @@ def test_export_verify_and_import_by_command_line(tmp_path, capsys):
     assert main(["import", str(file)]) == 0
     back = load_network(str(file.with_suffix(".pth")))
     assert torch.equal(back.net.weight, loaded.net.weight)
-    for name in ("T", "tau", "neuron", "v_threshold", "v_reset", "dataset"):
+    for name in ("T", "tau", "neuron", "dataset"):
         assert getattr(back.config, name) == getattr(loaded.config, name), name
+    assert (back.config.v_threshold, back.config.v_reset) == (1.0, 0.0), "the origin is V_reset"
     assert main(["eval", "-resume", str(file.with_suffix(".pth")), "-repeats", "1"]) == 0
 
 
@@ -187,8 +188,6 @@ def test_soft_reset_is_refused_unless_allowed(tmp_path, capsys):
     assert "-allow-lossy" in capsys.readouterr().err
     assert main(["export", "-resume", str(loaded.path), "-allow-lossy", "-verify"]) == 0
     assert " 0 of 100 images identical" not in capsys.readouterr().out
-    assert main(["import", str(tmp_path / "checkpoint.nir"), "-out", str(tmp_path / "back.pth")]) == 0
-    assert load_network(str(tmp_path / "back.pth")).config.v_reset is None
 
 
 def test_an_export_that_is_not_possible_is_one_line(tmp_path, capsys, monkeypatch):
