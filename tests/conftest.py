@@ -34,7 +34,7 @@ with contextlib.suppress(ModuleNotFoundError):  # the tests of a GPU do without
     hypothesis.settings.load_profile("snn_mnist")
 
 
-STARTS_PROGRAMS = {"ask", "browser", "built", "checkout", "compiled_formulas", "compiled_here"}  # fixtures that do
+STARTS_PROGRAMS = {"ask", "browser", "built", "checkout", "compiled_here"}  # fixtures that do
 STARTS_PROGRAMS |= {"database", "node", "nursery", "program"}
 
 

@@ -1,4 +1,4 @@
-"""Compares neurons, surrogates, layers, encoders, STDP, monitors and conversion with SpikingJelly's, value by value.
+"""Compares neurons, surrogates, layers, encoders, monitors and conversion with SpikingJelly's, value by value.
 
 SpikingJelly is an oracle of development only, never a dependency. Make a throw-away environment and run:
 
@@ -28,7 +28,7 @@ from snn_mnist.core import conversion
 from snn_mnist.core.surrogate import SURROGATES
 
 warnings.filterwarnings("ignore")
-MODULES = ("encoding", "functional", "layer", "learning", "neuron", "surrogate")
+MODULES = ("encoding", "functional", "layer", "neuron", "surrogate")
 PACKAGES = [
     types.SimpleNamespace(**{name: importlib.import_module(f"{package}.{name}") for name in MODULES})
     for package in ("snn_mnist.core", "spikingjelly.activation_based")
@@ -121,24 +121,6 @@ def layers():
         report(f"{key} {mode}: values and gradients", run)
 
 
-def nets():
-    def run(m):
-        torch.manual_seed(0)
-        net = nn.Sequential(
-            m.layer.Conv2d(1, 4, 3, bias=False),
-            m.layer.BatchNorm2d(4),
-            m.neuron.LIFNode(surrogate_function=m.surrogate.ATan()),
-            m.layer.MaxPool2d(2),
-            m.layer.Flatten(),
-            m.layer.Linear(16, 3),
-            m.neuron.IFNode(v_reset=None),
-        ).double()
-        m.functional.set_step_mode(net, "m")
-        return differentiated(net, data(6, 5, 1, 6, 6) + 1.0)
-
-    report("Conv-BN-LIF-Linear-IF net: spikes and gradients", run)
-
-
 def encoders():
     x = torch.rand(997, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * (1 - 2**-8)
     encoders = [("LatencyEncoder", (20, "linear")), ("LatencyEncoder", (20, "log")), ("WeightedPhaseEncoder", (8,))]
@@ -146,35 +128,6 @@ def encoders():
         T = arguments[0]
         make = lambda m: getattr(m.encoding, name)(*arguments, step_mode=mode)  # noqa: E731
         report(f"{name}{arguments} {mode}", lambda m: [play(make(m), x.expand(T, -1), mode).double()], 0.0)
-
-
-SYNAPSES = {
-    "Linear": (lambda m: m.layer.Linear(6, 4, bias=False), (3, 6)),
-    "Conv1d": (lambda m: m.layer.Conv1d(2, 3, 3, stride=2, padding=1), (3, 2, 9)),
-    "Conv2d": (lambda m: m.layer.Conv2d(2, 3, (3, 2), stride=(2, 1), padding=(1, 2)), (3, 2, 7, 6)),
-}
-
-
-def stdp():
-    """Weight changes and traces of a net over random spikes; f_pre and f_post that are bounded and non-linear."""
-    for (name, (make, shape)), mode, on_grad in itertools.product(SYNAPSES.items(), "sm", (True, False)):
-
-        def run(m):
-            torch.manual_seed(0)
-            net = nn.Sequential(make(m), m.neuron.IFNode()).double()
-            net[0].weight.data *= 2
-            m.functional.set_step_mode(net, mode)
-            functions = {"f_pre": lambda w: w.clamp(-0.3, 0.3), "f_post": lambda w: 0.5 - w**2}
-            settings = {"step_mode": mode, "synapse": net[0], "sn": net[1], "tau_pre": 3.0, "tau_post": 1.7}
-            learner, changes = m.learning.STDPLearner(**settings, **functions), []
-            with torch.no_grad():
-                for part in (data(25, *shape, seed=1) > 0.3).double().split(10):
-                    play(net, part, mode)
-                    changed = learner.step(on_grad=on_grad, scale=0.7)
-                    changes.append(net[0].weight.grad.clone() if on_grad else changed)
-            return [*changes, learner.trace_pre, learner.trace_post]
-
-        report(f"STDPLearner of {name}, {mode}, on_grad={on_grad}", run)
 
 
 def conv_net():
@@ -222,13 +175,6 @@ for param in net.parameters():
 x_seq = torch.rand([4, 3, 8])
 """
 PROGRAMS = {
-    "one neuron, step by step": """
-node = neuron.LIFNode(tau=100.)
-node.reset()
-result = []
-for t in range(150):
-    result += [node(torch.as_tensor([2.])), node.v]
-""",
     "step by step and layer by layer": """
 with torch.no_grad():
     y_s = torch.stack([net(x) for x in x_seq])
@@ -239,13 +185,6 @@ with torch.no_grad():
     result = [y_s, y_l, net(x_seq)]
     functional.reset_net(net)
     result += [functional.chunk_multi_step_forward(3, x_seq, net)]
-""",
-    "wrappers": """
-net = nn.Sequential(
-    layer.SeqToANNContainer(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)),
-    layer.MultiStepContainer(neuron.IFNode()))
-x_seq = torch.rand([4, 2, 3, 8, 8])
-result = [net(x_seq), functional.seq_to_ann_forward(x_seq, (nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2)))]
 """,
     "monitors": """
 functional.set_step_mode(net, 'm')
@@ -288,12 +227,6 @@ for alpha in (0.1, 0.5, 2, 4, 8):
     mon_in.clear_recorded_data()
     functional.reset_net(net)
 """,
-    "surrogates in function style": """
-x = (torch.rand([8]) - 0.5).requires_grad_()
-y = surrogate.sigmoid.apply(x, 4.)
-y.sum().backward()
-result = [y, x.grad]
-""",
 }
 
 
@@ -311,7 +244,7 @@ def programs():
 
 def main() -> int:
     torch.set_num_threads(1)
-    for part in (surrogates, neurons, layers, nets, encoders, stdp, converters, programs):
+    for part in (surrogates, neurons, layers, encoders, converters, programs):
         part()
     wrong = [row for row in rows if not row[1] <= row[2]]
     for row in rows:

@@ -139,15 +139,6 @@ def test_half_precision_fires_as_often_as_float32(dtype):
             assert binomtest(int(count), n, p).pvalue > 1e-6
 
 
-def test_weighted_phase_in_half_precision():
-    x = torch.tensor([0.0, 0.5, 0.25 + 2**-7], dtype=torch.bfloat16)
-    spikes = play(encoding.WeightedPhaseEncoder(10), x, 10)
-    assert spikes.dtype == torch.bfloat16
-    assert torch.equal((2.0 ** -torch.arange(1, 11)[:, None] * spikes.float()).sum(0), x.float())
-    with pytest.raises(ValueError, match="but got 1"):  # 1 - 2^-10 rounds to 1 in bfloat16
-        encoding.WeightedPhaseEncoder(10)(torch.ones(1, dtype=torch.bfloat16))
-
-
 @pytest.mark.parametrize("returns", [True, False])
 def test_an_encoder_of_ones_own(returns):
     class Countdown(encoding.StatefulEncoder):

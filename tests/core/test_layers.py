@@ -199,15 +199,6 @@ def conv_net(mode):
     return net.eval()
 
 
-def deep_net(mode):
-    net = nn.Sequential()
-    for _ in range(10):
-        net.extend([layer.Linear(12, 12), neuron.IFNode(surrogate_function=surrogate.ATan())])
-        net[-2].weight.data += 0.2
-    functional.set_step_mode(net, mode)
-    return net
-
-
 BOTH_MODES = [
     (lambda m: layer.VotingLayer(3, m), (12,)),
     (lambda m: layer.SynapseFilter(3.0, step_mode=m), (5,)),
@@ -217,7 +208,6 @@ BOTH_MODES = [
     (lambda m: layer.ElementWiseRecurrentContainer(neuron.LIFNode(), torch.add, m), (6,)),
     (lambda m: layer.LinearRecurrentContainer(nn.Sequential(nn.Linear(6, 4), nn.Sigmoid()), 6, 4, True, m), (6,)),
     (conv_net, (1, 6, 6)),
-    (deep_net, (12,)),
 ]
 
 

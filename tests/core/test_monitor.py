@@ -151,15 +151,6 @@ def test_v_seq_in_containers(kind, container):
     assert node.v_seq is None
 
 
-def test_v_seq_by_hand_and_in_step_mode_m():
-    node, x = neuron.LIFNode(store_v_seq=True), torch.rand(5, 3)
-    by_hand = torch.stack([(node(x_t), node.v)[1] for x_t in x])
-    assert torch.equal(node.v_seq, by_hand)
-    functional.reset_net(node)
-    node.step_mode = "m"
-    assert len(node(x)) == len(node(x)) == len(node.v_seq) == 5, "of the last sequence only"
-
-
 def test_order_and_values_of_nested_and_in_place_layers():
     """An input is recorded before the layers inside run, an output after them; in-place layers change no record."""
     net = nn.Sequential(nn.Sequential(nn.Hardtanh(-0.5, 0.5, inplace=True), nn.ReLU(inplace=True)), nn.ReLU())

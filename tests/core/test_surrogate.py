@@ -1,12 +1,8 @@
-"""Surrogates against API formulas written out in float64, finite differences, C and numba."""
+"""Surrogates against API formulas written out in float64, finite differences."""
 
-import ctypes
 import math
 import pickle
-import shutil
-import subprocess
 
-import numba
 import numpy as np
 import pytest
 import torch
@@ -111,12 +107,6 @@ def ids(case):
     return "-".join([case[0], *map(str, case[1])])
 
 
-def formulas(name):
-    """(kind, formula): the gradient and, where there is one, the primitive."""
-    both = (("gradient", FORMULAS[name].gradient), ("primitive", FORMULAS[name].primitive))
-    return [(kind, formula) for kind, formula in both if formula is not None]
-
-
 def test_the_sixteen_and_their_defaults():
     """The defaults are those of SpikingJelly's classes: the first parameters of each."""
     assert {n: c.__name__ for n, c in surrogate.SURROGATES.items()} == {n: o[0] for n, o in ORACLE.items()}
@@ -127,72 +117,11 @@ def test_the_sixteen_and_their_defaults():
         assert type(twin) is cls and twin.parameters_of_formula == FORMULAS[name].defaults and repr(twin) == repr(cls())
 
 
-# ---- one grid: formula x target -----------------------------------------------------------------------------
-
-C_FLAGS = ["-O1", "-Wall", "-Werror", "-Wdouble-promotion", "-Wfloat-conversion", "-shared", "-fPIC"]
-
-
-def compile_c(dtype, folder):
-    t, text = {"float32": "float", "float64": "double"}[dtype], "#include <math.h>\n"
-    for i, (name, parameters) in enumerate(CASES):
-        for kind, formula in formulas(name):
-            body = expression(formula, dict(zip(FORMULAS[name].defaults, parameters, strict=True)), "c", dtype)
-            text += f"void {kind}{i}(const {t}* X, {t}* Y, long n)"
-            text += f" {{ for (long i = 0; i < n; i++) {{ const {t} x = X[i]; Y[i] = {body}; }} }}\n"
-    (folder / "f.c").write_text(text)
-    subprocess.run(["gcc", *C_FLAGS, "f.c", "-o", "f.so", "-lm"], cwd=folder, check=True)
-    library = ctypes.CDLL(str(folder / "f.so"))
-
-    def evaluate(i, kind, x):
-        y = np.empty_like(x)
-        getattr(library, f"{kind}{i}")(*(a.ctypes.data_as(ctypes.c_void_p) for a in (x, y)), len(x))
-        return y
-
-    return evaluate
-
-
-def compile_numba(dtype, _folder):
-    inline = numba.njit(inline="always")
-    names = {n: getattr(math, n) for n in ("exp", "log", "log1p", "sin", "cos", "atan", "erfc", "sqrt")}
-    names |= {"where": inline(lambda c, a, b: a if c else b), "f32": np.float32, "f64": np.float64}
-    names |= {"minimum": inline(lambda a, b: a if a < b else b), "maximum": inline(lambda a, b: a if a > b else b)}
-
-    def evaluate(i, kind, x):
-        name, parameters = CASES[i]
-        given = dict(zip(FORMULAS[name].defaults, parameters, strict=True))
-        scope = names | {}
-        exec(f"def one(x): return {expression(dict(formulas(name))[kind], given, 'python', dtype)}", scope)
-        one = numba.njit(scope["one"])
-        y = np.array([one(value) for value in x], dtype)
-        (signature,) = one.nopython_signatures
-        assert str(signature.return_type) == dtype, "no constant widens the arithmetic"
-        return y
-
-    return evaluate
-
-
-@pytest.fixture(scope="module", params=[(c, dtype) for c in ("c", "numba") for dtype in ("float32", "float64")])
-def compiled_formulas(request, tmp_path_factory):
-    target, dtype = request.param
-    if target == "c" and shutil.which("gcc") is None:
-        pytest.skip("no gcc on this machine")
-    compile = compile_c if target == "c" else compile_numba
-    return dtype, compile(dtype, tmp_path_factory.mktemp(target)), target == "c"
-
-
 def closeness(name, dtype):
     if dtype == "float64":
         return {"rtol": 1e-9, "atol": 1e-12}
     # float32 sine and cosine of a large argument lose what its rounding loses
     return {"rtol": 5e-5, "atol": 2e-2 if name == "squarewave_fourier_series" else 2e-6}
-
-
-def test_compiled_formulas(compiled_formulas):
-    dtype, evaluate, is_c = compiled_formulas
-    for i, (name, parameters) in enumerate(CASES):
-        for place, (kind, _) in enumerate(formulas(name) if is_c or parameters == ORACLE[name][1][0] else ()):
-            expected = ORACLE[name][2 + place](torch.tensor(POINTS), *parameters)
-            np.testing.assert_allclose(evaluate(i, kind, POINTS.astype(dtype)), expected, **closeness(name, dtype))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -222,13 +151,6 @@ def test_values_and_gradients_in_torch(case, dtype):
         torch.testing.assert_close(x.grad.double() / 3, g(x64, *parameters), **close)
     torch.testing.assert_close(m.gradient(x64.to(dtype)).double(), g(x64, *parameters), **close)
     assert torch.equal(m(x64), (x64 >= 0).double())  # without a gradient
-
-
-@pytest.mark.parametrize("case", [c for c in CASES if ORACLE[c[0]][3]], ids=ids)
-def test_gradient_is_the_slope_of_the_primitive(case):
-    m, x, h = module(case[0], *case[1]), torch.tensor(POINTS[:241]), 1e-6  # off the jumps of gradients at 0 and 1
-    slope = (m.primitive(x + h) - m.primitive(x - h)) / (2 * h)
-    torch.testing.assert_close(m.gradient(x), slope, rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)

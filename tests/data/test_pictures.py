@@ -14,7 +14,7 @@ from PIL import Image
 
 from snn_mnist.data import pictures
 from snn_mnist.data.datasets import load_dataset
-from tests.support.drawings import KINDS, encoded, pixels, stroke
+from tests.support.drawings import KINDS, pixels, stroke
 
 # ---------------------------------------------------------------------------- preparation
 
@@ -124,13 +124,6 @@ def test_every_kind_of_picture_gives_the_same_pixels(tmp_path, kind):
     picture = pictures.read(path)
     np.testing.assert_array_equal(pixels(picture.grey), pixels(stroke()))
     assert (picture.width, picture.height) == (400, 300)
-
-
-@pytest.mark.parametrize("mode", ["L", "CMYK"])
-def test_jpeg_gives_nearly_the_same_pixels(tmp_path, mode):
-    path = tmp_path / "digit.jpg"
-    path.write_bytes(encoded(Image.fromarray(255 - stroke()).convert(mode), "JPEG", quality=90))
-    assert np.abs(pixels(pictures.read(path).grey) - pixels(stroke())).mean() < 3
 
 
 @pytest.mark.parametrize(("ink", "ground", "channel"), [

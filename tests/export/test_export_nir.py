@@ -90,21 +90,6 @@ def test_above_the_written_threshold_is_at_or_above_ours(v_threshold, v_reset):
         assert (v > level) == (Fraction(float(v)) >= exact)
 
 
-def test_simulate_follows_the_differential_equation():
-    """Against a thousand times finer Euler steps, with the current constant within a step."""
-    loaded, dt = network(T=12, tau=3.0), 1e-3
-    graph, spikes = nir_file.build(loaded, dt=dt, discretization="exact"), spikes_of(loaded, 4)
-    fired, potential = nir_file.simulate(graph, spikes, dt, "exact")
-    current = spikes.astype(np.float64) @ weights().T.astype(np.float64)
-    v = np.zeros(current.shape[1:])
-    for t in range(12):
-        for _ in range(1000):
-            v = v + dt / 1000 / graph.nodes["neurons"].tau[0] * (current[t] - v)
-        np.testing.assert_allclose(v, potential[t], atol=2e-3)
-        v = np.where(fired[t], 0.0, v)
-    assert fired.any()
-
-
 # ---------------------------------------------------------------------------- the same spikes
 
 

@@ -19,7 +19,6 @@ from snn_mnist.data import pictures as picture
 from snn_mnist.export import html
 from snn_mnist.network import reliability
 from snn_mnist.network.poisson import SpikeKey, Stream, poisson_encode
-from snn_mnist.network.reliability import Prediction
 from tests.support.export_net import digits, network, saved
 
 
@@ -68,24 +67,6 @@ def test_a_long_sequence_is_cut_to_what_the_page_can_keep_and_limits_are_measure
         assert content["limits"] == vars(reliability.measure(loaded.net, digits().test, min(steps, 2000), 0))
     fashion = replace(loaded.config, dataset="fashion", data_dir="nowhere")
     assert not {"limits", "examples"} & html.content(replace(loaded, config=fashion)).keys()
-
-
-def luminance(colour: str) -> float:
-    rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
-    return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
-
-
-@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
-def test_text_and_marks_stand_out_in_both_themes(theme):
-    """By the contrast of WCAG 2.1."""
-    blocks = re.findall(r":root \{(.*?)\}", html.render(network()), re.S)
-    colours = dict(re.findall(r"--([\w-]+): (#\w{6})", blocks[theme]))
-    pairs = [
-        (text, ground) for text in ("text", "quiet", "trace", "spike") for ground in ("page", "card", "tint", "future")
-    ]
-    for pair in [*pairs, ("press", "on-press")]:
-        dim, bright = sorted(luminance(colours[name]) for name in pair)
-        assert (bright + 0.05) / (dim + 0.05) >= 4.5, pair
 
 
 # ---------------------------------------------------------------------------- the JavaScript in Node.js
@@ -217,25 +198,3 @@ def test_colours_and_uneven_lighting_become_the_same_grey_levels(node):
     theirs = node(body, shown=[{"at": a.flatten().tolist(), "w": a.shape[1], "h": a.shape[0]} for a in shown])
     for rgb, levels in zip(shown, theirs, strict=True):
         assert picture.to_grey(Image.fromarray(rgb)).flatten().tolist() == levels
-
-
-def test_a_tie_goes_to_the_lower_class_and_rates_are_per_step_so_far(node):
-    """The functions of the page's own script, on counts after 10 of 20 steps, as predict's sentence tells them."""
-    page = html.render(network())
-    functions = "".join(re.findall(r"^function (?:ranking|prediction)\(t\) \{.*?^\}", page, re.M | re.S))
-    body = f"""
-        const state = {{ run: true, steps: 20, counts: [] }}, data = {{ names: given.names }};
-        {functions}
-        return given.counts.map(counts => {{
-            state.counts[100] = 0;
-            counts.forEach((count, c) => {{ state.counts[100 + c] = count; }});
-            return [ranking(10), prediction(10).digit, prediction(10).text];
-        }});"""
-    counts = [[0, 0, 5, 0, 0, 5, 0, 1, 0, 0], [0, 8, 5, 0, 0, 5, 0, 1, 0, 0], [0] * 10]
-    told = node(body, counts=counts, names=list("0123456789"))
-    assert [order for order, _, _ in told] == [Prediction([count / 10 for count in each]).ranking for each in counts]
-    assert [(digit, text) for _, digit, text in told] == [
-        ("?", "2 and 5 are level after 10 of 20 steps."),
-        ("1", "1, firing rate 0.80 after 10 of 20 steps; next is 2 with 0.50: margin 0.30."),
-        ("–", "No neuron has fired after 10 of 20 steps."),
-    ]

