@@ -38,29 +38,22 @@ STARTS_PROGRAMS = {"ask", "browser", "built", "checkout", "compiled_here"}  # fi
 STARTS_PROGRAMS |= {"database", "node", "nursery", "program"}
 
 
-def not_quick(item: pytest.Item) -> bool:
-    """Return whether `scripts/test.sh -quick` leaves a test out: verbs, studies, documents, CUDA, programs."""
-    folder, file = item.path.parent.name, item.path.name
-    names = getattr(getattr(item, "function", None), "__code__", None)
-    return bool(
-        folder in ("cli", "search", "project")
-        or file.startswith("test_cuda")
-        or STARTS_PROGRAMS.intersection(getattr(item, "fixturenames", ()))
-        or (names and "subprocess" in names.co_names)
-    )
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in filter(not_quick, items):
-        item.add_marker("not_quick")
-    gpu = [item for item in items if item.get_closest_marker("gpu")]
-    if not gpu:
-        return
-    import torch
+    """Mark what `scripts/test.sh -quick` leaves out: verbs, studies, documents, CUDA, programs. Skip tests of a GPU."""
+    for item in items:
+        code = getattr(getattr(item, "function", None), "__code__", None)
+        if (
+            item.path.parent.name in ("cli", "search", "project")
+            or item.path.name.startswith("test_cuda")
+            or STARTS_PROGRAMS.intersection(getattr(item, "fixturenames", ()))
+            or (code and "subprocess" in code.co_names)
+        ):
+            item.add_marker("not_quick")
+        if item.get_closest_marker("gpu"):
+            import torch
 
-    if not torch.cuda.is_available():
-        for item in gpu:
-            item.add_marker(pytest.mark.skip(reason="no CUDA device here"))
+            if not torch.cuda.is_available():
+                item.add_marker(pytest.mark.skip(reason="no CUDA device here"))
 
 
 @pytest.hookimpl(trylast=True)

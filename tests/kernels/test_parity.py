@@ -6,12 +6,12 @@ here, where they run upwards and downwards; a missing barrier in test_cuda_sanit
 """
 
 import math
+import multiprocessing
 
 import numba
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
 from snn_mnist.core import functional, neuron, surrogate
 from snn_mnist.kernels import spikes
@@ -189,10 +189,6 @@ def test_what_does_not_fit_is_an_error(target):
 
 
 def test_nothing_to_compute(target):
-    counts, inputs = target.fused.firing_counts(
-        torch.zeros(10, 784, device=target.device), target.active(images_of(2)), torch.arange(0), [10], KEY, spec_of()
-    )
-    assert counts.shape == (0, 1, 10) and inputs.shape == (0,)
     for shape in ((4, 0, 3), (0, 2, 3)):
         out, v, _ = target.neuron.multi_step(torch.zeros(shape, device=target.device), 0.5, spec_of(), False)
         assert out.shape == shape and v.shape == shape[1:] and (v == 0.5).all()
@@ -227,24 +223,6 @@ def test_multi_step_neuron_against_the_equations(target, name, dtype):
         assert torch.allclose(out[2].cpu().double(), potentials.detach(), atol=tolerance)
         for got, expected in ((x.grad, x64.grad), (v.grad, v64.grad)):
             assert (got.cpu().double() - expected).norm() <= tolerance * expected.norm().clamp(min=1)
-
-
-@pytest.mark.parametrize("size", [129, 20_000])
-def test_multi_step_neurons_beyond_a_block(target, size):
-    """The modules of core, with the state kept between calls, in sizes for one block or thread and for several; the
-    input is not contiguous."""
-    torch.manual_seed(size)
-    x, spec = (3 * torch.rand(6, size, 2)).transpose(1, 2), spec_of(tau=3.0)
-    node = neuron.LIFNode(3.0, surrogate_function=surrogate.ATan(), step_mode="m", store_v_seq=True)
-    results = []
-    for fused in (False, True):
-        inputs = x.clone().to(target.device if fused else "cpu").requires_grad_()
-        first = target.neuron.multi_step(inputs, 0.0, spec, True) if fused else (node(inputs), node.v, node.v_seq)
-        again = target.neuron.multi_step(inputs, first[1], spec, True) if fused else (node(inputs), node.v, node.v_seq)
-        (first[0].sum() + again[0].square().sum() + again[2].sum()).backward()
-        results.append([a.detach().cpu() for a in (first[0], *again, inputs.grad)])
-    moved = sum(int((~torch.isclose(a, b, rtol=1e-4, atol=1e-5)).sum()) for a, b in zip(*results, strict=True))
-    assert moved <= (size // 5000 if target.name == "gpu" else 0)  # values after a spike that a tie has moved
 
 
 def test_half_precision_is_read_and_written_but_not_computed_in(target):
@@ -289,25 +267,14 @@ def test_second_derivatives_are_refused_instead_of_wrong(target):
 # ---- what only the CPU's kernels have ----
 
 
-class Encoded:
-    """A data set that runs the kernel for each item."""
-
-    def __init__(self):
-        self.node = neuron.LIFNode(step_mode="m", backend="numba")
-
-    def __len__(self):
-        return 2
-
-    def __getitem__(self, index):
-        functional.reset_net(self.node)
-        return self.node(torch.full((3, 100_000), 2.0))
-
-
 def test_kernels_on_several_threads_run_in_a_forked_process():
-    data = Encoded()
-    here = data[0]
-    for batch in DataLoader(data, num_workers=1, multiprocessing_context="fork"):
-        assert torch.equal(batch[0], here) and here.sum() > 0
+    """Their input is not contiguous."""
+    node, x = neuron.LIFNode(step_mode="m", backend="numba"), (3 * torch.rand(100_000, 3)).t()
+    here, expected = node(x), neuron.LIFNode(step_mode="m")(x)
+    functional.reset_net(node)
+    assert (here != expected).sum() <= 10  # ties at the threshold
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert torch.equal(pool.apply(node, (x,)), here) and here.any()
 
 
 def test_bfloat16_rounding_is_torchs():

@@ -83,22 +83,6 @@ def test_exact_binomial_of_every_pixel_value():
         assert (abs(z.sum()) / math.sqrt(254) > 5) == wrong
 
 
-def test_no_correlation():
-    """Correlation of spikes a step, a pixel, a sample, an epoch and a Philox block apart, |z| < 5 each."""
-    images, index = torch.full((64, 784), 100, dtype=torch.uint8), torch.arange(64)
-    p = 100 / 255
-    x = (poisson_encode(images, index, 0, 128, SpikeKey(5, 0, 0)) - p) / math.sqrt(p * (1 - p))
-    y = (poisson_encode(images, index, 0, 128, SpikeKey(5, 0, 1)) - p) / math.sqrt(p * (1 - p))
-    pairs = {
-        "step": (x[1:], x[:-1]), "4 steps": (x[4:], x[:-4]), "block": (x[16:], x[:-16]), "64 steps": (x[64:], x[:-64]),
-        "pixel": (x[:, :, 1:], x[:, :, :-1]), "row": (x[:, :, 28:], x[:, :, :-28]),
-        "sample": (x[:, 1:], x[:, :-1]), "epoch": (x, y),
-    }  # fmt: skip
-    for name, (a, b) in pairs.items():
-        z = (a * b).sum().item() / math.sqrt(a.numel())
-        assert abs(z) < 5, (name, z)
-
-
 def test_an_order_sorts_by_62_bits():
     """The permutation by Python's own integers: the first two words of Philox, without the lowest two bits. Another
     epoch or seed gives another one."""

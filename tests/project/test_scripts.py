@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import re
 import runpy
 import shutil
 import subprocess
@@ -185,11 +186,5 @@ def test_report_of_a_gpu_is_written_for_any_device(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["gpu_marks", str(tmp_path), *flags])
     gpu_marks.main()
     report = (tmp_path / "gpu_marks.md").read_text(encoding="utf-8")
-    runs = [line.split(" | ") for line in report.splitlines() if line.startswith("| cpu")]
-    assert len(runs) == 2 and "-amp" in runs[1][0]
-    for cells in runs:
-        learning, whole = (float(cell.removesuffix(" s")) for cell in cells[1:3])
-        assert len(cells) == 6 and 0 < learning <= whole + 0.05  # rounded to tenths
-    steps = [line.split() for line in report.splitlines() if line.startswith("**")]  # without and with -amp
-    assert len(steps) == 2 and all(float(words[0].strip("*")) > 0 for words in steps)
-    assert "numba" in report.partition("## bench")[2]
+    assert len(re.findall(r"(?m)^\| cpu.* s \| [\d.]+ s \| [\d,]+ \[", report)) == 2  # without and with -amp
+    assert len(re.findall(r"(?m)^\*\*[\d.]+ µs\*\* for", report)) == 2 and "numba" in report.partition("## bench")[2]

@@ -90,10 +90,6 @@ def work_memory(weight_shape: Sequence[int], active: ActivePixels, spec: NeuronS
     return samples * plan_launch(weight_shape, active.stride, spec, steps, limit).global_bytes
 
 
-def _as_index(active: ActivePixels, index: Tensor) -> Tensor:
-    return index.to(active.images.device, torch.int64).contiguous()
-
-
 def _key_arguments(key: SpikeKey) -> tuple[cuda.Argument, ...]:
     """Return epoch_at, epoch, seed, stream; an epoch that is a tensor [1] int32 is read when the kernel runs."""
     at = key.epoch if isinstance(key.epoch, Tensor) else None
@@ -111,11 +107,9 @@ def _fused(
             f"not {list(weight.shape)}; use -backend torch"
         )
     device, samples, half = active.images.device, len(index), precision == torch.float16
-    if samples == 0:
-        return
     if not half:  # the kernel itself rounds to float16, which saves a copy of the weight
         weight = weight.to(precision)
-    weight, index = weight.detach().to(device, torch.float32).contiguous(), _as_index(active, index)
+    weight, index = weight.detach().to(device, torch.float32).contiguous(), index.to(device, torch.int64).contiguous()
     plan = plan_launch(weight.shape, active.stride, spec, steps, cuda.shared_limit(device))
     inputs = active.offsets, active.sites, index, weight, *_key_arguments(key), *coefficients(spec)[:5]
     readout = readout_steps, np.int32(0 if readout_steps is None else len(readout_steps))
@@ -158,21 +152,19 @@ def weight_gradient(
     out: Tensor,
 ) -> None:  # fmt: skip
     """Set out to dL/dW [C, P] float32, from dL/drate [N, C] and the E of `learn`, called with the same settings."""
-    samples, outputs, pixels = eligibility.shape
-    plan = plan_launch((outputs, pixels), active.stride, spec, steps, cuda.shared_limit(active.images.device))
+    (samples, outputs, pixels), device = eligibility.shape, active.images.device
+    plan = plan_launch((outputs, pixels), active.stride, spec, steps, cuda.shared_limit(device))
     grid = (pixels + CONTRACT_LANES - 1) // CONTRACT_LANES, outputs
-    inputs = active.images, _as_index(active, index), upstream.float().contiguous(), eligibility, np.int32(samples)
-    kernel = cuda.load(plan.text, "contract", active.images.device)
-    kernel(grid, CONTRACT_LANES * CONTRACT_SLICES, (*inputs, out))
+    index, upstream = index.to(device, torch.int64).contiguous(), upstream.float().contiguous()
+    arguments = active.images, index, upstream, eligibility, np.int32(samples), out
+    cuda.load(plan.text, "contract", device)(grid, CONTRACT_LANES * CONTRACT_SLICES, arguments)
 
 
 def encode(active: ActivePixels, index: Tensor, start: int, stop: int, key: SpikeKey) -> Tensor:
     """Return spikes [stop - start, N, P] float32 of steps start .. stop - 1, as `spikes.encode`; start % 16 = 0."""
     device, pixels = active.images.device, active.images.shape[1]
-    index = _as_index(active, index)
+    index = index.to(device, torch.int64).contiguous()
     spikes = torch.zeros(stop - start, len(index), pixels, device=device)
-    if spikes.numel() == 0:
-        return spikes
     any_neuron = NeuronSpec(None, False, 1.0, 0.0, False, "atan", ())
     plan = plan_launch((1, pixels), active.stride, any_neuron, None, cuda.shared_limit(device))
     inputs = active.offsets, active.sites, index, *_key_arguments(key)[1:], np.int32(active.stride)
