@@ -1,11 +1,11 @@
 """Surrogate gradients and their primitives, written once for every backend.
 
-Each formula is one plain function of `x` and its parameters. It uses operators and the free names `where, exp, log,
-log1p, abs, sin, cos, atan, erfc, sqrt, minimum, maximum, pi` only, so the same code runs on Python floats,
-on torch tensors (`bind` to a torch namespace) and, traced by `expression`, as C (CUDA) or numba text.
+Each formula is one plain function of `x` and its parameters (Python numbers, so a loop over one unrolls). It uses
+operators and the free names `where, exp, log, log1p, abs, sin, cos, atan, erfc, sqrt, minimum, maximum, pi` only, so
+the same code runs on Python floats, on torch tensors (`bind`) and, traced by `expression`, as C (CUDA) or numba text.
 
 Every formula is finite for every finite x (the square wave: |x| < 1e37), in float32 too and in untaken branches:
-exponents are never positive, divisors never zero. Parameters are Python numbers, so a Python loop over one unrolls.
+exponents are never positive, divisors never zero.
 """
 
 from __future__ import annotations
@@ -199,13 +199,11 @@ class Formula:
         return {name: type(default)(given.get(name, default)) for name, default in self.defaults.items()}
 
 
-def _formula(
-    gradient: Callable, primitive: Callable | None, above: dict[str, float], name: str = "", **defaults: float
-) -> Formula:
+def _formula(gradient: Any, primitive: Any, above: dict[str, float], name: str = "", **defaults: float) -> Formula:
     return Formula(name or gradient.__name__, gradient, primitive, defaults, above)
 
 
-_POSITIVE = {"alpha": 0.0}
+_POSITIVE, _SERIES = {"alpha": 0.0}, {"n": 1, "T_period": 0.0}
 FORMULAS: dict[str, Formula] = {
     formula.name: formula
     for formula in (
@@ -218,9 +216,7 @@ FORMULAS: dict[str, Formula] = {
         _formula(nonzero_sign_log_abs, nonzero_sign_log_abs_primitive, _POSITIVE, alpha=1.0),
         _formula(gauss_erf, gauss_erf_primitive, _POSITIVE, "erf", alpha=2.0),
         _formula(piecewise_leaky_relu, piecewise_leaky_relu_primitive, {"w": 0.0}, w=1.0, c=0.01),
-        _formula(
-            squarewave_fourier_series, squarewave_fourier_series_primitive, {"n": 1, "T_period": 0.0}, n=2, T_period=8.0
-        ),
+        _formula(squarewave_fourier_series, squarewave_fourier_series_primitive, _SERIES, n=2, T_period=8.0),
         _formula(s2nn, s2nn_primitive, {"alpha": 0.0, "beta": 0.0}, alpha=4.0, beta=1.0),
         _formula(q_pseudo_spike, q_pseudo_spike_primitive, {"alpha": 1.0}, alpha=2.0),
         _formula(leaky_k_relu, leaky_k_relu_primitive, {}, leak=0.0, k=1.0),

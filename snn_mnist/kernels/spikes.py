@@ -30,8 +30,7 @@ WORD = 0xFFFFFFFF
 def philox(counter: tuple[Any, Any, Any, Any], key: tuple[Any, Any]) -> tuple[Any, Any, Any, Any]:
     """Return Philox4x32-10 (Salmon et al. 2011) of a counter and a key: four random 32-bit words.
 
-    There is no state, so any word can be computed directly. The words are Python integers, int64 tensors (which
-    broadcast) or numba's int64; `simd.philox8` is eight calls at once, snn.cuh has the same in CUDA.
+    The words are Python integers, int64 tensors or numba's int64; `simd.philox8` and snn.cuh have the same.
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key

