@@ -55,21 +55,6 @@ def test_spikes_are_the_references_bit_for_bit(target, n, pixels, start, steps):
         assert torch.equal(got.cpu(), expected)
 
 
-def test_active_pixels_are_all_that_are_not_zero(target):
-    images = images_of(37, active=100)
-    images[[0, 5, 36]] = 0
-    images[7] = 255
-    at = images.flatten().nonzero().flatten()
-    for _ in target.again():
-        active = target.active(images)
-        if target.name == "numba":
-            sites = torch.from_numpy(active.pixels.astype("int64")), torch.from_numpy(active.values)
-        else:
-            sites = active.sites.cpu() & 0xFFFF, (active.sites.cpu() >> 16).byte()
-        assert torch.equal(sites[0].long(), at % 784) and torch.equal(sites[1], images.flatten()[at])
-        assert active.offsets.tolist() == [0, *images.count_nonzero(dim=1).cumsum(0).tolist()]
-
-
 # ---- the fused pass ----
 
 

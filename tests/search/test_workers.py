@@ -22,7 +22,7 @@ from tests.support.runs import metrics, wait_until
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux's /proc")
 
-TRIALS, EPOCHS = 4, 30
+TRIALS, EPOCHS = 4, 18
 RUN = ["-dataset", "digits", "-val", "100", "-T", "20", "-b", "32"]
 RUN += ["-epochs", str(EPOCHS), "-j", "1"]  # threads that wait for each other take time
 STUDY = ["sweep", *RUN, "-tau", "1.1,2", "-v-reset", "none,0", "-sampler", "grid", "-no-prune", "-repeats", "2"]
