@@ -29,12 +29,6 @@ def refused(**values: object) -> str:
 # ---------------------------------------------------------------------------- values
 
 
-def test_the_defaults_are_the_tutorials():
-    tutorial = dict(T=100, device="auto", b=64, epochs=100, opt="adam", momentum=0.9, lr=1e-3, tau=2.0)
-    tutorial |= dict(v_threshold=1.0, v_reset=0.0, neuron="lif", surrogate="atan", out_dir="./logs")
-    assert tutorial.items() <= vars(Config()).items()
-
-
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
@@ -152,21 +146,6 @@ def test_a_written_file_reads_back_as_the_same_settings(tmp_path_factory: pytest
     assert Config.from_mapping(c.to_mapping()) == c
 
 
-@given(configs)
-def test_flags_mean_the_same_as_values(values: dict):
-    tokens = []
-    for name, value in values.items():
-        flag = "--" * (len(tokens) % 2) or "-"
-        if name == "amp":
-            tokens.append(f"{flag}amp" if value else "-no-amp")
-        elif str(value).startswith("-"):
-            tokens.append(f"{flag}{name.replace('_', '-')}={value}")
-        else:
-            tokens += [f"{flag}{name.replace('_', '-')}", "none" if value is None else str(value)]
-    c = read_command(["train", *tokens])[1]
-    assert c == Config(**values) and c.given == frozenset(values)
-
-
 # ---------------------------------------------------------------------------- files
 
 
@@ -227,13 +206,6 @@ def test_a_bad_file_is_named_with_its_fault(written, tmp_path: Path, content: st
 
 
 # ---------------------------------------------------------------------------- resume
-
-
-def test_what_may_change_on_resume():
-    """Only the length and the learning rate, and what a machine decides."""
-    free = {each.name for each in options_of(Config)} - {*FIXED_ON_RESUME}
-    training = {each.name for each in options_of(Config) if each.group in ("Network", "Training", "Data")}
-    assert free & training == {"epochs", "lr", "schedule", "seeds", "test"}
 
 
 def test_a_resumed_run_keeps_its_settings_except_those_given_now(monkeypatch: pytest.MonkeyPatch):
