@@ -1,6 +1,5 @@
 """The settings of training: `Config`, checked when made, and its YAML file. Its equations are those of the README."""
 
-import dataclasses
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -187,10 +186,7 @@ class Config(Options):
 
 def train_option(name: str, **changes: Any) -> Any:
     """Return the setting of `train` as a field of another record; `changes` replace what is declared of it."""
-    field = {each.name: each for each in dataclasses.fields(Config)}[name]
-    default = field.default_factory if field.default is dataclasses.MISSING else field.default
-    default = changes.pop("default", default)
-    return declared_as(replace(field.metadata["option"], **changes), default)
+    return declared_as(replace(Config.__dataclass_fields__[name].metadata["option"], **changes))
 
 
 FIXED_ON_RESUME = tuple(each.name for each in options_of(Config) if each.fixed)

@@ -123,13 +123,13 @@ def option(default: Any, group: str, help: str, **rules: Any) -> Any:
 
     A callable default is called for each record; `shown` says it in words.
     """
-    return declared_as(Option(group, help, **rules), default)
+    return declared_as(Option(group, help, default=default, **rules))
 
 
-def declared_as(option: Option, default: Any) -> Any:
+def declared_as(option: Option) -> Any:
     """Return a dataclass field for this setting."""
-    settings: dict[str, Any] = {"default_factory": default} if callable(default) else {"default": default}
-    return dataclasses.field(**settings, metadata={"option": option})
+    default: dict[str, Any] = {"default_factory" if callable(option.default) else "default": option.default}
+    return dataclasses.field(**default, metadata={"option": option})
 
 
 def _options_of(record: type) -> tuple[Option, ...]:
@@ -140,7 +140,7 @@ def _options_of(record: type) -> tuple[Option, ...]:
             given = typing.get_args(types[field.name])
             none, several = type(None) in given, typing.get_origin(types[field.name]) is tuple
             single = given[0] if none or several else types[field.name]
-            default = None if field.default is dataclasses.MISSING else field.default
+            default = None if callable(declared.default) else declared.default
             found.append(replace(declared, name=field.name, default=default, type=single, none=none, several=several))
     return tuple(sorted(found, key=lambda each: each.group == "Other"))
 
