@@ -6,15 +6,15 @@ python -m snn_mnist train -T 100 -b 64 -epochs 100 -opt adam -lr 1e-3 -tau 2.0
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 from snn_mnist.errors import UsageError
 from snn_mnist.settings.config import Config
-from snn_mnist.storage.atomic_files import exclusive_lock
-from snn_mnist.storage.checkpoint import Position, find_checkpoint, load_plain
-from snn_mnist.storage.runs import SEEDS, SeedGroup, is_group, new_group_directory
+from snn_mnist.storage.atomic_files import exclusive_lock, new_run_directory
+from snn_mnist.storage.runs import SEEDS, SeedGroup, is_group, run_name
 from snn_mnist.terminal import report
-from snn_mnist.training.console import Interruption, nothing_to_do
+from snn_mnist.training.console import Interruption
 
 
 def run(config: Config) -> int:
@@ -23,9 +23,6 @@ def run(config: Config) -> int:
         return run_group(config)
     if config.seeds > 1:
         raise UsageError(f"-seeds {config.seeds} is not for the single run {config.resume}; resume its group")
-    if config.resume and (epochs := finished_epochs(config)):  # before PyTorch is loaded, which takes seconds
-        print(nothing_to_do(config.resume, epochs))
-        return 0
     from snn_mnist.training.loop import train
 
     interruption = Interruption()
@@ -35,34 +32,27 @@ def run(config: Config) -> int:
     return interruption.exit_code
 
 
-def finished_epochs(config: Config) -> int:
-    """Return the epochs of the run to resume if these settings leave nothing to do in it, else 0."""
-    state = load_plain(find_checkpoint(config.resume or ""))
-    epochs, saved = Position.of(state).epochs, state.get("config", {})
-    wanted = config.on_top_of(saved)
-    return 0 if wanted.epochs > epochs or wanted.changes_of_fixed_settings(saved) else epochs
-
-
 def run_group(config: Config) -> int:
     """Train the runs of a directory of -seeds that are not finished; print and keep the mean ± std over all."""
-    interruption = Interruption()
-    folder = Path(config.resume) if config.resume else new_group_directory(config)
+    interruption, last = Interruption(), config.seed + config.seeds - 1
+    name = config.name or f"{run_name(replace(config, seed=0))}_seeds{config.seed}-{last}"
+    folder = Path(config.resume) if config.resume else new_run_directory(config.out_dir, name)
     with exclusive_lock(folder):
-        group = SeedGroup(folder, config, config)
+        group = SeedGroup(folder, config)
         if config.resume:
-            group, where = SeedGroup.read(folder).resumed(config), f"the runs stay in {folder}"
+            group, where = SeedGroup.read(folder).extended(config), f"the runs stay in {folder}"
             for note in config.without_effect({"out_dir": where, "name": where}):
                 report(f"note: {note}")
         group.save()
-        unfinished = group.unfinished()
+        unfinished, seeds = group.unfinished(), group.settings.seeds
         if not unfinished:
             print(f"nothing to do; to continue, give an -epochs above {group.settings.epochs} or a larger -seeds")
         try:
             for seed in unfinished:
                 from snn_mnist.training.loop import train  # with PyTorch, which takes seconds
 
-                print(f"seed {seed}: {seed - group.seeds.start + 1} of {len(group.seeds)} runs", flush=True)
-                train(group.run(seed), interruption)
+                print(f"seed {seed}: {seed - group.settings.seed + 1} of {seeds} runs", flush=True)
+                train(group.run(seed, config), interruption)
                 group.save()
                 if interruption.requested:
                     break
@@ -71,7 +61,7 @@ def run_group(config: Config) -> int:
                 (folder / SEEDS).unlink()
                 folder.rmdir()
         if left := len(group.unfinished()):
-            print(f"{len(group.seeds) - left} of {len(group.seeds)} seeds finished")
+            print(f"{seeds - left} of {seeds} seeds finished")
             print(f"resume all with: python -m snn_mnist train -resume {shlex.quote(str(folder))}")
         else:
             print(group.results())

@@ -17,7 +17,7 @@ import os
 import pickle
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -164,45 +164,40 @@ def _check(state: dict[str, Any]) -> None:
 def find_checkpoint(path: str | os.PathLike[str]) -> Path:
     """Return the checkpoint file that `-resume` names: a file, or the latest one of a run directory."""
     file, remedy = Path(path), "name a checkpoint file or a run directory"
-    try:
-        if file.is_dir():
-            file /= LATEST
-            if not file.exists() and any(run != Path(path) for run in run_directories(Path(path))):
-                remedy = f"name a run in it, or last (with -out-dir {path})"
-        if file.is_file():
-            return file
-        what = f"{file} is not a regular file" if file.exists() else f"there is no checkpoint {file}"
-    except OSError as error:
-        raise SNNError(f"{file} can't be read ({reason(error)}); {remedy}") from error
+    if os.path.isdir(path):
+        file /= LATEST
+        if not file.exists() and any(run != Path(path) for run in run_directories(Path(path))):
+            remedy = f"name a run in it, or last (with -out-dir {path})"
+    if os.path.isfile(file):
+        return file
+    what = f"{file} is not a regular file" if os.path.exists(file) else f"there is no checkpoint {file}"
     raise UsageError(f"{what}; {remedy}")
 
 
-def run_directories(
-    folder: Path, unreadable: Callable[[Path, OSError], None] = lambda *_: None, levels: int = LEVELS
-) -> list[Path]:
+def run_directories(folder: Path, levels: int = LEVELS) -> list[Path]:
     """Return the folder if it is a run's, else those of the runs in it and in the directories in it, by name.
 
-    A run that has a link too comes once. OSError for the folder itself; `unreadable` is called with others.
+    A run that has a link too comes once. OSError for the folder itself; one in it that can't be read is returned too.
     """
-    if (folder / "metrics.csv").is_file() or (folder / LATEST).is_file():
+    if os.path.isfile(folder / "metrics.csv") or os.path.isfile(folder / LATEST):
         return [folder]
     once: dict[Path, Path] = {}
     for child in sorted(folder.iterdir()) if levels else ():
         try:
-            for run in run_directories(child, unreadable, levels - 1) if child.is_dir() else ():
-                once.setdefault(run.resolve(), run)
-        except OSError as error:
-            unreadable(child, error)
+            runs = run_directories(child, levels - 1) if os.path.isdir(child) else []
+        except OSError:
+            runs = [child]
+        for run in runs:
+            once.setdefault(run.resolve(), run)
     return list(once.values())
 
 
 def newest_run(out_dir: str) -> Path:
     """Return the run in a directory whose latest checkpoint was written last; UsageError where there is none."""
+    why = "none has been trained there"
     try:
-        files = [run / LATEST for run in run_directories(Path(out_dir)) if (run / LATEST).is_file()]
-        times = {file.parent: file.stat().st_mtime_ns for file in files}
+        if runs := [run for run in run_directories(Path(out_dir)) if os.path.isfile(run / LATEST)]:
+            return max(runs, key=lambda run: ((run / LATEST).stat().st_mtime_ns, run))
     except OSError as error:
-        raise UsageError(f"no run can be found in {out_dir} ({reason(error)}); give the runs' -out-dir") from error
-    if not times:
-        raise UsageError(f"there is no run in {out_dir} yet; train one, or give the -out-dir of the runs")
-    return max(times, key=lambda run: (times[run], run))
+        why = reason(error)
+    raise UsageError(f"there is no run in {out_dir} ({why}); train one, or give the -out-dir of the runs")

@@ -14,15 +14,12 @@ import statistics
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from snn_mnist.errors import SNNError, reason
 from snn_mnist.settings.config import DECIDING, Config
 from snn_mnist.settings.options import show
 from snn_mnist.storage.atomic_files import write_file, writing
-
-if TYPE_CHECKING:
-    from tensorboard.compat.proto.summary_pb2 import Summary
 
 COURSE = ("lr", "train_images_per_s", "test_images_per_s", "seconds")  # how the training went
 METRICS = ("epochs", "train_loss", "train_acc", "test_loss", "test_acc", "max_test_acc", *COURSE)
@@ -91,11 +88,9 @@ def percent(shares: Collection[float]) -> str:
 class TensorBoard:
     """A new file of TensorBoard events: scalars, pictures and settings; a step is a number of finished epochs.
 
-    An event is written by the call that adds it. torch's SummaryWriter writes in a thread, which on a full disk prints
-    a traceback and ends, and the caller learns of it later or never.
-
-    Where there are event files already, it tells readers to drop what they hold of later epochs than `epochs`;
-    else it begins with the scalars of `rows`.
+    An event is written by the call that adds it: torch's SummaryWriter writes in a thread, of whose errors on a full
+    disk the caller learns later or never. Where there are event files already, it tells readers to drop what they hold
+    of later epochs than `epochs`; else it begins with the scalars of `rows`.
     """
 
     def __init__(self, folder: Path, epochs: int, rows: Iterable[Mapping[str, Any]] = ()) -> None:
@@ -109,50 +104,39 @@ class TensorBoard:
         with writing(folder):
             file = open(folder / f"{PREFIX}{second:010d}.{socket.gethostname()}.{os.getpid()}", "xb")  # noqa: SIM115
         self._records = RecordWriter(file)
-        self._write(file_version="brain.Event:2")
+        self.add(file_version="brain.Event:2")
         if earlier:
-            self._write(step=epochs + 1, session_log={"status": "START"})
-        else:
-            for row in rows:
-                self.write(row)
+            self.add(step=epochs + 1, session_log={"status": "START"})
+        for row in () if earlier else rows:
+            self.write(row)
+
+    def add(self, **event: Any) -> None:
+        """Write an event with these fields, such as step and summary; SNNError where the disk is full."""
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        with writing(self.folder):
+            self._records.write(Event(wall_time=time.time(), **event).SerializeToString())
+            self._records.flush()
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Add the scalars of an epoch's row of metrics.
 
         HParams sorts its metrics by name and ticks the first five: accuracy and loss come before `training/…`.
         """
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
         tags = {name: f"training/{name}" if name in COURSE else name for name in (*METRICS[1:], *VALIDATION)}
-        values = [Summary.Value(tag=tag, simple_value=row[name]) for name, tag in tags.items() if name in row]
-        self.add(row["epochs"], Summary(value=values))
+        values = [{"tag": tag, "simple_value": row[name]} for name, tag in tags.items() if name in row]
+        self.add(step=row["epochs"], summary={"value": values})
 
     def begin(self, config: Config) -> None:
-        """Add the run as a row of TensorBoard's HParams, which shows the last values of its scalars.
-
-        Without the columns, which TensorBoard would take for those of all runs: it computes them, and ticks first the
-        settings that differ.
-        """
+        """Add the run to HParams, without columns: TensorBoard then computes them, and ticks settings that differ."""
         from torch.utils.tensorboard.summary import hparams
 
-        self.add(self.epochs, hparams(hyperparameters(config), {})[1])
+        self.add(step=self.epochs, summary=hparams(hyperparameters(config), {})[1])
 
     def end(self, epochs: int) -> None:
         from torch.utils.tensorboard.summary import hparams
 
-        self.add(epochs, hparams({}, {})[2])
-
-    def add(self, step: int, *summaries: Summary) -> None:
-        for summary in summaries:
-            self._write(step=step, summary=summary)
-
-    def _write(self, **fields: Any) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-
-        event = Event(wall_time=time.time(), **fields)
-        with writing(self.folder):
-            self._records.write(event.SerializeToString())
-            self._records.flush()
+        self.add(step=epochs, summary=hparams({}, {})[2])
 
     def close(self) -> None:
         with contextlib.suppress(OSError):  # every addition was flushed and has raised its own errors

@@ -17,7 +17,7 @@ from typing import Any
 from snn_mnist.errors import SNNError, UsageError, reason
 from snn_mnist.settings.config import DECIDING, Config
 from snn_mnist.settings.options import options_of, show
-from snn_mnist.storage.atomic_files import is_locked, new_run_directory, write_file
+from snn_mnist.storage.atomic_files import is_locked, write_file
 from snn_mnist.storage.checkpoint import LATEST, Position, load_plain, run_directories
 from snn_mnist.storage.metrics import mean_std, percent, read_metrics
 
@@ -95,6 +95,7 @@ class Run:
 
 def read_run(folder: Path) -> Run:
     """Read a run; SNNError, OSError where its files are missing or damaged."""
+    next(folder.iterdir(), None)  # the error of a directory that may not be read
     config, rows = Config.from_yaml(folder / "config.yaml"), read_metrics(folder / "metrics.csv")
     file, state, position = folder / "metrics.csv", {}, Position()
     if (folder / LATEST).is_file():  # else it has just begun
@@ -127,19 +128,18 @@ def survey(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
     """Return the runs in these directories, each once, and a line for each directory that can't be read."""
     found: dict[Path, Run] = {}
     problems: list[str] = []
-
-    def note(path: Path, error: Exception) -> None:
-        problems.append(str(error) if isinstance(error, SNNError) else f"{path} can't be read ({reason(error)})")
-
     for folder in folders:
         try:
-            for each in run_directories(folder, note):
-                try:
-                    found.setdefault(each.resolve(), read_run(each))
-                except (SNNError, OSError) as error:
-                    note(each, error)
-        except OSError as error:
-            note(folder, error)
+            paths = run_directories(folder)
+        except OSError:
+            paths = [folder]
+        for path in paths:
+            try:
+                found.setdefault(path.resolve(), read_run(path))
+            except SNNError as error:
+                problems.append(str(error))
+            except OSError as error:
+                problems.append(f"{path} can't be read ({reason(error)})")
     return list(found.values()), problems
 
 
@@ -153,52 +153,40 @@ def is_group(path: str | os.PathLike[str] | None) -> bool:
     return path is not None and os.path.isfile(os.path.join(path, SEEDS))
 
 
-def new_group_directory(config: Config) -> Path:
-    """Make the directory for the runs of `config.seeds` seeds."""
-    last = config.seed + config.seeds - 1
-    name = config.name or f"{run_name(replace(config, seed=0))}_seeds{config.seed}-{last}"
-    return new_run_directory(config.out_dir, name)
-
-
 @dataclass(frozen=True)
 class SeedGroup:
     """Runs with the same settings but for their seeds, `settings.seed` up; each is trained for `settings.epochs`."""
 
     folder: Path
     settings: Config  # that seeds.json keeps
-    asked: Config  # what the user gave now, for the machine of this process too
 
     @classmethod
     def read(cls, folder: Path) -> SeedGroup:
         """Return the group of a directory, with the settings that seeds.json keeps."""
         try:
-            kept = Config.from_mapping(json.loads((folder / SEEDS).read_text(encoding="utf-8"))["settings"])
-            return cls(folder, kept, kept)
+            kept = json.loads((folder / SEEDS).read_text(encoding="utf-8"))
+            return cls(folder, Config.from_mapping(kept["settings"]))
         except (OSError, ValueError, KeyError, TypeError, SNNError) as error:
             raise SNNError(f"{folder / SEEDS} is damaged ({reason(error)}); resume the runs one by one") from error
 
-    def resumed(self, config: Config) -> SeedGroup:
+    def extended(self, asked: Config) -> SeedGroup:
         """Return the group with more seeds or epochs, as the user asks now; UsageError where its runs would differ in
         more than their seeds, on a cosine also in their length."""
-        folder, runs, before = self.folder, self.runs(), self.settings
-        seeds = config.seeds if "seeds" in config.flags else before.seeds  # a run's own config.yaml has 1
-        wanted = config.on_top_of(before.to_mapping())
+        runs, before = self.runs(), self.settings
+        seeds = asked.seeds if "seeds" in asked.flags else before.seeds  # a run's own config.yaml has 1
+        wanted = asked.on_top_of(before.to_mapping())
         names = [name for name in DECIDING if name != "epochs" or before.schedule == "cosine"]
         of_runs = {run: replace(Config.from_yaml(run / "config.yaml"), seed=before.seed) for run in runs.values()}
-        for place, settings in {folder: before, **of_runs}.items():
+        for place, settings in {self.folder: before, **of_runs}.items():
             if changed := ", ".join(wanted.changes(settings, names)):
                 raise UsageError(
-                    f"can't resume {folder}: {changed} differs from {place}, and only the seeds may differ; "
+                    f"can't resume {self.folder}: {changed} differs from {place}, and only the seeds may differ; "
                     "leave that flag out, or move that run elsewhere"
                 )
         if (least := max(runs, default=0) - before.seed + 1) > seeds:
-            raise UsageError(f"-seeds {seeds}: {folder} has seed {max(runs)}; give {least} or a larger number")
+            raise UsageError(f"-seeds {seeds}: {self.folder} has seed {max(runs)}; give {least} or a larger number")
         epochs = max([wanted.epochs, *map(_epochs_done, runs.values())])
-        return SeedGroup(folder, replace(before, seeds=seeds, epochs=epochs), config)
-
-    @property
-    def seeds(self) -> range:
-        return range(self.settings.seed, self.settings.seed + self.settings.seeds)
+        return SeedGroup(self.folder, replace(before, seeds=seeds, epochs=epochs))
 
     def runs(self) -> dict[int, Path]:
         """Return the directory of each seed whose run has a checkpoint: seed4, or seed4-2 after a death within seed4
@@ -211,16 +199,20 @@ class SeedGroup:
 
     def unfinished(self) -> list[int]:
         """Return the seeds whose runs are to be trained yet."""
-        runs, epochs = self.runs(), self.settings.epochs
-        return [seed for seed in self.seeds if seed not in runs or _epochs_done(runs[seed]) < epochs]
+        runs, first, epochs = self.runs(), self.settings.seed, self.settings.epochs
+        seeds = range(first, first + self.settings.seeds)
+        return [seed for seed in seeds if seed not in runs or _epochs_done(runs[seed]) < epochs]
 
-    def run(self, seed: int) -> Config:
-        """Return the settings of one run: a new one, or one that continues from its checkpoint."""
-        one = self.asked.on_top_of(self.settings.to_mapping())
+    def run(self, seed: int, asked: Config) -> Config:
+        """Return the settings of one run: a new one, or one that continues from its checkpoint.
+
+        asked: what the user gave now, for the machine of this process too.
+        """
+        one = asked.on_top_of(self.settings.to_mapping())
         one = replace(one, seed=seed, seeds=1, epochs=self.settings.epochs, force=False)
         if run := self.runs().get(seed):
-            given = self.asked.given - {"seed", "out_dir"} | {"epochs"}
-            return replace(one, name=None, resume=str(run), given=given, flags=self.asked.flags & given)
+            given = asked.given - {"seed", "out_dir"} | {"epochs"}
+            return replace(one, name=None, resume=str(run), given=given, flags=asked.flags & given)
         return replace(one, out_dir=str(self.folder), name=f"seed{seed}", resume=None)
 
     def save(self) -> None:
@@ -234,13 +226,13 @@ class SeedGroup:
         longest one is not finished, and one whose metrics.csv is missing or damaged does not count.
         """
         runs: dict[int, list[dict[str, Any]]] = {}
-        for seed, run in self.runs().items():
+        for seed, run in sorted(self.runs().items()):
             with contextlib.suppress(SNNError):
-                if rows := read_metrics(run / "metrics.csv"):
-                    runs[seed] = rows
-        epochs = max([self.settings.epochs, *(rows[-1]["epochs"] for rows in runs.values())])
-        finished = {seed: rows for seed, rows in sorted(runs.items()) if rows[-1]["epochs"] == epochs}
-        best = {seed: best_tested(rows) for seed, rows in finished.items()} if self.settings.val else {}
+                runs[seed] = read_metrics(run / "metrics.csv")
+        lengths = {seed: rows[-1]["epochs"] for seed, rows in runs.items() if rows}
+        epochs = max([self.settings.epochs, *lengths.values()])
+        finished = {seed: runs[seed] for seed, length in lengths.items() if length == epochs}
+        best = {seed: best_tested(rows) for seed, rows in finished.items() if self.settings.val}
         return {
             "seeds": self.settings.seeds,
             "epochs": epochs,

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import sys
 import threading
 import time
-from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -30,19 +28,10 @@ SPARE = 0.7  # a thread more is used where so much of its core is free
 # ---- text ----------------------------------------------------------------------------------------------------------
 
 
-def nothing_to_do(run: str, epochs: int) -> str:
-    return (
-        f"nothing to do: {run} has been trained for {epochs} epochs;\n"
-        f"to continue, give a larger -epochs, e.g. -epochs {2 * epochs}"
-    )
-
-
 def begins(config: Config, runtime: Runtime, data: TrainingData, folder: Path, position: Position) -> str:
     """Return the lines before the first epoch."""
     images = f"{config.dataset}: {data.steps * config.b:,} images per epoch"
     lines = [wrapped(str(runtime)), images, f"run directory {folder}"]
-    if config.amp and runtime.device.type == "cpu":
-        lines.append("amp on the CPU: bfloat16 without loss scaling, which its range does not need")
     if config.resume:
         lines += [wrapped(f"note: {note}") for note in config.without_effect(config.unused)]
         done = f" after {position.step} of {data.steps} steps" if position.step else ""
@@ -64,13 +53,6 @@ def epoch(row: dict[str, Any], epochs: int, skipped: int, threads: str) -> str:
         line += seconds
     remarks = [f"steps skipped for gradients that are not finite: {skipped}" if skipped else "", threads]
     return "\n  ".join([line, *filter(None, remarks)])
-
-
-def interrupted(position: Position, steps: int, folder: Path, verb: str) -> str:
-    return (
-        f"interrupted in epoch {position.epochs + 1} after {position.step} of {steps} steps, saved\n"
-        f"resume with: python -m snn_mnist {verb} -resume {shlex.quote(str(folder))}"
-    )
 
 
 def summary(config: Config, row: dict[str, Any], position: Position, training_images: int) -> str:
@@ -159,17 +141,16 @@ class Interruption:
     def __init__(self) -> None:
         self.signal: int | None = None
         self._noted = 0.0  # when the first one came
-        self._contexts: list[ExitStack] = []  # each puts back the handlers that it replaced
+        self._replaced: list[dict[int, Any]] = []  # the handlers that each context puts back
 
     def __enter__(self) -> Interruption:
-        self._contexts.append(ExitStack())
-        if threading.current_thread() is threading.main_thread():
-            for number in self.SIGNALS:
-                self._contexts[-1].callback(signal.signal, number, signal.signal(number, self._note))
+        signals = self.SIGNALS if threading.current_thread() is threading.main_thread() else ()
+        self._replaced.append({number: signal.signal(number, self._note) for number in signals})
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._contexts.pop().close()
+        for number, handler in self._replaced.pop().items():
+            signal.signal(number, handler)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         now = time.monotonic()
@@ -206,21 +187,21 @@ class Threads:
     def __init__(self, runtime: Runtime) -> None:
         self.most = runtime.threads if runtime.backend == "numba" else 1
         self.count = self.announced = self.most
-        self._read()
+        self._when, self._others = time.perf_counter(), others_seconds()
 
     def follow(self) -> None:
         """Update the number, twice a second; to be called after each chunk of steps."""
-        if self.most == 1 or time.perf_counter() - self._when < WINDOW:
+        passed = time.perf_counter() - self._when
+        if self.most == 1 or passed < WINDOW:
             return
         from snn_mnist.kernels.cpu import jit
 
-        when, others = self._when, self._others
-        self._read()
-        free = cores() - (self._others - others) / (self._when - when)
+        before, self._others = self._others, others_seconds()
+        self._when += passed
+        free = cores() - (self._others - before) / passed
         count = min(self.most, max(1, int(free + 1 - SPARE)))
         if count != self.count:
-            self.count = count
-            jit.set_threads(count)
+            self.count = jit.set_threads(count)
 
     def announcement(self) -> str:
         """Return, once after a change, that fewer threads are used or all again; else ''."""
@@ -230,14 +211,11 @@ class Threads:
         why = "other programs are busy" if self.count < self.most else "the cores are free again"
         return f"now using {self.count} of {self.most} threads: {why}"
 
-    def _read(self) -> None:
-        self._when, self._others = time.perf_counter(), busy_seconds() - time.process_time()
 
+def others_seconds() -> float:
+    """Return the seconds that this process's cores have worked for other programs but those of low priority ("nice").
 
-def busy_seconds() -> float:
-    """Return the seconds that this process's cores have worked for all programs but those of low priority ("nice").
-
-    Always 0 where there is no /proc/stat (macOS, Windows): the number of threads stays as it is.
+    Where there is no /proc/stat (macOS, Windows) it never grows: the number of threads stays as it is.
     """
     if not (hasattr(os, "sched_getaffinity") and os.path.exists("/proc/stat")):
         return 0.0
@@ -245,4 +223,4 @@ def busy_seconds() -> float:
     with open("/proc/stat") as file:
         rows = [line.split() for line in file if line.startswith("cpu")]
     ticks = sum(int(user) + int(system) for name, user, _, system, *_ in rows if name in allowed)
-    return ticks / os.sysconf("SC_CLK_TCK")
+    return ticks / os.sysconf("SC_CLK_TCK") - time.process_time()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from snn_mnist.data.datasets import Dataset
+from snn_mnist.errors import reason
 from snn_mnist.network.ann import Conversion
 from snn_mnist.network.device import Runtime, choose_runtime, without_tiles
 from snn_mnist.settings.config import Config
@@ -22,8 +23,8 @@ from snn_mnist.storage.checkpoint import BEST, LATEST, Position, find_checkpoint
 from snn_mnist.training import console
 from snn_mnist.training.console import Interrupted, Interruption, Progress, Threads
 from snn_mnist.training.learner import Evaluation, Evaluator, Learner, TrainingData
-from snn_mnist.training.resume import restore, resume, snapshot
-from snn_mnist.training.run_files import RunFiles, open_files
+from snn_mnist.training.resume import RunFiles, open_files, restore, resume, snapshot
+from snn_mnist.visualizing import run_figures, tensorboard_images
 
 
 def train(
@@ -41,7 +42,10 @@ def train(
     resumed = resume(config, conversion)
     config, conversion, position = resumed.config, resumed.conversion, resumed.position
     if config.resume and position.epochs >= config.epochs:
-        print(console.nothing_to_do(config.resume, position.epochs))
+        print(
+            f"nothing to do: {config.resume} has been trained for {position.epochs} epochs;\n"
+            f"to continue, give a larger -epochs, e.g. -epochs {2 * position.epochs}"
+        )
         return find_checkpoint(config.resume).parent
     require_writable(resumed.folder or config.out_dir)
     if conversion:
@@ -69,8 +73,11 @@ def train(
                     watch(row)
         except Interrupted:
             files.save(LATEST, snapshot(learner, position))
-            verb = "convert" if conversion else "train"
-            progress.line(console.interrupted(position, data.steps, files.folder, verb))
+            command = f"{'convert' if conversion else 'train'} -resume {shlex.quote(str(files.folder))}"
+            progress.line(
+                f"interrupted in epoch {position.epochs + 1} after {position.step} of {data.steps} steps, saved\n"
+                f"resume with: python -m snn_mnist {command}"
+            )
             return files.folder
     print(console.summary(config, row, position, len(data.dataset.train)))
     if not conversion:
@@ -125,14 +132,29 @@ def finish_epoch(
         improved = position.take_test(row)
     if config.test:
         row["max_test_acc"] = position.max_test_acc
-    files.record(row)
+    files.metrics.append(row)  # synced to disk before the checkpoint that counts it
+    files.tensorboard.write(row)
     if evaluation:
-        if last and files.config.figures:
-            progress.says("drawing the figures")
-        if problem := files.draw(evaluation, data.dataset.class_names, epochs):
-            progress.line(problem)
+        draw(learner, evaluation, epochs, files, progress)
     position.epochs, position.step, position.seconds = epochs, 0, 0.0
     if improved:
         files.save(BEST, snapshot(learner, position))
     files.save(LATEST, snapshot(learner, position))
     return row, evaluation
+
+
+def draw(learner: Learner, evaluation: Evaluation, epochs: int, files: RunFiles, progress: Progress) -> None:
+    """Draw a test for TensorBoard, ten times per run; after the last epoch also the figures, which end no run."""
+    config, names, weight, test = learner.config, learner.data.dataset.class_names, evaluation.weight, evaluation.test
+    figures = config.figures and not learner.conversion  # those of a conversion are of the network it ends with
+    if figures and test and tensorboard_images.due(epochs, config.epochs):
+        for summary in tensorboard_images.summaries(weight, test, names):
+            files.tensorboard.add(step=epochs, summary=summary)
+    if epochs == config.epochs:
+        files.tensorboard.end(epochs)
+        try:
+            if figures:
+                progress.says("drawing the figures")
+                run_figures.write_run_figures(files.folder, weight, test, names)
+        except Exception as error:
+            progress.line(f"no figures ({reason(error)}); draw them with plot {files.folder}")

@@ -1,4 +1,4 @@
-"""From a checkpoint to the run that continues it: its settings, its directory, and the state of its learner.
+"""From settings and a checkpoint to an open run: its settings, its directory, and the state of its learner.
 
 `snapshot` and `restore` are inverses: a run that is restored continues bit for bit as if it had never stopped. Spikes
 and batch orders are functions of (seed, epoch, …), so no generator state is saved.
@@ -6,6 +6,8 @@ and batch orders are functions of (seed, epoch, …), so no generator state is s
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,12 @@ import torch
 
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.network.ann import CALIBRATION, Conversion
-from snn_mnist.settings.config import Config
-from snn_mnist.storage import checkpoint
+from snn_mnist.network.device import Runtime
+from snn_mnist.settings.config import Config, yaml_text
+from snn_mnist.storage import atomic_files, checkpoint, environment
 from snn_mnist.storage.checkpoint import LATEST, LEVELS, WEIGHT, Position, find_checkpoint
+from snn_mnist.storage.metrics import METRICS, VALIDATION, MetricsFile, TensorBoard
+from snn_mnist.storage.runs import run_name
 from snn_mnist.training.learner import Learner
 
 
@@ -84,6 +89,43 @@ def _settings_of_another_program(config: Config, state: dict[str, Any]) -> Confi
     known = {name: groups[0][name] for name in ("lr", "momentum") if name in groups[0]}
     known["opt"] = "sgd" if "momentum" in known else "adam"
     return replace(config, **{name: value for name, value in known.items() if name not in config.given})
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """The open files of a run, made by `open_files`."""
+
+    folder: Path
+    metrics: MetricsFile
+    tensorboard: TensorBoard
+
+    def save(self, name: str, state: dict[str, Any]) -> None:
+        """Write a checkpoint, whole or not at all."""
+        checkpoint.save(self.folder / name, state)
+
+
+@contextmanager
+def open_files(resumed: Resumed, runtime: Runtime) -> Iterator[RunFiles]:
+    """Open the resumed directory, else a new one; meanwhile no other process trains in it."""
+    config, folder, conversion, epochs = resumed.config, resumed.folder, resumed.conversion, resumed.position.epochs
+    if resumed.why_elsewhere:
+        print(f"continuing in a new directory: {resumed.why_elsewhere}")
+    if not folder:
+        name = conversion.run_name(config) if conversion else run_name(config)
+        folder = atomic_files.new_run_directory(config.out_dir, config.name or name)
+    elif config.name:
+        print(f"-name {config.name} is not used: the run continues in its own directory")
+    with atomic_files.exclusive_lock(folder):
+        if resumed.folder and Position.of(checkpoint.load(folder)) != resumed.position:
+            raise SNNError(f"{folder} has meanwhile been trained by another process; resume it again")
+        metrics = MetricsFile(folder / "metrics.csv", METRICS + (VALIDATION if config.val else ()), epochs)
+        atomic_files.remove_temporary_files(folder)
+        verb = f"convert -mode {conversion.mode}" if conversion else "train"
+        atomic_files.write_file(folder / "config.yaml", yaml_text(config.to_mapping(), verb))
+        environment.note_environment(folder / "environment.json", str(runtime))
+        with closing(TensorBoard(folder, epochs, metrics.rows)) as tensorboard:
+            tensorboard.begin(config)
+            yield RunFiles(folder, metrics, tensorboard)
 
 
 def snapshot(learner: Learner, position: Position) -> dict[str, Any]:

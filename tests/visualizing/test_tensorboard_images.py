@@ -44,7 +44,8 @@ def test_each_count_is_readable_in_a_cell_of_its_colour(names):
 def test_an_event_file_has_the_images_and_histograms_of_an_epoch(tmp_path):
     tested, weight = random_score(), torch.randn(10, 784)
     board = TensorBoard(tmp_path, 3)
-    board.add(4, *images.summaries(weight, tested, DIGITS))
+    for summary in images.summaries(weight, tested, DIGITS):
+        board.add(step=4, summary=summary)
     board.close()
     events = EventAccumulator(str(tmp_path)).Reload()
     assert sorted(events.Tags()["images"]) == ["confusion_matrix", "receptive_fields"]
