@@ -61,11 +61,10 @@ def show_log() -> None:
         os.environ["MPLBACKEND"] = "agg"  # figures are files; Jupyter names a backend that may be missing
 
 
-def progress_bar(title: str, images: int, done: int = 0, show: bool | None = None) -> tqdm:
+def progress_bar(title: str, images: int, done: int = 0, hidden: bool = False) -> tqdm:
     """Return a progress bar on stderr: 'epoch 3/10  45%|████▌    | 00:12 left, 181k images/s, acc 91.20%'.
 
-    done: images of an earlier process, which do not count for the speed. show: whether it is drawn; by default where
-    stderr is a terminal. A narrow terminal gets only the time.
+    done: images of an earlier process, which do not count for the speed. A narrow terminal gets only the time.
     """
     from tqdm import tqdm
 
@@ -79,10 +78,17 @@ def progress_bar(title: str, images: int, done: int = 0, show: bool | None = Non
         unit_scale=True,
         smoothing=0,
         mininterval=REDRAW,
+        delay=1e-9,  # not drawn before there is progress: text may come first
         miniters=1,
         leave=False,
         ncols=width - 1,  # the last column would move the cursor to the next line
         nrows=24,  # some terminals do not know theirs
         bar_format=BAR if width < 72 else f"{BAR}, {{rate_noinv_fmt}}{{postfix}}",
-        disable=not (sys.stderr.isatty() if show is None else show),
+        disable=hidden or not sys.stderr.isatty(),
     )
+
+
+def print_above(bar: tqdm, text: str) -> None:
+    """Print text above a bar."""
+    with bar.external_write_mode(sys.stdout):
+        print(for_stream(text, sys.stdout), flush=True)

@@ -17,6 +17,7 @@ from typing import Any
 from snn_mnist import __version__
 from snn_mnist.cli.shared import json_option, publish
 from snn_mnist.errors import SNNError
+from snn_mnist.kernels import BACKENDS
 from snn_mnist.settings.config import cores, train_option
 from snn_mnist.settings.options import Options
 from snn_mnist.storage import environment
@@ -32,15 +33,17 @@ class InfoOptions(Options):
 
 
 def run(options: InfoOptions) -> None:
+    missing = {name: f"missing; pip install {name}" for name in environment.PACKAGES}
+    missing |= {name: f"optional; pip install {name}" for name in environment.OPTIONAL}
     found = {
         "version": __version__,
         "python": f"{platform.python_version()} ({sys.executable})",
         "machine": environment.machine(),
-        "packages": packages(),
+        "packages": missing | environment.versions(),
         "devices": guarded(devices),
-        "backends": guarded(backends),
+        "backends": {name: guarded(backend, name) for name in BACKENDS},
         "data directory": os.path.abspath(options.data_dir),
-        "data": guarded(data_sets, options.data_dir),
+        "data": {name: guarded(data_set, name, options.data_dir) for name in ("mnist", "fashion")},
     }
     lines = []
     for name, value in found.items():
@@ -48,12 +51,6 @@ def run(options: InfoOptions) -> None:
         lines.append(f"{name}:" if rows else wrapped(f"{name}: {value}"))
         lines += [wrapped(f"  {key:12}  {item}", indent=" " * 16) for key, item in rows.items()]
     publish(options.json, found, "\n".join(lines))
-
-
-def packages() -> dict[str, str]:
-    """Return the version of each package, or the line that installs it."""
-    missing = {name: f"missing; pip install {name}" for name in environment.PACKAGES}
-    return missing | {name: f"optional; pip install {name}" for name in environment.OPTIONAL} | environment.versions()
 
 
 def devices() -> dict[str, str]:
@@ -66,27 +63,20 @@ def devices() -> dict[str, str]:
     return {"cpu": f"{cores()} cores"} | ({"cuda": error} if error else gpus)
 
 
-def backends() -> dict[str, str]:
-    """Return 'available' or the reason why not, for each backend on its kind of device."""
-    from snn_mnist.kernels import BACKENDS
+def backend(name: str) -> str:
+    """Return 'available' or the reason why not, on its kind of device."""
     from snn_mnist.network.device import why_refused
 
-    def state(name: str) -> str:
-        kind = "cuda" if name == "cupy" else "cpu"
-        return why_refused(name, kind) or f"available on {kind}"
-
-    return {name: guarded(state, name) for name in BACKENDS}
+    kind = "cuda" if name == "cupy" else "cpu"
+    return why_refused(name, kind) or f"available on {kind}"
 
 
-def data_sets(data_dir: str) -> dict[str, str]:
-    """Return for each data set that its files are whole, or what is missing or damaged."""
-    from snn_mnist.data.datasets import MD5, load_dataset
+def data_set(name: str, data_dir: str) -> str:
+    """Return that the files of a data set are whole, or what is missing or damaged."""
+    from snn_mnist.data.datasets import load_dataset
 
-    def state(name: str) -> str:
-        load_dataset(name, data_dir, download=False)
-        return "complete, md5 as published"
-
-    return {name: guarded(state, name) for name in MD5}
+    load_dataset(name, data_dir, download=False)
+    return "complete, md5 as published"
 
 
 def guarded(part: Callable[..., Any], *arguments: Any) -> Any:

@@ -98,8 +98,7 @@ class Conversion:
 
     def runtime(self, config: Config) -> AnnRuntime:
         """Return one thread: a batch of 64 is too small for more, and so no bit depends on their number."""
-        runtime = choose_runtime(config.device, "torch", threads=1)
-        return AnnRuntime(runtime.device, "torch", "trains an ANN", runtime.threads)
+        return AnnRuntime(choose_runtime(config.device, "torch", threads=1).device, "torch", "trains an ANN", 1)
 
     def entries(self, weight: Tensor, images: Tensor) -> dict[str, Any]:
         """Return the entries of a checkpoint for the ANN's weight [10, 784]: `net` is W / s, `ann` what made it.
@@ -112,7 +111,6 @@ class Conversion:
 
 
 def values(images: Tensor) -> Tensor:
-    """Return pixels uint8 as numbers 0 to 1."""
     return images.float() / 255
 
 

@@ -7,7 +7,6 @@ images that the network classifies correctly, or the winner's rate below that of
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -32,14 +31,6 @@ class Reliability:
     rate: float
     right: float  # share of the correctly classified images that are doubtful
     wrong: float | None  # share of the misclassified ones; None when there are none
-
-    def weak(self, rate: Any) -> Any:
-        """Return whether a rate, or each of a tensor of rates, is below the limit."""
-        return rate < self.rate - ROUNDING
-
-    def close(self, margin: Any) -> Any:
-        """Return the same for a margin."""
-        return margin < self.margin - ROUNDING
 
 
 @dataclass(frozen=True)
@@ -91,10 +82,10 @@ def doubts(prediction: Prediction, objects: int, limits: Reliability | None) -> 
     if limits is None or prediction.silent:
         return found
     rate, margin = prediction.rates[prediction.ranking[0]], prediction.margin
-    if limits.weak(rate):
+    if rate < limits.rate - ROUNDING:
         why = f"99 % of the correctly classified test images have a rate of {limits.rate:.2f} or more"
         found["nearly silent"] = f"the network is nearly silent at rate {rate:.2f}; {why}"
-    elif limits.close(margin):
+    elif margin < limits.margin - ROUNDING:
         wrong = "" if limits.wrong is None else f" and {100 * limits.wrong:.0f} % of the others"
         alike = f"{100 * limits.right:.0f} % of the correctly classified test images{wrong}"
         found["low margin"] = f"the margin {margin:.2f} is below {limits.margin:.2f}; so are those of {alike}"
@@ -122,6 +113,6 @@ def limits(found: Score) -> Reliability | None:
         return values[right].sort().values[int(share * right.sum())].item()
 
     cut = Reliability(quantile(margin, MARGIN_SHARE), quantile(rate, RATE_SHARE), 0.0, None)
-    doubtful = cut.close(margin) | cut.weak(rate)
+    doubtful = (margin < cut.margin - ROUNDING) | (rate < cut.rate - ROUNDING)
     wrong = None if right.all() else doubtful[~right].double().mean().item()
     return replace(cut, right=doubtful[right].double().mean().item(), wrong=wrong)

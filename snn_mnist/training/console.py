@@ -1,10 +1,9 @@
-"""What a run shares with its user and machine: text, progress bar, Ctrl-C and SIGTERM, threads. Without PyTorch."""
+"""What a run shares with its user and machine: text, Ctrl-C and SIGTERM, threads. Without PyTorch."""
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 import time
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from snn_mnist.settings.config import Config, cores
 from snn_mnist.storage.checkpoint import Position
-from snn_mnist.terminal import WIDTH, for_stream, progress_bar, wrapped
+from snn_mnist.terminal import WIDTH, wrapped
 
 if TYPE_CHECKING:
     from snn_mnist.network.device import Runtime
@@ -55,6 +54,11 @@ def epoch(row: dict[str, Any], epochs: int, skipped: int, threads: str) -> str:
     return "\n  ".join([line, *filter(None, remarks)])
 
 
+def learned(loss: float, accuracy: float) -> str:
+    """Return what the progress bar shows of the epoch so far."""
+    return f"acc {accuracy:.2%}, loss {loss:.4f}"
+
+
 def summary(config: Config, row: dict[str, Any], position: Position, training_images: int) -> str:
     """Return the results after the last epoch."""
     best = position.best
@@ -77,50 +81,6 @@ def at_chance(score: Score, config: Config) -> str:
     usual = {"adam": 0.001, "sgd": 0.1}[config.opt]
     rate = f"-lr {usual}, which suits {config.opt}, or " if config.lr != usual else ""
     return f"{silent}{score.accuracy():.2%} is chance; try {rate}more -epochs"
-
-
-# ---- progress ------------------------------------------------------------------------------------------------------
-
-
-class Progress:
-    """On a terminal a bar for the run: the remaining time, images/s with the tests, accuracy and loss; elsewhere
-    one line per epoch. A context: the bar disappears at its end."""
-
-    def __init__(self, epochs: int, show: bool | None = None) -> None:
-        self.epochs, self.show = epochs, show
-        self.bar = progress_bar("", 0, show=False)  # until the first epoch begins
-        self.learned = ""  # loss and accuracy
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
-
-    def start(self, epochs: int, images: int, done: int) -> None:
-        """Begin an epoch of this many images after `epochs` finished ones; an earlier process did `done` of them."""
-        title = f"epoch {epochs + 1}/{self.epochs}"
-        if not self.bar.total:
-            self.bar = progress_bar(title, self.epochs * images, epochs * images + done, self.show)
-        self.bar.set_description_str(title, refresh=False)
-        self.bar.set_postfix_str(self.learned, refresh=False)
-
-    def step(self, images: int) -> bool:
-        """Count images; return whether the bar was drawn, and wants new figures for the next time."""
-        return bool(self.bar.update(images))
-
-    def figures(self, loss: float, accuracy: float) -> None:
-        self.learned = f"acc {accuracy:.2%}, loss {loss:.4f}"
-        self.bar.set_postfix_str(self.learned, refresh=False)
-
-    def says(self, what: str) -> None:
-        """Show what is done between the epochs."""
-        self.bar.set_postfix_str(f"{what} ...")
-
-    def line(self, text: str) -> None:
-        """Print a line above the bar."""
-        with self.bar.external_write_mode(sys.stdout):
-            print(for_stream(text, sys.stdout), flush=True)
 
 
 # ---- Ctrl-C and SIGTERM --------------------------------------------------------------------------------------------

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from snn_mnist.data.datasets import Dataset
 from snn_mnist.errors import reason
 from snn_mnist.network.ann import Conversion
@@ -20,8 +22,9 @@ from snn_mnist.network.device import Runtime, choose_runtime, without_tiles
 from snn_mnist.settings.config import Config
 from snn_mnist.storage.atomic_files import require_writable
 from snn_mnist.storage.checkpoint import BEST, LATEST, Position, find_checkpoint
+from snn_mnist.terminal import print_above, progress_bar
 from snn_mnist.training import console
-from snn_mnist.training.console import Interrupted, Interruption, Progress, Threads
+from snn_mnist.training.console import Interrupted, Interruption, Threads
 from snn_mnist.training.learner import Evaluation, Evaluator, Learner, TrainingData
 from snn_mnist.training.resume import RunFiles, open_files, restore, resume, snapshot
 from snn_mnist.visualizing import run_figures, tensorboard_images
@@ -58,25 +61,27 @@ def train(
     learner = Learner(config, runtime, data, conversion)
     evaluator = Evaluator(config, runtime, data, learner, interruption.check)
     position, threads = restore(resumed.state, learner), Threads(runtime)
-    progress = Progress(config.epochs, show=False if watch else None)
-    with interruption, open_files(resumed, runtime) as files, progress:
+    images = data.steps * config.b
+    bar = progress_bar("", config.epochs * images, position.epochs * images + position.step * config.b, bool(watch))
+    with interruption, open_files(resumed, runtime) as files, bar:
         if not resumed.folder:
             files.save(LATEST, snapshot(learner, position))  # for a process that is killed within the first epoch
         print(console.begins(config, runtime, data, files.folder, position), flush=True)
         try:
             while position.epochs < config.epochs:
-                train_epoch(learner, position, progress, threads, interruption)
+                train_epoch(learner, position, bar, threads, interruption)
                 interruption.check()
-                row, evaluation = finish_epoch(learner, evaluator, position, files, progress)
-                progress.line(console.epoch(row, config.epochs, learner.take_skipped(), threads.announcement()))
+                row, evaluation = finish_epoch(learner, evaluator, position, files, bar)
+                print_above(bar, console.epoch(row, config.epochs, learner.take_skipped(), threads.announcement()))
                 if watch:
                     watch(row)
         except Interrupted:
             files.save(LATEST, snapshot(learner, position))
             command = f"{'convert' if conversion else 'train'} -resume {shlex.quote(str(files.folder))}"
-            progress.line(
+            print_above(
+                bar,
                 f"interrupted in epoch {position.epochs + 1} after {position.step} of {data.steps} steps, saved\n"
-                f"resume with: python -m snn_mnist {command}"
+                f"resume with: python -m snn_mnist {command}",
             )
             return files.folder
     print(console.summary(config, row, position, len(data.dataset.train)))
@@ -90,14 +95,12 @@ def train(
     return files.folder
 
 
-def train_epoch(
-    learner: Learner, position: Position, progress: Progress, threads: Threads, interruption: Interruption
-) -> None:
+def train_epoch(learner: Learner, position: Position, bar: tqdm, threads: Threads, interruption: Interruption) -> None:
     """Do the training steps from the position of the run to the end of the epoch, or to an interruption."""
     batch, steps = learner.config.b, learner.data.steps
     started = time.perf_counter() - position.seconds
     learner.begin_epoch(position.epochs)
-    progress.start(position.epochs, steps * batch, position.step * batch)
+    bar.set_description_str(f"epoch {position.epochs + 1}/{learner.config.epochs}", refresh=False)
     while position.step < steps:
         first = position.step
         position.step = min((first // learner.chunk + 1) * learner.chunk, steps)
@@ -105,8 +108,8 @@ def train_epoch(
         learner.run(first, position.step)
         if learner.rates.device.type == "cpu":
             learner.require_finite(position)
-        if progress.step((position.step - first) * batch):
-            progress.figures(*learner.loss_and_accuracy(position.step))
+        if bar.update((position.step - first) * batch):
+            bar.set_postfix_str(console.learned(*learner.loss_and_accuracy(position.step)), refresh=False)
         if interruption.requested:
             break
     learner.require_finite(position)  # reads from the device, which waits for its last step
@@ -114,7 +117,7 @@ def train_epoch(
 
 
 def finish_epoch(
-    learner: Learner, evaluator: Evaluator, position: Position, files: RunFiles, progress: Progress
+    learner: Learner, evaluator: Evaluator, position: Position, files: RunFiles, bar: tqdm
 ) -> tuple[dict[str, Any], Evaluation | None]:
     """Test, record and save, in an order that a kill at any moment leaves consistent; return row and test."""
     config, data, seconds = learner.config, learner.data, position.seconds
@@ -126,7 +129,7 @@ def finish_epoch(
     row |= {"lr": learner.learning_rates[0], "train_images_per_s": data.steps * config.b / seconds}
     evaluation, improved = None, False
     if epochs % config.eval_every == 0 or last:
-        progress.says("testing")
+        bar.set_postfix_str("testing ...")
         evaluation = evaluator.test(learner, position.epochs)
         row |= evaluation.row() | {"seconds": seconds + evaluation.seconds}
         improved = position.take_test(row)
@@ -135,7 +138,8 @@ def finish_epoch(
     files.metrics.append(row)  # synced to disk before the checkpoint that counts it
     files.tensorboard.write(row)
     if evaluation:
-        draw(learner, evaluation, epochs, files, progress)
+        draw(learner, evaluation, epochs, files, bar)
+    bar.set_postfix_str(console.learned(loss, accuracy), refresh=False)
     position.epochs, position.step, position.seconds = epochs, 0, 0.0
     if improved:
         files.save(BEST, snapshot(learner, position))
@@ -143,7 +147,7 @@ def finish_epoch(
     return row, evaluation
 
 
-def draw(learner: Learner, evaluation: Evaluation, epochs: int, files: RunFiles, progress: Progress) -> None:
+def draw(learner: Learner, evaluation: Evaluation, epochs: int, files: RunFiles, bar: tqdm) -> None:
     """Draw a test for TensorBoard, ten times per run; after the last epoch also the figures, which end no run."""
     config, names, weight, test = learner.config, learner.data.dataset.class_names, evaluation.weight, evaluation.test
     figures = config.figures and not learner.conversion  # those of a conversion are of the network it ends with
@@ -154,7 +158,7 @@ def draw(learner: Learner, evaluation: Evaluation, epochs: int, files: RunFiles,
         files.tensorboard.end(epochs)
         try:
             if figures:
-                progress.says("drawing the figures")
+                bar.set_postfix_str("drawing the figures ...")
                 run_figures.write_run_figures(files.folder, weight, test, names)
         except Exception as error:
-            progress.line(f"no figures ({reason(error)}); draw them with plot {files.folder}")
+            print_above(bar, f"no figures ({reason(error)}); draw them with plot {files.folder}")

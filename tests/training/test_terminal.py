@@ -11,8 +11,8 @@ import termios
 import pytest
 
 from snn_mnist import terminal
-from snn_mnist.terminal import for_stream, progress_bar, wrapped
-from snn_mnist.training.console import Progress
+from snn_mnist.terminal import for_stream, print_above, progress_bar, wrapped
+from snn_mnist.training.console import learned
 
 
 def test_lines_break_between_words_and_never_within_a_flag_or_path():
@@ -45,43 +45,27 @@ class Screen:
 
 @pytest.mark.parametrize("columns", [120, 80, 40, 24])
 def test_the_bar_of_a_run_fits_its_terminal(columns, monkeypatch):
+    """An earlier process did 1,500 of 3,000 images, which do not count; 500 take 5 s: 10 s are left."""
     screen = Screen(columns, monkeypatch)
-    with Progress(100) as progress:
-        progress.start(11, 60_000, 30_000)
-        assert progress.step(6_400)
-        progress.figures(0.0171, 0.912)
-        assert progress.step(6_400)
+    with progress_bar("epoch 2/3", 3000, 1500) as bar:
+        assert screen.lines() == []  # until there is progress
+        bar.start_t -= 5
+        bar.set_postfix_str(learned(0.0171, 0.912), refresh=False)
+        assert bar.update(500)
         line = screen.lines()[-1]
-        assert len(line) < columns and "epoch 12/100" in line and (("12%|" in line and " left" in line) or columns < 40)
+        assert len(line) < columns and line.startswith("epoch 2/3")
+        assert columns < 40 or ("67%|" in line and 9 <= int(line.partition(" left")[0].rpartition(":")[2]) <= 11)
         assert (" images/s, acc 91.20%, loss 0.0171" in line) == (columns >= 80)
-        progress.says("testing")
-        progress.line("epoch 12/100  train loss 0.0171")
-        shown = screen.lines()
-        assert "train loss 0.0171" in " ".join(map(str.strip, shown))  # broken where it does not fit
-        assert "testing" in shown[-1] or columns < 72
-        progress.start(12, 60_000, 0)
-        progress.step(6_400)
-        assert "testing" not in (last := screen.lines()[-1]) and last.startswith("epoch 13/100")
-    assert screen.lines() == []  # cleared
-
-
-def test_the_time_left_is_that_of_the_run_and_images_of_an_earlier_process_do_not_count(monkeypatch):
-    """In the second of three epochs, 250 of its 1,000 images done before, 250 more in 5 s: 1,500 are left, 30 s."""
-    screen = Screen(80, monkeypatch)
-    with Progress(3) as progress:
-        progress.start(1, 1000, 250)
-        progress.bar.start_t -= 5
-        progress.step(250)
-        line = screen.lines()[-1]
-        assert "50%|" in line and 29 <= int(line.partition(" left")[0].rpartition(":")[2]) <= 33
+        print_above(bar, "epoch 12/100  train loss 0.0171")
+        assert "train loss 0.0171" in " ".join(map(str.strip, screen.lines()))  # broken where it does not fit
+    screen.lines()
+    assert screen.lines() == []
 
 
 def test_nothing_is_drawn_into_a_file_and_an_epochs_line_is_one_line_there(capsys):
-    with progress_bar("testing", 100) as bar, Progress(2) as progress:
+    with progress_bar("testing", 100) as bar:
         assert not bar.update(50)
-        progress.start(0, 100, 0)
-        assert not progress.step(50)
-        progress.line("word " * 40)
+        print_above(bar, "word " * 40)
     terminal.say("this takes seconds")
     assert capsys.readouterr() == ("word " * 40 + "\n", "")
 
