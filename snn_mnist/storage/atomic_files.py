@@ -59,13 +59,6 @@ def require_writable(folder: str | os.PathLike[str]) -> None:
         tempfile.TemporaryDirectory(dir=existing).cleanup()
 
 
-def remove_temporary_files(folder: Path) -> None:
-    """Remove those that a process left which was killed while it wrote."""
-    for path in folder.glob(f".*{TEMPORARY}"):
-        with contextlib.suppress(OSError):
-            path.unlink()
-
-
 def write_file(path: str | os.PathLike[str], content: str | bytes, flag: str = "-out-dir") -> None:
     """Write text (as UTF-8) or bytes, whole or not at all: a reader sees the old file or the new one.
 

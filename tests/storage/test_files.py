@@ -152,11 +152,3 @@ def test_one_holder_of_a_lock_at_a_time(tmp_path, monkeypatch, system):
         pass
     with pytest.raises(SNNError, match="can't be written"), atomic_files.exclusive_lock(tmp_path / "none"):
         pass
-
-
-def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
-    kept = ["metrics.csv", ".curves.png", ".metrics.csv.12", "notes.tmp"]
-    for name in (*kept, ".metrics.csv.7.tmp", ".checkpoint_latest.pth.12345.tmp"):
-        (tmp_path / name).write_bytes(b"")
-    atomic_files.remove_temporary_files(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)

@@ -12,7 +12,7 @@ from snn_mnist.cli.main import main
 from snn_mnist.errors import SNNError
 from snn_mnist.settings.config import Config
 from snn_mnist.storage import checkpoint
-from snn_mnist.storage.metrics import METRICS, read_metrics
+from snn_mnist.storage.metrics import METRICS
 from tests.support.runs import config, metrics, newest
 
 
@@ -53,15 +53,7 @@ def test_backends_learn_the_same(tmp_path):
 )
 def test_digits_are_learned(tmp_path, settings):
     last = metrics(train(tmp_path, epochs=12, **settings))[-1]
-    assert last["test_acc"] > 0.85, last
-
-
-def test_best_is_chosen_on_held_out_images(tmp_path, capsys):
-    folder = train(tmp_path, epochs=4, val=300)
-    rows, best = read_metrics(folder / "metrics.csv"), checkpoint.load(folder / checkpoint.BEST)
-    top = max(rows, key=lambda row: (row["val_acc"], -row["epochs"]))
-    assert best["epoch"] + 1 == top["epochs"] == best["best"]["epochs"]
-    assert "held-out" in capsys.readouterr().out
+    assert min(last["test_acc"], last["train_acc"]) > 0.85, last  # each rate is compared with its image's label
 
 
 def test_eval_gives_all_its_numbers_the_same_on_both_backends(tmp_path):
