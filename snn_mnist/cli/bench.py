@@ -105,7 +105,7 @@ class Work:
         self.torch_threads = torch.get_num_threads()  # the next backend's may be another number
         data = TrainingData.load(config, self.runtime.device, dataset)
         self.learner = Learner(config, self.runtime, data)
-        self.evaluator = Evaluator(config, self.runtime, data, self.learner)
+        self.evaluator = Evaluator(self.learner)
         self.most = {"train": data.steps, "test": len(dataset.test)}  # in one go
         restore({}, self.learner)
         for _ in range(2 if config.backend == "cupy" else 0):  # CUDA graphs are captured in two whole epochs

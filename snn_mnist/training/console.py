@@ -59,8 +59,8 @@ def learned(loss: float, accuracy: float) -> str:
     return f"acc {accuracy:.2%}, loss {loss:.4f}"
 
 
-def summary(config: Config, row: dict[str, Any], position: Position, training_images: int) -> str:
-    """Return the results after the last epoch."""
+def summary(config: Config, row: dict[str, Any], position: Position, training_images: int, score: Score | None) -> str:
+    """Return the results after the last epoch, whose test gave this score, and what to try where it is chance."""
     best = position.best
     last = f"test accuracy {row['test_acc']:.2%}" if config.test else f"held-out accuracy {row['val_acc']:.2%}"
     lines = [f"last epoch: {last}, trained at {row['train_images_per_s']:,.0f} images/s"]
@@ -72,15 +72,12 @@ def summary(config: Config, row: dict[str, Any], position: Position, training_im
             f"highest of all tests: {position.max_test_acc:.2%}, which is optimistic: the test images chose it;",
             f"report the last epoch, or let held-out training images choose: -val {training_images // 12}",
         ]
+    if score and score.at_chance():
+        silent = "" if score.counts.any() else "no neuron fires: "
+        usual = {"adam": 0.001, "sgd": 0.1}[config.opt]
+        rate = f"-lr {usual}, which suits {config.opt}, or " if config.lr != usual else ""
+        lines.append(f"{silent}{score.accuracy():.2%} is chance; try {rate}more -epochs")
     return "\n".join(lines)
-
-
-def at_chance(score: Score, config: Config) -> str:
-    """Return the line for a network that has learned nothing."""
-    silent = "" if score.counts.any() else "no neuron fires: "
-    usual = {"adam": 0.001, "sgd": 0.1}[config.opt]
-    rate = f"-lr {usual}, which suits {config.opt}, or " if config.lr != usual else ""
-    return f"{silent}{score.accuracy():.2%} is chance; try {rate}more -epochs"
 
 
 # ---- Ctrl-C and SIGTERM --------------------------------------------------------------------------------------------

@@ -86,7 +86,8 @@ class Learner:
         self, config: Config, runtime: Runtime, data: TrainingData, conversion: Conversion | None = None
     ) -> None:
         """conversion: the network learns as an ANN, on that one's runtime"""
-        self.config, self.data, self.conversion, device = config, data, conversion, runtime.device
+        self.config, self.runtime, self.data, self.conversion = config, runtime, data, conversion
+        device = runtime.device
         torch.manual_seed(config.seed)
         self.net = SNN.from_config(config).to(device)
         self.engine = runtime.engine(self.net, data.dataset.train.images)
@@ -187,15 +188,9 @@ class Evaluation:
 class Evaluator:
     """Tests a learner's weights on the backend of the run; check() comes before each batch, and may raise to stop."""
 
-    def __init__(
-        self,
-        config: Config,
-        runtime: Runtime,
-        data: TrainingData,
-        learner: Learner,
-        check: Callable[[], None] = lambda: None,
-    ) -> None:
-        self.config, self.runtime, self.check = config, runtime, check
+    def __init__(self, learner: Learner, check: Callable[[], None] = lambda: None) -> None:
+        config, runtime, data = learner.config, learner.runtime, learner.data
+        self.learner, self.config, self.runtime, self.check = learner, config, runtime, check
         averaged = learner.average is not None  # else the network that learns is tested
         self.net = SNN.from_config(config).to(runtime.device) if averaged else learner.net
         self.images: dict[Stream, tuple[Engine, Tensor, Tensor]] = {}  # to test, with their indices and labels
@@ -208,18 +203,18 @@ class Evaluator:
         with runtime.autocast(config.amp):  # compiles the kernels
             engine.firing_counts(torch.tensor([0]), [config.T], SpikeKey(0, Stream.TRAIN, 0))
 
-    def test(self, learner: Learner, epoch: int) -> Evaluation:
+    def test(self, epoch: int) -> Evaluation:
         """Test the weights after the epoch with this index; after the last one, whose test is drawn, against T."""
-        if self.net is not learner.net:
+        if self.net is not self.learner.net:
             with torch.no_grad():
-                self.net.weight.copy_(learner.tested_weight)
+                self.net.weight.copy_(self.learner.tested_weight)
         steps = default_readout_steps(self.config.T) if epoch + 1 == self.config.epochs else None
         scores, seconds = {}, {Stream.TEST: 0.0}
         for stream in self.images:
             started = time.perf_counter()
             scores[stream] = self.score(stream, SpikeKey(self.config.seed, stream, epoch), steps)
             seconds[stream] = time.perf_counter() - started
-        weight = learner.tested_weight.cpu().clone()
+        weight = self.learner.tested_weight.cpu().clone()
         return Evaluation(weight, scores.get(Stream.TEST), scores.get(Stream.VALIDATION), seconds[Stream.TEST])
 
     def score(

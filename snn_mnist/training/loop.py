@@ -18,7 +18,7 @@ from tqdm import tqdm
 from snn_mnist.data.datasets import Dataset
 from snn_mnist.errors import reason
 from snn_mnist.network.ann import Conversion
-from snn_mnist.network.device import Runtime, choose_runtime, without_tiles
+from snn_mnist.network.device import choose_runtime, without_tiles
 from snn_mnist.settings.config import Config
 from snn_mnist.storage.atomic_files import require_writable
 from snn_mnist.storage.checkpoint import BEST, LATEST, Position, find_checkpoint
@@ -51,15 +51,13 @@ def train(
         )
         return find_checkpoint(config.resume).parent
     require_writable(resumed.folder or config.out_dir)
-    if conversion:
-        runtime: Runtime = conversion.runtime(config)
-    else:
-        runtime = choose_runtime(config.device, config.backend, config.j, config.step_mode)
+    options = config.device, config.backend, config.j, config.step_mode
+    runtime = conversion.runtime(config) if conversion else choose_runtime(*options)
     if config.amp and runtime.device.type == "cpu":
         without_tiles()
     data = TrainingData.load(config, runtime.device, dataset)
     learner = Learner(config, runtime, data, conversion)
-    evaluator = Evaluator(config, runtime, data, learner, interruption.check)
+    evaluator = Evaluator(learner, interruption.check)
     position, threads = restore(resumed.state, learner), Threads(runtime)
     images = data.steps * config.b
     bar = progress_bar("", config.epochs * images, position.epochs * images + position.step * config.b, bool(watch))
@@ -84,14 +82,12 @@ def train(
                 f"resume with: python -m snn_mnist {command}",
             )
             return files.folder
-    print(console.summary(config, row, position, len(data.dataset.train)))
+    score = (evaluation.test or evaluation.held_out) if evaluation else None
+    print(console.summary(config, row, position, len(data.dataset.train), score))
     if not conversion:
         print(f"test it again: python -m snn_mnist eval -resume {shlex.quote(str(files.folder))}")
     if interruption.requested:
         print("interrupted after the last step; the run is complete and saved")
-    score = evaluation and (evaluation.test or evaluation.held_out)
-    if score and score.at_chance():
-        print(console.at_chance(score, config))
     return files.folder
 
 
@@ -130,7 +126,7 @@ def finish_epoch(
     evaluation, improved = None, False
     if epochs % config.eval_every == 0 or last:
         bar.set_postfix_str("testing ...")
-        evaluation = evaluator.test(learner, position.epochs)
+        evaluation = evaluator.test(position.epochs)
         row |= evaluation.row() | {"seconds": seconds + evaluation.seconds}
         improved = position.take_test(row)
     if config.test:

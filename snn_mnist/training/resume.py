@@ -119,8 +119,8 @@ def open_files(resumed: Resumed, runtime: Runtime) -> Iterator[RunFiles]:
         if resumed.folder and Position.of(checkpoint.load(folder)) != resumed.position:
             raise SNNError(f"{folder} has meanwhile been trained by another process; resume it again")
         metrics = MetricsFile(folder / "metrics.csv", METRICS + (VALIDATION if config.val else ()), epochs)
-        for left_by_a_killed_process in folder.glob(f".*{atomic_files.TEMPORARY}"):
-            left_by_a_killed_process.unlink(missing_ok=True)
+        for file in folder.glob(f".*{atomic_files.TEMPORARY}"):  # of a process that was killed while it wrote
+            file.unlink(missing_ok=True)
         verb = f"convert -mode {conversion.mode}" if conversion else "train"
         atomic_files.write_file(folder / "config.yaml", yaml_text(config.to_mapping(), verb))
         environment.note_environment(folder / "environment.json", str(runtime))

@@ -13,7 +13,6 @@ import pytest
 import torch
 import torture
 
-from snn_mnist.cli.main import main
 from snn_mnist.errors import SNNError
 from snn_mnist.storage import checkpoint
 from snn_mnist.storage.checkpoint import SHAPE, WEIGHT, Best, Position, load_plain
@@ -98,16 +97,6 @@ def test_what_is_no_archive(tmp_path: Path, content: bytes):
     assert "is damaged or not a checkpoint (BadZipFile: " in refused(tmp_path / "x.pth")
     with pytest.raises(SNNError, match=r"x.pth is damaged"):
         load_plain(tmp_path / "x.pth")
-
-
-def test_every_verb_refuses_alike(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
-    damaged = tmp_path / "damaged.pth"
-    damaged.write_bytes(file.read_bytes()[:-1000])
-    for verb in ("train", "eval", "trace", "export"):
-        assert main([verb, "-resume", str(damaged)]) == 1
-        out, err = capsys.readouterr()
-        assert out == "" and err.startswith(f"snn_mnist {verb}: error: {damaged} is damaged or not a checkpoint (")
-        assert err.count("\n") == 1
 
 
 # ---------------------------------------------------------------------------- damage

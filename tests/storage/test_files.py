@@ -14,7 +14,6 @@ import pytest
 
 from snn_mnist.errors import SNNError
 from snn_mnist.storage import atomic_files
-from snn_mnist.storage.metrics import METRICS, MetricsFile
 from tests.support.runs import train_run
 
 
@@ -46,14 +45,6 @@ def test_a_whole_file_is_synced_before_it_is_renamed_and_its_directory_after(tmp
     atomic_files.write_file(tmp_path / "file", b"12345")
     temporary, then = f".file.{os.getpid()}.tmp", ("fsync", tmp_path.name, "directory")
     assert calls == [("fsync", temporary, 5), ("replace", temporary, "file"), then]
-
-
-@linux
-def test_a_row_of_metrics_is_synced_with_its_whole_line(tmp_path, calls):
-    metrics = MetricsFile(tmp_path / "metrics.csv", METRICS, 0)
-    calls.clear()
-    metrics.append({"epochs": 1, "train_loss": 0.5})
-    assert calls == [("fsync", "metrics.csv", (tmp_path / "metrics.csv").stat().st_size)]
 
 
 @linux

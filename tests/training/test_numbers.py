@@ -105,13 +105,13 @@ def test_the_line_of_an_epoch_fits_a_terminal(seconds, shown, more):
 def test_the_summary():
     position = Position(max_test_acc=0.93, best=Best(7, 0.95, 0.91))
     row = {"test_acc": 0.92, "train_images_per_s": 12345.6}
-    last, *warning = console.summary(config(), row, position, 60_000).split("\n")
+    last, *warning = console.summary(config(), row, position, 60_000, None).split("\n")
     assert "92.00%" in last and "12,346 images/s" in last
     assert "93.00%, which is optimistic" in warning[0] and warning[1].endswith("-val 5000")
-    _, best = console.summary(config(val=500), row, position, 60_000).split("\n")
+    _, best = console.summary(config(val=500), row, position, 60_000, None).split("\n")
     assert all(word in best for word in ("500", ": 7 ", "95.00%", "91.00%")) and len(best) <= 80
     position.max_test_acc = 0.92  # the last epoch is the highest: no warning
-    assert console.summary(config(), row, position, 60_000) == last
+    assert console.summary(config(), row, position, 60_000, None) == last
 
 
 # ---------------------------------------------------------------------------- an epoch

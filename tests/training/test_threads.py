@@ -2,7 +2,6 @@
 
 import os
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,10 +9,8 @@ import torch
 
 from snn_mnist.kernels.cpu import jit
 from snn_mnist.network.device import Runtime
-from snn_mnist.storage import checkpoint
 from snn_mnist.training import console
 from snn_mnist.training.console import Threads, others_seconds
-from tests.support.runs import train_run
 
 
 def threads_of(most: int, backend: str = "numba") -> Threads:
@@ -67,24 +64,3 @@ def test_the_work_of_this_process_is_not_that_of_others():
     while time.process_time() < began + 0.3:
         pass
     assert others_seconds() - before > -0.05  # the kernel counts in hundredths of a second
-
-
-@pytest.mark.skipif(jit.numba.config.NUMBA_NUM_THREADS < 2, reason="one core")
-def test_results_do_not_depend_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Threads that change with every step, against one thread throughout."""
-    before, used = jit.get_threads(), []
-
-    def follow(found: Threads) -> None:
-        found.count = 3 - found.count
-        used.append(jit.set_threads(found.count))
-
-    try:
-        one = checkpoint.load(train_run(tmp_path / "one", b=64, epochs=2, j=1))
-        monkeypatch.setattr("snn_mnist.network.compiled_steps.CHUNK_WORK", 1)  # a step a chunk
-        monkeypatch.setattr(Threads, "follow", follow)
-        many = checkpoint.load(train_run(tmp_path / "many", b=64, epochs=2, j=2))
-    finally:
-        jit.set_threads(before)
-    assert used.count(1) > 5 and used.count(2) > 5
-    assert torch.equal(one["net"][checkpoint.WEIGHT], many["net"][checkpoint.WEIGHT])
-    assert one["max_test_acc"] == many["max_test_acc"]
