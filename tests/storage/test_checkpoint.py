@@ -74,7 +74,7 @@ def test_weights_alone_of_any_floating_point_type_are_a_checkpoint(tmp_path: Pat
         (lambda path: None, "there is no checkpoint "),
         (lambda path: path.mkdir(), "there is no checkpoint .*checkpoint_latest.pth"),
         (lambda path: (path.mkdir(), (path / checkpoint.LATEST).mkdir()), "_latest.pth is not a regular file"),
-        (lambda path: path.symlink_to(path), "there is no checkpoint |can't be read"),
+        (lambda path: path.symlink_to(path), "there is no checkpoint "),
         (lambda path: path.symlink_to("/dev/zero"), "is not a regular file"),
         (lambda path: os.mkfifo(path), "is not a regular file"),
     ],
@@ -84,8 +84,7 @@ def test_what_is_no_file(tmp_path: Path, make: Callable[[Path], Any], words: str
     make(tmp_path / "x")
     with pytest.raises(SNNError, match=words) as caught:
         checkpoint.load(tmp_path / "x")
-    assert str(tmp_path / "x") in str(caught.value)
-    assert caught.value.exit_code == (1 if "can't be read" in str(caught.value) else 2)
+    assert str(tmp_path / "x") in str(caught.value) and caught.value.exit_code == 2
     with pytest.raises(SNNError):
         checkpoint.load("x" * 5000)
 
