@@ -144,7 +144,7 @@ def finish_epoch(
 
 
 def draw(learner: Learner, evaluation: Evaluation, epochs: int, files: RunFiles, bar: tqdm) -> None:
-    """Draw a test for TensorBoard, ten times per run; after the last epoch also the figures, whose errors end no run."""
+    """Draw a test for TensorBoard, ten times per run; after the last also the figures, whose errors end no run."""
     config, names, weight, test = learner.config, learner.data.dataset.class_names, evaluation.weight, evaluation.test
     figures = config.figures and not learner.conversion  # those of a conversion are of the network it ends with
     if figures and test and tensorboard_images.due(epochs, config.epochs):
