@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from snn_mnist.cli.shared import SavedNetworkOptions, open_checkpoint
-from snn_mnist.errors import SNNError, UsageError
+from snn_mnist.errors import SNNError
 from snn_mnist.settings.config import MAX_T
 from snn_mnist.settings.options import Options, option, options_of, show
 from snn_mnist.terminal import say, wrapped
@@ -80,16 +80,12 @@ def run(options: ExportOptions) -> None:
     saved = open_checkpoint(options)
     out = Path(options.out) if options.out else saved.path.with_name(saved.path.stem + ENDINGS[options.format])
     if options.format == "hardware":
-        if out.is_file():
-            raise UsageError(f"-out {out} is a file; name a directory")
         if options.report:
             say("measuring the accuracy of each weight width on all test images")
         report = hardware.export_hardware(saved, out, options.bits, options.scale, options.fraction, options.report)
         print(f"{wrapped(report.rstrip(), indent='')}\n\nwritten to {out}")
         print(f"the C reference: cd {shlex.quote(str(out))} && cc -std=c99 -O2 -o snn_infer snn_infer.c")
-        return
-    refuse_directory(out)
-    if options.format == "nir":
+    elif options.format == "nir":
         _export_nir(saved, out, options)
     else:
         print(f"{out}: {html.export_html(saved, out) / 1024:,.0f} kB; open it in a browser")
@@ -118,12 +114,6 @@ def run_import(options: ImportOptions) -> None:
 
     source = Path(options.file)
     out = Path(options.out) if options.out else source.with_suffix(".pth")
-    refuse_directory(out)
     config, notes = nir.import_nir(source, out, options.dt, options.discretization, options.T)
     about = f"{out}: {config.neuron} neurons, tau {config.tau:g} steps, v_threshold {config.v_threshold:g}"
     print(wrapped("\n".join([*notes, f"{about}, v_reset {show(config.v_reset)}, T {config.T}"])))
-
-
-def refuse_directory(out: Path) -> None:
-    if out.is_dir():
-        raise UsageError(f"-out {out} is a directory; name a file")

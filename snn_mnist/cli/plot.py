@@ -25,7 +25,6 @@ from snn_mnist.storage.runs import labels
 from snn_mnist.terminal import say, wrapped
 
 COMPARED = "curves_compared.png"  # of several runs; curves.png is of one
-MOST = 16  # runs in one figure; the colours of more can't be told apart
 RUNS = "run directories, or directories of runs; of several only the curves; last is the newest run of -out-dir"
 OUT = "curves.png in the run; of several curves_compared.png in the first"
 
@@ -49,12 +48,11 @@ def run(options: PlotOptions) -> int:
         raise SNNError(f"{', '.join(missing)}: no finished epoch yet; continue it with train -resume {missing[0]}")
     if missing:
         print(wrapped(f"not drawn, because they have no test: {', '.join(missing)}"))
-    drawn = [run for run in found if str(run.folder) not in missing]
-    runs, several = drawn[:MOST], len(drawn) > 1
-    notes = [f"The first {MOST} of {len(drawn)} runs are drawn; name those to compare"] if len(drawn) > MOST else []
+    runs = [run for run in found if str(run.folder) not in missing]
+    several, notes = len(runs) > 1, []
     if len(datasets := list(dict.fromkeys(run.config.dataset for run in runs))) > 1:
         notes.append(f"Different data sets ({', '.join(datasets)}): their accuracies can't be compared")
-    print("".join(f"{note}\n" for note in notes), end="")
+        print(notes[0])
     folder = runs[0].folder
     target = Path(options.out or folder / (COMPARED if several else figures.CURVES))
     if target.suffix.lower() != ".png":

@@ -112,9 +112,6 @@ def quantise(
         enough = 1 << (THRESHOLD_BITS - 1 + finer)
         fraction = next((f for f in range(MAX_FRACTION) if units * 2**f >= enough), MAX_FRACTION)
     threshold = [math.ceil(rise * 2**fraction / Fraction(float(s))) for s in scale]
-    if signed_bits(0, max(threshold)) > 32:
-        units_of = f"{max(threshold):.2g} units of the weights, more than 31 bits"
-        raise UsageError(f"the threshold {float(rise):g} is {units_of}; lower -bits or -fraction")
     multiplier, shift = leak(config.tau) if config.neuron == "lif" else (0, 0)
     fixed = FixedPoint(
         weight=rounded(weight, scale, bits).astype(np.int64),
@@ -127,7 +124,7 @@ def quantise(
         soft=config.v_reset is None,
         steps=config.T,
     )
-    for name, width in fixed.widths().items():
+    for name, width in {"threshold": signed_bits(0, max(threshold)), **fixed.widths()}.items():
         if width > (limit := 64 if name == PRODUCT else 32):
             needed = f"{width} bits with -bits {bits} and {fraction} fraction bits, more than {limit}"
             raise UsageError(f"the {name} would need {needed}; lower -fraction{'' if fixed.leaky else ', -T'} or -bits")

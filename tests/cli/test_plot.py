@@ -74,15 +74,6 @@ def test_a_directory_of_runs_stands_for_them_and_what_differs_names_them(tmp_pat
     assert f"{logs / 'group' / 'seed9' / 'curves_compared.png'}\n" in out
 
 
-def test_the_number_of_runs_has_a_limit_that_is_said(tmp_path, capsys, drawn):
-    """It counts the runs that are drawn, not the three without a test."""
-    for number in range(20):
-        make_run(tmp_path / f"r{number:02}", list(rows_of(1, every=1 if number > 2 else 2)))
-    assert main(["plot", str(tmp_path)]) == 0
-    assert list(drawn["runs"]) == [f"r{number:02}" for number in range(3, 19)]
-    assert "The first 16 of 17 runs are drawn" in capsys.readouterr().out
-
-
 def test_curves_of_a_conversion_are_said_to_be_the_anns(tmp_path, monkeypatch, drawn):
     monkeypatch.setattr(plot, "plot_network", lambda folder: [])
     one, other = (

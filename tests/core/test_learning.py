@@ -222,15 +222,3 @@ def test_a_change_of_a_parametrised_weight_is_not_lost():
     with pytest.raises(RuntimeError, match=r"computed from other parameters.*on_grad=False"):
         learner.step()
     assert learner.step(on_grad=False).shape == (2, 3)
-
-
-def test_spikes_of_a_buffer_that_each_step_overwrites():
-    spikes, changes = random_spikes(T, 3, 5).float(), []
-    for buffer in (None, torch.empty(3, 5)):
-        last = nn.Identity() if buffer is None else nn.Dropout(1.0, inplace=True)
-        net = nn.Sequential(copy.deepcopy(LINEAR), neuron.IFNode(v_threshold=0.2), last)
-        learner = learning.STDPLearner("s", net[0], net[1], **TAUS)
-        for x in spikes:
-            net(x if buffer is None else buffer.copy_(x))
-        changes.append(learner.step(on_grad=False))
-    assert torch.equal(*changes) and changes[0].any()

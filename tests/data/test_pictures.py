@@ -183,14 +183,6 @@ def test_corners_that_touch_connect_and_faint_ink_does_not():
     assert pictures.prepare(grey).objects == 1
 
 
-def test_nearly_all_of_mnist_is_one_object_and_two_images_are_two(real_mnist: Path):
-    images = load_dataset("mnist", real_mnist).test.images[:600].view(-1, 28, 28).numpy()
-    alone = [pictures.prepare(image).objects > 1 for image in images]
-    assert sum(alone) <= 12  # 0.5 % of all 10,000
-    beside = [pictures.prepare(np.hstack(images[i : i + 2])).objects > 1 for i in range(0, 600, 2)]
-    assert sum(beside) >= 290
-
-
 @pytest.mark.parametrize(("side", "reduced"), [(399, 399), (400, 400), (401, 201), (800, 400), (801, 267)])
 def test_a_large_picture_is_reduced_to_400_pixels_at_most(tmp_path, side, reduced):
     """By a whole number: 401 pixels by 2, 801 by 3; whichever side is longer."""
