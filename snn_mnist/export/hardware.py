@@ -43,6 +43,7 @@ def export_hardware(
     """
     config = saved.config
     fixed = quantise(saved.net, config, bits, scale == "neuron", fraction)
+    make_directory(out, "-out")
     data, spike_key = load_dataset(config.dataset, config.data_dir), SpikeKey(config.seed, Stream.EVAL, 0)
     results = describe(fixed, scale, spike_key)
     if report:
@@ -58,7 +59,6 @@ def export_hardware(
         "report.json": json.dumps(results, indent=2) + "\n",
         "report.md": text,
     }
-    make_directory(out, "-out")
     for name, content in contents.items():
         write_file(out / name, content, "-out")
     return text
