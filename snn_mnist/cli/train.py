@@ -12,8 +12,7 @@ from pathlib import Path
 from snn_mnist.errors import UsageError
 from snn_mnist.settings.config import Config
 from snn_mnist.storage.atomic_files import exclusive_lock, new_run_directory
-from snn_mnist.storage.runs import SEEDS, SeedGroup, is_group, run_name
-from snn_mnist.terminal import report
+from snn_mnist.storage.runs import SeedGroup, is_group, run_name
 from snn_mnist.training.console import Interruption
 
 
@@ -40,26 +39,17 @@ def run_group(config: Config) -> int:
     with exclusive_lock(folder):
         group = SeedGroup(folder, config)
         if config.resume:
-            group, where = SeedGroup.read(folder).extended(config), f"the runs stay in {folder}"
-            for note in config.without_effect({"out_dir": where, "name": where}):
-                report(f"note: {note}")
+            group = SeedGroup.read(folder).extended(config)
         group.save()
-        unfinished, seeds = group.unfinished(), group.settings.seeds
-        if not unfinished:
-            print(f"nothing to do; to continue, give an -epochs above {group.settings.epochs} or a larger -seeds")
-        try:
-            for seed in unfinished:
-                from snn_mnist.training.loop import train  # with PyTorch, which takes seconds
+        seeds = group.settings.seeds
+        for seed in group.unfinished():
+            from snn_mnist.training.loop import train  # with PyTorch, which takes seconds
 
-                print(f"seed {seed}: {seed - group.settings.seed + 1} of {seeds} runs", flush=True)
-                train(group.run(seed, config), interruption)
-                group.save()
-                if interruption.requested:
-                    break
-        finally:
-            if [file.name for file in folder.iterdir()] == [SEEDS]:  # refused before a run had a directory
-                (folder / SEEDS).unlink()
-                folder.rmdir()
+            print(f"seed {seed}: {seed - group.settings.seed + 1} of {seeds} runs", flush=True)
+            train(group.run(seed, config), interruption)
+            group.save()
+            if interruption.requested:
+                break
         if left := len(group.unfinished()):
             print(f"{seeds - left} of {seeds} seeds finished")
             print(f"resume all with: python -m snn_mnist train -resume {shlex.quote(str(folder))}")

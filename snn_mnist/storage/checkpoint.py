@@ -18,7 +18,7 @@ import pickle
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -163,41 +163,29 @@ def _check(state: dict[str, Any]) -> None:
 
 def find_checkpoint(path: str | os.PathLike[str]) -> Path:
     """Return the checkpoint file that `-resume` names: a file, or the latest one of a run directory."""
-    file, remedy = Path(path), "name a checkpoint file or a run directory"
-    if os.path.isdir(path):
-        file /= LATEST
-        if not file.exists() and any(run != Path(path) for run in run_directories(Path(path))):
-            remedy = f"name a run in it, or last (with -out-dir {path})"
-    if os.path.isfile(file):
-        return file
-    what = f"{file} is not a regular file" if os.path.exists(file) else f"there is no checkpoint {file}"
-    raise UsageError(f"{what}; {remedy}")
+    file = Path(path, LATEST) if os.path.isdir(path) else Path(path)
+    if not os.path.isfile(file):
+        raise UsageError(f"there is no checkpoint {file}; name a checkpoint file or a run directory")
+    return file
 
 
 def run_directories(folder: Path, levels: int = LEVELS) -> list[Path]:
     """Return the folder if it is a run's, else those of the runs in it and in the directories in it, by name.
 
-    A run that has a link too comes once. OSError for the folder itself; one in it that can't be read is returned too.
+    Directories that can't be read, such as lost+found, are passed over.
     """
     if os.path.isfile(folder / "metrics.csv") or os.path.isfile(folder / LATEST):
         return [folder]
-    once: dict[Path, Path] = {}
-    for child in sorted(folder.iterdir()) if levels else ():
-        try:
-            runs = run_directories(child, levels - 1) if os.path.isdir(child) else []
-        except OSError:
-            runs = [child]
-        for run in runs:
-            once.setdefault(run.resolve(), run)
-    return list(once.values())
+    found = []
+    with suppress(OSError):
+        for child in sorted(folder.iterdir()) if levels else ():
+            found += run_directories(child, levels - 1)
+    return found
 
 
 def newest_run(out_dir: str) -> Path:
     """Return the run in a directory whose latest checkpoint was written last; UsageError where there is none."""
-    why = "none has been trained there"
-    try:
-        if runs := [run for run in run_directories(Path(out_dir)) if os.path.isfile(run / LATEST)]:
-            return max(runs, key=lambda run: ((run / LATEST).stat().st_mtime_ns, run))
-    except OSError as error:
-        why = reason(error)
-    raise UsageError(f"there is no run in {out_dir} ({why}); train one, or give the -out-dir of the runs")
+    runs = [run for run in run_directories(Path(out_dir)) if os.path.isfile(run / LATEST)]
+    if not runs:
+        raise UsageError(f"there is no run in {out_dir}; train one, or give the -out-dir of the runs")
+    return max(runs, key=lambda run: ((run / LATEST).stat().st_mtime_ns, run))

@@ -12,7 +12,7 @@ import os
 import socket
 import statistics
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +51,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Return the rows of a metrics.csv as numbers, without a last line that has no line end."""
     rows: list[dict[str, Any]] = []
     try:
-        for row in csv.DictReader(path.read_text(encoding="utf-8").split("\n")[:-1], strict=True):
-            if {"epochs", None} & row.keys() != {"epochs"} or None in row.values():
-                raise ValueError("epochs is missing, or a value too many or too few")
-            epochs = int(row.pop("epochs"))
-            if epochs <= (rows[-1]["epochs"] if rows else 0):
-                raise ValueError(f"epochs {epochs} is out of order")
+        for row in csv.DictReader(path.read_text(encoding="utf-8").split("\n")[:-1], restval="missing", strict=True):
+            epochs = int(row["epochs"])
             rows.append({name: float(text) for name, text in row.items() if text} | {"epochs": epochs})
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
         raise SNNError(f"{path} can't be read after row {len(rows)} ({reason(error)}); mend or remove it") from error
     return rows
 
@@ -90,10 +86,10 @@ class TensorBoard:
 
     An event is written by the call that adds it: torch's SummaryWriter writes in a thread, of whose errors on a full
     disk the caller learns later or never. Where there are event files already, it tells readers to drop what they hold
-    of later epochs than `epochs`; else it begins with the scalars of `rows`.
+    of later epochs than `epochs`.
     """
 
-    def __init__(self, folder: Path, epochs: int, rows: Iterable[Mapping[str, Any]] = ()) -> None:
+    def __init__(self, folder: Path, epochs: int) -> None:
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         self.folder, self.epochs = folder, epochs
@@ -107,8 +103,6 @@ class TensorBoard:
         self.add(file_version="brain.Event:2")
         if earlier:
             self.add(step=epochs + 1, session_log={"status": "START"})
-        for row in () if earlier else rows:
-            self.write(row)
 
     def add(self, **event: Any) -> None:
         """Write an event with these fields, such as step and summary; SNNError where the disk is full."""
@@ -132,11 +126,6 @@ class TensorBoard:
         from torch.utils.tensorboard.summary import hparams
 
         self.add(step=self.epochs, summary=hparams(hyperparameters(config), {})[1])
-
-    def end(self, epochs: int) -> None:
-        from torch.utils.tensorboard.summary import hparams
-
-        self.add(step=epochs, summary=hparams({}, {})[2])
 
     def close(self) -> None:
         with contextlib.suppress(OSError):  # every addition was flushed and has raised its own errors

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -95,7 +94,6 @@ class Run:
 
 def read_run(folder: Path) -> Run:
     """Read a run; SNNError, OSError where its files are missing or damaged."""
-    next(folder.iterdir(), None)  # the error of a directory that may not be read
     config, rows = Config.from_yaml(folder / "config.yaml"), read_metrics(folder / "metrics.csv")
     file, state, position = folder / "metrics.csv", {}, Position()
     if (folder / LATEST).is_file():  # else it has just begun
@@ -129,11 +127,7 @@ def survey(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
     found: dict[Path, Run] = {}
     problems: list[str] = []
     for folder in folders:
-        try:
-            paths = run_directories(folder)
-        except OSError:
-            paths = [folder]
-        for path in paths:
+        for path in run_directories(folder):
             try:
                 found.setdefault(path.resolve(), read_run(path))
             except SNNError as error:
@@ -176,17 +170,11 @@ class SeedGroup:
         seeds = asked.seeds if "seeds" in asked.flags else before.seeds  # a run's own config.yaml has 1
         wanted = asked.on_top_of(before.to_mapping())
         names = [name for name in DECIDING if name != "epochs" or before.schedule == "cosine"]
-        of_runs = {run: replace(Config.from_yaml(run / "config.yaml"), seed=before.seed) for run in runs.values()}
-        for place, settings in {self.folder: before, **of_runs}.items():
-            if changed := ", ".join(wanted.changes(settings, names)):
-                raise UsageError(
-                    f"can't resume {self.folder}: {changed} differs from {place}, and only the seeds may differ; "
-                    "leave that flag out, or move that run elsewhere"
-                )
+        if changed := ", ".join(wanted.changes(before, names)):
+            raise UsageError(f"can't resume {self.folder}: only the seeds may differ, not {changed}; leave it out")
         if (least := max(runs, default=0) - before.seed + 1) > seeds:
             raise UsageError(f"-seeds {seeds}: {self.folder} has seed {max(runs)}; give {least} or a larger number")
-        epochs = max([wanted.epochs, *map(_epochs_done, runs.values())])
-        return SeedGroup(self.folder, replace(before, seeds=seeds, epochs=epochs))
+        return SeedGroup(self.folder, replace(before, seeds=seeds, epochs=wanted.epochs))
 
     def runs(self) -> dict[int, Path]:
         """Return the directory of each seed whose run has a checkpoint: seed4, or seed4-2 after a death within seed4
@@ -222,20 +210,15 @@ class SeedGroup:
 
     def summary(self) -> dict[str, Any]:
         """Return mean ± std (n - 1) over the finished runs: of the test accuracy after the last epoch, and with -val
-        of the checkpoint that the held-out images chose. Accuracies are shares of 1; a run that is shorter than the
-        longest one is not finished, and one whose metrics.csv is missing or damaged does not count.
+        of the checkpoint that the held-out images chose. Accuracies are shares of 1; a run of another length does not
+        count.
         """
-        runs: dict[int, list[dict[str, Any]]] = {}
-        for seed, run in sorted(self.runs().items()):
-            with contextlib.suppress(SNNError):
-                runs[seed] = read_metrics(run / "metrics.csv")
-        lengths = {seed: rows[-1]["epochs"] for seed, rows in runs.items() if rows}
-        epochs = max([self.settings.epochs, *lengths.values()])
-        finished = {seed: runs[seed] for seed, length in lengths.items() if length == epochs}
+        runs = {seed: read_metrics(run / "metrics.csv") for seed, run in sorted(self.runs().items())}
+        finished = {seed: rows for seed, rows in runs.items() if rows and rows[-1]["epochs"] == self.settings.epochs}
         best = {seed: best_tested(rows) for seed, rows in finished.items() if self.settings.val}
         return {
             "seeds": self.settings.seeds,
-            "epochs": epochs,
+            "epochs": self.settings.epochs,
             "finished": len(finished),
             "last_epoch": _spread({seed: rows[-1] for seed, rows in finished.items()}),
             "chosen_by_val": _spread(best),

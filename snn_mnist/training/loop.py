@@ -151,7 +151,6 @@ def draw(learner: Learner, evaluation: Evaluation, epochs: int, files: RunFiles,
         for summary in tensorboard_images.summaries(weight, test, names):
             files.tensorboard.add(step=epochs, summary=summary)
     if epochs == config.epochs:
-        files.tensorboard.end(epochs)
         try:
             if figures:
                 bar.set_postfix_str("drawing the figures ...")

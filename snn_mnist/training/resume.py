@@ -124,7 +124,7 @@ def open_files(resumed: Resumed, runtime: Runtime) -> Iterator[RunFiles]:
         verb = f"convert -mode {conversion.mode}" if conversion else "train"
         atomic_files.write_file(folder / "config.yaml", yaml_text(config.to_mapping(), verb))
         environment.note_environment(folder / "environment.json", str(runtime))
-        with closing(TensorBoard(folder, epochs, metrics.rows)) as tensorboard:
+        with closing(TensorBoard(folder, epochs)) as tensorboard:
             tensorboard.begin(config)
             yield RunFiles(folder, metrics, tensorboard)
 

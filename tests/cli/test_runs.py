@@ -111,10 +111,7 @@ def test_a_run_that_is_named_wrongly(logs, capsys):
         assert "there is no plain here; did you mean logs/plain?" in capsys.readouterr().err
     assert main(["runs", "nowhere"]) == main(["eval", "-resume", "logs"]) == 2
     err = capsys.readouterr().err
-    assert "no run was found in nowhere" in err and "no checkpoint logs/checkpoint_latest.pth; name a run in it" in err
-    (logs / "plain" / checkpoint.LATEST).unlink()
-    assert main(["eval", "-resume", "logs/plain"]) == 2
-    assert "no checkpoint logs/plain/checkpoint_latest.pth; name a checkpoint file or" in capsys.readouterr().err
+    assert "no run was found in nowhere" in err and "no checkpoint logs/checkpoint_latest.pth; name a" in err
 
 
 def test_a_running_run_is_recognised_and_not_disturbed(logs, capsys):
@@ -195,7 +192,7 @@ def test_a_directory_that_may_not_be_read_hides_no_other(logs, capsys, monkeypat
     monkeypatch.setattr(Path, "iterdir", refusing)
     assert main(["runs"]) == 0
     out, err = capsys.readouterr()
-    assert err == "skipped: logs/lost+found can't be read (Permission denied)\n" and out.count("logs/") == 4
+    assert err == "" and out.count("logs/") == 4
     assert newest_run("logs").name == "held"
 
 
@@ -258,8 +255,7 @@ def test_without_a_run_last_says_what_to_do(tmp_path, monkeypatch, capsys):
     assert main(["eval", "-resume", "last"]) == 2
     (tmp_path / "logs").mkdir()
     assert main(["plot", "last"]) == 2
-    err = capsys.readouterr().err
-    assert err.count("there is no run in ./logs (") == 2 and err.count("train one, or give") == 2
+    assert capsys.readouterr().err.count("there is no run in ./logs; train one, or give") == 2
 
 
 @pytest.mark.parametrize("verb", ["train", "eval", "trace", "export", "predict", "runs", "plot"])

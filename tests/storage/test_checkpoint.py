@@ -73,10 +73,7 @@ def test_weights_alone_of_any_floating_point_type_are_a_checkpoint(tmp_path: Pat
     [
         (lambda path: None, "there is no checkpoint "),
         (lambda path: path.mkdir(), "there is no checkpoint .*checkpoint_latest.pth"),
-        (lambda path: (path.mkdir(), (path / checkpoint.LATEST).mkdir()), "_latest.pth is not a regular file"),
-        (lambda path: path.symlink_to(path), "there is no checkpoint "),
-        (lambda path: path.symlink_to("/dev/zero"), "is not a regular file"),
-        (lambda path: os.mkfifo(path), "is not a regular file"),
+        (lambda path: path.symlink_to("/dev/zero"), "there is no checkpoint "),
     ],
 )
 @pytest.mark.skipif(os.name != "posix", reason="devices and pipes of POSIX")

@@ -43,8 +43,7 @@ def test_hparams_show_first_what_differs(tmp_path):
     assert not any(differs for _, differs in settings[4:])
     assert not {name for name, _ in settings} & {"data_dir", "out_dir", "figures", "device", "backend", "j", "seeds"}
     assert metrics[:CHECKED_AT_FIRST] == ["max_test_acc", "test_acc", "test_loss", "train_acc", "train_loss"]
-    tags = {"_hparams_/session_start_info", "_hparams_/session_end_info"}
-    assert [found & tags for found in sessions.values()] == [tags, tags]
+    assert all("_hparams_/session_start_info" in found for found in sessions.values())
     assert not any("_hparams_/experiment" in found for found in sessions.values())
 
 
