@@ -122,7 +122,7 @@ def test_what_vanishes_while_it_trains(nursery: Nursery, tmp_path: Path, what: s
 
 @pytest.mark.parametrize(
     ("old", "new", "words"),
-    [(b"\n2,", b"\nx,", "after row 1"), (b"\n2,", b"\n1,", "row 1 (epochs 1"), (b"e", b"\xff", "byte")],
+    [(b"\n2,", b"\nx,", "after row 1"), (b"e", b"\xff", "byte")],
 )
 def test_metrics_are_damaged(nursery: Nursery, run: Path, runs: tuple[Path, Path], old: bytes, new: bytes, words: str):
     content = (run / "metrics.csv").read_bytes().replace(old, new)
@@ -133,11 +133,8 @@ def test_metrics_are_damaged(nursery: Nursery, run: Path, runs: tuple[Path, Path
 
 
 def test_a_torn_or_surplus_row_of_metrics_is_dropped(nursery: Nursery, run: Path, runs: tuple[Path, Path]):
-    """Curves without events come back from metrics.csv."""
     with (run / "metrics.csv").open("a") as file:
         file.write("3,0.5,0.5,0.5,0.5,0.5,0.001,1,1,1\n4,0.")
-    for path in run.glob("events*"):
-        path.unlink()
     goes_on(nursery, run, runs)
 
 
