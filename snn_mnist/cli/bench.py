@@ -45,8 +45,7 @@ class BenchOptions(Options):
 
 def run(options: BenchOptions) -> int:
     from snn_mnist.data.datasets import load_dataset
-    from snn_mnist.kernels import BACKENDS
-    from snn_mnist.kernels.cache import compile_seconds
+    from snn_mnist.kernels import BACKENDS, compile_seconds
     from snn_mnist.network.device import choose_device, why_refused
     from snn_mnist.storage import environment
 

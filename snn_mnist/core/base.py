@@ -108,13 +108,7 @@ class MemoryModule(StepModule, nn.Module):
         elif value.shape != like.shape:
             if self._advanced_in is not None:
                 self._refuse_shape(name, value.shape, like.shape)
-            try:
-                self._memories[name] = value.to(like.device, dtype).expand(like.shape)
-            except RuntimeError:
-                raise RuntimeError(
-                    f"{name} of {type(self).__name__} starts with shape {list(value.shape)}, which does not fit "
-                    f"one step of shape {list(like.shape)}; give it the shape of the features"
-                ) from None
+            self._memories[name] = value.to(like.device, dtype).expand(like.shape)
         elif value.dtype in HALF_PRECISION and dtype not in HALF_PRECISION:
             self._memories[name] = value.to(dtype)
 
@@ -137,9 +131,6 @@ class MemoryModule(StepModule, nn.Module):
             self.__dict__["_advanced_in"] = None
         else:
             super().__setattr__(name, value)
-
-    def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *self._memories]
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:  # what .to(), .cuda(), .double(), … call
         for memories in (self._memories, self._initial_memories):
@@ -232,8 +223,6 @@ def check_sequence(x_seq: Any, dimensions: int = 1) -> Tensor:
     first = x_seq
     while isinstance(first, tuple | list) and first:
         first = first[0]
-    if not isinstance(first, Tensor):
-        raise TypeError(f"a sequence must be a tensor [T, N, *] or a tuple of tensors, not {type(first).__name__}")
     if first.dim() < dimensions or first.shape[0] == 0:
         raise RuntimeError(
             f"step mode m needs a sequence [T, N, *] with T >= 1, but got shape {list(first.shape)}; "

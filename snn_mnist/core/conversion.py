@@ -63,9 +63,6 @@ class VoltageScaler(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x * self.scale
 
-    def extra_repr(self) -> str:
-        return f"{self.scale.item():g}"
-
 
 class Converter(nn.Module):
     """`Converter(dataloader)(ann)` is the ANN as an SNN, an fx.GraphModule in step mode 's'; the ANN stays as it is.
@@ -103,10 +100,7 @@ class Converter(nn.Module):
             raise ValueError("the dataloader gave no batch; give some of the training images")
         _refuse_computed_weights(ann)
         ann = copy.deepcopy(ann).eval().to(device)
-        try:
-            net = fx.GraphModule(ann, _Tracer().trace(ann))
-        except fx.proxy.TraceError as error:
-            raise ValueError(f"the forward can't be traced: {error}; write it without such a branch") from error
+        net = fx.GraphModule(ann, _Tracer().trace(ann))
         relus = check_operations(net)
         _compare(ShapeProp(net).propagate(first), ann(first.clone()))
         if self.fuse_flag:

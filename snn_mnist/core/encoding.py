@@ -52,12 +52,9 @@ class StatefulEncoder(MemoryModule):
 
     def __init__(self, T: int, step_mode: str = "s"):
         super().__init__()
-        try:
-            self.T = operator.index(T)  # NumPy's and 0-d tensors count
-        except TypeError:
-            self.T = 0
+        self.T = operator.index(T)
         if self.T < 1:
-            raise ValueError(f"an encoder takes a whole number of at least 1 time step, not {T!r}")
+            raise ValueError(f"an encoder takes at least 1 time step, not {T!r}")
         self.step_mode = step_mode
         self.register_memory("spike", None)  # [T, N, *]
         self.register_memory("t", 0)
@@ -66,11 +63,9 @@ class StatefulEncoder(MemoryModule):
         """Return the code [T, N, *] of x [N, *], or set it as `self.spike`."""
         raise NotImplementedError(f"{type(self).__name__} must define single_step_encode(x)")
 
-    def _encode(self, x: Tensor | None) -> None:
+    def _encode(self, x: Any) -> None:
         """Set `spike` at the first step."""
         if self.spike is None:
-            if x is None:
-                raise ValueError(f"{type(self).__name__} has nothing encoded yet; give it the input x")
             code = self.single_step_encode(x)
             if code is not None:
                 self.spike = code.to(floating(x, type(self).__name__).dtype)
@@ -88,9 +83,6 @@ class StatefulEncoder(MemoryModule):
         if x_seq is None:
             return torch.stack([self.single_step_forward() for _ in range(self.T)])
         return super().multi_step_forward(x_seq)
-
-    def extra_repr(self) -> str:
-        return f"T={self.T}, {super().extra_repr()}"
 
 
 class PeriodicEncoder(StatefulEncoder):

@@ -78,8 +78,8 @@ def _refuse_what_takes_time_for_batch(net: nn.Module, prefix: str = "") -> bool:
 def set_step_mode(net: nn.Module, step_mode: str) -> None:
     """Set 's' or 'm' in every module with a step mode, but not in what a container of `layer` holds.
 
-    ValueError, and nothing changed, when a module does not support it, or where a sequence would go to a module or
-    function of torch that takes T for the batch, as far as nn.Sequential and a converted net show.
+    ValueError when a module does not support it, or where a sequence would go to a module or function of torch that
+    takes T for the batch, as far as nn.Sequential and a converted net show.
     """
     check_step_mode(step_mode)
     if step_mode == "m":
@@ -93,26 +93,20 @@ def set_backend(net: nn.Module, backend: str, instance: type | tuple[type, ...] 
     """Set the backend of every module that has one, or of those of type `instance` only.
 
     ValueError where a module does not support it in its step mode, RuntimeError where it is not available
-    here; both name the module, the reason and the fix, and change nothing.
+    here; both name the module, the reason and the fix.
     """
     chosen = [item for item in net.named_modules() if isinstance(item[1], instance or nn.Module)]
-    hint = "" if instance else "; pass instance=… to choose the modules to change"
-    _set_everywhere(chosen, "backend", backend, hint)
+    _set_everywhere(chosen, "backend", backend)
 
 
-def _set_everywhere(modules: list[tuple[str, nn.Module]], attribute: str, value: str, hint: str = "") -> None:
-    """Set the attribute of all these modules that have it; where one refuses, name it and change nothing."""
-    changed: list[tuple[nn.Module, str]] = []
+def _set_everywhere(modules: list[tuple[str, nn.Module]], attribute: str, value: str) -> None:
+    """Set the attribute of all these modules that have it; where one refuses, name it."""
     for name, module in modules:
-        if (before := getattr(module, attribute, None)) is None:
-            continue
-        try:
-            setattr(module, attribute, value)
-        except (ValueError, RuntimeError) as error:
-            for other, old in changed:
-                setattr(other, attribute, old)
-            raise type(error)(f"module {name!r}: {error}{hint}" if name else str(error)) from error
-        changed.append((module, before))
+        if hasattr(module, attribute):
+            try:
+                setattr(module, attribute, value)
+            except (ValueError, RuntimeError) as error:
+                raise type(error)(f"module {name!r}: {error}" if name else str(error)) from error
 
 
 def _apply(x: Any, modules: Modules) -> Any:

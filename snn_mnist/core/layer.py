@@ -146,9 +146,7 @@ class Dropout(MemoryModule):
 
     def __init__(self, p: float = 0.5, step_mode: str = "s"):
         super().__init__()
-        self.p = real_number("p", p, "it is a probability")
-        if not 0.0 <= self.p <= 1.0:
-            raise ValueError(f"p={p!r} must be a probability in [0, 1]")
+        self.p = float(p)
         self.step_mode = step_mode
         self.register_memory("mask", None)
 
@@ -215,10 +213,6 @@ class SynapseFilter(MemoryModule):
         decay = self.w.sigmoid() if self.learnable else 1.0 / self.tau
         self.out_i = self.out_i - (1.0 - x) * self.out_i * decay + x
         return self.out_i.to(x.dtype)
-
-    def extra_repr(self) -> str:
-        tau = 1.0 / self.w.detach().sigmoid().item() if self.learnable else self.tau
-        return f"tau={tau}, learnable={self.learnable}, {super().extra_repr()}"
 
 
 # ---- containers --------------------------------------------------------------------------------------------
@@ -330,9 +324,6 @@ class ElementWiseRecurrentContainer(_Recurrent):
         self._start_memory("y", x, x.dtype)
         self.y = self.sub_module(self.element_wise_function(self.y, x))
         return self.y
-
-    def extra_repr(self) -> str:
-        return f"element_wise_function={self.element_wise_function}, {super().extra_repr()}"
 
 
 class LinearRecurrentContainer(_Recurrent):

@@ -197,11 +197,6 @@ class STDPLearner(MemoryModule):
                 "the synapse's weight is computed from other parameters, so its gradient would be lost; use "
                 "step(on_grad=False) and apply the change yourself"
             )
-        if len(self.in_spikes) != len(self.out_spikes):
-            raise RuntimeError(
-                f"{len(self.in_spikes)} inputs of the synapse and {len(self.out_spikes)} outputs of the neurons were "
-                "recorded; run both in each step, and call reset() after an error between them"
-            )
         rule: Any = stdp_linear_single_step if self.step_mode == "s" else stdp_multi_step
         settings = self.tau_pre, self.tau_post, self.f_pre, self.f_post
         delta_w: Tensor | None = None
@@ -214,6 +209,3 @@ class STDPLearner(MemoryModule):
             return delta_w
         weight.grad = (-delta_w if weight.grad is None else weight.grad - delta_w).to(weight.dtype)
         return None
-
-    def extra_repr(self) -> str:
-        return f"tau_pre={self.tau_pre}, tau_post={self.tau_post}, {super().extra_repr()}"

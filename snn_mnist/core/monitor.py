@@ -87,12 +87,7 @@ class BaseMonitor:
         """Return a record by number, or the list of a layer's records by name."""
         if not isinstance(key, str):
             return self.records[key]
-        if key not in self.name_records_index:
-            raise KeyError(f"no monitored layer {key!r}; there are {self.monitored_layers}")
         return [self.records[i] for i in self.name_records_index[key]]
-
-    def __len__(self) -> int:
-        return len(self.records)
 
     def enable(self) -> None:
         self._enabled = True

@@ -106,11 +106,7 @@ class BaseNode(MemoryModule):
         self._v_at_rest = start
         self.register_memory("v", start)
         self.register_memory("v_parts", [])
-        if surrogate_function is None:
-            surrogate_function = Sigmoid()
-        if not callable(surrogate_function) or isinstance(surrogate_function, type):
-            raise TypeError(f"surrogate_function must be callable, e.g. Sigmoid(), not {surrogate_function!r}")
-        self.surrogate_function = surrogate_function
+        self.surrogate_function = Sigmoid() if surrogate_function is None else surrogate_function
         self.detach_reset = detach_reset
         self._backend = "torch"
         self._last_spike_node: Any = None  # autograd node of the last spike: shows whether v's graph is freed
@@ -262,7 +258,7 @@ class BaseNode(MemoryModule):
 
     def extra_repr(self) -> str:
         return (
-            f"v_threshold={_text(self.v_threshold)}, v_reset={_text(self.v_reset)}, detach_reset={self.detach_reset}, "
+            f"v_threshold={self.v_threshold}, v_reset={self.v_reset}, detach_reset={self.detach_reset}, "
             f"step_mode={self.step_mode!r}, backend={self.backend!r}"
         )
 
@@ -299,7 +295,7 @@ class LIFNode(BaseNode):
         self.v = lif_charge(x, self.v, self.tau, self.decay_input, self.v_reset)
 
     def extra_repr(self) -> str:
-        return f"tau={_text(self.tau)}, decay_input={self.decay_input}, {super().extra_repr()}"
+        return f"tau={self.tau}, decay_input={self.decay_input}, {super().extra_repr()}"
 
 
 class ParametricLIFNode(BaseNode):
@@ -327,10 +323,6 @@ SimpleBaseNode = BaseNode  # SpikingJelly's name for the base class of a first n
 
 
 _USE_TORCH = "use functional.set_backend(net, 'torch')"
-
-
-def _text(value: Any) -> str:
-    return f"Parameter({value.tolist()})" if isinstance(value, Tensor) else str(value)
 
 
 def _kernel(backend: str, device: torch.device | None = None) -> ModuleType:

@@ -148,6 +148,9 @@ class SurrogateFunctionBase(nn.Module):
             ...
     """
 
+    spiking_function: Callable[..., Tensor]
+    primitive_function: Callable[..., Tensor]
+
     def __init__(self, *args: Any, **parameters: Any):
         super().__init__()
         if args and isinstance(args[-1], bool):  # (alpha, spiking) or (spiking, name=value, …)
@@ -166,14 +169,6 @@ class SurrogateFunctionBase(nn.Module):
         """True: spikes (Heaviside). False: the primitive, e.g. for a gradient check."""
         self.spiking = bool(spiking)
 
-    @staticmethod
-    def spiking_function(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        raise NotImplementedError("a surrogate function must define spiking_function(x, …)")
-
-    @staticmethod
-    def primitive_function(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        raise NotImplementedError("a surrogate function with spiking=False must define primitive_function(x, …)")
-
     @property
     def parameters_of_formula(self) -> dict[str, Any]:
         """Return name -> value now."""
@@ -191,7 +186,7 @@ class SurrogateFunctionBase(nn.Module):
             return torch.autograd.grad(self._in_mode(True, x).sum(), x)[0]
 
     def primitive(self, x: Tensor) -> Tensor:
-        """Return p(x); ValueError or NotImplementedError where there is none."""
+        """Return p(x); ValueError or AttributeError where there is none."""
         with torch.no_grad():
             return self._in_mode(False, x)
 
@@ -223,13 +218,7 @@ class FormulaSurrogate(SurrogateFunctionBase):
     def __init__(self, *args: Any, **kwargs: Any):
         given = self.__signature__.bind(*args, **kwargs).arguments
         spiking = given.pop("spiking", True)
-        super().__init__(spiking=True, **checked_parameters(self.formula, given))
-        self.set_spiking_mode(spiking)
-
-    def set_spiking_mode(self, spiking: bool) -> None:
-        if not spiking and self.formula.primitive is None:
-            raise ValueError(f"{type(self).__name__} has no primitive for spiking=False; use spiking=True")
-        self.spiking = bool(spiking)
+        super().__init__(spiking=spiking, **checked_parameters(self.formula, given))
 
     def forward(self, x: Tensor) -> Tensor:
         learned = (getattr(value, "requires_grad", False) for value in (x, *self.parameters_of_formula.values()))

@@ -87,22 +87,17 @@ class _MultiStep(torch.autograd.Function):
 
 
 def multi_step(
-    forward: Forward, backward: Backward, types: tuple[torch.dtype, ...], x_seq: Tensor, v: Tensor | float,
+    forward: Forward, backward: Backward, types: tuple[torch.dtype, ...], x_seq: Tensor, v: Tensor,
     spec: NeuronSpec, store_v_seq: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
     """Return (spikes [T, N, *], the last V [N, *], V of every step or None) for x_seq [T, N, *], differentiable.
 
-    v is a number or [N, *]. Sequences of these types are passed to the kernels, others converted to float32; V is
+    v is [N, *]. Sequences of these types are passed to the kernels, others converted to float32; V is
     float64 for float64, else float32.
     """
     dtype = x_seq.dtype
     taken = dtype if dtype in types else torch.float32
     real = torch.float64 if taken == torch.float64 else torch.float32
-    if isinstance(v, Tensor):
-        start = v.to(x_seq.device, real)
-    else:
-        start = torch.full(x_seq.shape[1:], float(v), dtype=real, device=x_seq.device)
-    if start.shape != x_seq.shape[1:]:
-        raise ValueError(f"v has shape {list(start.shape)}, a step of x_seq {list(x_seq.shape[1:])}; give v that shape")
+    start = v.to(x_seq.device, real)
     spikes, last_v, v_seq = _MultiStep.apply(x_seq.to(taken), start, forward, backward, spec, store_v_seq)
     return spikes.to(dtype), last_v, v_seq if store_v_seq else None

@@ -189,7 +189,7 @@ def plot_surrogate_function(
         parameters = [f"{name}={value:g}" for name, value in one.parameters_of_formula.items()]
         label = ", ".join([type(one).__name__, *parameters]).replace("alpha", "α").replace("beta", "β")
         (line,) = right.plot(x, one.gradient(x), label=label)
-        with contextlib.suppress(NotImplementedError, ValueError):  # it has no primitive
+        with contextlib.suppress(AttributeError, ValueError):  # it has no primitive
             left.plot(x, one.primitive(x), color=line.get_color(), linestyle=line.get_linestyle())
     drawing.style(left, "forward: step and primitive", "$x = H - V_{threshold}$", "spike $S$")
     drawing.style(right, "backward: gradient $g(x)$", "$x = H - V_{threshold}$", "$dS/dx$")

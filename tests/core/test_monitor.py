@@ -75,7 +75,7 @@ def test_records_what_hooks_record(kind, mode):
     assert mon.monitored_layers == ["1", "3"]
     for x in batches():
         run(net, x, mode, "grad" in kind)
-    assert len(log) == len(mon) == 3 * 2 * (1 if mode == "m" else 5)
+    assert len(log) == len(mon.records) == 3 * 2 * (1 if mode == "m" else 5)
     torch.testing.assert_close(mon.records, [data for _, data in log], rtol=0, atol=0)
     for name in mon.monitored_layers:
         torch.testing.assert_close(mon[name], [data for n, data in log if n == name], rtol=0, atol=0)
@@ -121,7 +121,7 @@ def test_which_layers():
     assert monitor.AttributeMonitor("training", True, nested).monitored_layers == ["", "0", "1"]
     assert monitor.OutputMonitor(net, neuron.BaseNode).monitored_layers == ["1", "3"]
     assert monitor.OutputMonitor(net, (layer.Linear, neuron.LIFNode)).monitored_layers == ["0", "2", "3"]
-    with pytest.raises(KeyError, match="no monitored layer '7'"):
+    with pytest.raises(KeyError, match="'7'"):
         _ = monitor.OutputMonitor(net, neuron.IFNode)["7"]
 
 
@@ -192,16 +192,16 @@ def test_a_net_is_saved_and_copied_without_its_monitor(kind):
     net, x = make_net(), batches(1)[0]
     mon = KINDS[kind][0](net)
     run(net, x, "m", True)
-    assert len(mon) == 2
+    assert len(mon.records) == 2
     y = net(x)
     functional.reset_net(net)
-    before = len(mon)
+    before = len(mon.records)
     for twin in (pickle.loads(pickle.dumps(net)), copy.deepcopy(net)):
         assert torch.equal(twin(x), y)
         twin(x).sum().backward()
-    assert len(mon) == before
+    assert len(mon.records) == before
     run(net, x, "m", True)
-    assert len(mon) == before + 2, "the original is still watched"
+    assert len(mon.records) == before + 2, "the original is still watched"
 
 
 @pytest.mark.parametrize("mode", ["s", "m"])

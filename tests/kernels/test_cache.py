@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from snn_mnist.kernels.cache import cache_directory
+from snn_mnist.kernels import cache_directory
 from tests.conftest import ROOT
 
 HELPER = """import numba
@@ -22,7 +22,7 @@ PROBE = """import logging
 import numpy as np
 from snn_mnist.kernels.cpu.helper import helper
 from snn_mnist.kernels.cpu.jit import expect, gradient_function, kernel
-from snn_mnist.kernels.cache import compile_seconds
+from snn_mnist.kernels import compile_seconds
 
 @kernel("a probe", 9)
 def probe(x):

@@ -87,7 +87,7 @@ def test_multi_step_neurons(checked):
 
     def work():
         x = start.clone().requires_grad_()
-        fired, v, v_seq = fused_cuda.multi_step(x, 0.0, spec_of(), True)
+        fired, v, v_seq = fused_cuda.multi_step(x, torch.zeros(3, 90), spec_of(), True)
         (fired.sum() + v.square().sum() + v_seq.sum()).backward()
         return fired.detach(), v.detach(), v_seq.detach(), x.grad
 

@@ -55,8 +55,8 @@ def test_neurons_under_autocast_and_in_a_graph():
     assert fired.dtype == torch.float32 and fired.sum() > 0 and net[0].weight.grad.isfinite().all()
     functional.reset_net(net)
     current, spec = 2 * torch.randn(12, 1000, device=DEVICE), spec_of()
-    plain = fused_cuda.multi_step(current, 0.0, spec, False)[0]
     graph, start = torch.cuda.CUDAGraph(), torch.zeros(1000, device=DEVICE)
+    plain = fused_cuda.multi_step(current, start, spec, False)[0]
     with torch.no_grad(), torch.cuda.graph(graph):
         graphed = fused_cuda.multi_step(current, start, spec, False)[0]
     graph.replay()

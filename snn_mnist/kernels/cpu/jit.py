@@ -1,7 +1,7 @@
 """Compilation by numba with a disk cache, surrogate gradients as compiled functions, and the threads of kernels.
 
 The key of numba's own cache knows the file of the cached function alone: a helper changed in another file would leave
-an old kernel in place. So the cache lies in a folder named by a hash of all kernel sources (cache.py), behind
+an old kernel in place. So the cache lies in a folder named by a hash of all kernel sources, behind
 `_GuardedCache`, where any error is a miss. Without a folder that can be written, each process compiles anew.
 
 A kernel that uses several threads is called once on each, with a `Team` that says which one it is; numba's own parallel
@@ -28,8 +28,7 @@ from numba import types
 from numba.core.caching import NullCache
 from numba.core.ccallback import CFunc
 
-from snn_mnist.kernels import formulas
-from snn_mnist.kernels.cache import cache_directory, compile_seconds
+from snn_mnist.kernels import cache_directory, compile_seconds, formulas
 
 log = logging.getLogger("snn_mnist")  # shown by the program, see terminal.py
 

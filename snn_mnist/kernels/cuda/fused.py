@@ -215,9 +215,7 @@ def neuron_backward(
     return d_x, d_v
 
 
-def multi_step(
-    x_seq: Tensor, v: Tensor | float, spec: NeuronSpec, store_v_seq: bool
-) -> tuple[Tensor, Tensor, Tensor | None]:
+def multi_step(x_seq: Tensor, v: Tensor, spec: NeuronSpec, store_v_seq: bool) -> tuple[Tensor, Tensor, Tensor | None]:
     """Run `multi_step` of kernels/neuron.py on a CUDA device, one launch forward and one backward.
 
     Sequences are read and written in their own precision. The membrane and the backward recurrence are in float32 also

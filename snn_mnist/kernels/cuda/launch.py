@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snn_mnist.kernels.cache import compile_seconds, writable
+from snn_mnist.kernels import compile_seconds, writable
 from snn_mnist.kernels.formulas import FORMULAS, expression
 from snn_mnist.kernels.neuron import NeuronSpec
 
@@ -124,12 +124,9 @@ def load(text: str, name: str, device: torch.device) -> Kernel:
 
     def launch(grid: Sequence[int], threads: int, arguments: Sequence[Argument], shared_bytes: int = 0) -> None:
         with cupy.cuda.Device(index), _stream(torch.cuda.current_stream(index).cuda_stream, index):
-            try:
-                if shared_bytes > kernel.max_dynamic_shared_size_bytes:
-                    kernel.max_dynamic_shared_size_bytes = shared_bytes
-                kernel(tuple(grid), (threads,), as_passed(arguments), shared_mem=shared_bytes)
-            except (cupy.cuda.driver.CUDADriverError, cupy.cuda.runtime.CUDARuntimeError) as error:
-                raise RuntimeError(f"the CUDA kernel {name!r} can't be launched: {one_line(error)}") from error
+            if shared_bytes > kernel.max_dynamic_shared_size_bytes:
+                kernel.max_dynamic_shared_size_bytes = shared_bytes
+            kernel(tuple(grid), (threads,), as_passed(arguments), shared_mem=shared_bytes)
 
     return launch
 
