@@ -201,7 +201,7 @@ def map_tensors(function: Callable[[Tensor], Tensor], data: Any) -> Any:
     if isinstance(data, Tensor):
         return function(data)
     if isinstance(data, tuple | list):
-        return _of_kind(data, [map_tensors(function, part) for part in data])
+        return type(data)([map_tensors(function, part) for part in data])
     return data
 
 
@@ -209,13 +209,8 @@ def join(outputs: list[Any], how: Callable[[list[Tensor]], Tensor]) -> Any:
     """Return torch.stack or torch.cat of tensors, or of each place of a tuple."""
     first = outputs[0]
     if isinstance(first, tuple | list):
-        return _of_kind(first, [join(list(place), how) for place in zip(*outputs, strict=True)])
+        return type(first)([join(list(place), how) for place in zip(*outputs, strict=True)])
     return how(outputs) if isinstance(first, Tensor) else first
-
-
-def _of_kind(data: Any, parts: list[Any]) -> Any:
-    """Return the parts as the kind of tuple or list that data is."""
-    return type(data)(*parts) if hasattr(data, "_fields") else type(data)(parts)
 
 
 def check_sequence(x_seq: Any, dimensions: int = 1) -> Tensor:

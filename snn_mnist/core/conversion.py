@@ -5,18 +5,11 @@ that saturates at 1. So the largest activation s of each layer is measured on da
 
     ReLU(x)    becomes    s IF(x / s),    IF: v_threshold 1, v_reset None
 
-The mean output of the SNN over T steps then approaches the output of the ANN, with an error of s / T a layer where no
-activation is above s. Batch normalisation is fused into the layer before it.
-
-    snn = Converter(dataloader, mode="99.9%")(ann)
-    with torch.no_grad():
-        output = sum(snn(x) for _ in range(T)) / T      # constant input current x; or an encoder's spikes
-    functional.reset_net(snn)
-
-In step mode 's' an SNN keeps nothing but the potentials, so its memory does not depend on T. Diehl et al., "Fast-
-classifying, high-accuracy spiking deep networks through weight and threshold balancing", IJCNN 2015 (the balance);
-Rueckauer et al., "Conversion of continuous-valued deep networks to efficient event-driven networks for image
-classification", Frontiers in Neuroscience 11 (2017) (soft reset, percentile).
+The mean output of the SNN over T steps, sum(snn(x) for _ in range(T)) / T, then approaches the output of the ANN, with
+an error of s / T a layer where no activation is above s. Diehl et al., "Fast-classifying, high-accuracy spiking deep
+networks through weight and threshold balancing", IJCNN 2015 (the balance); Rueckauer et al., "Conversion of
+continuous-valued deep networks to efficient event-driven networks for image classification", Frontiers in Neuroscience
+11 (2017) (soft reset, percentile).
 """
 
 import copy
@@ -117,7 +110,6 @@ class Converter(nn.Module):
                 )
             _replace_by_if_node(net, node, number, scale)
         net.delete_all_unused_submodules()
-        net.graph.lint()
         net.recompile()
         return net.to(device)
 

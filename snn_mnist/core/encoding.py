@@ -78,12 +78,6 @@ class StatefulEncoder(MemoryModule):
         self.t = (self.t + 1) % self.T
         return spike
 
-    def multi_step_forward(self, x_seq: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        """Return spikes [T, N, *] for x_seq [T, N, *]; left out: T steps of what is encoded already."""
-        if x_seq is None:
-            return torch.stack([self.single_step_forward() for _ in range(self.T)])
-        return super().multi_step_forward(x_seq)
-
 
 class PeriodicEncoder(StatefulEncoder):
     """Plays a given sequence `spike` [T, *] again and again; its input is ignored and may be left out."""

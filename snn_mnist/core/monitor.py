@@ -96,9 +96,6 @@ class BaseMonitor:
         """Pause recording; the records stay."""
         self._enabled = False
 
-    def is_enable(self) -> bool:
-        return self._enabled
-
     def clear_recorded_data(self) -> None:
         self.records.clear()
         for places in self.name_records_index.values():

@@ -202,13 +202,6 @@ class SurrogateFunctionBase(nn.Module):
         return ", ".join([*parameters, f"spiking={self.spiking}"])
 
 
-class MultiArgsSurrogateFunctionBase(SurrogateFunctionBase):
-    """Base of a surrogate of one's own with several parameters, which sets them itself and defines `forward`."""
-
-    def __init__(self, spiking: bool = True, *args: Any, **kwargs: Any):
-        super().__init__(spiking=spiking)
-
-
 class FormulaSurrogate(SurrogateFunctionBase):
     """A formula of the table, its parameters as attributes, and `spiking`."""
 

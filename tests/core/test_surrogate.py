@@ -306,20 +306,11 @@ class OfV2(surrogate.SurrogateFunctionBase):
         return (height * x + 0.5).clamp(0, 1)
 
 
-class Several(surrogate.MultiArgsSurrogateFunctionBase):
-    def __init__(self, height=2.0, spiking=True):
-        super().__init__(spiking)
-        self.height = height
-
-    def forward(self, x):
-        return Box.apply(x, self.height) if self.spiking else (self.height * x + 0.5).clamp(0, 1)
-
-
 class Empty(surrogate.SurrogateFunctionBase):
     pass
 
 
-@pytest.mark.parametrize("own", [OfV14(2.0), OfV14(alpha=2.0), OfV2(), Several()])
+@pytest.mark.parametrize("own", [OfV14(2.0), OfV14(alpha=2.0), OfV2()])
 def test_a_surrogate_of_ones_own(own):
     x = torch.linspace(-1, 1, 21) + 0.01
     reference = surrogate.Rect(2.0)

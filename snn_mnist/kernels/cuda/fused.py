@@ -27,7 +27,7 @@ THREADS_NEURONS = 128
 COUNTING_SPAN = 128  # steps held at a time by a forward pass, for any T
 CONTRACT_LANES, CONTRACT_SLICES = 32, 8  # pixels per block of `contract`, and partial sums per pixel
 TIES = 512  # listed per block; any further tie is resolved at once
-LIMIT_OUTPUTS, LIMIT_PIXELS, LIMIT_LEARNING_STEPS = 128, 32_704, 1 << 20  # a block counts its work in 32 bits
+LIMIT_OUTPUTS = 128
 
 
 class ActivePixels(NamedTuple):
@@ -41,8 +41,6 @@ class ActivePixels(NamedTuple):
 
 def active_pixels(images: Tensor) -> ActivePixels:
     """List the non-zero pixels of images [N, P] uint8, P <= 32704. Waits for the device once."""
-    if images.shape[1] > LIMIT_PIXELS:
-        raise ValueError(f"the CUDA kernels take images of at most {LIMIT_PIXELS} pixels, not {images.shape[1]}")
     images = images.contiguous()
     counts = (images != 0).sum(1)
     offsets = torch.zeros(len(images) + 1, dtype=torch.int64, device=images.device)
@@ -141,9 +139,7 @@ def learn(
     weight: Tensor, active: ActivePixels, index: Tensor, steps: int, key: SpikeKey, spec: NeuronSpec,
     precision: torch.dtype, rate: Tensor, eligibility: Tensor,
 ) -> None:  # fmt: skip
-    """Write the firing rates [N, C], and E [N, C, P] of active pixels, to `rate` and `eligibility`."""
-    if not 0 < steps <= LIMIT_LEARNING_STEPS:
-        raise ValueError(f"T={steps} must be 1 to {LIMIT_LEARNING_STEPS} for the fused CUDA kernel")
+    """Write the firing rates [N, C], and E [N, C, P] of active pixels, to `rate` and `eligibility`. steps <= 2**20."""
     _fused(weight, active, index, key, spec, steps, precision, None, rate, eligibility, None)
 
 
