@@ -118,20 +118,12 @@ def _apply(x: Any, modules: Modules) -> Any:
 
 
 def multi_step_forward(x_seq: Any, single_step_module: Modules) -> Any:
-    """Run a single-step module (or list of them, in order) over x_seq [T, N, *], one step at a time.
-
-    Each step of a tuple of sequences goes to the first module as its arguments; a module that returns a tuple gives a
-    tuple of sequences.
-    """
+    """Run a single-step module (or list of them, in order) over x_seq [T, N, *] or a tuple of those, step by step."""
     return each_step(lambda x: _apply(x, single_step_module), x_seq)
 
 
 def seq_to_ann_forward(x_seq: Any, stateless_module: Modules) -> Any:
-    """Run a stateless module (or list of them) once over x_seq [T, N, *] seen as a batch [T N, *].
-
-    The sequences of a tuple go to the first module as its arguments, e.g. values and indices to nn.MaxUnpool2d; a
-    module that returns a tuple gives a tuple of sequences.
-    """
+    """Run a stateless module (or list of them) once over x_seq [T, N, *], or a tuple of those, as a batch [T N, *]."""
     time_and_batch = check_sequence(x_seq, dimensions=2).shape[:2]
     y = _apply(map_tensors(lambda x: x.flatten(0, 1), x_seq), stateless_module)
     return map_tensors(lambda part: part.unflatten(0, time_and_batch), y)

@@ -128,9 +128,6 @@ class VotingLayer(StepModule, nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return floating(x, "VotingLayer").unflatten(-1, (-1, self.voting_size)).mean(-1)
 
-    def extra_repr(self) -> str:
-        return f"voting_size={self.voting_size}, {super().extra_repr()}"
-
 
 # ---- layers with memories ----------------------------------------------------------------------------------
 

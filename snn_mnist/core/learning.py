@@ -10,14 +10,6 @@ soon after i, and weakened when i fires soon after j:
 summed over the batch, over the places of a convolution, and in step mode 'm' over T with the weights as they were
 before. f_pre and f_post act element-wise. Morrison, Diesmann and Gerstner, "Phenomenological models of synaptic
 plasticity based on spike timing", Biological Cybernetics 98 (2008).
-
-    learner = STDPLearner("s", net[0], net[1], tau_pre=2.0, tau_post=2.0)
-    for x in x_seq:
-        net(x)
-        learner.step(on_grad=True)      # net[0].weight.grad -= dw: any optimiser moves the weight along dw
-        optimizer.step()
-        optimizer.zero_grad()
-    learner.reset()                     # together with functional.reset_net(net)
 """
 
 from collections.abc import Callable
@@ -185,11 +177,8 @@ class STDPLearner(MemoryModule):
 
     @torch.no_grad()
     def step(self, on_grad: bool = True, scale: float = 1.0) -> Tensor | None:
-        """Use up the records since the last call.
-
-        With `on_grad` subtract scale delta_w from the weight's gradient, else return it, of the weight's shape, in
-        float32 at least; None where nothing was recorded. The weight itself does not change. RuntimeError for
-        `on_grad` where the weight is computed from other parameters, as by a parametrisation.
+        """Use up the records since the last call: with `on_grad` subtract scale delta_w from the weight's gradient, so
+        that an optimiser moves the weight along it, else return it (None where nothing was recorded).
         """
         weight = self.synapse.weight
         if on_grad and not isinstance(weight, nn.Parameter):

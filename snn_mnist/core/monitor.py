@@ -1,11 +1,6 @@
 """Monitors: record what passes through chosen layers of a net, in call order.
 
-    with monitor.OutputMonitor(net, neuron.IFNode) as spikes:
-        net(x)
-    spikes.records      # every record, in call order
-    spikes[0]           # the first one
-    spikes['1']         # all records of the layer named '1'
-
+`records` has all of them, `monitor[0]` is the first, `monitor['1']` the list of those of the layer named '1'.
 `instance` is a type or a tuple of types; None means the net's own type. A function given to a monitor is applied
 to each record before it is kept, e.g. to store a norm instead of a tensor. Records keep their autograd graph: run
 under torch.no_grad(), or pass `function=lambda y: y.detach()`, to save memory. What may be overwritten later is copied:

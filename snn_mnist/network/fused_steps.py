@@ -34,7 +34,8 @@ class FusedSteps(TrainingSteps):
 
     weight [C, P] float32, the only parameter of the optimiser (fused; Adam on a CUDA device also capturable, as torch
     requires); labels [N, C] float32: the targets of all images; capture: chunks are replayed from graphs, by default on
-    a CUDA device. Make a new one after loading a checkpoint: graphs hold pointers to the optimiser's tensors.
+    a CUDA device. Make a new one after loading a checkpoint and for another seed: graphs hold pointers to the
+    optimiser's tensors, and seed and stream as constants.
     """
 
     def __init__(
@@ -91,8 +92,6 @@ class FusedSteps(TrainingSteps):
     def begin(
         self, key: SpikeKey, order: Tensor, learning_rates: Sequence[float], decays: Sequence[float] | None = None
     ) -> None:
-        if self.warm and key[:2] != self.key[:2]:
-            self.graphs.clear()  # seed and stream are constants in the graphs
         super().begin(key, order.to(self.weight.device), learning_rates, decays)
         self.epoch.fill_(key.epoch - (1 << 32 if key.epoch >= 1 << 31 else 0))  # the same 32 bits as int32
         shares = self.new_weight_shares if decays else torch.zeros(len(self.learning_rates))

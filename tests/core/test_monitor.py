@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from snn_mnist.core import functional, layer, monitor, neuron
-from snn_mnist.network.network import SNN
 
 
 def make_net(mode="m"):
@@ -178,15 +177,6 @@ def test_records_outlive_the_step_of_an_optimiser_and_the_next_batch_in_the_same
     assert torch.equal(torch.stack(inputs.records), torch.stack([x for _, x in seen]))
 
 
-@pytest.mark.filterwarnings("ignore:Full backward hook is firing")
-def test_first_layer_has_no_gradient_of_its_input():
-    net = nn.Sequential(neuron.IFNode(step_mode="m"), layer.Linear(8, 1, step_mode="m"))
-    mon = monitor.GradInputMonitor(net, layer.Linear)
-    x = torch.rand(3, 2, 8)
-    net(x).sum().backward()
-    assert mon.records == [None]
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_net_is_saved_and_copied_without_its_monitor(kind):
     net, x = make_net(), batches(1)[0]
@@ -202,22 +192,3 @@ def test_a_net_is_saved_and_copied_without_its_monitor(kind):
     assert len(mon.records) == before
     run(net, x, "m", True)
     assert len(mon.records) == before + 2, "the original is still watched"
-
-
-@pytest.mark.parametrize("mode", ["s", "m"])
-def test_hooks_and_new_modules_on_the_layer_of_the_programs_net(mode):
-    """SNN.forward calls its Sequential as a whole."""
-    net, x = SNN(step_mode=mode), torch.ones(*([5] if mode == "m" else []), 3, 784)
-    seen = []
-    net.layer.register_forward_hook(lambda m, x, y: seen.append(y.shape))
-    with monitor.OutputMonitor(net, nn.Sequential) as watched:
-        y = net(x)
-    assert seen == [y.shape] and watched.monitored_layers == ["layer"] and torch.equal(watched[0], y)
-    weight, spiking = net.weight, net.spiking
-    net.layer.insert(1, layer.Dropout(1.0, mode))  # everything is dropped
-    functional.reset_net(net)
-    assert net(x).sum() == 0 and net.weight is weight and net.spiking is spiking
-    net.layer[1] = nn.Identity()
-    net.layer.append(nn.Softplus())
-    functional.reset_net(net)
-    assert torch.equal(net(x), nn.functional.softplus(y)) and net.spiking is spiking

@@ -73,9 +73,7 @@ class _GuardedCache(NullCache):
         return False
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        seconds = time.perf_counter() - self.started
-        compile_seconds[self.name] = compile_seconds.get(self.name, 0.0) + seconds
-        log.debug("compiled %s in %.1f s", self.name, seconds)
+        compile_seconds[self.name] = compile_seconds.get(self.name, 0.0) + time.perf_counter() - self.started
         try:
             self.disk.save_overload(sig, data)
         except Exception as error:

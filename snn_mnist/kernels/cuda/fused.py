@@ -214,9 +214,7 @@ def neuron_backward(
 def multi_step(x_seq: Tensor, v: Tensor, spec: NeuronSpec, store_v_seq: bool) -> tuple[Tensor, Tensor, Tensor | None]:
     """Run `multi_step` of kernels/neuron.py on a CUDA device, one launch forward and one backward.
 
-    Sequences are read and written in their own precision. The membrane and the backward recurrence are in float32 also
-    for half precision (11 bits would round away an input that is 2000 times smaller than the threshold), in float64 for
-    float64.
+    Half precision is read and written, but the membrane and the backward recurrence are in float32.
     """
     half = () if store_v_seq else (torch.float16,)  # V of every step is kept in float32
     types = (*half, torch.float32, torch.float64)

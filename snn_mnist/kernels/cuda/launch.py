@@ -1,8 +1,5 @@
 """CUDA kernels through CuPy: whether they can run here and if not why, their source, compilation and launch.
 
-    kernel = load(source("neuron.cu", REAL="float", …), "forward", device)
-    kernel((blocks,), threads, (tensor, None, np.float32(0.5)))
-
 A launch goes to torch's current stream. It neither waits nor allocates, so it can be captured in a CUDA graph once
 the kernel is loaded.
 """
