@@ -84,6 +84,9 @@ class BaseMonitor:
             return self.records[key]
         return [self.records[i] for i in self.name_records_index[key]]
 
+    def __len__(self) -> int:
+        return len(self.records)
+
     def enable(self) -> None:
         self._enabled = True
 
