@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 WIDTH = 80  # columns: what the program prints is no wider, except paths and commands to be copied
 REDRAW = 0.25  # seconds between two states of a bar
-BAR = "{desc} {percentage:3.0f}%|{bar}| {remaining} left"
+BAR = "{desc} {percentage:3.0f}%|{bar}| {remaining} left, {rate_noinv_fmt}{postfix}"
 
 
 def wrapped(text: str, width: int = WIDTH, indent: str = "  ") -> str:
@@ -64,11 +64,10 @@ def show_log() -> None:
 def progress_bar(title: str, images: int, done: int = 0, hidden: bool = False) -> tqdm:
     """Return a progress bar on stderr: 'epoch 3/10  45%|████▌    | 00:12 left, 181k images/s, acc 91.20%'.
 
-    done: images of an earlier process, which do not count for the speed. A narrow terminal gets only the time.
+    done: images of an earlier process, which do not count for the speed.
     """
     from tqdm import tqdm
 
-    width = min(columns(sys.stderr), 100)
     tqdm.monitor_interval = 0  # no thread that redraws
     return tqdm(
         desc=title,
@@ -81,9 +80,9 @@ def progress_bar(title: str, images: int, done: int = 0, hidden: bool = False) -
         delay=1e-9,  # not drawn before there is progress: text may come first
         miniters=1,
         leave=False,
-        ncols=width - 1,  # the last column would move the cursor to the next line
+        ncols=min(columns(sys.stderr), 100) - 1,  # the last column would move the cursor to the next line
         nrows=24,  # some terminals do not know theirs
-        bar_format=BAR if width < 72 else f"{BAR}, {{rate_noinv_fmt}}{{postfix}}",
+        bar_format=BAR,
         disable=hidden or not sys.stderr.isatty(),
     )
 

@@ -1,12 +1,10 @@
 """What several verbs share: settings, the checkpoint that they open, results as text and JSON."""
 
 import json
-import os
 import statistics
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from snn_mnist.errors import UsageError
 from snn_mnist.settings.config import CHECKPOINT, Config, data_variable, train_option
 from snn_mnist.settings.options import Options, option
 from snn_mnist.storage.atomic_files import write_file
@@ -74,15 +72,11 @@ def open_checkpoint(options: Any) -> "SavedNetwork":
 def resolve_runs(options: Any) -> Any:
     """Return the same settings, with the path of the newest run of -out-dir in place of the word `last`.
 
-    UsageError for a path that is none, and for a -resume without a checkpoint: before seconds of imports.
+    UsageError for a -resume without a checkpoint: before seconds of imports.
     """
-    out_dir = getattr(options, "out_dir", "")
 
     def resolved(path: str) -> str:
-        inside = os.path.normpath(os.path.join(out_dir, path))
-        if path != "last" and not os.path.exists(path) and os.path.isdir(inside):
-            raise UsageError(f"there is no {path} here; did you mean {inside}?")
-        return str(newest_run(out_dir)) if path == "last" else path
+        return str(newest_run(options.out_dir)) if path == "last" else path
 
     if "runs" in options.given:
         options = replace(options, runs=tuple(map(resolved, options.runs)))

@@ -89,16 +89,6 @@ class Plan:
         settings = {**self.fixed, **self.space, "seeds": self.seeds, "sampler": self.sampler}
         return {name: show(value) for name, value in settings.items() if name not in FREE}
 
-    def check(self, n_train: int) -> None:
-        """Raise UsageError where no combination of the settings can be trained on this many images."""
-        errors = []
-        for values in itertools.islice(corners(self.space), 4096):
-            try:
-                return self.config(values).check_sizes(n_train)
-            except UsageError as error:
-                errors.append(error)
-        raise errors[0]
-
 
 # ---------------------------------------------------------------------------- the queue
 
@@ -196,11 +186,7 @@ def work(plan: Plan, dataset: Dataset, interruption: Interruption) -> None:
             fail_stale_trials(study)
             states = [each.state for each in trials_of(study)]
             if TrialState.WAITING in states:
-                try:
-                    study.optimize(lambda trial: accuracy(trial, plan, dataset, interruption), **how)
-                except ValueError as error:  # another worker took the trial while this one slept (SIGSTOP, a laptop)
-                    if "Cannot tell" not in str(error):
-                        raise
+                study.optimize(lambda trial: accuracy(trial, plan, dataset, interruption), **how)
             elif TrialState.RUNNING in states:  # elsewhere; it may yet return to the queue
                 time.sleep(0.5)
             else:
@@ -292,9 +278,6 @@ def run_workers(plan: Plan, count: int, interruption: Interruption) -> None:
         while any(worker.poll() is None for worker in workers):
             for each in inputs if interruption.requested else ():
                 each.close()
-            for worker in [worker for worker in workers if worker.poll()]:
-                print(f"a worker ended (exit code {worker.returncode}); its trial goes back to the queue", flush=True)
-                workers.remove(worker)
             time.sleep(0.1)
 
 

@@ -8,7 +8,6 @@ made once: when the record is made. Standard library only, so that `--help` is i
 """
 
 import dataclasses
-import functools
 import os
 import re
 import typing
@@ -20,7 +19,6 @@ from typing import Any, Self
 from snn_mnist.errors import UsageError
 
 SWITCH_WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
-OTHER_NAMES = {"batch-size": "b", "learning-rate": "lr", "workers": "j", "optimizer": "opt"}  # of other programs
 
 
 @dataclass(frozen=True)
@@ -88,8 +86,7 @@ class Option:
             return self.convert(value)
         except (ValueError, TypeError, KeyError, AttributeError):
             remedy = did_you_mean(value, self.choices, "") if isinstance(value, str) else ""
-            usual = "" if self.default is None or self.is_switch else f"the default is {self.default_text}"
-            words = [f"{label} {brief(value)} is not allowed", f"give {self.allowed}", remedy, usual]
+            words = [f"{label} {brief(value)} is not allowed", f"give {self.allowed}", remedy]
             raise UsageError("; ".join(filter(None, words))) from None
 
     def convert(self, value: Any) -> Any:
@@ -132,7 +129,7 @@ def declared_as(option: Option) -> Any:
     return dataclasses.field(**default, metadata={"option": option})
 
 
-def _options_of(record: type) -> tuple[Option, ...]:
+def options_of(record: type) -> tuple[Option, ...]:
     """Return the settings of a record in order of their declaration, those of the group Other last."""
     types, found = typing.get_type_hints(record), []
     for field in dataclasses.fields(record):
@@ -143,9 +140,6 @@ def _options_of(record: type) -> tuple[Option, ...]:
             default = None if callable(declared.default) else declared.default
             found.append(replace(declared, name=field.name, default=default, type=single, none=none, several=several))
     return tuple(sorted(found, key=lambda each: each.group == "Other"))
-
-
-options_of: Callable[[type], tuple[Option, ...]] = functools.cache(_options_of)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,11 +200,10 @@ def fold(word: str) -> str:
 
 
 def did_you_mean(word: str, words: Iterable[str], otherwise: str) -> str:
-    """Return 'did you mean …?' with the most similar of `words`, also by what other programs call it."""
+    """Return 'did you mean …?' with the most similar of `words`."""
     import difflib
 
     known = {fold(name): name for name in words}
-    known = {fold(other): known[fold(ours)] for other, ours in OTHER_NAMES.items() if fold(ours) in known} | known
     similar = difflib.get_close_matches(fold(word[:100]), known, n=1)
     return f"did you mean {known[similar[0]]}?" if similar else otherwise
 

@@ -80,9 +80,6 @@ def test_what_makes_no_study_and_combinations_that_can_not_be_trained():
     plan = plan_of("-v-threshold", "0.5:2", "-v-reset", "0,1")
     with pytest.raises(UsageError, match="every neuron would fire for ever"):
         plan.config({"v_threshold": 0.5, "v_reset": 1.0})
-    plan_of("-v-threshold", "3:4", "-v-reset", "2").check(1000)  # the default threshold is below
-    with pytest.raises(UsageError, match=r"v_reset 2.0 is not below v_threshold 1.0"):
-        plan_of("-v-reset", "2,3").check(1000)
 
 
 @pytest.mark.parametrize(

@@ -186,7 +186,7 @@ def test_yaml_values_as_people_write_them(written):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("batch_size: 3", "unknown setting batch_size; did you mean b?"),
+        ("batch_size: 3", "unknown setting batch_size; the known ones are T, "),
         ("tau: 1", "tau 1 is not allowed; give a number above 1"),
         ("T:", "T None is not allowed"),
         ("tau: !!python/object/apply:os.system ['touch hacked']", "tau ['touch hacked'] is not allowed"),
