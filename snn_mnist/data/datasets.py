@@ -79,8 +79,6 @@ def load_dataset(name: str, data_dir: str | os.PathLike[str] = "./data", downloa
     """
     if name == "digits":
         return _digits()
-    if name not in MD5:
-        raise ValueError(f"data set {name!r} is unknown; give one of {', '.join((*MD5, 'digits'))}")
     raw = Path(data_dir).expanduser() / FOLDERS[name] / "raw"
     if missing := [file for file in MD5[name] if not find_file(file, raw).is_file()]:
         if not download:

@@ -81,11 +81,10 @@ def test_winner(plan: Plan, best: FrozenTrial, dataset: Dataset, repeats: int, t
         keys = [SpikeKey(loaded.config.seed, Stream.EVAL, repeat) for repeat in range(repeats)]
         scores, _ = score_split(loaded.net, dataset.test, runtime, [loaded.config.T], keys)
         accuracies.append([each.accuracy() for each in scores])
-    of, over = accuracies[0], "1 encoding" if repeats == 1 else f"mean ± std over {repeats} encodings"
-    if plan.seeds > 1:
-        of = list(map(statistics.mean, accuracies))
-        over = f"mean ± std over {plan.seeds} seeds, each the mean of {repeats} encoding{'s' * (repeats > 1)}"
-    return f"test images: {percent(of)} ({over})"
+    if plan.seeds == 1:
+        return f"test images: {percent(accuracies[0])} (mean ± std over {repeats} encodings)"
+    over = f"mean ± std over {plan.seeds} seeds, each the mean of {repeats} encodings"
+    return f"test images: {percent(list(map(statistics.mean, accuracies)))} ({over})"
 
 
 def best_yaml(best: FrozenTrial, plan: Plan, trials: int, tested: str) -> str:
