@@ -70,10 +70,7 @@ def open_checkpoint(options: Any) -> "SavedNetwork":
 
 
 def resolve_runs(options: Any) -> Any:
-    """Return the same settings, with the path of the newest run of -out-dir in place of the word `last`.
-
-    UsageError for a -resume without a checkpoint: before seconds of imports.
-    """
+    """Return the settings with the newest run for `last`; UsageError for a -resume without a checkpoint."""
 
     def resolved(path: str) -> str:
         return str(newest_run(options.out_dir)) if path == "last" else path

@@ -88,10 +88,7 @@ def test_winner(plan: Plan, best: FrozenTrial, dataset: Dataset, repeats: int, t
 
 
 def best_yaml(best: FrozenTrial, plan: Plan, trials: int, tested: str) -> str:
-    """Return the winner's settings for `train -config`: those that decide the result and are not the defaults.
-
-    val is not among them, so that all images are learned.
-    """
+    """Return the settings of the winner that are not the defaults; without val, so that all images are learned."""
     settings, defaults = plan.config(best.params).to_mapping(), Config().to_mapping()
     chosen = {
         name: settings[name]

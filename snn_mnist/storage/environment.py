@@ -21,10 +21,7 @@ OPTIONAL = ("cupy-cuda13x", "cupy-cuda12x", "nir", "optuna")
 
 
 def note_environment(path: Path, runtime: str) -> None:
-    """Write environment.json: the process that began the run, and under 'resumed' those that continued it.
-
-    runtime: the backend and device, as printed.
-    """
+    """Write environment.json: the process that began the run, and under 'resumed' those that continued it."""
     import torch
 
     process: dict[str, Any] = {

@@ -113,10 +113,7 @@ class TensorBoard:
             self._records.flush()
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Add the scalars of an epoch's row of metrics.
-
-        HParams sorts its metrics by name and ticks the first five: accuracy and loss come before `training/…`.
-        """
+        """Add an epoch's scalars; HParams ticks the first five by name: accuracy and loss, not `training/…`."""
         tags = {name: f"training/{name}" if name in COURSE else name for name in (*METRICS[1:], *VALIDATION)}
         values = [{"tag": tag, "simple_value": row[name]} for name, tag in tags.items() if name in row]
         self.add(step=row["epochs"], summary={"value": values})

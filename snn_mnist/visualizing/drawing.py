@@ -24,10 +24,7 @@ TICK_SIZE = 11  # points
 
 @contextlib.contextmanager
 def own_style() -> Iterator[None]:
-    """Draw with matplotlib's defaults, whatever the user's settings are: usetex needs LaTeX, image.origin turns images.
-
-    As a decorator or a context; what it changes is undone at its end.
-    """
+    """Draw with matplotlib's defaults, not the user's settings: usetex needs LaTeX, image.origin turns images."""
     import matplotlib
     from cycler import cycler
 
