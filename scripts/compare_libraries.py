@@ -1,6 +1,7 @@
 """The same training with other libraries beside ours, measured in turns on this machine.
 
     python scripts/compare_libraries.py            # loops of SpikingJelly, snnTorch and Norse beside our backends
+    python scripts/compare_libraries.py -votes 40  # forty neurons per class, beside SpikingJelly with its VotingLayer
     python scripts/compare_libraries.py -default   # the default `train` run over SpikingJelly's own script
 
 The work is that of SpikingJelly's example `lif_fc_mnist`: images through a DataLoader, Poisson spikes from the
@@ -33,11 +34,14 @@ TAU = 2.0  # H[t] = V[t-1] + (X[t] - V[t-1]) / TAU
 Rates = Callable[[Tensor], Tensor]  # images [N, 1, 28, 28] in [0, 1] to rates [N, 10] over T steps from a state of zero
 
 
-def spikingjelly(T: int) -> tuple[nn.Module, Rates]:
+def spikingjelly(T: int, votes: int = 1) -> tuple[nn.Module, Rates]:
     from spikingjelly.activation_based import encoding, functional, layer, neuron, surrogate
 
     lif = neuron.LIFNode(tau=TAU, surrogate_function=surrogate.ATan())
-    net, encoder = nn.Sequential(layer.Flatten(), layer.Linear(784, 10, bias=False), lif), encoding.PoissonEncoder()
+    net = nn.Sequential(layer.Flatten(), layer.Linear(784, 10 * votes, bias=False), lif)
+    encoder = encoding.PoissonEncoder()
+    if votes > 1:
+        net.append(layer.VotingLayer(votes))
 
     def rates(images: Tensor) -> Tensor:
         functional.reset_net(net)
@@ -92,7 +96,7 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, float]:
     """Images/s of one library in training and testing; each batch is waited for, as in the example."""
     from torchvision import datasets, transforms
 
-    net, rates = LIBRARIES[name](args.T)
+    net, rates = spikingjelly(args.T, args.votes) if args.votes > 1 else LIBRARIES[name](args.T)
     net.to(args.device)
     adam, speeds = torch.optim.Adam(net.parameters(), lr=1e-3), {}
     for train in (True, False):
@@ -126,9 +130,11 @@ def program(*command: str, folder: str | None = None) -> str:
 
 def compare_loops(args: argparse.Namespace) -> Any:
     """Print the median [lowest, highest] speeds of our backends and of each library that is installed; return all."""
-    shared = ["-T", str(args.T), "-b", str(args.b), "-device", args.device, "-data-dir", args.data_dir]
+    shared = ["-T", str(args.T), "-b", str(args.b), "-votes", str(args.votes)]
+    shared += ["-device", args.device, "-data-dir", args.data_dir]
     has = "from importlib.util import find_spec; import sys; sys.exit(find_spec(sys.argv[1]) is None)"
-    names = [name for name in LIBRARIES if not subprocess.run([args.python, "-c", has, name]).returncode]
+    libraries = ["spikingjelly"] if args.votes > 1 else LIBRARIES
+    names = [name for name in libraries if not subprocess.run([args.python, "-c", has, name]).returncode]
     samples: dict[str, list[dict[str, float]]] = {}
     for _ in range(args.repeats):
         ours = json.loads(program(sys.executable, "-m", "snn_mnist", "bench", *shared, "-repeats", "1", "-json", "-"))
@@ -170,6 +176,7 @@ def main() -> None:
     parser.add_argument("-default", action="store_true", help="compare the default run with SpikingJelly's own script")
     parser.add_argument("-T", type=int, default=100)
     parser.add_argument("-b", type=int, default=64)
+    parser.add_argument("-votes", type=int, default=1, help="neurons per class; above 1 only beside SpikingJelly")
     parser.add_argument("-device", default="cpu")
     parser.add_argument("-seconds", type=float, default=2.0, help="length of a measurement of a library")
     parser.add_argument("-repeats", type=int, default=3)

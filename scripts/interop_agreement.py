@@ -31,6 +31,8 @@ VARIANTS: list[tuple[str, dict, dict]] = [  # (name, settings of the network, se
     ("V_reset −0.5, V_threshold 0.7", {"v_reset": -0.5, "v_threshold": 0.7}, {}),
     ("IF", {"neuron": "if"}, {}),
     ("soft reset (lossy)", {"v_reset": None}, {"allow_lossy": True}),
+    ("constant current", {"encoding": "constant"}, {}),
+    ("latency", {"encoding": "latency"}, {}),
 ]
 
 

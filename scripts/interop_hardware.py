@@ -34,6 +34,8 @@ VARIANTS: list[tuple[str, dict, dict]] = [  # (name, settings of the network, se
     ("8 bits, τ 3", {"tau": 3.0}, {"bits": 8}),
     ("8 bits, IF", {"neuron": "if"}, {"bits": 8}),
     ("8 bits, soft reset", {"v_reset": None}, {"bits": 8}),
+    ("8 bits, constant current", {"encoding": "constant"}, {"bits": 8}),
+    ("8 bits, latency", {"encoding": "latency"}, {"bits": 8}),
 ]
 
 

@@ -2,8 +2,9 @@
 
     SNN_MNIST_DATA=DIR python scripts/tutorial_figures.py [RUN_DIR]
 
-The two of section 11's command lines come from the program itself, trained on MNIST as it says there, or from
-the finished run RUN_DIR. PNGs get a palette of 128 colours, or fewer: a third of the size, and no difference.
+The three of section 11's command lines come from the program itself, trained on MNIST as it says there; two of them
+from the finished run RUN_DIR if it is given. PNGs get a palette of 128 colours, or fewer: a third of the size, and no
+difference.
 """
 
 import os
@@ -66,6 +67,8 @@ def main() -> None:
         program("trace", "-resume", run, "-misclassified", "1", "-out", "trace")
         shutil.copy("trace/spikes.png", "trace_spikes.png")
         shutil.copy("trace/winner.png", "trace_winner.png")
+        program("train", "-config", "votes", "-votes", "10", "-dataset", "mnist", "-name", "votes")
+        shutil.copy("logs/votes/weights.png", "votes_fields.png")
         IMAGES.mkdir(exist_ok=True)
         for file in sorted(Path().glob("*.png")):
             target = IMAGES / file.name

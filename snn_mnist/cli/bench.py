@@ -34,6 +34,7 @@ class BenchOptions(Options):
     )
     T: tuple[int, ...] = option((100,), "Work", "time steps", low=1, high=MAX_T)
     b: tuple[int, ...] = option((64,), "Work", "batch sizes", low=1)
+    votes: int = train_option("votes")
     repeats: int = option(5, "Work", "measurements of each; the median is reported", low=1, high=10_000)
     full: bool = option(False, "Work", f"measure for {FULL_SECONDS:g} s each time instead of {SECONDS:g} s")
     dataset: str = train_option("dataset", help="what to compute with")
@@ -60,7 +61,7 @@ def run(options: BenchOptions) -> int:
     lines.append(f"median [lowest, highest] of {options.repeats} measurements of {seconds:g} s each")
     results: list[dict[str, Any]] = []
     for steps, batch in itertools.product(options.T, options.b):
-        config = Config(T=steps, b=batch, j=options.j, device=str(device), dataset=options.dataset)
+        config = Config(T=steps, b=batch, votes=options.votes, j=options.j, device=str(device), dataset=options.dataset)
         rows = measure({name: Work(replace(config, backend=name), dataset) for name in names}, options.repeats, seconds)
         results += [{"backend": name, "T": steps, "b": batch, **speeds} for name, speeds in rows.items()]
         title = f"T {steps}, batch {batch}"

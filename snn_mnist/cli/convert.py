@@ -2,8 +2,8 @@
 
     python -m snn_mnist convert -epochs 10 -T 200
 
-The ANN is 784 → 10 with a ReLU in place of the neurons, and learns as `train` learns. Its weights, divided by the scale
-of its activations, are those of the spiking network in every checkpoint of the run; the entry `ann` has the ANN's own.
+The ANN is 784 → 10 with a ReLU in place of the neurons, one per class, and learns as `train` learns. Its weights,
+divided by the scale of its activations, are the spiking network's in every checkpoint; the entry `ann` has its own.
 At the end the network is tested with Poisson spikes, and with the pixels' values as a constant current.
 """
 
@@ -20,6 +20,7 @@ from typing import Any
 
 from snn_mnist.cli.evaluate import accuracy_against_T
 from snn_mnist.cli.shared import json_option, publish
+from snn_mnist.errors import UsageError
 from snn_mnist.settings.config import Config, train_option
 from snn_mnist.settings.options import option, options_of
 from snn_mnist.storage.metrics import percent
@@ -46,6 +47,11 @@ class ConvertOptions(Config):
     v_threshold: float = 1.0
     surrogate: str = "atan"
     alpha: float | None = None
+    votes: int = 1
+    encoding: str = "poisson"
+    loss: str = "mse"
+    scale: float = 40.0
+    dropout: float = 0.0
     seeds: int = 1
     test: bool = True
     step_mode: str = "m"
@@ -67,7 +73,9 @@ class ConvertOptions(Config):
 
     @classmethod
     def known(cls, mapping: Mapping[Any, Any], source: str = "") -> dict[str, Any]:
-        """Accept a settings file of `train` too; its settings of neurons are ignored."""
+        """Accept a settings file of `train` too; its settings of neurons are ignored, but not several per class."""
+        if str(mapping.get("votes", 1)) != "1":
+            raise UsageError(f"{source}: votes {mapping['votes']}, but convert has one neuron per class; remove votes")
         others = {each.name for each in options_of(Config)} - {each.name for each in options_of(cls)}
         return super().known({key: mapping[key] for key in mapping if str(key).replace("-", "_") not in others}, source)
 
@@ -119,7 +127,8 @@ def report(options: ConvertOptions, folder: Path) -> None:
     results |= {"dataset": data.name, "seed": config.seed}
     publish(options.json, results, describe(results, folder))
     if config.figures:
-        run_figures.write_run_figures(folder, loaded.net.weight, poisson[0], data.class_names, [run_figures.OF_THE_ANN])
+        notes = [run_figures.OF_THE_ANN]
+        run_figures.write_run_figures(folder, loaded.net.weight, poisson[0], data.class_names, notes=notes)
         curves = {name: [100 * at["mean"] for at in each.values()] for name, each in against_T.items()}
         figure = run_figures.accuracy_against_T(steps, curves, 100 * accuracy)
         run_figures.write(folder / "conversion.png", figure)

@@ -19,6 +19,9 @@ from snn_mnist.terminal import progress_bar, wrapped
 
 if TYPE_CHECKING:
     from snn_mnist.network.scoring import Score
+    from snn_mnist.settings.config import Config
+
+ADDITION, MULTIPLY_ACCUMULATE = 0.0009, 0.0046  # nJ in 32-bit floats at 45 nm (M. Horowitz, ISSCC 2014)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,50 +42,63 @@ def run(options: EvalOptions) -> int:
     from snn_mnist.network.poisson import SpikeKey, Stream
     from snn_mnist.network.scoring import default_readout_steps, score_split
 
-    runtime = choose_runtime(options.device, options.backend, options.j)
     loaded = open_checkpoint(options)
     config = loaded.config
+    runtime = choose_runtime(options.device, options.backend, options.j, beyond_cuda=config.beyond_cuda)
     data = load_dataset(config.dataset, config.data_dir)
-    keys = [SpikeKey(config.seed, Stream.EVAL, n) for n in range(options.repeats)]
+    repeats = options.repeats if config.encoding == "poisson" else 1
+    keys = [SpikeKey(config.seed, Stream.EVAL, n) for n in range(repeats)]
     steps = default_readout_steps(config.T)
     with progress_bar("testing", len(data.test) * len(keys)) as meter:
         scores, seconds = score_split(loaded.net, data.test, runtime, steps, keys, after_each=meter.update)
-    result = summarise(scores, data.class_names)
+    result = summarise(scores, data.class_names, config)
     result |= {"checkpoint": str(loaded.path), "epochs": loaded.epochs, "dataset": data.name, "seed": config.seed}
     result |= {"trained_on": loaded.trained_on, "backend": runtime.backend, "device": str(runtime.device)}
-    result["images_per_s"] = len(data.test) * options.repeats / seconds
+    result["images_per_s"] = len(data.test) * len(keys) / seconds
     if not loaded.has_settings:
         result["assumed"] = {"tau": config.tau, "T": config.T}
     publish(options.json, result, describe(result, str(runtime)))
     return 0
 
 
-def summarise(scores: list[Score], class_names: Sequence[str]) -> dict[str, Any]:
+def summarise(scores: list[Score], class_names: Sequence[str], config: Config) -> dict[str, Any]:
     """Return all results of the encodings of one split, as plain numbers. Accuracies are shares of 1."""
     import torch
 
     from snn_mnist.network.network import CLASSES, PIXELS
+    from snn_mnist.network.training_steps import Loss
 
     confusion = torch.stack([each.confusion() for each in scores]).sum(0)
-    spikes = [each.counts[:, -1].double() for each in scores]  # [N, 10]
-    accuracy, n = spread([each.accuracy() for each in scores]), len(scores[0].labels)
+    labels, steps, votes = scores[0].labels, scores[0].readout_steps[-1], scores[0].votes
+    own = torch.nn.functional.one_hot(labels, CLASSES).double()  # [N, 10]
+    class_scores = torch.stack([own.T @ each.rates().double() for each in scores]).mean(0)
+    neuron_counts = torch.stack([each.neuron_counts.double().mean(0) for each in scores]).mean(0)
+    accuracy, n, loss = spread([each.accuracy() for each in scores]), len(labels), Loss(config.loss, config.scale)
     inputs = statistics.fmean(each.input_spikes.double().mean().item() for each in scores)
+    operations, dense = inputs * CLASSES * votes, PIXELS * CLASSES * votes
     return {
         "images": n,
         "encodings": len(scores),
-        "T": scores[0].readout_steps[-1],
+        "T": steps,
+        "votes": votes,
+        "encoding": config.encoding,
         "accuracy": accuracy,
         "standard_error": math.sqrt(accuracy["mean"] * (1 - accuracy["mean"]) / n),
-        "loss": spread([each.loss() for each in scores]),
+        "loss": spread([each.loss(loss) for each in scores]),
         "class_names": list(class_names),
         "class_accuracy": (confusion.diagonal().double() / confusion.sum(1).clamp(min=1)).tolist(),
+        "class_scores": (class_scores / own.sum(0).clamp(min=1)[:, None]).tolist(),  # of the images of each label
+        "neuron_rates": (neuron_counts / steps).view(CLASSES, votes).tolist(),
         "confusion": confusion.tolist(),
         "accuracy_against_T": accuracy_against_T(scores),
-        "spikes_per_neuron_and_image": statistics.fmean(each.mean().item() for each in spikes),
-        "silent_images": statistics.fmean((each.sum(1) == 0).double().mean().item() for each in spikes),
+        "spikes_per_neuron_and_image": neuron_counts.mean().item(),
+        "silent_neurons": int((neuron_counts == 0).sum()),
+        "silent_images": statistics.fmean((each.counts[:, -1].sum(1) == 0).double().mean().item() for each in scores),
         "input_spikes_per_image": inputs,
-        "synaptic_operations_per_image": inputs * CLASSES,
-        "dense_multiply_accumulates_per_image": PIXELS * CLASSES,
+        "synaptic_operations_per_image": operations,
+        "dense_multiply_accumulates_per_image": dense,
+        "energy_nJ_per_image": operations * (MULTIPLY_ACCUMULATE if config.encoding == "constant" else ADDITION),
+        "dense_energy_nJ_per_image": dense * MULTIPLY_ACCUMULATE,
     }
 
 
@@ -105,12 +121,20 @@ def describe(result: dict[str, Any], runtime: str) -> str:
     if silent:
         first = result["class_names"][0]
         lines.append(f"silent    all neurons for {silent:.2%} of the images, which count as {first}")
+    neurons, never = 10 * result["votes"], result["silent_neurons"]
+    never_fire = f" ({never:,} of {neurons:,} neurons never fire)" if never and neurons > 10 else ""
+    constant = result["encoding"] == "constant"
+    inputs, kind = ("active pixels", "multiply-accumulates") if constant else ("input spikes", "additions")
+    energy, of_dense = result["energy_nJ_per_image"], result["dense_energy_nJ_per_image"]
     lines += [
         "",
-        f"spikes per neuron and image {result['spikes_per_neuron_and_image']:.2f} in {result['T']} steps",
-        f"input spikes per image      {result['input_spikes_per_image']:,.0f}",
-        f"synaptic operations         {result['synaptic_operations_per_image']:,.0f} additions per image",
+        f"spikes per neuron and image {result['spikes_per_neuron_and_image']:.2f} in {result['T']} steps{never_fire}",
+        f"{f'{inputs} per image':27} {result['input_spikes_per_image']:,.0f}",
+        f"synaptic operations         {result['synaptic_operations_per_image']:,.0f} {kind} per image",
         f"{'':28}({result['dense_multiply_accumulates_per_image']:,} multiply-accumulates in a dense layer)",
+        f"their energy, an estimate   {energy:,.1f} nJ per image ({of_dense:,.1f} nJ in a dense layer)",
+        f"{'':28}0.9 pJ an addition, 4.6 pJ a multiply-accumulate",
+        f"{'':28}(45 nm, M. Horowitz, ISSCC 2014; without memory)",
         "",
         "accuracy against T",
         *("".join(against_T[first : first + 5]) for first in range(0, len(against_T), 5)),

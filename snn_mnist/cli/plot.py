@@ -65,7 +65,8 @@ def run(options: PlotOptions) -> int:
         f"{'ANN, ' if several and run.converted else ''}{name}": rows[str(run.folder)]
         for name, run in zip(names, runs, strict=True)
     }
-    print(figures.write(target, figures.learning_curves(curves, notes, comparable=len(datasets) < 2), "-out"))
+    losses = {run.config.loss for run in runs}
+    print(figures.write(target, figures.learning_curves(curves, notes, len(datasets) < 2, losses), "-out"))
     if not several:
         has = (folder / LATEST).is_file()
         print("\n".join(map(str, plot_network(folder))) if has else f"{folder} has no {LATEST}: learning curves only")
@@ -87,5 +88,6 @@ def plot_network(folder: Path) -> list[Path]:
     data = load_dataset(config.dataset, config.data_dir)
     key = SpikeKey(config.seed, Stream.TEST, max(loaded.epochs - 1, 0))
     steps = default_readout_steps(config.T)
-    (tested,), _ = score_split(loaded.net, data.test, choose_runtime("auto", "auto", cores()), steps, [key])
+    runtime = choose_runtime("auto", "auto", cores(), beyond_cuda=config.beyond_cuda)
+    (tested,), _ = score_split(loaded.net, data.test, runtime, steps, [key])
     return figures.write_network_figures(folder, loaded.net.weight, tested, data.class_names)

@@ -2,8 +2,9 @@
 
     python -m snn_mnist predict seven.png scans/ -resume last
 
-Shows each picture as the network's input, the firing rates of the ten neurons, the prediction with its margin, and
-reasons to doubt it. The same picture, seed and checkpoint give the same rates, whatever other pictures are given.
+Shows each picture as the network's input, the firing rates of the ten neurons (of several per class their mean), the
+prediction with its margin, and reasons to doubt it. The same picture, seed and checkpoint give the same rates, whatever
+other pictures are given.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def run(options: PredictOptions) -> int:
         result |= {"verdict": None, "name": None} if prediction.silent else {"verdict": first, "name": names[first]}
         result |= {"runner_up": second, "margin": prediction.margin, "rates": prediction.rates}
         result |= {"dark_on_light": prepared.dark_on_light, "objects": prepared.objects, "doubts": [*doubts]}
-        results.append(result | saved)
+        results.append(result | saved | ({"neuron_rates": prediction.neurons} if prediction.neurons else {}))
         if options.json == "-":
             continue
         if options.show:

@@ -54,7 +54,9 @@ def open_checkpoint(options: Any) -> "SavedNetwork":
 
     changes = {name: getattr(options, name, None) for name in ("T", "tau", "seed", "dataset", "data_dir")}
     loaded = load_network(options.resume, **changes)
-    config, notes = loaded.config, options.without_effect(loaded.config.unused)
+    config = loaded.config
+    always = {} if config.encoding == "poisson" else {"repeats": f"encoding {config.encoding} is always the same"}
+    notes = options.without_effect(config.unused | always)
     if loaded.trained_on not in ("", config.dataset):
         notes.append(f"the images are of {config.dataset}, the network was trained on {loaded.trained_on}")
     if not loaded.has_settings:
@@ -64,8 +66,10 @@ def open_checkpoint(options: Any) -> "SavedNetwork":
         report(f"note: {note}")
     if getattr(options, "json", None) != "-":
         about = f"epoch {loaded.epochs}, trained on {loaded.trained_on or config.dataset}"
-        tau = f", tau {config.tau:g}" if config.neuron == "lif" else ""
-        print(wrapped(f"{loaded.path} ({about}), T {config.T}{tau}, seed {config.seed}"))
+        network = f", tau {config.tau:g}" if config.neuron == "lif" else ""
+        network += f", {config.votes} neurons per class" if config.votes > 1 else ""
+        network += f", {config.encoding} encoding" if config.encoding != "poisson" else ""
+        print(wrapped(f"{loaded.path} ({about}), T {config.T}{network}, seed {config.seed}"))
     return loaded
 
 

@@ -1,13 +1,15 @@
 """The network in integers: what a chip without floating point computes, and how wide its registers are.
 
     weights      q = round(W / s) in -Q .. Q, Q = 2^(bits-1) - 1, s one scale or one for each neuron
-    input        x = sum of the q of the pixels that fire
+    input        x = sum of the q of the pixels that fire; of a constant current: sum of q k over pixels 0 <= k <= 255
     charge       h = v + (((x << F) - v) * M + 2^(S-1) >> S)       M / 2^S = 1/τ; τ = 2^S needs no M
     IF           h = v + (x << F)
     fire         s = h >= θ                                        θ = ceil((V_threshold - V_reset) 2^F / s)
     reset        v = s ? 0 : h, or soft: v = s ? h - θ : h
+    vote         counter of a class += spikes of its neurons       the lower class wins a tie
 
-v is the potential above V_reset in units of s / 2^F. >> rounds down. Every register has a known range.
+v is the potential above V_reset in units of s / 2^F, of a constant current s / 255 / 2^F. >> rounds down. Every
+register has a known range.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import torch
 
 from snn_mnist.errors import UsageError
 from snn_mnist.network.network import CLASSES, PIXELS, SNN
-from snn_mnist.network.poisson import SpikeKey, poisson_encode
+from snn_mnist.network.poisson import SpikeKey, encode
 from snn_mnist.settings.config import Config
 
 MULTIPLIER_BITS = 16
@@ -33,29 +35,43 @@ CHUNK = 25_000  # images x steps encoded at a time: 157 MB of spikes in float64,
 
 @dataclass(frozen=True)
 class FixedPoint:
-    weight: np.ndarray  # [10, 784] int64
-    scale: np.ndarray  # [10] float64, the value of one unit of a weight
-    threshold: np.ndarray  # [10] int64
+    weight: np.ndarray  # [10 votes, 784] int64
+    scale: np.ndarray  # [10 votes] float64, the value of one unit of a weight
+    threshold: np.ndarray  # [10 votes] int64
     bits: int
     fraction: int  # F
     multiplier: int  # M; 1 when τ is a power of two, 0 for IF
     shift: int  # S
     soft: bool  # reset
     steps: int  # T
+    encoding: str
+
+    @property
+    def votes(self) -> int:
+        return len(self.weight) // CLASSES
+
+    @property
+    def top(self) -> int:
+        """The largest input of a pixel in one step."""
+        return 255 if self.encoding == "constant" else 1
 
     @property
     def leaky(self) -> bool:
         return self.multiplier > 0
 
     def charge(self, x: np.ndarray, v: np.ndarray) -> np.ndarray:
-        """Return h for input sums x and potentials v, both [N, 10] int64."""
+        """Return h for input sums x and potentials v, both [N, 10 votes] int64."""
         target = x << self.fraction
         if not self.leaky:
             return v + target
         return v + (((target - v) * self.multiplier + (1 << (self.shift - 1))) >> self.shift)
 
     def run(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Compute output spikes (bool) and potentials after the reset, both [T, N, 10], of input sums [T, N, 10]."""
+        """Compute spikes (bool) and potentials after the reset, both [T, N, 10 votes].
+
+        x: input sums [T, N, 10 votes], of a constant current [1, N, 10 votes].
+        """
+        x = np.broadcast_to(x, (self.steps, *x.shape[1:]))
         v = np.zeros(x.shape[1:], np.int64)
         fired, potential = np.empty(x.shape, bool), np.empty(x.shape, np.int64)
         for t, now in enumerate(x):
@@ -65,14 +81,24 @@ class FixedPoint:
             potential[t] = v
         return fired, potential
 
+    def input(self, images: torch.Tensor, index: torch.Tensor, key: SpikeKey) -> torch.Tensor:
+        """Return the spikes [T, N, 784] of images [N, 784] uint8, or for a constant current these [1, N, 784]."""
+        if self.encoding == "constant":
+            return images[None]
+        return encode(self.encoding, images, index, 0, self.steps, self.steps, key)
+
+    def count(self, fired: np.ndarray) -> np.ndarray:
+        """Return the spikes of each class [N, 10] of spikes [T, N, 10 votes]."""
+        return fired.sum(0).reshape(-1, CLASSES, self.votes).sum(2)
+
     def ranges(self) -> dict[str, tuple[int, int]]:
         """Return the least and greatest value for any input, by name of the register.
 
         A leaky v moves towards x << F and never beyond it. An IF potential may decrease by the sum of the negative
         weights at each of the T steps.
         """
-        high = int(np.maximum(self.weight, 0).sum(1).max())
-        low = int(np.minimum(self.weight, 0).sum(1).min())
+        high = int(np.maximum(self.weight, 0).sum(1).max()) * self.top
+        low = int(np.minimum(self.weight, 0).sum(1).min()) * self.top
         level, one = int(self.threshold.max()), 1 << self.fraction
         least, most = low * one, high * one
         if not self.leaky:
@@ -105,6 +131,8 @@ def quantise(
     weight = net.weight.detach().cpu().double().numpy()
     scale = scales(weight, bits, per_neuron)
     rise = Fraction(config.v_threshold) - Fraction(config.v_reset or 0.0)
+    if config.encoding == "constant":
+        rise *= 255  # x is in units of s / 255
     if fraction is None:
         units = min(rise / Fraction(float(s)) for s in scale)
         # A difference below τ/2 is rounded to no leak: a larger τ needs finer units.
@@ -123,6 +151,7 @@ def quantise(
         shift=shift,
         soft=config.v_reset is None,
         steps=config.T,
+        encoding=config.encoding,
     )
     for name, width in {"threshold": signed_bits(0, max(threshold)), **fixed.widths()}.items():
         if width > (limit := 64 if name == PRODUCT else 32):
@@ -132,23 +161,23 @@ def quantise(
 
 
 def rounded(weight: np.ndarray, scale: np.ndarray, bits: int) -> np.ndarray:
-    """Return the weights in units of these scales [10], as whole numbers of a symmetric range."""
+    """Return the weights in units of these scales, one per neuron, as whole numbers of a symmetric range."""
     top = (1 << (bits - 1)) - 1
     return np.clip(np.rint(weight / scale[:, None]), -top, top)
 
 
 def scales(weight: np.ndarray, bits: int, per_neuron: bool) -> np.ndarray:
-    """Return the scale of each neuron [10]: the one with the least squared error of 81.
+    """Return the scale of each neuron: the one with the least squared error of 81.
 
     These map between a fifth of the largest weight and all of it to the largest integer: with few bits, clipping the
     largest weights reduces the error.
     """
-    peak = np.abs(weight).max(1) if per_neuron else np.full(CLASSES, np.abs(weight).max())
-    tried = np.linspace(1, 0.2, 81)[:, None] * np.where(peak > 0, peak, 1.0) / ((1 << (bits - 1)) - 1)  # [81, 10]
+    peak = np.abs(weight).max(1) if per_neuron else np.full(len(weight), np.abs(weight).max())
+    tried = np.linspace(1, 0.2, 81)[:, None] * np.where(peak > 0, peak, 1.0) / ((1 << (bits - 1)) - 1)  # [81, n]
     errors = np.stack([((rounded(weight, s, bits) * s[:, None] - weight) ** 2).sum(1) for s in tried])
     if not per_neuron:
         errors[:] = errors.sum(1, keepdims=True)
-    return tried[errors.argmin(0), np.arange(CLASSES)]
+    return tried[errors.argmin(0), np.arange(len(weight))]
 
 
 def leak(tau: float) -> tuple[int, int]:
@@ -167,19 +196,19 @@ def leak(tau: float) -> tuple[int, int]:
 def spike_counts(
     variants: list[FixedPoint], images: torch.Tensor, key: SpikeKey
 ) -> tuple[np.ndarray, float, list[tuple[int, int]]]:
-    """Return output spikes of each variant [V, N, 10], mean input spikes per image, and extreme potentials of each.
+    """Return spikes by class of each variant [V, N, 10], mean input spikes per image, and extreme potentials of each.
 
-    images [N, 784] uint8; all variants get the same spikes.
+    images [N, 784] uint8; all variants get the same spikes. Of a constant current: pixels that are not 0.
     """
     counts, inputs = np.zeros((len(variants), len(images), CLASSES), np.int64), 0.0
-    reached, steps = [(0, 0)] * len(variants), variants[0].steps
+    reached, first, neurons = [(0, 0)] * len(variants), variants[0], len(variants[0].weight)
     columns = torch.from_numpy(np.concatenate([fixed.weight for fixed in variants]).T.astype(np.float64))
-    for index in torch.arange(len(images)).split(max(1, CHUNK // steps)):
-        spikes = poisson_encode(images[index], index, 0, steps, key).double()  # [T, n, 784]
-        inputs += spikes.sum().item()
-        sums = (spikes.view(-1, PIXELS) @ columns).view(steps, len(index), -1).numpy().astype(np.int64)
+    for index in torch.arange(len(images)).split(max(1, CHUNK // (first.steps * first.votes))):
+        given = first.input(images[index], index, key).double()  # [T, n, 784]
+        inputs += given.count_nonzero().item()
+        sums = (given.reshape(-1, PIXELS) @ columns).view(*given.shape[:2], -1).numpy().astype(np.int64)
         for i, fixed in enumerate(variants):
-            fired, potential = fixed.run(sums[:, :, CLASSES * i : CLASSES * (i + 1)])
-            counts[i, index] = fired.sum(0)
+            fired, potential = fixed.run(sums[:, :, neurons * i : neurons * (i + 1)])
+            counts[i, index] = fixed.count(fired)
             reached[i] = min(reached[i][0], int(potential.min())), max(reached[i][1], int(potential.max()))
     return counts, inputs / len(images), reached

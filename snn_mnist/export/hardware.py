@@ -5,6 +5,7 @@ docs/interop.md lists the files; fixed_point.py holds the arithmetic.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 from importlib import resources
@@ -16,10 +17,11 @@ import torch
 
 from snn_mnist import __version__
 from snn_mnist.data.datasets import Dataset, load_dataset
+from snn_mnist.errors import UsageError
 from snn_mnist.export.fixed_point import FixedPoint, quantise, signed_bits, spike_counts
 from snn_mnist.network.device import choose_runtime
 from snn_mnist.network.network import CLASSES, PIXELS, SavedNetwork
-from snn_mnist.network.poisson import SpikeKey, Stream, poisson_encode
+from snn_mnist.network.poisson import SpikeKey, Stream
 from snn_mnist.network.scoring import score_split
 from snn_mnist.settings.config import cores
 from snn_mnist.storage.atomic_files import make_directory, write_file
@@ -97,7 +99,11 @@ def header(fixed: FixedPoint, saved: SavedNetwork) -> str:
 #include <stdint.h>
 
 #define SNN_INPUTS {PIXELS}
-#define SNN_NEURONS {CLASSES}
+#define SNN_CLASSES {CLASSES}
+#define SNN_VOTES {fixed.votes} /* neurons per class, which are neighbours; the class with the most spikes wins */
+#define SNN_NEURONS {len(fixed.weight)}
+#define SNN_CONSTANT {int(fixed.encoding == "constant")} /* 1: at every step a pixel's input is its value, 0 .. 255 */
+#define SNN_LATENCY {int(fixed.encoding == "latency")} /* 1: a pixel fires once, the brighter the earlier */
 #define SNN_T {fixed.steps} /* time steps per image */
 #define SNN_BITS {fixed.bits} /* of a weight */
 #define SNN_FRACTION {fixed.fraction} /* fraction bits of a potential */
@@ -127,33 +133,42 @@ def golden(fixed: FixedPoint, data: Dataset, spike_key: SpikeKey) -> dict[str, s
     """Return the input and the expected output of a test bench, for the first 16 test images."""
     images, labels = data.test.images[:GOLDEN_IMAGES], data.test.labels[:GOLDEN_IMAGES].numpy()
     index = torch.arange(len(images))
-    spikes = poisson_encode(images, index, 0, fixed.steps, spike_key).numpy().astype(np.uint8)  # [T, 16, 784]
-    fired, potential = fixed.run(np.einsum("tnp,cp->tnc", spikes, fixed.weight, optimize=True))
-    spikes, output, potential = (each.swapaxes(0, 1) for each in (spikes, fired.astype(np.uint8), potential))
-    counts, rows = output.sum(1, dtype=np.int64), f"{len(images)} images x {fixed.steps} steps, a line per step,"
-    arrays = {"input": spikes, "spikes": output, "v": potential.astype(np.int32), "index": index.numpy()}
+    given = fixed.input(images, index, spike_key).numpy().astype(np.uint8)  # [T or 1, 16, 784]
+    fired, potential = fixed.run(np.einsum("tnp,cp->tnc", given, fixed.weight, optimize=True))
+    counts, neurons = fixed.count(fired), len(fixed.weight)
+    given, output, potential = (each.swapaxes(0, 1) for each in (given, fired.astype(np.uint8), potential))
+    rows = f"{len(images)} images x {fixed.steps} steps, a line per step,"
+    about = f"{len(images)} images, a line each, 8-bit pixels" if fixed.top > 1 else f"{rows} {PIXELS} input spikes"
+    arrays = {"input": given, "spikes": output, "v": potential.astype(np.int32), "index": index.numpy()}
     arrays |= {"labels": labels, "counts": counts, "verdicts": counts.argmax(1)}
     key = {"seed": spike_key.seed, "stream": int(spike_key.stream), "epoch": spike_key.epoch}
     return {
-        "golden_input.mem": mem(f"{rows} 784 input spikes, pixel 0 the lowest bit", spikes, 1),
-        "golden_spikes.mem": mem(f"{rows} 10 output spikes, neuron 0 the lowest bit", output, 1),
+        "golden_input.mem": mem(f"{about}, pixel 0 the lowest bit", given, fixed.top.bit_length()),
+        "golden_spikes.mem": mem(f"{rows} {neurons} output spikes, neuron 0 the lowest bit", output, 1),
         "golden_v.mem": mem(f"{rows} potentials after the reset, neuron 0 in the lowest 32 bits", potential, 32),
+        "golden_counts.mem": mem(f"{len(images)} images, spikes by class, class 0 the lowest 32 bits", counts, 32),
         "golden.npz": npz(**arrays, **key),
     }
 
 
 def describe(fixed: FixedPoint, scale: str, spike_key: SpikeKey) -> dict[str, Any]:
     """Return the part of the report that needs no data."""
-    widths, thresholds = fixed.widths(), CLASSES if scale == "neuron" else 1
+    widths, neurons = fixed.widths(), len(fixed.weight)
     memory = {
-        "weights": PIXELS * CLASSES * fixed.bits,
-        "thresholds": thresholds * signed_bits(0, int(fixed.threshold.max())),
-        "potentials": CLASSES * widths["potential h"],
-        "input sums": CLASSES * widths["input sum x"],
+        "weights": fixed.weight.size * fixed.bits,
+        "thresholds": (neurons if scale == "neuron" else 1) * signed_bits(0, int(fixed.threshold.max())),
+        "potentials": neurons * widths["potential h"],
+        "input sums": neurons * widths["input sum x"],
     }
     each = 6 + (fixed.multiplier > 1) if fixed.leaky else 3
+    if fixed.votes > 1:
+        memory["vote counters"] = CLASSES * (fixed.votes * fixed.steps).bit_length()
+        each += 1  # a spike is added to the counter
+    own = {"votes": fixed.votes, "encoding": fixed.encoding}
+    own = {} if own == {"votes": 1, "encoding": "poisson"} else own
     return {
         "program": f"snn_mnist {__version__}",
+        **own,
         "bits": fixed.bits,
         "scale": scale,
         "fraction_bits": fixed.fraction,
@@ -165,8 +180,8 @@ def describe(fixed: FixedPoint, scale: str, spike_key: SpikeKey) -> dict[str, An
         "ranges": {name: list(limits) for name, limits in fixed.ranges().items()},
         "widths_bits": widths,
         "memory_bits": memory | {"total": sum(memory.values())},
-        "neuron_operations_per_image": each * CLASSES * fixed.steps,
-        "dense_multiply_accumulates_per_image": PIXELS * CLASSES * fixed.steps,
+        "neuron_operations_per_image": each * neurons * fixed.steps,
+        "dense_multiply_accumulates_per_image": fixed.weight.size * fixed.steps,
     }
 
 
@@ -174,8 +189,10 @@ def measure(saved: SavedNetwork, fixed: FixedPoint, data: Dataset, spike_key: Sp
     """Return the accuracy of the float network and of several weight widths on the same spikes of all test images."""
     labels, runtime = data.test.labels.numpy(), choose_runtime("cpu", "auto", cores())
     (exact,), _ = score_split(saved.net, data.test, runtime, [fixed.steps], [spike_key])
-    others = [bits for bits in REPORTED_BITS if bits != fixed.bits]
-    variants = [fixed, *(quantise(saved.net, saved.config, bits, scale == "neuron") for bits in others)]
+    variants = [fixed]
+    for bits in set(REPORTED_BITS) - {fixed.bits}:
+        with contextlib.suppress(UsageError):  # its registers would be too wide
+            variants.append(quantise(saved.net, saved.config, bits, scale == "neuron"))
     variants.sort(key=lambda each: -each.bits)
     counts, inputs, reached = spike_counts(variants, data.test.images, spike_key)
     predictions = counts.argmax(2)  # [V, N]
@@ -188,7 +205,7 @@ def measure(saved: SavedNetwork, fixed: FixedPoint, data: Dataset, spike_key: Sp
             "input_sum_bits": each.widths()["input sum x"],
             "accumulator_bits": each.widths()["potential h"],
             "accumulator_bits_used": signed_bits(*limits),
-            "weight_bytes": PIXELS * CLASSES * each.bits // 8,
+            "weight_bytes": each.weight.size * each.bits // 8,
         }
         for each, predicted, limits in zip(variants, predictions, reached, strict=True)
     ]
@@ -198,7 +215,7 @@ def measure(saved: SavedNetwork, fixed: FixedPoint, data: Dataset, spike_key: Sp
         "float_accuracy": exact.accuracy(),
         "accuracy_against_bits": rows,
         "input_spikes_per_image": inputs,
-        "synaptic_additions_per_image": inputs * CLASSES,
+        "synaptic_additions_per_image": inputs * len(fixed.weight),
     }
 
 
@@ -207,11 +224,15 @@ def as_markdown(report: dict[str, Any]) -> str:
     scale, levels = "each neuron" if report["scale"] == "neuron" else "all weights", sorted(set(report["threshold"]))
     threshold = f"threshold {levels[0]}{f' to {levels[-1]}' if levels[1:] else ''}"
     registers = [[name, *limits, report["widths_bits"][name]] for name, limits in report["ranges"].items()]
+    net = f", {report['votes']} neurons per class, {report['encoding']} encoding" if "votes" in report else ""
+    added, given, same = "additions", "input spikes", f"all on the same spikes (seed {report['seed']})"
+    if report.get("encoding") == "constant":
+        added, given, same = "multiply-adds", "pixels that are not 0, once per image", "by a constant current"
     text = f"""\
 # {report["bits"]}-bit network, written by {report["program"]}
 
 One scale for {scale}, {report["fraction_bits"]} fraction bits, {threshold}, 1/τ {report["one_over_tau"]}, \
-{report["reset"]} reset, T {report["T"]}.
+{report["reset"]} reset, T {report["T"]}{net}.
 
 {table("register, least, greatest, bits", registers)}
 Memory in bits: {", ".join(f"{name} {bits:,}" for name, bits in report["memory_bits"].items())}.
@@ -224,12 +245,12 @@ Memory in bits: {", ".join(f"{name} {bits:,}" for name, bits in report["memory_b
         accumulator = f"{row['accumulator_bits']} ({row['accumulator_bits_used']})"
         rows.append([row["bits"], *shares, accumulator, row["input_sum_bits"], row["weight_bytes"]])
     return f"""\
-{text}Operations per image: {report["synaptic_additions_per_image"]:,.0f} additions of a weight \
-({report["input_spikes_per_image"]:,.0f} input spikes) and {report["neuron_operations_per_image"]:,} in the neurons; \
+{text}Operations per image: {report["synaptic_additions_per_image"]:,.0f} {added} of a weight \
+({report["input_spikes_per_image"]:,.0f} {given}) and {report["neuron_operations_per_image"]:,} in the neurons; \
 a dense layer at every step would need {report["dense_multiply_accumulates_per_image"]:,} multiply-accumulates.
 
-Accuracy on the {report["images"]:,} test images of {report["dataset"]}, all on the same spikes \
-(seed {report["seed"]}); the float network: {report["float_accuracy"]:.2%}.
+Accuracy on the {report["images"]:,} test images of {report["dataset"]}, {same}; \
+the float network: {report["float_accuracy"]:.2%}.
 
 {table("bits, accuracy, as float, accumulator (used), input sum, bytes", rows)}"""
 

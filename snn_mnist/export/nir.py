@@ -9,12 +9,13 @@ NIR's neuron is an equation in seconds, ours a step:
 With v = V - V_reset, v_leak = v_reset = 0, r = 1 and tau = τ dt both give the same numbers. Importers that step by the
 exponential, v += (1 - e^(-dt/tau)) (r I - v), need tau = -dt / ln(1 - 1/τ) instead (`-discretization exact`). IF is
 dv/dt = r I, so r = 1/dt. NIR fires above its threshold, ours at or above: the next float32 below is written. NIR has no
-soft reset.
+soft reset. Several neurons per class are followed by a second Affine, whose rows are the means over their neurons.
 """
 
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import re
 from fractions import Fraction
@@ -32,6 +33,11 @@ from snn_mnist.storage import checkpoint
 from snn_mnist.storage.atomic_files import make_directory, write_file
 
 DEFAULT_DT = 1e-4
+ENCODERS = {
+    "poisson": "Poisson: at every step pixel k of 0..255 fires with probability k/255",
+    "constant": "constant current: the input is k/255 for pixel k of 0..255 at every step",
+    "latency": "latency: pixel k of 1..255 fires once, at step round((T - 1) (1 - k/255)) from 0",
+}
 
 
 def package() -> Any:
@@ -56,7 +62,8 @@ def export_nir(
     make_directory(out.parent, "-out")
     write_file(out, buffer.getvalue(), "-out")
     neurons = graph.nodes["neurons"]
-    nodes = f"Input({PIXELS}) → Affine → {type(neurons).__name__}({CLASSES}) → Output"
+    vote = f" → Affine, the vote of {saved.config.votes}" if saved.config.votes > 1 else ""
+    nodes = f"Input({PIXELS}) → Affine → {type(neurons).__name__}({len(neurons.r)}){vote} → Output"
     time = f"dt {dt:g} s, {discretization}, tau {saved.config.tau:g} steps"
     return f"{nodes}, {time}, threshold {float(neurons.v_threshold[0])!r}"
 
@@ -69,7 +76,7 @@ def build(saved: SavedNetwork, dt: float = DEFAULT_DT, discretization: str = "eu
             "NIR has no soft reset (v_reset none): its neurons are reset to 0 instead of by the threshold; "
             "train with -v-reset 0, or accept other spikes with -allow-lossy"
         )
-    each, zeros = np.ones(CLASSES), np.zeros(CLASSES)
+    each, zeros = np.ones(CLASSES * config.votes), np.zeros(CLASSES * config.votes)
     levels = {"v_threshold": firing_level(config) * each, "v_reset": zeros}
     if config.neuron == "if":
         neurons = nir.IF(r=each / dt, **levels)
@@ -81,20 +88,28 @@ def build(saved: SavedNetwork, dt: float = DEFAULT_DT, discretization: str = "eu
         "program": f"snn_mnist {__version__}",
         "dt": dt,
         "discretization": discretization,
-        "encoder": "Poisson: at every step pixel k of 0..255 fires with probability k/255",
+        "encoder": ENCODERS[config.encoding],
         "readout": "argmax over the neurons of the spike count in T steps; the lower neuron wins a tie",
         "epochs": saved.epochs,
     }
-    return nir.NIRGraph(
-        nodes={
-            "input": nir.Input(input_type={"input": np.array([PIXELS])}),
-            "affine": nir.Affine(weight=weight, bias=zeros.astype(np.float32)),
-            "neurons": neurons,
-            "output": nir.Output(output_type={"output": np.array([CLASSES])}),
-        },
-        edges=[("input", "affine"), ("affine", "neurons"), ("neurons", "output")],
-        metadata=metadata,
-    )
+    nodes = {
+        "input": nir.Input(input_type={"input": np.array([PIXELS])}),
+        "affine": nir.Affine(weight=weight, bias=zeros.astype(np.float32)),
+        "neurons": neurons,
+        "output": nir.Output(output_type={"output": np.array([CLASSES])}),
+    }
+    if config.encoding != "poisson":
+        metadata["encoding"] = config.encoding
+    if config.votes > 1:
+        metadata["readout"] = "argmax over the classes of the sum of the output in T steps; the lower class wins a tie"
+        nodes["vote"] = nir.Affine(weight=vote_weight(config.votes), bias=np.zeros(CLASSES, np.float32))
+        nodes["output"] = nodes.pop("output")  # to the end
+    return nir.NIRGraph(nodes, [*itertools.pairwise(nodes)], metadata=metadata)
+
+
+def vote_weight(votes: int) -> np.ndarray:
+    """Return the weights [10, 10 votes] of the mean over the neurons of each class."""
+    return np.repeat(np.eye(CLASSES, dtype=np.float32) / votes, votes, axis=1)
 
 
 def nir_tau(tau: float, dt: float, discretization: str) -> float:
@@ -134,8 +149,11 @@ def read(path: Path) -> Any:
         raise SNNError(f"{path} can't be read as NIR ({what}); name a NIR file") from error
 
 
-def parts(graph: Any, source: Any = "the graph") -> tuple[np.ndarray, np.ndarray, Any]:
-    """Return weights [10, 784], bias [10] and the neurons of Input → [Flatten →] Affine|Linear → LIF|IF → Output."""
+def parts(graph: Any, source: Any = "the graph") -> tuple[np.ndarray, np.ndarray, Any, int]:
+    """Return weights [10 N, 784], bias [10 N], neurons and N of Input → [Flatten →] Affine|Linear → LIF|IF → Output.
+
+    Before the output there may be an Affine or Linear that is the vote of N neurons per class.
+    """
     nodes, edges = getattr(graph, "nodes", {}), getattr(graph, "edges", [])
     following = dict(edges)
     chain = [name for name, node in nodes.items() if type(node).__name__ == "Input"][:1]
@@ -143,23 +161,33 @@ def parts(graph: Any, source: Any = "the graph") -> tuple[np.ndarray, np.ndarray
         chain.append(following[chain[-1]])
     kinds = {name: type(nodes[name]).__name__ for name in chain}
     essential = [name for name, kind in kinds.items() if kind != "Flatten"]
-    known = re.fullmatch("Input (Affine|Linear) (LIF|IF) Output", " ".join(kinds[name] for name in essential))
+    chained = " ".join(kinds[name] for name in essential)
+    known = re.fullmatch("Input (Affine|Linear) (LIF|IF)( Affine| Linear)? Output", chained)
     if not known or not len(kinds) == len(nodes) == len(edges) + 1:
         found = " → ".join(kinds.values()) or "no chain of nodes"
         if len(edges) != len(nodes) - 1:  # e.g. a recurrent one, which the chain does not show
             found += f" with {len(edges)} connections"
         raise SNNError(f"{source} holds {found}, not Input → Affine → LIF → Output; import such a network")
-    linear, neurons = nodes[essential[1]], nodes[essential[2]]
-    weight, bias = np.asarray(linear.weight), np.asarray(getattr(linear, "bias", np.zeros(CLASSES)))
-    if weight.shape != (CLASSES, PIXELS) or bias.shape != (CLASSES,):
+    linear, neurons, last = (nodes[name] for name in essential[1:4])
+    votes = 1
+    if len(essential) > 4:
+        shares = np.asarray(last.weight)
+        votes = max(1, shares.size // CLASSES**2)
+        vote = vote_weight(votes)
+        if np.any(getattr(last, "bias", 0)) or shares.shape != vote.shape or not np.allclose(shares, vote, atol=1e-7):
+            what = f"a node {essential[3]!r} after its neurons that is not the vote of N neurons per class"
+            raise SNNError(f"{source} has {what}, 1/N from each of its own; import a network with such a vote or none")
+    weight, count = np.asarray(linear.weight), CLASSES * votes
+    bias = np.asarray(getattr(linear, "bias", np.zeros(weight.shape[:1])))
+    if weight.shape != (count, PIXELS) or bias.shape != (count,):
         shapes = f"weights {list(weight.shape)} and biases {list(bias.shape)}"
-        raise SNNError(f"{source} has {shapes}, not [10, 784] and [10]; import a network of this size")
+        raise SNNError(f"{source} has {shapes}, not [{count}, 784] and [{count}]; import a network of this size")
     for name in ("r", "v_threshold", "v_reset", *(("tau", "v_leak") if hasattr(neurons, "tau") else ())):
         values = np.asarray(getattr(neurons, name), np.float64)
-        if values.shape not in ((CLASSES,), (1,), ()) or not np.isfinite(values).all():
-            raise SNNError(f"{source} has {name} of shape {list(values.shape)}, not ten finite numbers")
-        setattr(neurons, name, np.broadcast_to(values, (CLASSES,)))
-    return weight, bias, neurons
+        if values.shape not in ((count,), (1,), ()) or not np.isfinite(values).all():
+            raise SNNError(f"{source} has {name} of shape {list(values.shape)}, not {count} finite numbers")
+        setattr(neurons, name, np.broadcast_to(values, (count,)))
+    return weight, bias, neurons, votes
 
 
 def simulate(
@@ -167,15 +195,15 @@ def simulate(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Compute the graph by its equations in plain numpy, with nothing of our own neurons.
 
-    spikes [T, N, 784] to output spikes and v before the reset, both [T, N, 10]. The weighted sums are float64, rounded
-    to `dtype`, in which v is kept.
+    input [T, N, 784] to spikes of the neurons and v before the reset, both [T, N, 10 votes]. The weighted sums are
+    float64, rounded to `dtype`, in which v is kept.
     """
-    weight, bias, neurons = parts(graph)
+    weight, bias, neurons, _ = parts(graph)
     leaky = hasattr(neurons, "tau")
     r, level, reset = (np.asarray(x).astype(dtype) for x in (neurons.r, neurons.v_threshold, neurons.v_reset))
     leak = neurons.v_leak.astype(dtype) if leaky else None
     gain = gain_of(neurons, dt, discretization).astype(dtype)
-    v = np.broadcast_to(reset, (spikes.shape[1], CLASSES))
+    v = np.broadcast_to(reset, (spikes.shape[1], len(reset)))
     fired, potential = [], []
     for step in spikes:
         current = (step.astype(np.float64) @ weight.T.astype(np.float64) + bias).astype(dtype)
@@ -197,7 +225,7 @@ def import_nir(
     What is not given is what this program wrote beside the graph, in a file of another program a default.
     """
     graph, notes = read(source), []
-    weight, bias, neurons = parts(graph, source)
+    weight, bias, neurons, votes = parts(graph, source)
 
     def refuse(what: str, remedy: str) -> SNNError:
         return SNNError(f"{source} has {what}; {remedy}")
@@ -210,6 +238,7 @@ def import_nir(
 
     metadata = graph.metadata if isinstance(graph.metadata, dict) else {}
     known: dict[str, Any] = {"dt": DEFAULT_DT, "discretization": "euler", "T": 100, "dataset": "mnist"}
+    known["encoding"] = "poisson"
     if ours := str(metadata.get("program")).startswith("snn_mnist "):
         known |= {name: np.asarray(value).item() for name, value in metadata.items()}
     dt, discretization, steps = dt or known["dt"], discretization or known["discretization"], steps or known["T"]
@@ -229,17 +258,18 @@ def import_nir(
     scale = neurons.r if leaky else gain
     for plain in (tau, 1.0) if leaky else (1.0,):
         if np.allclose(scale, plain, rtol=1e-6):
-            scale = np.full(CLASSES, plain)
+            scale = np.full(len(weight), plain)
     level = np.nextafter(neurons.v_threshold.astype(np.float32), np.float32(np.inf)).astype(np.float64)  # v > is v >=
     if np.any(level <= reset):
         raise refuse(f"a v_threshold that is not above its v_reset {reset:g}", "import another network")
     if np.ptp(level):  # different thresholds: v - v_reset of each neuron is scaled so that they become one
-        scale, level = scale / (level - reset), np.full(CLASSES, 1.0 + reset)
+        scale, level = scale / (level - reset), np.full(len(weight), 1.0 + reset)
         notes.append("its neurons have different thresholds: their weights are scaled so that all have one")
     scaled = (weight.astype(np.float64) * scale[:, None]).astype(np.float32)
     if not np.isfinite(scaled).all():
         raise refuse("weights that are not finite numbers", "import another network")
-    settings = {"T": steps, "neuron": "lif" if leaky else "if", "tau": tau, "dataset": known["dataset"]}
+    settings = {"T": steps, "neuron": "lif" if leaky else "if", "tau": tau, "votes": votes}
+    settings |= {name: known[name] for name in ("dataset", "encoding")}
     settings |= {"v_threshold": float(f"{level[0]:.9g}"), "v_reset": reset}
     config = Config.from_mapping(settings, str(source))
     make_directory(out.parent, "-out")

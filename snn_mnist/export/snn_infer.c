@@ -2,10 +2,10 @@
  *
  *     cc -std=c99 -O2 -Wall -Werror -o snn_infer snn_infer.c
  *     ./snn_infer spikes < golden_input.mem        output spikes and potentials of every step, as in golden_*.mem
- *     ./snn_infer images SEED STREAM EPOCH FIRST < images.raw       prediction and spike counts of every image
+ *     ./snn_infer images SEED STREAM EPOCH FIRST < images.raw       prediction and spikes by class of every image
  *
- * The core is snn_reset, snn_spike and snn_step. `images` reads 784 bytes per image, the first being number FIRST of
- * its split, and draws the same Poisson spikes as the program that trained the network.
+ * The core is snn_reset, snn_input and snn_step. `images` reads 784 bytes per image, the first being number FIRST of
+ * its split, and encodes them as the program that trained the network: it draws the same Poisson spikes.
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -17,8 +17,10 @@
 /* ------------------------------------------------------------------ the network */
 
 typedef struct {
-    int32_t x[SNN_NEURONS]; /* sum of the weights of the inputs that fired in this step */
+    int32_t x[SNN_NEURONS]; /* sum of the weights of the inputs that fired in this step, or weights x values */
     int32_t v[SNN_NEURONS]; /* membrane potential above the reset potential */
+    uint8_t fired[SNN_NEURONS + 3]; /* output spikes of the last step; 3: whole hex digits are printed */
+    uint32_t count[SNN_CLASSES]; /* votes: spikes of the neurons of each class so far */
 } snn_state;
 
 #if SNN_LEAKY
@@ -35,17 +37,16 @@ static void snn_reset(snn_state *s)
     memset(s, 0, sizeof *s);
 }
 
-/* Input `pixel` fires in this step. */
-static void snn_spike(snn_state *s, unsigned pixel)
+/* Input `pixel` is `value` in this step: 1 for a spike. A constant current is given once, before the first step. */
+static void snn_input(snn_state *s, unsigned pixel, int32_t value)
 {
     for (unsigned c = 0; c < SNN_NEURONS; c++)
-        s->x[c] += snn_weight[pixel][c];
+        s->x[c] += value * snn_weight[pixel][c];
 }
 
-/* Ends the step: charge, fire, reset. Bit c of the result is the output spike of neuron c. */
-static unsigned snn_step(snn_state *s)
+/* Ends the step: charge, fire, reset, vote. */
+static void snn_step(snn_state *s)
 {
-    unsigned fired = 0;
     for (unsigned c = 0; c < SNN_NEURONS; c++) {
         int32_t target = s->x[c] * (INT32_C(1) << SNN_FRACTION); /* x << F */
 #if SNN_LEAKY
@@ -54,17 +55,17 @@ static unsigned snn_step(snn_state *s)
 #else
         int32_t h = s->v[c] + target;
 #endif
-        if (h >= snn_threshold[c]) {
-            fired |= 1u << c;
+        s->fired[c] = h >= snn_threshold[c];
+        s->count[c / SNN_VOTES] += s->fired[c];
+        if (s->fired[c])
             h = SNN_SOFT_RESET ? h - snn_threshold[c] : 0;
-        }
         s->v[c] = h;
-        s->x[c] = 0;
+        if (!SNN_CONSTANT)
+            s->x[c] = 0;
     }
-    return fired;
 }
 
-/* ------------------------------------------------------------------ Poisson spikes */
+/* ------------------------------------------------------------------ encoding */
 
 static void philox4x32(uint32_t c[4], uint32_t k0, uint32_t k1) /* Salmon et al. 2011, 10 rounds */
 {
@@ -97,10 +98,12 @@ static int tie_fires(coordinates at, uint32_t step, uint32_t pixel, uint32_t val
 
 static uint8_t image[SNN_INPUTS], digits[SNN_INPUTS][16];
 
-/* Whether a pixel fires with probability value / 255 at this step; steps must come in order. */
+/* Whether a pixel fires at this step, for Poisson spikes with probability value / 255; steps must come in order. */
 static int fires(coordinates at, uint32_t step, uint32_t pixel)
 {
     uint32_t value = image[pixel];
+    if (SNN_LATENCY)
+        return value && (2 * (SNN_T - 1) * (255 - value) + 255) / 510 == step;
     if (value == 0 || value == 255)
         return value == 255;
     if (step % 16 == 0) {
@@ -119,22 +122,22 @@ static int run_images(coordinates at)
 {
     snn_state state;
     while (fread(image, 1, SNN_INPUTS, stdin) == SNN_INPUTS) {
-        uint32_t counts[SNN_NEURONS] = {0}, best = 0;
+        unsigned best = 0;
         snn_reset(&state);
+        for (uint32_t p = 0; SNN_CONSTANT && p < SNN_INPUTS; p++)
+            snn_input(&state, p, image[p]);
         for (uint32_t t = 0; t < SNN_T; t++) {
-            for (uint32_t p = 0; p < SNN_INPUTS; p++)
+            for (uint32_t p = 0; !SNN_CONSTANT && p < SNN_INPUTS; p++)
                 if (fires(at, t, p))
-                    snn_spike(&state, p);
-            unsigned fired = snn_step(&state);
-            for (uint32_t c = 0; c < SNN_NEURONS; c++)
-                counts[c] += fired >> c & 1u;
+                    snn_input(&state, p, 1);
+            snn_step(&state);
         }
-        for (uint32_t c = 1; c < SNN_NEURONS; c++)
-            if (counts[c] > counts[best])
+        for (unsigned c = 1; c < SNN_CLASSES; c++)
+            if (state.count[c] > state.count[best])
                 best = c;
-        printf("%u", (unsigned)best);
-        for (uint32_t c = 0; c < SNN_NEURONS; c++)
-            printf(" %u", (unsigned)counts[c]);
+        printf("%u", best);
+        for (unsigned c = 0; c < SNN_CLASSES; c++)
+            printf(" %u", (unsigned)state.count[c]);
         putchar('\n');
         at.image++;
     }
@@ -146,10 +149,14 @@ static int hex_digit(char c)
     return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
-/* A line is one step: 784 bits as 196 hex digits, pixel 0 the lowest bit; // begins a comment. */
+#define INPUT_BITS (SNN_CONSTANT ? 8 : 1)
+#define DIGITS (SNN_INPUTS * INPUT_BITS / 4)
+
+/* A line is the 784 bits of a step as 196 hex digits, pixel 0 the lowest bit, or the 784 bytes of an image's constant
+ * current as 1,568; // begins a comment. */
 static int run_spikes(void)
 {
-    static char line[SNN_INPUTS / 4 + 64];
+    static char line[DIGITS + 64];
     snn_state state;
     unsigned long step = 0;
     while (fgets(line, sizeof line, stdin)) {
@@ -157,21 +164,26 @@ static int run_spikes(void)
             continue;
         if (step % SNN_T == 0)
             snn_reset(&state);
-        for (unsigned i = 0; i < SNN_INPUTS / 4; i++) {
-            int digit = hex_digit(line[SNN_INPUTS / 4 - 1 - i]);
+        for (unsigned i = 0; i < DIGITS; i++) {
+            int digit = hex_digit(line[DIGITS - 1 - i]);
             if (digit < 0) {
-                fprintf(stderr, "step %lu: not %d hex digits\n", step, SNN_INPUTS / 4);
+                fprintf(stderr, "step %lu: not %d hex digits\n", step, DIGITS);
                 return 1;
             }
-            for (unsigned b = 0; b < 4; b++)
-                if (digit >> b & 1)
-                    snn_spike(&state, 4 * i + b);
+            for (unsigned b = 4 * i; b < 4 * i + 4; b++)
+                if (digit >> b % 4 & 1)
+                    snn_input(&state, b / INPUT_BITS, 1 << b % INPUT_BITS);
         }
-        printf("%03x ", snn_step(&state));
-        for (int c = SNN_NEURONS - 1; c >= 0; c--)
-            printf("%08lx", (unsigned long)(uint32_t)state.v[c]);
-        putchar('\n');
-        step++;
+        do {
+            snn_step(&state);
+            const uint8_t *s = state.fired;
+            for (int c = (SNN_NEURONS - 1) / 4 * 4; c >= 0; c -= 4)
+                printf("%x", (unsigned)(s[c] | s[c + 1] << 1 | s[c + 2] << 2 | s[c + 3] << 3));
+            putchar(' ');
+            for (int c = SNN_NEURONS - 1; c >= 0; c--)
+                printf("%08lx", (unsigned long)(uint32_t)state.v[c]);
+            putchar('\n');
+        } while (++step % SNN_T && SNN_CONSTANT);
     }
     return 0;
 }

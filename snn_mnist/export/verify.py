@@ -24,28 +24,28 @@ import torch
 
 from snn_mnist.errors import reason
 from snn_mnist.export import nir as nir_file
-from snn_mnist.network.network import SNN, SavedNetwork
-from snn_mnist.network.poisson import SpikeKey, Stream, poisson_encode
+from snn_mnist.network.network import CLASSES, SNN, SavedNetwork
+from snn_mnist.network.poisson import SpikeKey, Stream, encode
 
 BATCH = 10_000  # images x steps at a time: 31 MB of spikes
-Runner = Callable[[np.ndarray], np.ndarray]  # input spikes [T, N, 784] to output spikes [T, N, 10]
+Runner = Callable[[np.ndarray], np.ndarray]  # input [T, N, 784] to output spikes, or shares of the votes, [T, N, 10]
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Equality of the output spikes of two programs on the same input."""
+    """Equality of the output spikes, counted by class, of two programs on the same input."""
 
     images: int
     identical: int  # images whose T x 10 output spikes are all equal
     spikes: int  # of our network
-    different: int  # (step, neuron) pairs at which one fires and the other does not
+    different: int  # that one of them has more or less, over all steps and classes
     predictions: int  # images with the same argmax of the counts
 
     @classmethod
     def of(cls, ours: np.ndarray, theirs: np.ndarray) -> Agreement:
-        """Compare output spikes, both [T, N, 10] bool."""
-        differs, same = ours != theirs, ours.sum(0).argmax(1) == theirs.sum(0).argmax(1)
-        return cls(len(same), sum(~differs.any((0, 2))), ours.sum(), differs.sum(), same.sum())
+        """Compare output spikes by step and class, both whole numbers [T, N, 10]."""
+        differs, same = np.abs(ours * 1 - theirs), ours.sum(0).argmax(1) == theirs.sum(0).argmax(1)
+        return cls(len(same), sum(~differs.any((0, 2))), ours.sum(), int(differs.sum()), same.sum())
 
     def __str__(self) -> str:
         images, spikes = f"{self.identical:,} of {self.images:,}", f"{self.different:,} of {self.spikes:,}"
@@ -62,19 +62,22 @@ def compare(
     change a spike. The others are the simulators that are installed.
     """
     config, graph = saved.config, nir_file.read(path)
-    neurons = nir_file.parts(graph, path)[2]
+    *_, neurons, votes = nir_file.parts(graph, path)
     gain = nir_file.gain_of(neurons, dt, discretization)[0] if config.neuron == "lif" else 0.5
     exact = math.frexp(float(np.float32(gain)))[0] == 0.5 and not config.v_reset
     dtype: Any = np.float32 if exact else np.float64
 
     def agreement(runner: Runner) -> Agreement:
-        pairs = []
+        pairs, key = [], SpikeKey(config.seed, Stream.EVAL, 0)
         for index in torch.arange(len(images)).split(max(1, BATCH // config.T)):
-            spikes = poisson_encode(images[index], index, 0, config.T, SpikeKey(config.seed, Stream.EVAL, 0)).numpy()
-            pairs.append((reference(saved, spikes, dtype), runner(spikes)))
+            encoded = encode(config.encoding, images[index], index, 0, config.T, config.T, key)
+            given = encoded.expand(config.T, -1, -1).numpy()
+            fired = reference(saved, given, dtype).reshape(*given.shape[:2], CLASSES, votes)
+            pairs.append((fired.sum(3), np.rint(runner(given) * votes)))
         return Agreement.of(*(np.concatenate(each, 1) for each in zip(*pairs, strict=True)))
 
-    loop = agreement(lambda spikes: nir_file.simulate(graph, spikes, dt, discretization, dtype)[0])
+    shares = nir_file.vote_weight(votes).T
+    loop = agreement(lambda given: nir_file.simulate(graph, given, dt, discretization, dtype)[0] @ shares)
     found: dict[str, Agreement | str] = {f"plain {discretization} loop in {np.dtype(dtype).name}": loop}
     for package, make in IMPORTERS.items():
         label = package
@@ -93,7 +96,7 @@ def compare(
 
 
 def reference(saved: SavedNetwork, spikes: np.ndarray, dtype: Any) -> np.ndarray:
-    """Return output spikes [T, N, 10] of this program's neurons for input spikes [T, N, 784].
+    """Return the spikes [T, N, 10 votes] of this program's neurons for an input [T, N, 784].
 
     The weighted sums are float64, rounded to `dtype`, in which v is kept, as in `nir.simulate`.
     """
@@ -125,7 +128,7 @@ def _stepwise(step: Callable[[torch.Tensor, Any], tuple[torch.Tensor, Any]]) -> 
         with torch.no_grad():
             for x in torch.from_numpy(spikes):
                 out, state = step(x, state)
-                fired.append(out.numpy() > 0)
+                fired.append(out.numpy())
         return np.stack(fired)
 
     return run

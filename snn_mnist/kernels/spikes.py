@@ -42,6 +42,11 @@ def philox(counter: tuple[Any, Any, Any, Any], key: tuple[Any, Any]) -> tuple[An
     return c0, c1, c2, c3
 
 
+def latency_step(k: Any, steps: int) -> Any:
+    """Return round((T - 1) (1 - k / 255)), the step at which a pixel k fires in the latency encoding; never a tie."""
+    return (2 * (steps - 1) * (255 - k) + 255) // 510
+
+
 class SpikeKey(NamedTuple):
     """The coordinates that all spikes of one pass over a data set share, each 0 .. 2**32 - 1."""
 

@@ -54,7 +54,7 @@ class WakingReLU(torch.autograd.Function):
 class AnnEngine(TorchEngine):
     """An engine whose rates are the ANN's activations a, whatever T and the spikes' key; of the net the weight only."""
 
-    def firing_rate(self, index: Tensor, steps: int, key: SpikeKey) -> Tensor:
+    def firing_rate(self, index: Tensor, steps: int, key: SpikeKey, dropout: float = 0.0) -> Tensor:
         image = self.images[index.to(self.images.device)]
         return WakingReLU.apply(linear(values(image), self.net.weight)).float()  # type: ignore[no-untyped-call]
 

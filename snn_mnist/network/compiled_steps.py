@@ -16,8 +16,9 @@ from snn_mnist.kernels.cpu import fused, simd
 from snn_mnist.kernels.cpu import training as kernel
 from snn_mnist.kernels.cpu.jit import gradient_function, on_threads
 from snn_mnist.kernels.cpu.spikes import ActivePixels, key_words
-from snn_mnist.kernels.neuron import NeuronSpec, coefficients
+from snn_mnist.kernels.neuron import NeuronSpec
 from snn_mnist.kernels.spikes import SpikeKey
+from snn_mnist.network.poisson import Stream, dropout_limit
 from snn_mnist.network.training_steps import Training, TrainingSteps
 
 CHUNK_WORK = 640_000  # images times time steps of a chunk, some 40 ms
@@ -27,19 +28,28 @@ _UNSUPPORTED = ("weight_decay", "amsgrad", "maximize", "dampening", "nesterov")
 class CompiledSteps(TrainingSteps):
     """The training steps of an epoch; see above.
 
-    weight [C, P] float32, the parameter of the optimiser, a FusedOptimizer; labels [N, C] float32: the targets of all
-    images. With amp the kernels round the weights to bfloat16.
+    weight [C votes, P] float32, the parameter of the optimiser, a FusedOptimizer; labels [N, C] float32: the targets of
+    all images. With amp the kernels round the weights to bfloat16.
     """
 
     def __init__(
-        self, weight: Tensor, active: ActivePixels, labels: Tensor, spec: NeuronSpec, training: Training
+        self,
+        weight: Tensor,
+        active: ActivePixels,
+        labels: Tensor,
+        spec: NeuronSpec,
+        training: Training,
+        encoding: str = "poisson",
     ) -> None:
-        self.weight, self.active, self.labels, self.spec, self.training = weight, active, labels, spec, training
+        self.weight, self.active, self.labels, self.training = weight, active, labels, training
+        self.encoding, self.neuron = encoding, fused.input_coefficients(spec, encoding, training.dropout)
         self.chunk = min(training.steps, max(1, CHUNK_WORK // (training.batch * max(training.T, 20))))
         weights, moment, square = (fused.new_rows(*weight.shape) for _ in range(3))
         used = fused.new_rows(*weight.shape) if training.amp else weights
         average = fused.new_rows(*weight.shape) if training.average is not None else np.empty(0, np.float32)
-        sums = simd.aligned_array(kernel.groups_of(training.batch) * len(weights), np.float32)
+        sums = simd.aligned_array(
+            kernel.groups_of(training.batch, -(-len(weight) // fused.ROW)) * len(weights), np.float32
+        )
         self.rows = kernel.Rows(weights, used, moment, square, average, sums)
         self.gradient = gradient_function(spec.surrogate, spec.parameters).address
 
@@ -54,15 +64,29 @@ class CompiledSteps(TrainingSteps):
         update = kernel.Update(
             kind, settings, self.learning_rates, self.new_weight_shares, optimizer.steps_done - first
         )
-        batches = kernel.Batches(training.batch, self.order.numpy(), self.labels.numpy(), training.rates.numpy())
+        votes, scale = len(self.weight) // self.labels.shape[1], training.loss.scale
+        batches = kernel.Batches(
+            training.batch,
+            self.order.numpy(),
+            self.labels.numpy(),
+            training.rates.numpy(),
+            votes,
+            scale if training.loss.kind == "ce" else 0.0,
+        )
+        code = kernel.Code(
+            fused.ENCODINGS[self.encoding],
+            key_words(self.key),
+            dropout_limit(training.dropout),
+            key_words(self.key._replace(stream=Stream.DROPOUT)),
+        )
         copies = [(self.weight, rows.weights), *zip(state, (rows.moment, rows.square), strict=False)]
         if training.average is not None:
             copies.append((training.average, rows.average))
         for matrix, its_rows in copies:
             fused.copy_to_rows(matrix, its_rows)
         on_threads(
-            kernel.train_steps, first, last, self.active, batches, training.T, key_words(self.key),
-            coefficients(self.spec), self.gradient, rows, update, workers=None if last > first else 1,
+            kernel.train_steps, first, last, self.active, batches, training.T, code,
+            self.neuron, self.gradient, rows, update, workers=None if last > first else 1,
         )  # fmt: skip
         for matrix, its_rows in copies:
             fused.copy_from_rows(its_rows, matrix)

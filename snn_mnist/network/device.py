@@ -48,13 +48,18 @@ class Runtime:
         return f"backend {self.backend} on {name}{threads} ({self.reason})"
 
 
-def choose_runtime(device_name: str, backend: str, threads: int, step_mode: str = "m") -> Runtime:
-    """Resolve `auto`; an explicit device or backend that can't be used is an error with the remedy."""
+def choose_runtime(
+    device_name: str, backend: str, threads: int, step_mode: str = "m", beyond_cuda: str = ""
+) -> Runtime:
+    """Resolve `auto`; an explicit device or backend that can't be used is an error with the remedy.
+
+    beyond_cuda: settings that the fused CUDA kernels can't compute.
+    """
     device = choose_device(device_name)
     if backend == "auto" and step_mode == "s":
         backend, reason = "torch", "the only one with step mode s"
     else:
-        backend, reason = choose_backend(backend, device)
+        backend, reason = choose_backend(backend, device, beyond_cuda)
     if device.type == "cpu":  # the torch backend encodes by numba too
         from snn_mnist.kernels.cpu import jit
 
@@ -82,18 +87,21 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def choose_backend(name: str, device: torch.device) -> tuple[str, str]:
+def choose_backend(name: str, device: torch.device, beyond_cuda: str = "") -> tuple[str, str]:
     """Return (backend, why it was taken) for a name or 'auto': the device's fused backend, or torch if that can't be
     used. A UsageError for a name that can't be used; a SNNError if the device can't be used at all."""
-    fused = FUSED[device.type]
-    reason = why_refused(fused if name == "auto" else name, device)
-    if name != "auto":
+    chosen, auto = FUSED[device.type] if name == "auto" else name, name == "auto"
+    if beyond_cuda and chosen == "cupy":
+        reason: str | None = f"its kernels do not compute {beyond_cuda}" + ("" if auto else "; use -backend torch")
+    else:
+        reason = why_refused(chosen, device)
+    if not auto:
         if reason:
             raise UsageError(f"backend {name!r} can't be used: {reason}")
         return name, "as requested"
     if reason:
-        return "torch", f"{fused} can't be used: {reason}"
-    return fused, f"the fused {'CPU' if device.type == 'cpu' else 'CUDA'} backend"
+        return "torch", f"{chosen} can't be used: {reason}"
+    return chosen, f"the fused {'CPU' if device.type == 'cpu' else 'CUDA'} backend"
 
 
 def why_refused(name: str, device: str | torch.device) -> str | None:

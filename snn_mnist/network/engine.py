@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from snn_mnist.core import functional
-from snn_mnist.network.network import CLASSES, PIXELS, SNN
-from snn_mnist.network.poisson import SpikeKey, poisson_encode
+from snn_mnist.network.network import PIXELS, SNN
+from snn_mnist.network.poisson import SpikeKey, dropout_mask, encode
 from snn_mnist.network.training_steps import AutogradSteps, Training, TrainingSteps
 
 CHUNK_BYTES = 64 << 20  # of spikes as floats that the torch engine holds at a time when nothing is differentiated
@@ -23,37 +23,40 @@ class TorchEngine:
         """images [N, 784] uint8, on the network's device"""
         self.net, self.images = net, images
 
-    def _spans(self, index: Tensor, steps: int, key: SpikeKey, span: int):  # type: ignore[no-untyped-def]
-        """Yield (first step, spikes [T', N, 784]) for T' = span steps at a time."""
+    def _spans(self, index: Tensor, steps: int, key: SpikeKey, span: int, dropout: float = 0.0):  # type: ignore[no-untyped-def]
+        """Yield (first step, input, output spikes [T', N, 10 votes]) for T' = span steps at a time.
+
+        The neurons keep v in between. Input [T', N, 784], or [1, N, 784] if it is the same at each step.
+        """
         index = index.to(self.images.device)
-        images = self.images[index]
+        images, node, layer = self.images[index], self.net.spiking, self.net.layer
+        mask = dropout_mask(images, index, key, dropout) if dropout else None
         for start in range(0, steps, span):
-            yield start, poisson_encode(images, index, start, min(start + span, steps), key)
+            stop = min(start + span, steps)
+            inputs = encode(self.net.encoding, images, index, start, stop, steps, key)
+            inputs = inputs if mask is None else inputs * mask
+            if node.step_mode == "m":
+                yield start, inputs, node(layer[:2](inputs).expand(stop - start, -1, -1))
+            else:
+                each = inputs.expand(stop - start, -1, -1)
+                yield start, inputs, torch.stack([node(layer[:2](step)) for step in each])
 
-    def _output(self, spikes: Tensor) -> Tensor:
-        """Return the output spikes [T', N, 10] of the next T' steps; the neurons keep v in between."""
-        if self.net.spiking.step_mode == "m":
-            return self.net(spikes)
-        return torch.stack([self.net(step) for step in spikes])
-
-    def firing_rate(self, index: Tensor, steps: int, key: SpikeKey) -> Tensor:
-        """Return the mean number of spikes per step [N, 10] of the images `index` [N] int64, differentiable."""
+    def firing_rate(self, index: Tensor, steps: int, key: SpikeKey, dropout: float = 0.0) -> Tensor:
+        """Return the scores [N, 10] of the images `index` [N] int64, differentiable: spikes per step and neuron."""
         span = steps if self.net.spiking.step_mode == "m" else 16
-        total = sum(self._output(spikes).sum(0) for _, spikes in self._spans(index, steps, key, span))
+        total = sum(fired.sum(0) for _, _, fired in self._spans(index, steps, key, span, dropout))
         functional.reset_net(self.net)
-        assert isinstance(total, Tensor)
-        return total / steps
+        return self.net.layer[3:](total / steps)
 
     @torch.no_grad()
     def firing_counts(self, index: Tensor, readout_steps: list[int], key: SpikeKey) -> tuple[Tensor, Tensor]:
-        """Return the output spikes in the first readout_steps[m] steps [N, M, 10] (readout_steps ascend, the last one
-        is T) and the number of input spikes in T steps [N]."""
+        """Return the output spikes in the first readout_steps[m] steps [N, M, 10 votes] (readout_steps ascend, the last
+        one is T) and the number of input spikes in T steps [N], of a constant current that of the active pixels."""
         span = max(16, CHUNK_BYTES // (4 * PIXELS * len(index)) // 16 * 16)  # memory is independent of T
-        counts = torch.zeros(len(index), len(readout_steps), CLASSES, device=self.images.device)
+        counts = torch.zeros(len(index), len(readout_steps), len(self.net.weight), device=self.images.device)
         inputs = torch.zeros(len(index), dtype=torch.int64, device=self.images.device)
-        for start, spikes in self._spans(index, readout_steps[-1], key, span):
-            fired = self._output(spikes)
-            inputs += spikes.sum((0, 2)).long()
+        for start, given, fired in self._spans(index, readout_steps[-1], key, span):
+            inputs = given.count_nonzero((0, 2)) + (0 if self.net.encoding == "constant" else inputs)
             for m, stop in enumerate(readout_steps):
                 if stop > start:
                     counts[:, m] += fired[: stop - start].sum(0)
@@ -70,12 +73,15 @@ class FusedEngine:
 
     def __init__(self, backend: str, net: SNN, images: Tensor) -> None:
         """images [N, 784] uint8, on the network's device"""
-        if len(net.layer) != 3:
+        if len(net.layer) != (3 if net.votes == 1 else 4):
             raise ValueError(
                 f"a fused backend computes Flatten, Linear and the neurons, not {len(net.layer)} modules; use torch"
             )
+        if backend == "cupy" and (net.votes > 1 or net.encoding != "poisson"):
+            raise ValueError("the fused CUDA backend computes one neuron per class with Poisson spikes; use torch")
         self.backend, self.kernels = backend, fused_pass(backend)
         self.weight, self.spec = net.weight, net.spiking.spec()
+        self.encoding = {"encoding": net.encoding} if backend == "numba" else {}  # the only one that has several
         self.active = self.kernels.active_pixels(images)
 
     @torch.no_grad()
@@ -83,14 +89,15 @@ class FusedEngine:
         """Return what TorchEngine's does. Autocast rounds the weights, as it does in a linear layer."""
         device = self.weight.device.type
         precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
-        return self.kernels.firing_counts(self.weight, self.active, index, readout_steps, key, self.spec, precision)
+        given = self.weight, self.active, index, readout_steps, key, self.spec, precision
+        return self.kernels.firing_counts(*given, **self.encoding)
 
     def training_steps(self, labels: Tensor, training: Training) -> TrainingSteps:
         """Return the training steps of an epoch, with one-hot labels [N, 10] float32."""
         if self.backend == "numba":  # each imports its kernels
             from snn_mnist.network.compiled_steps import CompiledSteps
 
-            return CompiledSteps(self.weight, self.active, labels, self.spec, training)
+            return CompiledSteps(self.weight, self.active, labels, self.spec, training, **self.encoding)
         from snn_mnist.network.fused_steps import FusedSteps
 
         return FusedSteps(self.weight, self.active, labels, self.spec, training)

@@ -1,6 +1,9 @@
 """The network of the tutorial, new or from a checkpoint.
 
 image k/255 → Poisson spikes S_in[t] → X[t] = W S_in[t] → LIF → S[t] → rate = mean over t of S[t]
+
+With `votes` a class has several neurons, and its score is the mean of their rates. Other encodings than Poisson spikes:
+network/poisson.py.
 """
 
 from __future__ import annotations
@@ -19,7 +22,10 @@ PIXELS, CLASSES = 784, 10
 
 
 class SNN(nn.Module):
-    """Flatten → Linear(784, 10, bias=False) → LIF (or IF), [N, 784] or [T, N, 784] spikes to spikes [.., N, 10]."""
+    """Flatten → Linear(784, 10 votes, bias=False) → LIF (or IF) → VotingLayer(votes) if there are several.
+
+    Input [N, 784] or [T, N, 784] to spikes [.., N, 10], or shares of the votes. The neurons of a class are neighbours.
+    """
 
     def __init__(
         self,
@@ -31,6 +37,8 @@ class SNN(nn.Module):
         surrogate_name: str = "atan",
         alpha: float | None = None,
         step_mode: str = "s",
+        votes: int = 1,
+        encoding: str = "poisson",
     ) -> None:
         super().__init__()
         gradient = surrogate.SURROGATES[surrogate_name](**({} if alpha is None else {"alpha": alpha}))
@@ -38,7 +46,10 @@ class SNN(nn.Module):
             spiking: neuron.BaseNode = neuron.IFNode(v_threshold, v_reset, gradient)
         else:
             spiking = neuron.LIFNode(tau, True, v_threshold, v_reset, gradient)
-        self.layer = nn.Sequential(layer.Flatten(), layer.Linear(PIXELS, CLASSES, bias=False), spiking)
+        self.layer = nn.Sequential(layer.Flatten(), layer.Linear(PIXELS, CLASSES * votes, bias=False), spiking)
+        if votes > 1:
+            self.layer.append(layer.VotingLayer(votes))
+        self.votes, self.encoding = votes, encoding
         functional.set_step_mode(self, step_mode)
 
     @classmethod
@@ -52,16 +63,18 @@ class SNN(nn.Module):
             surrogate_name=config.surrogate,
             alpha=config.alpha,
             step_mode=config.step_mode,
+            votes=config.votes,
+            encoding=config.encoding,
         )
 
     @property
     def weight(self) -> Tensor:
-        """[10, 784]"""
+        """[10 votes, 784]"""
         return next(m.weight for m in self.layer if isinstance(m, layer.Linear))
 
     @property
     def spiking(self) -> neuron.BaseNode:
-        """The ten output neurons."""
+        """The output neurons, ten for each vote."""
         return next(m for m in reversed(list(self.layer)) if isinstance(m, neuron.BaseNode))
 
     def forward(self, spikes: Tensor) -> Tensor:
@@ -84,7 +97,8 @@ def load_network(path: str, **changes: Any) -> SavedNetwork:
     """Return the network of a checkpoint; `changes` that are not None replace its settings."""
     file = checkpoint.find_checkpoint(path)
     state = checkpoint.load(file)
-    saved, given = state.get("config", {}), {name: value for name, value in changes.items() if value is not None}
+    saved = state.get("config", {"votes": checkpoint.votes(state)})
+    given = {name: value for name, value in changes.items() if value is not None}
     config = Config.from_mapping(saved | given, str(file))
     net = SNN.from_config(config)
     net.load_state_dict(state["net"])

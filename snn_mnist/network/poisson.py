@@ -1,4 +1,4 @@
-"""The program's Poisson encoder and its random orders: pure functions of named coordinates.
+"""The program's encodings, dropout masks and random orders: pure functions of named coordinates.
 
 Whether pixel p of image n fires at step t of epoch e depends on (seed, stream, e, n, p, t) and nothing else, so the
 same seed gives the same spikes on every backend, device, batch and machine; kernels/spikes.py has the scheme.
@@ -14,7 +14,7 @@ from torch import Tensor
 from snn_mnist.kernels import spikes
 from snn_mnist.kernels.spikes import SpikeKey, philox
 
-__all__ = ["SpikeKey", "Stream", "poisson_encode", "random_order"]
+__all__ = ["SpikeKey", "Stream", "dropout_mask", "encode", "poisson_encode", "random_order"]
 
 
 class Stream(IntEnum):
@@ -29,6 +29,7 @@ class Stream(IntEnum):
     HOLDOUT = 6
     PREDICT = 7
     PLAY = 8
+    DROPOUT = 9
 
 
 def poisson_encode(images: Tensor, index: Tensor, start: int, stop: int, spike_key: SpikeKey) -> Tensor:
@@ -46,6 +47,39 @@ def poisson_encode(images: Tensor, index: Tensor, start: int, stop: int, spike_k
         if not jit.why_unavailable():
             return cpu_spikes.encode(images, index, start, stop, spike_key)
     return spikes.encode(images, index, start, stop, spike_key)
+
+
+def encode(
+    encoding: str, images: Tensor, index: Tensor, start: int, stop: int, steps: int, spike_key: SpikeKey
+) -> Tensor:
+    """Return the input [stop - start, N, P] float32 of time steps start .. stop - 1 of an image's T = steps.
+
+    poisson   poisson_encode
+    constant  images / 255 at each step, returned once: [1, N, P]
+    latency   each non-zero pixel fires once, at `latency_step`
+    """
+    if encoding == "poisson":
+        return poisson_encode(images, index, start, stop, spike_key)
+    if encoding == "constant":
+        return images[None].float() / 255
+    at = torch.where(images > 0, spikes.latency_step(images.long(), steps), -1)
+    return (at == torch.arange(start, stop, device=images.device)[:, None, None]).float()
+
+
+def dropout_limit(share: float) -> int:
+    """Return the 32-bit word below which a pixel is silent in a share of all cases."""
+    return int(share * 2**32)
+
+
+def dropout_mask(images: Tensor, index: Tensor, spike_key: SpikeKey, share: float) -> Tensor:
+    """Return 0 for this share of the pixels of images [N, P] in an epoch of training, 1 / (1 - share) for the others.
+
+    Pixel p of image n is 0 where word 0 of Philox for counter (0, p, n, epoch), key (seed, DROPOUT) is below a limit.
+    """
+    n = index.to(images.device).long()[:, None]
+    counter = 0, torch.arange(images.shape[1], device=images.device), n, spike_key.epoch
+    word, *_ = philox(counter, (spike_key.seed, Stream.DROPOUT))
+    return (word >= dropout_limit(share)).float() / (1 - share)
 
 
 def random_order(

@@ -20,7 +20,7 @@ from snn_mnist.network.scoring import Score, score_split
 from snn_mnist.settings.config import cores
 
 MARGIN_SHARE, RATE_SHARE = 0.10, 0.01  # at most this share of the correctly classified images lies below the limits
-ROUNDING = 1e-6  # rates are multiples of 1 / T
+ROUNDING = 1e-6  # rates are multiples of 1 / (T votes)
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class Reliability:
 class Prediction:
     """The firing rates for one picture."""
 
-    rates: list[float]  # output spikes per step of each of the ten neurons
+    rates: list[float]  # output spikes per step of each of the ten neurons; of several per class their mean
+    neurons: list[list[float]] | None = None  # [10][votes], those of single neurons, where a class has several
 
     @property
     def ranking(self) -> list[int]:
@@ -62,7 +63,8 @@ class Prediction:
             return "no prediction: no neuron fired; try a larger -T"
         if self.margin == 0:
             return f"undecided between {names[first]} and {names[second]} (rate {rate:.2f} both)"
-        rest = f"next {names[second]} with {next_rate:.2f}" if next_rate else "no other neuron fired"
+        nothing = f"no other {'class' if self.neurons else 'neuron'} fired"
+        rest = f"next {names[second]} with {next_rate:.2f}" if next_rate else nothing
         return f"{names[first]}  (rate {rate:.2f}, margin {self.margin:.2f}; {rest})"
 
 
@@ -71,7 +73,8 @@ def predict(net: SNN, pixels: np.ndarray, steps: int, seed: int) -> Prediction:
     net.spiking.step_mode = "m"
     engine = TorchEngine(net, torch.from_numpy(pixels)[None])
     counts, _ = engine.firing_counts(torch.tensor([0]), [steps], SpikeKey(seed, Stream.PREDICT, 0))
-    return Prediction((counts[0, -1].double() / steps).tolist())
+    each = counts[0, -1].double() / steps
+    return Prediction(net.layer[3:](each).tolist(), each.view(-1, net.votes).tolist() if net.votes > 1 else None)
 
 
 def doubts(prediction: Prediction, objects: int, limits: Reliability | None) -> dict[str, str]:
@@ -101,7 +104,7 @@ def measure(net: SNN, test: Split, steps: int, seed: int) -> Reliability | None:
 
 def limits(found: Score) -> Reliability | None:
     """Return the limits that the rates of a split give. An image for which no neuron fires counts as wrong."""
-    rates = found.counts[:, -1].double() / found.readout_steps[-1]  # [N, 10]
+    rates = found.counts[:, -1].double() / (found.readout_steps[-1] * found.votes)  # [N, 10]
     highest, order = rates.sort(dim=1, descending=True, stable=True)
     rate, margin = highest[:, 0], highest[:, 0] - highest[:, 1]
     right = (order[:, 0] == found.labels) & (rate > 0)

@@ -16,6 +16,7 @@ from snn_mnist.network.device import Runtime
 from snn_mnist.network.engine import Engine
 from snn_mnist.network.network import CLASSES, SNN
 from snn_mnist.network.poisson import SpikeKey
+from snn_mnist.network.training_steps import MSE, Loss
 
 
 @dataclass(frozen=True)
@@ -23,13 +24,23 @@ class Score:
     """The result of one encoding of a split. `counts` are output spikes in the first `readout_steps[m]` steps."""
 
     readout_steps: list[int]
-    counts: Tensor  # [N, M, 10] float32 on the CPU
-    input_spikes: Tensor  # [N] int64
+    counts: Tensor  # [N, M, 10] float32 on the CPU, of all neurons of a class
+    input_spikes: Tensor  # [N] int64; of a constant current the active pixels, whose product with W is computed once
     labels: Tensor  # [N] int64
+    each: Tensor | None = None  # [N, 10 votes], counts of single neurons in T steps, where a class has several
+
+    @property
+    def neuron_counts(self) -> Tensor:
+        """The output spikes of each neuron in T steps [N, 10 votes]."""
+        return self.counts[:, -1] if self.each is None else self.each
+
+    @property
+    def votes(self) -> int:
+        return self.neuron_counts.shape[1] // CLASSES
 
     def rates(self, m: int = -1) -> Tensor:
-        """Return the firing rates [N, 10] over the first readout_steps[m] steps."""
-        return self.counts[:, m] / self.readout_steps[m]
+        """Return the scores [N, 10] over readout_steps[m] steps: the mean firing rate of the neurons of a class."""
+        return self.counts[:, m] / (self.readout_steps[m] * self.votes)
 
     @cached_property
     def predictions(self) -> Tensor:
@@ -40,9 +51,9 @@ class Score:
         """Return the share of images whose highest rate is their label's."""
         return (self.predictions[:, m] == self.labels).double().mean().item()
 
-    def loss(self) -> float:
-        """Return the mean squared error between rates and one-hot labels, as in training."""
-        return mean_squared_error(self.rates(), self.labels)
+    def loss(self, loss: Loss = MSE) -> float:
+        """Return the mean loss, as in training."""
+        return mean_loss(self.rates(), self.labels, loss)
 
     def at_chance(self) -> bool:
         """Return whether the accuracy is that of always naming the most frequent label, within 3 standard errors."""
@@ -61,9 +72,9 @@ def default_readout_steps(steps: int) -> list[int]:
     return sorted({int(step) for step in decades if step < steps and step == int(step)} | {steps})
 
 
-def mean_squared_error(rates: Tensor, labels: Tensor) -> float:
-    target = torch.nn.functional.one_hot(labels, CLASSES).double()
-    return (rates.double() - target).square().mean().item()
+def mean_loss(scores: Tensor, labels: Tensor, loss: Loss) -> float:
+    """Return the mean loss of scores [N, 10] with labels [N]."""
+    return loss(scores.double(), torch.nn.functional.one_hot(labels, CLASSES).double()).item()
 
 
 def score(
@@ -83,10 +94,11 @@ def score(
     parts = []
     for part in index.split(batch):
         before_each()
-        parts.append(engine.firing_counts(part, readout_steps, key))
+        counts, inputs = engine.firing_counts(part, readout_steps, key)
+        parts.append((counts.unflatten(2, (CLASSES, -1)).sum(3), inputs, counts[:, -1].clone()))
         after_each(len(part))
-    counts, inputs = (torch.cat(each).cpu() for each in zip(*parts, strict=True))
-    return Score(readout_steps, counts, inputs, labels.cpu())
+    counts, inputs, each = (torch.cat(each).cpu() for each in zip(*parts, strict=True))
+    return Score(readout_steps, counts, inputs, labels.cpu(), each if each.shape[1] > CLASSES else None)
 
 
 def score_split(

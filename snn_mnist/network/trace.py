@@ -13,8 +13,8 @@ from torch.nn.functional import linear
 from snn_mnist.core import neuron
 from snn_mnist.data.datasets import Dataset
 from snn_mnist.network.engine import TorchEngine
-from snn_mnist.network.network import PIXELS, SNN
-from snn_mnist.network.poisson import SpikeKey, Stream, poisson_encode
+from snn_mnist.network.network import CLASSES, SNN
+from snn_mnist.network.poisson import SpikeKey, Stream, encode
 from snn_mnist.settings.config import Config
 
 CHUNK = 1024  # steps encoded at a time, a multiple of 16
@@ -22,48 +22,74 @@ CHUNK = 1024  # steps encoded at a time, a multiple of 16
 
 @dataclass(frozen=True)
 class Trace:
-    """The ten neurons while one image is shown for T steps."""
+    """The neurons, M = 10 votes, while one image is shown for T steps."""
 
     index: int  # of the image in the test split
     label: int
     image: np.ndarray  # [28, 28] uint8
-    input_spikes: np.ndarray  # [28, 28] int64, number of spikes of each pixel
-    x: np.ndarray  # [T, 10] float32, input current
-    h: np.ndarray  # [T, 10] float32, membrane potential before the reset
-    v: np.ndarray  # [T, 10] float32, membrane potential after the reset
-    s: np.ndarray  # [T, 10] float32, output spikes
+    input_spikes: np.ndarray  # [28, 28] int64, number of spikes of each pixel; of a constant current 0
+    x: np.ndarray  # [T, M] float32, input current
+    h: np.ndarray  # [T, M] float32, membrane potential before the reset
+    v: np.ndarray  # [T, M] float32, membrane potential after the reset
+    s: np.ndarray  # [T, M] float32, output spikes
+    encoding: str = "poisson"
+
+    @property
+    def votes(self) -> int:
+        return self.s.shape[1] // CLASSES
 
     @property
     def rates(self) -> np.ndarray:
-        """Firing rates [10]"""
-        return self.s.mean(0)
+        """Firing rates [10], of several neurons per class their mean"""
+        return self.s.sum(0).reshape(CLASSES, -1).sum(1) / (len(self.s) * self.votes)
 
     @property
     def prediction(self) -> int:
         """The class with the highest firing rate; the lowest class wins a tie."""
         return int(np.argmax(self.rates))
 
+    @property
+    def rival(self) -> int:
+        """The label if the prediction is another class, else the class with the next highest firing rate."""
+        second = int(np.argsort(-self.rates, kind="stable")[1])
+        return second if self.prediction == self.label else self.label
+
+    def typical(self, number: int) -> int:
+        """Return the neuron of a class whose firing rate is nearest to the class's."""
+        rates = self.s.mean(0).reshape(CLASSES, -1)[number]
+        return number * self.votes + int(np.argmin(np.abs(rates - self.rates[number])))
+
+    def shown(self, most: int) -> list[int]:
+        """Return the neurons of a figure: all ten, or `most` of rival and prediction, from few spikes to many."""
+        if self.votes == 1:
+            return [*range(CLASSES)]
+        order = self.s.sum(0).reshape(CLASSES, -1).argsort(1, kind="stable")
+        ranks = np.linspace(0, self.votes - 1, min(most, self.votes)).round().astype(int)
+        return [n * self.votes + int(each) for n in (self.rival, self.prediction) for each in order[n, ranks]]
+
 
 @torch.no_grad()
 def trace_image(net: SNN, data: Dataset, index: int, config: Config) -> Trace:
     """Show test image `index` to a network on the CPU for config.T steps."""
-    image, input_spikes, node = data.test.images[index], torch.zeros(PIXELS), copy.deepcopy(net.spiking)
+    image, node = data.test.images[index], copy.deepcopy(net.spiking)
+    input_spikes = torch.zeros(len(image), dtype=torch.int64)
     node.step_mode = "s"
     node.reset()
     at_rest, currents, potentials, output = node.v, [], [], []
     for start in range(0, config.T, CHUNK):
         stop = min(start + CHUNK, config.T)
-        for spikes in poisson_encode(image[None], torch.tensor([index]), start, stop, _key(config)):  # [1, 784]
-            currents.append(linear(spikes, net.weight))
+        given = encode(net.encoding, image[None], torch.tensor([index]), start, stop, config.T, _key(config))
+        for pixels in given.expand(stop - start, -1, -1):  # [1, 784]
+            currents.append(linear(pixels, net.weight))
             output.append(node(currents[-1]))
             potentials.append(node.v)
-            input_spikes += spikes[0]
-    x, v, s = map(torch.cat, (currents, potentials, output))  # [T, 10]
+        input_spikes += 0 if net.encoding == "constant" else given.sum((0, 1)).long()
+    x, v, s = map(torch.cat, (currents, potentials, output))  # [T, 10 votes]
     node.v = torch.cat([torch.full_like(v[:1], at_rest), v[:-1]])
     node.neuronal_charge(x)  # of V[t-1] with X[t], for all t at once
-    pictures = image.view(28, 28).numpy(), input_spikes.long().view(28, 28).numpy()
-    neurons = (each.numpy() for each in (x, neuron.bounded(node.v), v, s))
-    return Trace(index, int(data.test.labels[index]), *pictures, *neurons)
+    pictures = image.view(28, 28).numpy(), input_spikes.view(28, 28).numpy()
+    neurons = x.numpy(), neuron.bounded(node.v).numpy(), v.numpy(), s.numpy()
+    return Trace(index, int(data.test.labels[index]), *pictures, *neurons, net.encoding)
 
 
 def misclassified(net: SNN, data: Dataset, config: Config) -> Iterator[Trace]:
@@ -76,7 +102,7 @@ def misclassified(net: SNN, data: Dataset, config: Config) -> Iterator[Trace]:
     engine = TorchEngine(net, data.test.images)
     for index in torch.arange(len(data.test)).split(200):
         counts, _ = engine.firing_counts(index, [config.T], _key(config))
-        for wrong in index[counts[:, 0].argmax(1) != data.test.labels[index]].tolist():
+        for wrong in index[net.layer[3:](counts[:, 0]).argmax(1) != data.test.labels[index]].tolist():
             trace = trace_image(net, data, wrong, config)
             if trace.prediction != trace.label:
                 yield trace

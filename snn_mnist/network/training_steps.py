@@ -12,14 +12,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import mse_loss
+from torch.nn.functional import cross_entropy, mse_loss
 
 from snn_mnist.network.poisson import SpikeKey
+
+
+class Loss(NamedTuple):
+    """The loss of scores: squared error from the one-hot label, or cross-entropy of scale times the scores."""
+
+    kind: str = "mse"  # or "ce"
+    scale: float = 1.0
+
+    def __call__(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean over scores [N, C] with one-hot targets [N, C] of the same type."""
+        return cross_entropy(self.scale * scores, targets) if self.kind == "ce" else mse_loss(scores, targets)
+
+
+MSE = Loss()
 
 
 @dataclass(frozen=True)
@@ -32,9 +46,11 @@ class Training:
     optimizer: Any
     scaler: torch.amp.GradScaler  # enabled or not
     amp: bool  # forward in half precision
-    average: Tensor | None  # [C, P], moving average: decay average + (1 - decay) weight at each step
-    rates: Tensor  # [steps * batch, C] receives the rates of each batch, with the weights before its step
+    average: Tensor | None  # [10 votes, P], moving average: decay average + (1 - decay) weight at each step
+    rates: Tensor  # [steps * batch, 10] receives the scores of each batch, with the weights before its step
     skipped: Tensor  # int64 [], counts the steps that the scaler skipped
+    loss: Loss = MSE
+    dropout: float = 0.0  # share of silent pixels
 
 
 class TrainingSteps:
@@ -87,8 +103,8 @@ class AutogradSteps(TrainingSteps):
         for group in optimizer.param_groups:
             group["lr"] = float(self.learning_rates[step])
         with self.autocast:
-            rate = self.engine.firing_rate(index, training.T, self.key)
-        loss = mse_loss(rate, self.labels[index])
+            rate = self.engine.firing_rate(index, training.T, self.key, training.dropout)
+        loss = training.loss(rate, self.labels[index])
         optimizer.zero_grad()
         scaler.scale(loss).backward()
         scaler.step(optimizer)

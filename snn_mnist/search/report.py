@@ -74,10 +74,11 @@ def table(trials: list[FrozenTrial], plan: Plan) -> str:
 
 def test_winner(plan: Plan, best: FrozenTrial, dataset: Dataset, repeats: int, threads: int) -> str:
     """Return 'test images: 92.95 ± 0.03 % (mean ± std over 5 seeds, each the mean of 10 encodings)'."""
-    runtime = choose_runtime(plan.fixed["device"], plan.fixed["backend"], threads)
     accuracies = []  # [seeds][encodings], as `eval -resume FOLDER -repeats N`
     for name in plan.run_names(number_of(best)):
         loaded = load_network(str(plan.folder / name))
+        beyond = loaded.config.beyond_cuda
+        runtime = choose_runtime(plan.fixed["device"], plan.fixed["backend"], threads, beyond_cuda=beyond)
         keys = [SpikeKey(loaded.config.seed, Stream.EVAL, repeat) for repeat in range(repeats)]
         scores, _ = score_split(loaded.net, dataset.test, runtime, [loaded.config.T], keys)
         accuracies.append([each.accuracy() for each in scores])

@@ -71,6 +71,12 @@ class Config(Options):
     v_reset: float | None = network(0.0, "potential after a spike; none subtracts the threshold (soft reset)")
     surrogate: str = network("atan", "surrogate gradient of the spike", choices=tuple(FORMULAS))
     alpha: float | None = network(None, "width parameter of the surrogate", low=0, shown="the surrogate's own")
+    votes: int = network(1, "neurons per class, whose mean firing rate is the score of the class", low=1, high=1000)
+    encoding: str = network(
+        "poisson",
+        "input of a pixel: random spikes, its value at each step, or one spike, the brighter the earlier",
+        choices=("poisson", "constant", "latency"),
+    )
 
     epochs: int = training(100, "passes over the training images, including those before a resume", low=1, fixed=False)
     b: int = training(64, "batch size; the last incomplete batch is dropped", low=1)
@@ -82,6 +88,13 @@ class Config(Options):
     )
     ema: float = training(
         0.0, "decay of the weights' moving average (EMA), tested and saved in their place; 0 is off", low=0, below=1
+    )
+    loss: str = training(
+        "mse", "mean squared error from the one-hot label, or cross-entropy (ce)", choices=("mse", "ce")
+    )
+    scale: float = training(40.0, "factor that makes the scores, 0 to 1, logits of the cross-entropy", above=0)
+    dropout: float = training(
+        0.0, "share of the pixels that are silent in training, other ones for each image and epoch", low=0, below=1
     )
     amp: bool = training(False, "mixed precision: float16 with loss scaling on CUDA, bfloat16 on the CPU")
     seed: int = training(0, "seed of weights, spikes and batch order", low=0, high=MAX_SEED)
@@ -108,7 +121,10 @@ class Config(Options):
     resume: str | None = files(None, f"continue from {CHECKPOINT}", metavar="PATH", saved=False)
     force: bool = files(False, "resume although settings that change the result differ", saved=False)
     config: str | None = files(
-        None, "YAML file, or a recipe: best, digits, quick, tutorial; flags win over it", metavar="FILE", saved=False
+        None,
+        "YAML file, or a recipe: best, digits, quick, tutorial, votes; flags win over it",
+        metavar="FILE",
+        saved=False,
     )
 
     device: str = machine(
@@ -153,7 +169,14 @@ class Config(Options):
     def unused(self) -> dict[str, str]:
         """The settings without effect in this combination, with the reason."""
         reasons = {"tau": "IF neurons have no leak"} if self.neuron == "if" else {}
-        return reasons | ({"momentum": "it is for -opt sgd"} if self.opt != "sgd" else {})
+        reasons |= {"momentum": "it is for -opt sgd"} if self.opt != "sgd" else {}
+        return reasons | ({"scale": "it is for -loss ce"} if self.loss != "ce" else {})
+
+    @property
+    def beyond_cuda(self) -> str:
+        """The settings that the fused CUDA kernels can't compute, such as 'votes 10, loss ce'."""
+        values = {name: getattr(self, name) for name in ("votes", "encoding", "loss", "dropout")}
+        return ", ".join(f"{name} {value}" for name, value in values.items() if value != getattr(Config, name))
 
     def notes(self) -> list[str]:
         return [] if self.resume else self.without_effect(self.unused)  # of a resumed run the checkpoint decides it

@@ -30,7 +30,7 @@ from snn_mnist.storage.atomic_files import write_file
 LATEST, BEST = "checkpoint_latest.pth", "checkpoint_max.pth"
 LEVELS = 2  # that runs lie below -out-dir at most, as those of -seeds do
 VERSION = 1
-WEIGHT, SHAPE = "layer.1.weight", (10, 784)
+WEIGHT, CLASSES, PIXELS = "layer.1.weight", 10, 784
 DIRECTORY = 0x10  # an attribute of a zip entry; torch.load takes uninitialised memory for the content of such an entry
 
 
@@ -138,6 +138,11 @@ def _reading(path: Path) -> Iterator[None]:
         raise SNNError(f"{path} is damaged or not a checkpoint ({what}); name another checkpoint") from error
 
 
+def votes(state: dict[str, Any]) -> int:
+    """Return the neurons per class of the weights in a checkpoint."""
+    return max(1, len(state["net"][WEIGHT]) // CLASSES)
+
+
 def _check(state: dict[str, Any]) -> None:
     """Raise an exception unless what training and evaluation use is there, with its shape and range."""
     if (version := state.get("version", VERSION)) > VERSION:
@@ -148,8 +153,9 @@ def _check(state: dict[str, Any]) -> None:
     if not (0 <= position.epochs < 2**31 and 0 <= position.step < 2**31 and 0 <= position.max_test_acc <= 1):
         raise ValueError(f"its position is {position}")
     slots = state.get("optimizer", {}).get("state", {}).get(0, {})
-    shapes = {name: SHAPE for name in slots if name != "step"} | {"net": SHAPE, "raw": SHAPE, "ann": SHAPE}
-    shapes["running"] = (position.step * config.b, SHAPE[0])
+    shape = (CLASSES * (config.votes if "config" in state else votes(state)), PIXELS)
+    shapes = {name: shape for name in slots if name != "step"} | {"net": shape, "raw": shape, "ann": shape}
+    shapes["running"] = (position.step * config.b, CLASSES)
     tensors = {"net": state["net"][WEIGHT], "raw": state.get("raw"), "ann": state.get("ann", {}).get("weight"), **slots}
     tensors["running"] = state["running"]["rates"] if position.step else None
     for name, shape in shapes.items():

@@ -21,8 +21,8 @@ from snn_mnist.storage.checkpoint import LATEST, Position, load_plain, run_direc
 from snn_mnist.storage.metrics import mean_std, percent, read_metrics
 
 OPTIONS = {each.name: each for each in options_of(Config)}
-ABBREVIATED = {"v_threshold": "vth", "v_reset": "vreset", "limit_batches": "limit"}
-SELF_EXPLAINING = ("dataset", "neuron", "opt", "surrogate", "schedule")  # the value says which setting it is
+ABBREVIATED = {"v_threshold": "vth", "v_reset": "vreset", "limit_batches": "limit", "encoding": ""}
+SELF_EXPLAINING = ("dataset", "neuron", "opt", "surrogate", "schedule", "loss")  # the value says which setting it is
 
 
 def run_name(config: Config) -> str:

@@ -23,8 +23,8 @@ from snn_mnist.network.device import Runtime
 from snn_mnist.network.engine import Engine
 from snn_mnist.network.network import CLASSES, SNN
 from snn_mnist.network.poisson import SpikeKey, Stream, random_order
-from snn_mnist.network.scoring import Score, default_readout_steps, mean_squared_error, score
-from snn_mnist.network.training_steps import Training
+from snn_mnist.network.scoring import Score, default_readout_steps, mean_loss, score
+from snn_mnist.network.training_steps import Loss, Training
 from snn_mnist.settings.config import Config
 from snn_mnist.storage.checkpoint import Position
 
@@ -105,14 +105,18 @@ class Learner:
             # torch leaves it uninitialised when loss scaling skips the first step
             state["momentum_buffer"] = torch.zeros_like(weight)
         config, scaler = self.config, self.scaler
-        sizes = self.data.steps, config.b, config.T
-        training = Training(*sizes, self.optimizer, scaler, config.amp, self.average, self.rates, self.skipped)
+        sizes, terms = (self.data.steps, config.b, config.T), (self.loss, config.dropout)
+        training = Training(*sizes, self.optimizer, scaler, config.amp, self.average, self.rates, self.skipped, *terms)
         self.training = self.engine.training_steps(one_hot(self.data.dataset.train.labels, CLASSES).float(), training)
         self.training.warm_up()
 
     @property
+    def loss(self) -> Loss:
+        return Loss(self.config.loss, self.config.scale)
+
+    @property
     def tested_weight(self) -> Tensor:
-        """The weights [10, 784] that are tested and saved: averaged with -ema, else those that learn."""
+        """The weights [10 votes, 784] that are tested and saved: averaged with -ema, else those that learn."""
         return self.net.weight.detach() if self.average is None else self.average
 
     @property
@@ -149,7 +153,7 @@ class Learner:
         """Return those of the first `step` steps of the epoch, each batch with the weights it met."""
         done = step * self.config.b
         rates, labels = self.rates[:done], self.data.dataset.train.labels[self.order[:done]]
-        return mean_squared_error(rates, labels), (rates.argmax(1) == labels).double().mean().item()
+        return mean_loss(rates, labels, self.loss), (rates.argmax(1) == labels).double().mean().item()
 
 
 def new_optimizer(config: Config, backend: str, weight: Tensor) -> Any:
@@ -169,19 +173,19 @@ def new_optimizer(config: Config, backend: str, weight: Tensor) -> Any:
 class Evaluation:
     """What the test after one epoch gave."""
 
-    weight: Tensor  # [10, 784] on the CPU, the weights that were tested
+    weight: Tensor  # [10 votes, 784] on the CPU, the weights that were tested
     test: Score | None  # not with -no-test
     held_out: Score | None  # with -val
     seconds: float  # for the test images
 
-    def row(self) -> dict[str, float]:
+    def row(self, loss: Loss) -> dict[str, float]:
         """Return the columns of metrics.csv that it fills."""
         row: dict[str, float] = {}
         if self.test:
-            row = {"test_loss": self.test.loss(), "test_acc": self.test.accuracy()}
+            row = {"test_loss": self.test.loss(loss), "test_acc": self.test.accuracy()}
             row["test_images_per_s"] = len(self.test.labels) / self.seconds
         if self.held_out:
-            row |= {"val_loss": self.held_out.loss(), "val_acc": self.held_out.accuracy()}
+            row |= {"val_loss": self.held_out.loss(loss), "val_acc": self.held_out.accuracy()}
         return row
 
 

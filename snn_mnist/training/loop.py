@@ -51,7 +51,7 @@ def train(
         )
         return find_checkpoint(config.resume).parent
     require_writable(resumed.folder or config.out_dir)
-    options = config.device, config.backend, config.j, config.step_mode
+    options = config.device, config.backend, config.j, config.step_mode, config.beyond_cuda
     runtime = conversion.runtime(config) if conversion else choose_runtime(*options)
     if config.amp and runtime.device.type == "cpu":
         without_tiles()
@@ -127,7 +127,7 @@ def finish_epoch(
     if epochs % config.eval_every == 0 or last:
         bar.set_postfix_str("testing ...")
         evaluation = evaluator.test(position.epochs)
-        row |= evaluation.row() | {"seconds": seconds + evaluation.seconds}
+        row |= evaluation.row(learner.loss) | {"seconds": seconds + evaluation.seconds}
         improved = position.take_test(row)
     if config.test:
         row["max_test_acc"] = position.max_test_acc
@@ -154,6 +154,6 @@ def draw(learner: Learner, evaluation: Evaluation, epochs: int, files: RunFiles,
         try:
             if figures:
                 bar.set_postfix_str("drawing the figures ...")
-                run_figures.write_run_figures(files.folder, weight, test, names)
+                run_figures.write_run_figures(files.folder, weight, test, names, losses=[config.loss])
         except Exception as error:
             print_above(bar, f"no figures ({reason(error)}); draw them with plot {files.folder}")

@@ -83,6 +83,7 @@ def _settings_of_another_program(config: Config, state: dict[str, Any]) -> Confi
         f"{config.resume} does not record T, tau, b or the data set: using {config.T}, {config.tau}, {config.b}, "
         f"{config.dataset}; give the flags if it was trained with other values"
     )
+    config = replace(config, votes=checkpoint.votes(state))
     groups = state.get("optimizer", {}).get("param_groups")
     if not groups:
         return config

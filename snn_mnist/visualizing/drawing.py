@@ -99,9 +99,18 @@ def mosaic(maps: np.ndarray, nrows: int, ncols: int, space: int) -> np.ndarray:
 
 
 def fields_and_limit(weight: Tensor) -> tuple[np.ndarray, float]:
-    """Return weight [10, 784] as images [10, 28, 28], and the end of their colour scale."""
+    """Return weight [10 votes, 784] as images [10 votes, 28, 28], and the end of their colour scale."""
     fields = weight.detach().cpu().float().numpy().reshape(-1, 28, 28)
-    return fields, float(np.quantile(np.abs(fields), 0.995)) or 1.0  # a few extreme weights would make all others pale
+    share = 0.995 if len(fields) == 10 else 0.98  # a few extreme weights would make all others pale
+    return fields, float(np.quantile(np.abs(fields), share)) or 1.0
+
+
+def rows_of_classes(fields: np.ndarray) -> np.ndarray:
+    """Return fields [10 votes, 28, 28] side by side: a row for each class, in several lines if it has many neurons."""
+    votes = len(fields) // 10
+    lines = max(1, round((votes / 10) ** 0.5))  # about as wide as high
+    rows = [mosaic(each, lines, -(-votes // lines), 2) for each in fields.reshape(10, votes, 28, 28)]
+    return mosaic(np.stack(rows), 10, 1, 2 if lines == 1 else 10)
 
 
 def draw_potential(axes: Axes, h: np.ndarray, v: np.ndarray, fired: np.ndarray) -> None:

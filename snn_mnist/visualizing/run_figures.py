@@ -7,17 +7,28 @@ is imported when the first one is drawn.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
+from snn_mnist.kernels.spikes import latency_step
 from snn_mnist.storage.atomic_files import write_file
 from snn_mnist.storage.metrics import read_metrics
 from snn_mnist.visualizing import drawing, plot_1d_spikes, plot_2d_heatmap
-from snn_mnist.visualizing.drawing import BLUE, COLOURS, GREEN, GREY, VERMILLION, fields_and_limit, mosaic, own_style
+from snn_mnist.visualizing.drawing import (
+    BLUE,
+    COLOURS,
+    GREEN,
+    GREY,
+    VERMILLION,
+    fields_and_limit,
+    mosaic,
+    own_style,
+    rows_of_classes,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,11 +36,14 @@ if TYPE_CHECKING:
     from snn_mnist.network.scoring import Score
     from snn_mnist.network.trace import Trace
 
+Runs = Mapping[str, Sequence[Mapping[str, Any]]]  # name -> rows of metrics.csv
 OF_THE_ANN = "Curves of the ANN, which was trained and then converted"
 CURVES = "curves.png"
+LOSSES = {"mse": "mean squared error", "ce": "cross-entropy"}
 LONGEST = 64  # characters of a name in a legend
 SHOWN = 60  # time steps of a voltage trace that can be distinguished in a figure
 TRACE = (8.6, 5.0)  # inches, of the figures of an image
+ROWS = 12  # neurons of one class in a figure of an image, if a class has several
 PARTS = {
     "train": (VERMILLION, "--", "training images"),
     "val": (GREEN, ":", "held-out images"),
@@ -40,14 +54,15 @@ PIXELATED: dict[str, Any] = {"interpolation": "nearest", "interpolation_stage": 
 
 
 def write_run_figures(
-    folder: Path, weight: Tensor, test: Score | None, class_names: Sequence[str], notes: Sequence[str] = ()
+    folder: Path, weight: Tensor, test: Score | None, class_names: Sequence[str], **curves: Any
 ) -> list[Path]:
     """Write the four figures of a finished run into its directory; return their files. Without a test only the curves.
 
-    weight [10, 784]; test: the test split at several readout steps up to T; the curves come from folder/metrics.csv.
+    weight [10 votes, 784]; test: the test split at several readout steps up to T; the curves come from
+    folder/metrics.csv, `curves` are further arguments of learning_curves.
     """
-    curves = write(folder / CURVES, learning_curves({folder.name: read_metrics(folder / "metrics.csv")}, notes))
-    return [curves, *(write_network_figures(folder, weight, test, class_names) if test else ())]
+    figure = learning_curves({folder.name: read_metrics(folder / "metrics.csv")}, **curves)
+    return [write(folder / CURVES, figure), *(write_network_figures(folder, weight, test, class_names) if test else ())]
 
 
 def write_network_figures(folder: Path, weight: Tensor, test: Score, class_names: Sequence[str]) -> list[Path]:
@@ -73,11 +88,11 @@ def write(path: Path, figure: Figure, flag: str = "-out-dir") -> Path:
 
 @own_style()
 def learning_curves(
-    runs: Mapping[str, Sequence[Mapping[str, Any]]], notes: Sequence[str] = (), comparable: bool = True
+    runs: Runs, notes: Sequence[str] = (), comparable: bool = True, losses: Collection[str] = ("mse",)
 ) -> Figure:
     """Draw accuracy and loss against epochs; runs: name → rows of metrics.csv. Each of several runs has its colour.
 
-    notes: lines below the title. comparable: whether the title may say which run is the best.
+    notes: lines below the title. comparable: whether the title may say which run is the best. losses: of the runs.
     """
     several, parts = len(runs) > 1, _parts(runs)
     figure = drawing.own_figure((10.0, 4.9))
@@ -96,7 +111,8 @@ def learning_curves(
                 points = np.array([(row["epochs"], factor * row[key]) for row in rows if key in row])
                 axes.plot(*points.reshape(-1, 2).T, markevery=every, **look)
     of = f", {PARTS[parts[0]][2]}" if several and parts else ""
-    for axes, label in zip(panels, (f"accuracy in %{of}", f"mean squared error{of}"), strict=True):
+    loss = " or ".join(LOSSES[each] for each in LOSSES if each in losses)
+    for axes, label in zip(panels, (f"accuracy in %{of}", f"{loss}{of}"), strict=True):
         drawing.style(axes, "", "epochs", label, int_x_ticks=True)
         axes.grid()
     drawing.legend_below(figure, *panels[0].get_legend_handles_labels())
@@ -104,19 +120,19 @@ def learning_curves(
     return figure
 
 
-def _parts(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+def _parts(runs: Runs) -> list[str]:
     """Return what is drawn of these runs, 'train', 'val', 'test': of several runs one of them, preferably the test."""
     parts = [part for part in PARTS if any(f"{part}_acc" in row for rows in runs.values() for row in rows)]
     return parts[-1:] if len(runs) > 1 else parts
 
 
-def without_curve(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+def without_curve(runs: Runs) -> list[str]:
     """Return the runs of which there is nothing to draw beside the others."""
     parts = _parts(runs)
     return [name for name, rows in runs.items() if not any(f"{part}_acc" in row for part in parts for row in rows)]
 
 
-def _curves_title(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+def _curves_title(runs: Runs) -> str:
     """Return a sentence about the last test of the run that ends highest."""
     tested = {name: [row for row in rows if "test_acc" in row][-1:] for name, rows in runs.items()}
     finals = {name: (rows[0]["test_acc"], rows[0]["epochs"]) for name, rows in tested.items() if rows}
@@ -131,22 +147,32 @@ def _curves_title(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 
 @own_style()
 def receptive_fields(weight: Tensor, class_names: Sequence[str]) -> Figure:
-    """Draw weight [10, 784]: each neuron's as an image, all on one colour scale symmetric about 0."""
+    """Draw weight [10 votes, 784]: each neuron's as an image, with votes a row per class, on one scale about 0."""
     from matplotlib import colormaps
 
     fields, limit = fields_and_limit(weight)
-    figure = drawing.own_figure((9.0, 4.4))
+    votes = len(fields) // len(class_names)
+    # One axes with gaps instead of one for each: laid out and drawn three times as fast.
+    if votes == 1:
+        above = np.full((len(fields), 7, 28), np.nan)  # room for the name
+        tiles, size = mosaic(np.concatenate([above, fields], 1), 2, 5, 2), (9.0, 4.4)
+        title = "A pixel's spike excites the neuron where its weight is red, inhibits it where blue"
+    else:
+        tiles = rows_of_classes(fields)
+        size = (2.2 + 9.5 * tiles.shape[1] / len(tiles), 10.0)
+        title = f"{votes} neurons per class: a pixel excites a neuron where red, inhibits it where blue"
+    figure = drawing.own_figure(size)
     axes = figure.add_subplot()
-    # One axes with gaps instead of ten: laid out and drawn three times as fast.
-    above = np.full((len(fields), 7, 28), np.nan)  # room for the name
-    tiles = mosaic(np.concatenate([above, fields], 1), 2, 5, 2)
     colours = colormaps["RdBu_r"].with_extremes(bad="lightgrey")
     shown = axes.imshow(tiles, cmap=colours, vmin=-limit, vmax=limit, **PIXELATED)
+    drawing.add_colorbar(axes, shown, "weight", extend="both", aspect=20 if votes == 1 else 50)
     for number, name in enumerate(class_names):
-        axes.text(number % 5 * 30 + 13.5, number // 5 * 37 + 5, name, ha="center", in_layout=False)
+        if votes == 1:
+            axes.text(number % 5 * 30 + 13.5, number // 5 * 37 + 5, name, ha="center", in_layout=False)
+        else:
+            axes.text(-0.01 * len(tiles), (number + 0.5) * len(tiles) / 10, name, ha="right", va="center")
     axes.set_axis_off()
-    drawing.add_colorbar(axes, shown, "weight", extend="both")
-    drawing.heading(figure, "A pixel's spike excites the neuron where its weight is red, inhibits it where blue")
+    drawing.heading(figure, title)
     return figure
 
 
@@ -209,51 +235,75 @@ def accuracy_against_T(
 
 @own_style()
 def shown_image(trace: Trace, class_names: Sequence[str]) -> Figure:
-    """Draw the image beside the number of spikes of each pixel."""
-    steps = len(trace.s)
+    """Draw the image beside the network's input: the number of spikes of each pixel, its value, or its spike's step."""
+    steps, label = len(trace.s), class_names[trace.label]
+    at = np.ma.array(latency_step(trace.image.astype(int), steps), mask=trace.image == 0)
+    values, most, scale = {
+        "poisson": (trace.input_spikes, steps, f"spikes in {steps} time steps"),
+        "constant": (trace.image / 255, 1, "input at each step"),
+        "latency": (at, steps - 1, "time step of the pixel's spike"),
+    }[trace.encoding]
+    spikes = "a constant current" if trace.encoding == "constant" else f"{trace.input_spikes.sum():,} input spikes"
     figure = drawing.own_figure((8.4, 4.2))
     left, right = figure.subplots(1, 2)
     image = left.imshow(trace.image, cmap="gray", vmin=0, vmax=255)
-    counts = right.imshow(trace.input_spikes, vmin=0, vmax=steps)
-    for axes, shown, label in ((left, image, "pixel value"), (right, counts, f"spikes in {steps} time steps")):
+    given = right.imshow(values, vmin=0, vmax=most)
+    for axes, shown, title in ((left, image, "pixel value"), (right, given, scale)):
         axes.set(xticks=[], yticks=[])
-        drawing.add_colorbar(axes, shown, label, shrink=0.8)
-    label, total = class_names[trace.label], trace.input_spikes.sum()
-    drawing.heading(figure, f"Test image {trace.index}, label {label}: {total:,} input spikes in {steps} steps")
+        drawing.add_colorbar(axes, shown, title, shrink=0.8)
+    drawing.heading(figure, f"Test image {trace.index}, label {label}: {spikes} in {steps} steps")
     return figure
 
 
 @own_style()
 def raster(trace: Trace, class_names: Sequence[str]) -> Figure:
-    """Draw when each output neuron fired, and how often; the prediction in another colour."""
-    name, label = class_names[trace.prediction], class_names[trace.label]
-    outcome = "and is right" if trace.prediction == trace.label else f"but the label is {label}"
-    title = f"Neuron {name} fires most, in {100 * trace.rates[trace.prediction]:.0f} % of the steps, {outcome}"
+    """Draw when each output neuron fired, and how often; the prediction in another colour. See Trace.shown."""
+    name, label, shown = class_names[trace.prediction], class_names[trace.label], trace.shown(ROWS)
+    who, verb = (f"Neuron {name} fires", "is") if trace.votes == 1 else (f"The neurons of {name} fire", "are")
+    outcome = f"and {verb} right" if trace.prediction == trace.label else f"but the label is {label}"
+    title = f"{who} most, in {100 * trace.rates[trace.prediction]:.0f} % of the steps, {outcome}"
     title = title if trace.s.any() else f"No neuron fires; the label is {label}"
-    figure = plot_1d_spikes(trace.s, title, "time step $t$", "output neuron", figsize=TRACE)
+    title += (
+        f"\nShown: {ROWS} of {trace.votes} neurons per class, from least to most spikes" if trace.votes > ROWS else ""
+    )
+    figure = plot_1d_spikes(trace.s[:, shown], title, "time step $t$", "output neuron", figsize=TRACE)
     axes, beside = figure.axes
-    axes.set_yticks(range(len(class_names)), class_names)
-    for marks in (axes.collections, beside.patches):
-        marks[trace.prediction].set_color(VERMILLION)
+    axes.set_yticks(range(len(shown)), _neuron_names(trace, shown, class_names))
+    for row, neuron in enumerate(shown):
+        if neuron // trace.votes == trace.prediction:
+            axes.collections[row].set_color(VERMILLION)
+            beside.patches[row].set_color(VERMILLION)
     return figure
+
+
+def _neuron_names(trace: Trace, neurons: Sequence[int], class_names: Sequence[str]) -> list[str]:
+    """Return names of neurons: of their class, with their number within it if it has several."""
+    return [class_names[n // trace.votes] + (f" #{n % trace.votes}" if trace.votes > 1 else "") for n in neurons]
 
 
 @own_style()
 def voltages(trace: Trace, class_names: Sequence[str], v_threshold: float) -> Figure:
-    """Draw V[t] of all ten neurons as colours."""
+    """Draw V[t] of all ten neurons as colours. See Trace.shown for several per class."""
+    shown = trace.shown(ROWS)
     title = "Membrane potentials after each step: a spike resets them"
     bar = f"V[t] after the reset (threshold {v_threshold:g})"
-    figure = plot_2d_heatmap(trace.v, title, "time step $t$", "output neuron", colorbar_y_label=bar, figsize=TRACE)
+    labels = title, "time step $t$", "output neuron"
+    figure = plot_2d_heatmap(trace.v[:, shown], *labels, colorbar_y_label=bar, figsize=TRACE)
     axes = figure.axes[0]
     axes.images[0].set_clim(vmax=v_threshold)
-    axes.set_yticks(range(len(class_names)), class_names)
+    axes.set_yticks(range(len(shown)), _neuron_names(trace, shown, class_names))
     return figure
 
 
 @own_style()
 def winner(trace: Trace, class_names: Sequence[str], v_threshold: float, v_reset: float | None) -> Figure:
-    """Draw the potential of the predicted class's neuron, and below it that of the label's neuron if it is another."""
-    numbers = list(dict.fromkeys([trace.prediction, trace.label]))
+    """Draw the potential of the predicted class's neuron, and below it that of the label's neuron if it is another.
+
+    Of several neurons per class, typical ones of prediction and rival (see Trace).
+    """
+    other = trace.label if trace.votes == 1 else trace.rival
+    roles = {trace.rival: "next class", trace.label: "label", trace.prediction: "prediction"}
+    numbers = [trace.typical(number) for number in dict.fromkeys([trace.prediction, other])]
     figure = drawing.own_figure((TRACE[0], 2.0 + 2.4 * len(numbers)))
     total = len(trace.s)
     steps = min(total, SHOWN)
@@ -261,7 +311,8 @@ def winner(trace: Trace, class_names: Sequence[str], v_threshold: float, v_reset
     for axes, number in zip(figure.subplots(len(numbers), sharex=True, squeeze=False).flat, numbers, strict=True):
         drawing.draw_potential(axes, trace.h[:steps, number], trace.v[:steps, number], trace.s[:steps, number] == 1)
         drawing.mark_levels(axes, v_threshold, v_reset)
-        role = "prediction" if number == trace.prediction else "label"
-        title = f"Neuron {class_names[number]} ({role}): {int(trace.s[:, number].sum())} spikes in {total} steps"
+        role = ("" if trace.votes == 1 else "typical of the ") + roles[number // trace.votes]
+        (name,) = _neuron_names(trace, [number], class_names)
+        title = f"Neuron {name} ({role}): {int(trace.s[:, number].sum())} spikes in {total} steps"
         drawing.style(axes, title, label if number == numbers[-1] else "", "membrane potential", int_x_ticks=True)
     return figure

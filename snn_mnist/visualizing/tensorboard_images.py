@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.tensorboard.summary import histogram_raw, image
 
 from snn_mnist.network.scoring import Score
-from snn_mnist.visualizing.drawing import fields_and_limit, mosaic
+from snn_mnist.visualizing.drawing import fields_and_limit, mosaic, rows_of_classes
 
 RED_BLUE = "#053061 #2166ac #4393c3 #92c5de #d1e5f0 #f7f7f7 #fddbc7 #f4a582 #d6604d #b2182b #67001f"
 BLUES = "#f7fbff #deebf7 #c6dbef #9ecae1 #6baed6 #4292c6 #2171b5 #08519c #08306b"
@@ -30,8 +30,8 @@ def due(epoch: int, epochs: int) -> bool:
 
 def summaries(weight: Tensor, test: Score, class_names: Sequence[str]) -> list[Summary]:
     """Return receptive fields and confusion matrix as images, firing rates of the test images as histograms."""
-    rates, labels = test.rates().numpy(), test.labels.numpy()
-    own = np.arange(rates.shape[1]) == labels[:, None]
+    rates, labels = (test.neuron_counts / test.readout_steps[-1]).numpy(), test.labels.numpy()
+    own = np.arange(rates.shape[1]) // test.votes == labels[:, None]
     return [
         image("receptive_fields", receptive_fields(weight), dataformats="HWC"),
         image("confusion_matrix", confusion_matrix(test.confusion(), class_names), dataformats="HWC"),
@@ -53,9 +53,10 @@ def histogram(tag: str, rates: np.ndarray) -> Summary:
 
 
 def receptive_fields(weight: Tensor) -> np.ndarray:
-    """Return weight [10, 784] as ten images in two rows, in the order of the classes: red above 0, blue below."""
+    """Return weight [10 votes, 784] as ten images in two rows, or a row per class: red above 0, blue below."""
     fields, limit = fields_and_limit(weight)
-    return coloured((mosaic(fields, 2, 5, 2) / limit + 1) / 2, RED_BLUE, 5)
+    tiles = mosaic(fields, 2, 5, 2) if len(fields) == 10 else rows_of_classes(fields)
+    return coloured((tiles / limit + 1) / 2, RED_BLUE, max(1, 880 // max(tiles.shape)))
 
 
 def confusion_matrix(confusion: Tensor, class_names: Sequence[str]) -> np.ndarray:

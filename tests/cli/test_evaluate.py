@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 from snn_mnist.cli.evaluate import describe, summarise
 from snn_mnist.cli.main import main
@@ -11,6 +12,7 @@ from snn_mnist.cli.shared import spread
 from snn_mnist.data.datasets import DIGITS, FASHION
 from snn_mnist.network import scoring
 from snn_mnist.network.scoring import Score
+from snn_mnist.settings.config import Config
 from tests.support.export_net import saved
 
 LABELS = torch.tensor([3, 3, 7, 0])
@@ -28,7 +30,7 @@ def encoding(*winners: int) -> Score:
 @pytest.fixture
 def result():
     scores = [encoding(3, 3, 7, 0), encoding(3, 5, 7, 0), encoding(3, 5, 3, 0)]  # 4, 3 and 2 of 4 right
-    return summarise(scores, DIGITS) | {"dataset": "digits", "images_per_s": 9}
+    return summarise(scores, DIGITS, Config()) | {"dataset": "digits", "images_per_s": 9}
 
 
 def test_the_numbers_by_hand(result):
@@ -50,7 +52,7 @@ def test_the_numbers_by_hand(result):
     assert result["accuracy_against_T"]["10"] == result["accuracy"]
     assert result["spikes_per_neuron_and_image"] == pytest.approx((4 + 2) / 10)
     assert result["synaptic_operations_per_image"] == 10 * result["input_spikes_per_image"] == 250
-    assert summarise([encoding(3, 3, 7, 0)], DIGITS)["accuracy"] == spread([1.0])
+    assert summarise([encoding(3, 3, 7, 0)], DIGITS, Config())["accuracy"] == spread([1.0])
 
 
 def test_the_report(result):
@@ -67,12 +69,39 @@ def test_the_report(result):
     assert "accuracy against T 5: 25.00% 10: 75.00%" in text
 
 
+def test_two_neurons_per_class():
+    """Class 3 has counts 4 and 0 in ten steps, class 9 has 1 and 1; one image of four is silent, as 17 neurons are."""
+    each = torch.zeros(4, 20)
+    each[:3, [6, 18, 19]] = torch.tensor([4.0, 1.0, 1.0])
+    score = Score([10], each.view(4, 1, 10, 2).sum(3), torch.tensor([10, 20, 30, 40]), LABELS, each)
+    for code, inputs, kind, energy in (
+        ("poisson", "input spikes", "additions", 0.45),
+        ("latency", "input spikes", "additions", 0.45),
+        ("constant", "active pixels", "multiply-accumulates", 2.3),
+    ):
+        result = summarise([score], DIGITS, Config(votes=2, encoding=code, loss="ce", scale=5))
+        assert (result["votes"], result["silent_neurons"], result["silent_images"]) == (2, 17, 0.25)
+        assert result["neuron_rates"][3] == pytest.approx([0.3, 0]) and result["neuron_rates"][9] == [0.075, 0.075]
+        assert result["class_scores"][3] == pytest.approx([0, 0, 0, 0.2, 0, 0, 0, 0, 0, 0.1])
+        assert result["spikes_per_neuron_and_image"] == pytest.approx(3 * 6 / 80)
+        scores = torch.zeros(4, 10)
+        scores[:3, [3, 9]] = torch.tensor([0.2, 0.1])
+        assert result["loss"]["mean"] == pytest.approx(cross_entropy(5 * scores, LABELS).item())
+        text = " ".join(describe(result | {"dataset": "digits", "images_per_s": 9}, "").split())
+        assert f"(17 of 20 neurons never fire) {inputs} per image 25 synaptic operations 500 {kind} per image" in text
+        assert f"{energy:.1f} nJ per image (72.1 nJ in a dense layer)" in text and "Horowitz, ISSCC 2014" in text
+        assert result["energy_nJ_per_image"] == pytest.approx(energy)
+        assert result["dense_energy_nJ_per_image"] == pytest.approx(15_680 * 4.6e-3)
+
+
 @pytest.mark.parametrize(("images", "says"), [((1, 4, 7), "25.00%"), (range(12), "100.00%")])
 def test_images_for_which_no_neuron_fires_are_reported(result, images, says):
     scores = [encoding(3, 3, 7, 0) for _ in range(3)]
     for image in images:
         scores[image // 4].counts[image % 4] = 0
-    assert f"silent    all neurons for {says} of the images" in describe(result | summarise(scores, DIGITS), "")
+    assert f"silent    all neurons for {says} of the images" in describe(
+        result | summarise(scores, DIGITS, Config()), ""
+    )
 
 
 def evaluate(tmp_path, path, *flags) -> dict:
@@ -97,6 +126,15 @@ def test_seed_0_is_a_seed(tmp_path):
     own = evaluate(tmp_path, path, "-repeats", "2")
     assert own["seed"] == 3 and own["accuracy"] == results["3"]["accuracy"] != results["0"]["accuracy"]
     assert results["0"]["seed"] == 0
+
+
+def test_a_constant_encoding_is_tested_once(tmp_path, capsys):
+    path = saved(tmp_path, T=4, encoding="constant", votes=2).path
+    result = evaluate(tmp_path, path, "-repeats", "3")
+    assert (result["encodings"], result["votes"]) == (1, 2) and result["accuracy"]["mean"] > 0.5
+    shown = capsys.readouterr()
+    assert "-repeats has no effect: encoding constant" in shown.err
+    assert "2 neurons per class, constant encoding" in " ".join(shown.out.split())
 
 
 def test_images_per_second_count_every_encoding(tmp_path, monkeypatch, capsys):

@@ -48,8 +48,8 @@ def drawn(monkeypatch):
     """The arguments of the figure of curves, which is not drawn."""
     seen = {}
 
-    def draw(runs, notes, comparable):
-        seen.update(runs=runs, notes=notes, comparable=comparable)
+    def draw(runs, notes, comparable, losses):
+        seen.update(runs=runs, notes=notes, comparable=comparable, losses=losses)
 
     monkeypatch.setattr(figures, "learning_curves", draw)
     monkeypatch.setattr(figures, "write", lambda path, *_: path)

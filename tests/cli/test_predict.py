@@ -112,6 +112,19 @@ def test_rates_are_those_of_stream_predict_and_depend_on_the_picture_alone(tmp_p
 )
 def test_the_sentence(rates, words):
     assert prediction(rates).sentence(DIGITS) == words
+    votes = Prediction(prediction(rates).rates, [[0.0]])
+    assert votes.sentence(DIGITS) == words.replace("other neuron", "other class")
+
+
+@pytest.mark.parametrize("code", ["poisson", "constant", "latency"])
+def test_a_class_has_the_mean_rate_of_its_neurons(tmp_path, capsys, code):
+    loaded = saved(tmp_path, T=16, votes=3, encoding=code, v_threshold=0.3, neuron="if")
+    Image.fromarray(digits().test.images[3].view(28, 28).numpy()).resize((90, 90)).save(tmp_path / "a.png")
+    found = predict(capsys, tmp_path / "a.png", "-resume", loaded.path)
+    (each,) = found["pictures"]
+    rates = torch.tensor(each["neuron_rates"], dtype=torch.float64)
+    assert rates.shape == (10, 3) and rates.any() and each["rates"] == pytest.approx(rates.mean(1).tolist())
+    assert each["verdict"] == rates.mean(1).argmax() and 0 < found["limits"]["rate"] <= 1
 
 
 def prediction(rates: dict[int, float]) -> Prediction:

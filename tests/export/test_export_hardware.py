@@ -19,6 +19,7 @@ from snn_mnist.cli.main import main
 from snn_mnist.errors import UsageError
 from snn_mnist.export import fixed_point, hardware
 from snn_mnist.export.fixed_point import quantise
+from snn_mnist.export.verify import reference
 from snn_mnist.network.poisson import SpikeKey, Stream, poisson_encode
 from tests.support.export_net import digits, network, saved, weights
 
@@ -33,6 +34,9 @@ NETWORKS = [
     {"v_reset": None},
     {"neuron": "if", "v_reset": None},
     {"v_reset": -0.5, "v_threshold": 0.7},
+    {"votes": 3, "encoding": "latency", "v_threshold": 0.1},
+    {"votes": 2, "encoding": "constant"},
+    {"encoding": "constant", "tau": 3.0, "v_reset": None},
 ]
 
 
@@ -62,14 +66,18 @@ def plain_step(v, x, fixed, threshold):
 @pytest.mark.parametrize("settings", NETWORKS, ids=str)
 def test_the_simulator_is_the_written_arithmetic(settings):
     fixed = fixed_of(**settings)
-    sums = spikes_of(30, 3).astype(np.int64) @ fixed.weight.T
+    given = fixed.input(digits().test.images[:3], torch.arange(3), DRAW).numpy()
+    sums = given.astype(np.int64) @ fixed.weight.T
     fired, potential = fixed.run(sums)
-    assert fired.any()
-    for n, c in np.ndindex(3, 10):
+    assert fired.any() and len(sums) == (1 if fixed.encoding == "constant" else 30)
+    votes = np.zeros((3, 10), int)
+    for n, c in np.ndindex(3, len(fixed.weight)):
         v = 0
         for t in range(30):
-            s, v = plain_step(v, int(sums[t, n, c]), fixed, int(fixed.threshold[c]))
+            s, v = plain_step(v, int(sums[t % len(sums), n, c]), fixed, int(fixed.threshold[c]))
             assert (s, v) == (fired[t, n, c], potential[t, n, c])
+            votes[n, c // fixed.votes] += s
+    np.testing.assert_array_equal(fixed.count(fired), votes)
 
 
 @pytest.mark.parametrize("settings", NETWORKS, ids=str)
@@ -78,11 +86,11 @@ def test_no_input_leaves_the_announced_ranges(settings, bits):
     """The worst inputs there are: for each neuron all pixels of one sign, in blocks of different length."""
     fixed = fixed_of(bits, **settings)
     ranges, random = fixed.ranges(), np.random.default_rng(0)
-    nothing, everything = np.zeros((10, 784), bool), np.ones((10, 784), bool)
-    inputs = np.stack([fixed.weight > 0, fixed.weight < 0, everything, nothing]).astype(np.int64)  # [4, 10, 784]
+    nothing, everything = np.zeros_like(fixed.weight, bool), np.ones_like(fixed.weight, bool)
+    inputs = np.stack([fixed.weight > 0, fixed.weight < 0, everything, nothing]) * np.int64(fixed.top)  # [4, n, 784]
     orders = [np.zeros(30, int), np.ones(30, int), np.tile([0, 1], 15), np.repeat([1, 0], 15)]
     for order in [*orders, *random.integers(0, 4, (5, 30))]:
-        x = inputs[order] @ fixed.weight.T  # [30, 10, 10]: sample n works against neuron n
+        x = inputs[order] @ fixed.weight.T  # [30, n, n]: sample n works against neuron n
         _, potential = fixed.run(x)
         before = np.concatenate([np.zeros_like(potential[:1]), potential[:-1]])
         found = {"input sum x": x, "potential h": fixed.charge(x, before)}
@@ -125,6 +133,16 @@ def test_the_threshold_is_the_first_whole_number_that_reaches_it():
         exact = (Fraction(0.7) + Fraction(0.5)) * 2**fixed.fraction / Fraction(float(scale))
         assert int(level) - 1 < exact <= int(level)
     assert 2**11 <= fixed.threshold.min() < 2**12
+
+
+@pytest.mark.parametrize("settings", [each for each in NETWORKS if "encoding" in each], ids=str)
+def test_sixteen_bits_fire_almost_as_floats_do(settings):
+    loaded = network(T=50, **settings)
+    fixed = quantise(loaded.net, loaded.config, 16)
+    given = fixed.input(digits().test.images[:100], torch.arange(100), DRAW).numpy().astype(np.int64)
+    exact = fixed.count(reference(loaded, np.broadcast_to(given / fixed.top, (50, 100, 784)), np.float64))
+    whole = fixed.count(fixed.run(given @ fixed.weight.T)[0])
+    assert np.abs(exact - whole).mean() < 0.02 * fixed.votes and (exact.argmax(1) == whole.argmax(1)).mean() >= 0.98
 
 
 def test_counts_over_a_data_set_do_not_depend_on_chunks(monkeypatch):
@@ -204,7 +222,12 @@ def test_golden_vectors_are_the_program_s_spikes_and_agree_with_their_arrays(exp
 
 @pytest.mark.parametrize(
     ("settings", "each", "scale", "thresholds"),
-    [({}, 6, "tensor", 1), ({"tau": 3.0}, 7, "neuron", 10), ({"neuron": "if"}, 3, "neuron", 10)],
+    [
+        ({}, 6, "tensor", 1),
+        ({"tau": 3.0}, 7, "neuron", 10),
+        ({"neuron": "if"}, 3, "neuron", 10),
+        ({"votes": 4}, 7, "neuron", 40),  # 7: a spike is added to the vote counter
+    ],
 )
 def test_memory_and_operations_by_hand(settings, each, scale, thresholds):
     """`each`: operations per neuron and step, 7 with a multiplication; one threshold for each scale."""
@@ -212,17 +235,19 @@ def test_memory_and_operations_by_hand(settings, each, scale, thresholds):
     report = hardware.describe(fixed, scale, DRAW)
     widths, memory = report["widths_bits"], report["memory_bits"]
     assert memory.pop("total") == sum(memory.values())
-    assert memory == {
-        "weights": 7840 * 5,
+    votes = settings.get("votes", 1)
+    counters = {"vote counters": 10 * 7} if votes > 1 else {}  # of 0 .. 4 x 30
+    assert memory == counters | {
+        "weights": 7840 * votes * 5,
         "thresholds": thresholds * (int(fixed.threshold.max()).bit_length() + 1),
-        "potentials": 10 * widths["potential h"],
-        "input sums": 10 * widths["input sum x"],
+        "potentials": 10 * votes * widths["potential h"],
+        "input sums": 10 * votes * widths["input sum x"],
     }
     rows = fixed.weight.tolist()
     low, high = min(sum(w for w in row if w < 0) for row in rows), max(sum(w for w in row if w > 0) for row in rows)
     assert report["ranges"]["input sum x"] == [low, high]
-    assert report["neuron_operations_per_image"] == each * 10 * 30
-    assert report["dense_multiply_accumulates_per_image"] == 7840 * 30
+    assert report["neuron_operations_per_image"] == each * 10 * votes * 30
+    assert report["dense_multiply_accumulates_per_image"] == 7840 * votes * 30
 
 
 def test_the_table_of_the_report_against_its_own_counts(exported):
@@ -277,20 +302,35 @@ def test_the_c_program_reproduces_the_golden_vectors_and_refuses_what_it_cannot_
 
 @needs_cc
 @pytest.mark.parametrize(
-    ("bits", "settings"), [(8, {}), (16, {"tau": 3.0}), (4, {"neuron": "if"}), (9, {"v_reset": None})], ids=str
+    ("bits", "settings"),
+    [
+        (8, {}),
+        (16, {"tau": 3.0}),
+        (4, {"neuron": "if"}),
+        (9, {"v_reset": None}),
+        (8, {"votes": 3}),
+        (6, {"votes": 2, "encoding": "latency", "v_threshold": 0.1}),
+        (8, {"votes": 5, "encoding": "constant", "neuron": "if"}),
+    ],
+    ids=str,
 )
 def test_the_c_program_encodes_and_counts_as_the_simulator(tmp_path, bits, settings):
     """Reduced: scripts/interop_hardware.py does it on all 10,000 MNIST test images."""
     loaded, key, images = network(T=40, **settings), SpikeKey(2**32 - 1, 7, 5), digits().test.images
     fixed = quantise(loaded.net, loaded.config, bits)
-    (tmp_path / "snn_weights.h").write_text(hardware.header(fixed, loaded))
-    (tmp_path / "snn_infer.c").write_text(C_SOURCE)
+    hardware.export_hardware(loaded, tmp_path, bits, report=False)
     run = build(tmp_path, *(["-fsanitize=undefined", "-fno-sanitize-recover"] if bits == 8 else []))
     counts = fixed_point.spike_counts([fixed], images, key)[0][0]
     words = ("images", key.seed, key.stream, key.epoch)
     out = run(*words, 0, stdin=images.numpy().tobytes())
     theirs = np.array([[int(x) for x in line.split()] for line in out.stdout.splitlines()])
     np.testing.assert_array_equal(theirs, np.column_stack([counts.argmax(1), counts]))
+    golden = np.load(tmp_path / "golden.npz")
+    np.testing.assert_array_equal(mem(tmp_path / "golden_counts.mem", 10, 32), golden["counts"])
+    np.testing.assert_array_equal(golden["counts"], fixed_point.spike_counts([fixed], images[:16], DRAW)[0][0])
+    stepped = run("spikes", stdin=(tmp_path / "golden_input.mem").read_bytes()).stdout.decode().splitlines()
+    columns = ((tmp_path / f"golden_{name}.mem").read_text().splitlines()[1:] for name in ("spikes", "v"))
+    assert stepped == [" ".join(pair) for pair in zip(*columns, strict=True)] and len(stepped) == 16 * 40
     later = run(*words, 300, stdin=images[300:].numpy().tobytes())
     assert (out.returncode, later.stdout) == (0, b"".join(out.stdout.splitlines(keepends=True)[300:]))
 
@@ -303,4 +343,4 @@ def test_soft_reset_and_no_report(tmp_path, capsys):
     assert main(["export", "-resume", str(loaded.path), "-format", "hardware", "-no-report"]) == 0
     out, said = tmp_path / "checkpoint_hardware", capsys.readouterr().out
     assert "soft reset" in " ".join(said.split()) and f": cd {out} && cc -std=c99" in said
-    assert len(list(out.iterdir())) == 10 and "accuracy" not in (out / "report.md").read_text()
+    assert len(list(out.iterdir())) == 11 and "accuracy" not in (out / "report.md").read_text()

@@ -29,6 +29,8 @@ NETWORKS = [
     {"v_threshold": 1.3, "v_reset": 0.1, "tau": 4.0},
     {"neuron": "if"},
     {"neuron": "if", "v_reset": -1.0},
+    {"votes": 3, "encoding": "constant"},
+    {"votes": 2, "encoding": "latency", "v_threshold": 0.1, "neuron": "if"},
 ]
 FILES = [(1e-4, "euler"), (1e-3, "euler"), (1e-4, "exact"), (0.007, "exact")]  # dt, discretization
 
@@ -125,8 +127,9 @@ def test_at_the_threshold_we_fire_and_so_does_the_file():
 # ---------------------------------------------------------------------------- the command line
 
 
-def test_export_verify_and_import_by_command_line(tmp_path, capsys):
-    loaded = saved(tmp_path, tau=3.0, v_threshold=0.7, v_reset=-0.3)
+@pytest.mark.parametrize("more", [{}, {"votes": 2, "encoding": "constant"}], ids=str)
+def test_export_verify_and_import_by_command_line(tmp_path, capsys, more):
+    loaded = saved(tmp_path, tau=3.0, v_threshold=0.7, v_reset=-0.3, **more)
     file = tmp_path / "out" / "mnist.nir"
     assert main(["export", "-resume", str(loaded.path), "-out", str(file), "-verify"]) == 0
     shown = capsys.readouterr().out
@@ -134,7 +137,7 @@ def test_export_verify_and_import_by_command_line(tmp_path, capsys):
     assert main(["import", str(file)]) == 0
     back = load_network(str(file.with_suffix(".pth")))
     assert torch.equal(back.net.weight, loaded.net.weight)
-    for name in ("T", "tau", "neuron", "dataset"):
+    for name in ("T", "tau", "neuron", "dataset", "votes", "encoding"):
         assert getattr(back.config, name) == getattr(loaded.config, name), name
     assert (back.config.v_threshold, back.config.v_reset) == (1.0, 0.0), "the origin is V_reset"
     assert main(["eval", "-resume", str(file.with_suffix(".pth")), "-repeats", "1"]) == 0
@@ -200,6 +203,13 @@ def chain(neurons, linear=None):
     return shapes[0], linear or nir.Linear(weights()), neurons, shapes[1]
 
 
+def vote(neurons=20, bias=0.0):
+    """The chain of ten classes with two neurons each, or more or less."""
+    shares = np.repeat(np.eye(10), 2, 1)[:, :neurons] / 2
+    first, *_, last = chain(lif())
+    return first, nir.Linear(np.repeat(weights(), 2, 0)), lif(20), nir.Affine(shares, np.full(10, bias)), last
+
+
 def lif(shape=10, **changes):
     values = {"tau": 2e-4, "r": 1.0, "v_leak": 0.0, "v_threshold": 1.0, "v_reset": 0.0} | changes
     return nir.LIF(**{name: np.full(shape, value) for name, value in values.items()})
@@ -227,6 +237,14 @@ def test_an_imported_network_gives_the_spikes_of_the_file(tmp_path, neurons):
     theirs, _ = nir_file.simulate(nir_file.read(path), spikes, 1e-4)
     ours = verify.reference(loaded, spikes, np.float64)
     assert theirs.sum() > 100 and (theirs != ours).sum() == 0
+
+
+def test_a_vote_of_another_program_is_imported(tmp_path):
+    path = foreign(tmp_path, *vote())
+    nir_file.import_nir(path, tmp_path / "net.pth")
+    loaded = load_network(str(tmp_path / "net.pth"))
+    loop, *_ = verify.compare(path, loaded, digits().test.images[:20], 1e-4, "euler").values()
+    assert loaded.config.votes == 2 and loop.identical == 20 and loop.spikes > 100
 
 
 def test_dt_and_discretization_of_a_silent_file_are_given_by_flags(tmp_path, capsys):
@@ -267,6 +285,9 @@ def test_a_damaged_file_is_one_line(tmp_path, capsys, spoil):
         (chain(lif(), nir.Linear(weights()[:, :700])), "784"),
         (chain(nir.LI(np.ones(10), np.ones(10), np.zeros(10))), "Input → Linear → LI → Output"),
         ((*chain(lif())[:3], lif(), chain(lif())[3]), "LIF → LIF"),
+        (vote(19), "a node 'n3' after its neurons that is not the vote"),
+        (vote(bias=0.5), "a node 'n3' after its neurons that is not the vote"),
+        (vote()[:3] + vote()[4:], r"weights \[20, 784\] and biases \[20\], not \[10, 784\]"),
         (chain(lif())[:1], "holds Input, not Input → Affine"),
     ],
 )

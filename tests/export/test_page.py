@@ -18,8 +18,10 @@ from snn_mnist.cli.main import main
 from snn_mnist.data import pictures as picture
 from snn_mnist.export import html
 from snn_mnist.network import reliability
-from snn_mnist.network.poisson import SpikeKey, Stream, poisson_encode
+from snn_mnist.network.poisson import SpikeKey, Stream, encode
 from tests.support.export_net import digits, network, saved
+
+ENCODINGS = ("poisson", "constant", "latency")
 
 
 def script(page: str, name: str) -> str:
@@ -105,10 +107,14 @@ def test_spikes_are_the_librarys(node, steps, spike_key, index):
     pixels = np.random.default_rng(1).integers(0, 256, 784).astype(np.uint8)
     pixels[:40], pixels[40:80] = 0, 255
     at = {"seed": spike_key.seed, "stream": int(spike_key.stream), "epoch": spike_key.epoch, "image": index}
-    body = "return Buffer.from(core.encode(given.pixels, given.steps, given.at)).toString('base64')"
-    got = np.frombuffer(base64.b64decode(node(body, pixels=pixels.tolist(), steps=steps, at=at)), np.uint8)
-    ours = poisson_encode(torch.from_numpy(pixels)[None], torch.tensor([index]), 0, steps, spike_key).numpy()
-    np.testing.assert_array_equal(got.reshape(steps, 784), ours[:, 0])
+    body = "return Buffer.from(core.encode(given.pixels, given.steps, given.at, given.encoding).buffer)"
+    body += ".toString('base64')"
+    for encoding in ENCODINGS:
+        kind = np.float32 if encoding == "constant" else np.uint8
+        text = node(body, pixels=pixels.tolist(), steps=steps, at=at, encoding=encoding)
+        got = np.frombuffer(base64.b64decode(text), kind).reshape(steps, 784)
+        given = encode(encoding, torch.from_numpy(pixels)[None], torch.tensor([index]), 0, steps, steps, spike_key)
+        np.testing.assert_array_equal(got, given[:, 0].expand(steps, -1))
 
 
 @pytest.mark.parametrize(
@@ -120,13 +126,16 @@ def test_spikes_are_the_librarys(node, steps, spike_key, index):
         {"v_reset": None},
         {"neuron": "if"},
         {"neuron": "if", "v_reset": 0.25},
+        {"votes": 3, "encoding": "constant"},
+        {"votes": 2, "encoding": "latency", "v_threshold": 0.1},
     ],
     ids=str,
 )
 def test_potentials_are_those_of_our_neurons_to_the_last_bit(node, settings):
     loaded = network(step_mode="s", **settings)
     config, weight, neuron = loaded.config, loaded.net.weight.detach().numpy(), loaded.net.spiking
-    spikes = poisson_encode(digits().test.images[17:18], torch.tensor([0]), 0, 60, SpikeKey(0, Stream.PLAY, 0))[:, 0]
+    image, key = digits().test.images[17:18], SpikeKey(0, Stream.PLAY, 0)
+    spikes = encode(config.encoding, image, torch.tensor([0]), 0, 60, 60, key)[:, 0].expand(60, -1)
     potentials, fired = [], []
     with torch.no_grad():
         for step in spikes.numpy():
@@ -137,8 +146,8 @@ def test_potentials_are_those_of_our_neurons_to_the_last_bit(node, settings):
         return { v: [...r.v], fired: [...r.fired], h: [...r.h] }"""
     like = {"leaky": config.neuron == "lif", "tau": config.tau}
     like |= {"threshold": config.v_threshold, "reset": config.v_reset}
-    values = {"weight": weight.flatten().tolist(), "spikes": spikes.flatten().int().tolist()}
-    got = {name: np.reshape(each, (60, 10)) for name, each in node(body, steps=60, like=like, **values).items()}
+    values = {"weight": weight.flatten().tolist(), "spikes": spikes.flatten().tolist()}
+    got = {name: np.reshape(each, (60, -1)) for name, each in node(body, steps=60, like=like, **values).items()}
     fires, h, v = got["fired"] > 0, got["h"], got["v"].astype(np.float32)
     np.testing.assert_array_equal(fires, fired)
     np.testing.assert_array_equal(v, potentials)

@@ -22,7 +22,7 @@ from snn_mnist.cli.main import main
 from snn_mnist.data import pictures as picture
 from snn_mnist.export import html
 from snn_mnist.network.network import SNN, SavedNetwork
-from snn_mnist.network.poisson import SpikeKey, Stream, poisson_encode
+from snn_mnist.network.poisson import SpikeKey, Stream, encode
 from snn_mnist.network.reliability import Prediction, Reliability, doubts
 from tests.support import chromium
 from tests.support.export_net import saved
@@ -79,20 +79,25 @@ def keep(page, name):
 
 
 def check_spikes(page, loaded: SavedNetwork, **settings):
-    """Input spikes are the library's for the page's pixels, output spikes our network's; return the page's state."""
+    """The input is the library's for the page's pixels, output spikes our network's; return the page's state.
+
+    `fired` there is by class, [T, 10]: shares of its votes.
+    """
     state = page.evaluate("""(() => {
         const { pixels, spikes, run, ...rest } = snn.state;
         return { ...rest, counts: null, pixels: [...pixels], spikes: [...spikes], fired: [...run.fired] };
     })()""")
     image, key = torch.tensor(state["pixels"], dtype=torch.uint8)[None], SpikeKey(state["seed"], Stream.PLAY, 0)
-    spikes = poisson_encode(image, torch.tensor([0]), 0, state["steps"], key)
+    steps, votes = state["steps"], loaded.config.votes
+    spikes = encode(loaded.config.encoding, image, torch.tensor([0]), 0, steps, steps, key).expand(steps, -1, -1)
     net = SNN.from_config(replace(loaded.config, step_mode="m", **settings))
     net.load_state_dict(loaded.net.state_dict())
     with torch.no_grad():
         fired = net(spikes)[:, 0].numpy()
-    state |= {"spikes": np.reshape(state["spikes"], (-1, 784)), "fired": np.reshape(state["fired"], (-1, 10))}
+    state["spikes"] = np.reshape(state["spikes"], (-1, 784)).astype(np.float32)
+    state["fired"] = np.reshape(state["fired"], (-1, 10, votes)).mean(2)
     np.testing.assert_array_equal(state["spikes"], spikes[:, 0])
-    assert fired.any() and (state["fired"] != fired).sum() <= 1  # sums in float32 there, in float64 here
+    assert fired.any() and (np.abs(state["fired"] - fired) > 1e-6).sum() <= 1  # sums in float32 there, in float64 here
     return state
 
 
@@ -150,6 +155,22 @@ def test_by_finger_on_a_phone_with_other_neurons_long_names_and_no_examples(brow
     assert browser.evaluate(f"{shown}.every(b => b.getBoundingClientRect().height > 24)")
     assert browser.evaluate("document.getElementById('examples').hidden") and "Ankle boot" in text(browser, "#neurons")
     keep(browser, "phone.png")
+
+
+@pytest.mark.parametrize(("votes", "encoding"), [(10, "poisson"), (3, "constant"), (2, "latency")])
+def test_votes_and_other_encodings(browser, tmp_path, votes, encoding):
+    loaded = saved(tmp_path, T=60, votes=votes, encoding=encoding, v_threshold=0.1 if encoding == "latency" else 1.0)
+    browser.open(exported_to(loaded), prefers_reduced_motion="reduce")
+    browser.draw("#pad", FOUR_OR_NINE)
+    browser.wait(FINISHED)
+    rates = check_spikes(browser, loaded)["fired"].mean(0)
+    tie = np.isclose(rates, rates.max()).sum() > 1
+    assert ("are level" if tie else f"firing rate {rates.max():.2f} after all 60 steps") in text(browser, "#prediction")
+    shown = browser.evaluate("[...document.querySelectorAll('.neuron .rate')].map(e => e.textContent)")
+    assert np.abs(np.array(shown, float) - rates).max() < 0.0051
+    assert text(browser, "h1").startswith(f"{10 * votes} spiking neurons")
+    assert browser.evaluate("document.getElementById('seed').offsetParent !== null") == (encoding == "poisson")
+    keep(browser, f"votes_{encoding}.png")
 
 
 def test_time_goes_step_by_step_or_at_speed(page, exported):

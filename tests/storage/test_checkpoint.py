@@ -15,10 +15,10 @@ import torture
 
 from snn_mnist.errors import SNNError
 from snn_mnist.storage import checkpoint
-from snn_mnist.storage.checkpoint import SHAPE, WEIGHT, Best, Position, load_plain
+from snn_mnist.storage.checkpoint import WEIGHT, Best, Position, load_plain
 from tests.support.runs import train_run
 
-NAN, INF = float("nan"), float("inf")
+SHAPE, NAN, INF = (10, 784), float("nan"), float("inf")
 
 
 @pytest.fixture(scope="module", params=["adam", "sgd"])

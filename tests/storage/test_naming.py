@@ -25,6 +25,10 @@ from tests.support.runs import train_run
             {"momentum": 0.5, "schedule": "cosine", "ema": 0.99, "val": 5000, "limit_batches": 9},
             "T100_b64_adam_lr0.001_momentum0.5_cosine_ema0.99_val5000_limit9",
         ),
+        (
+            {"votes": 10, "encoding": "constant", "loss": "ce", "scale": 20, "dropout": 0.25},
+            "T100_b64_adam_lr0.001_votes10_constant_ce_scale20_dropout0.25",
+        ),
         ({"epochs": 7, "backend": "torch", "device": "cpu", "eval_every": 2}, "T100_b64_adam_lr0.001"),
     ],
 )
@@ -35,6 +39,7 @@ def test_a_name_has_what_differs_from_the_defaults(settings, name):
 @pytest.mark.parametrize("name", FIXED_ON_RESUME)
 def test_every_setting_that_may_not_change_on_resume_is_in_the_name(name):
     others = {"neuron": "if", "surrogate": "sigmoid", "opt": "sgd", "dataset": "digits", "momentum": 0.5, "ema": 0.5}
+    others |= {"encoding": "latency", "loss": "ce", "dropout": 0.5}
     value = others.get(name) or (True if name == "amp" else 0.25 if name == "v_reset" else 2.5 if name == "tau" else 3)
     assert run_name(replace(Config(), **{name: value})) != run_name(Config())
 

@@ -1,4 +1,7 @@
-"""A network for the tests of export: ridge regression on the bundled digits, no training, no download."""
+"""A network for the tests of export: ridge regression on the bundled digits, no training, no download.
+
+With votes, the neurons of a class are its weights with noise.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +36,11 @@ def weights() -> np.ndarray:
 
 def network(T: int = 30, **settings: Any) -> SavedNetwork:
     config = Config(T=T, dataset="digits", **settings)
-    net = SNN.from_config(config)
-    net.load_state_dict({checkpoint.WEIGHT: torch.from_numpy(weights())})
+    net, random = SNN.from_config(config), np.random.default_rng(0)
+    weight = np.repeat(weights(), config.votes, 0)
+    if config.votes > 1:  # those of a class differ
+        weight += random.normal(0, 0.02, weight.shape).astype(np.float32)
+    net.load_state_dict({checkpoint.WEIGHT: torch.from_numpy(weight)})
     return SavedNetwork(Path("unsaved.pth"), config, net, True, 0)
 
 

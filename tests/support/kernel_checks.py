@@ -69,12 +69,12 @@ def weight_of(scale=0.15, outputs=10, seed=0):
     return scale * torch.randn(outputs, 784, generator=torch.Generator().manual_seed(seed))
 
 
-def training_of(weight, optimizer, steps, batch, T, scaler=None, average=None, amp=False):
+def training_of(weight, optimizer, steps, batch, T, scaler=None, average=None, amp=False, votes=1, **more):
     """What training steps are made of, on the weight's device."""
-    rates = torch.zeros(steps * batch, len(weight), device=weight.device)
+    rates = torch.zeros(steps * batch, len(weight) // votes, device=weight.device)
     skipped = torch.zeros((), dtype=torch.int64, device=weight.device)
     scaler = scaler or torch.amp.GradScaler(weight.device.type, enabled=False)
-    return Training(steps, batch, T, optimizer, scaler, amp, average, rates, skipped)
+    return Training(steps, batch, T, optimizer, scaler, amp, average, rates, skipped, **more)
 
 
 class _Rate(torch.autograd.Function):
@@ -128,7 +128,7 @@ class Target:
         cpu = name == "numba"
         self.name, self.device, self.host = name, device, host
         self.fused, self.neuron = (fused_cpu, neuron_cpu) if cpu else (fused_cuda, fused_cuda)
-        self.backend, self.half, self.most = ("numba", torch.bfloat16, 16) if cpu else ("cupy", torch.float16, 128)
+        self.backend, self.half = ("numba", torch.bfloat16) if cpu else ("cupy", torch.float16)
 
     def active(self, images):
         return self.fused.active_pixels(images.to(self.device))

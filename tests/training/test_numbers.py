@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from snn_mnist.cli.main import main
-from snn_mnist.network import engine
+from snn_mnist.network import engine, poisson
 from snn_mnist.network.network import SNN
 from snn_mnist.network.poisson import SpikeKey, Stream
 from snn_mnist.network.scoring import score
@@ -161,11 +161,11 @@ def encoded(monkeypatch):
     """(key, indices of the images, T) of each encoding by the torch engine."""
     calls = []
 
-    def record(images, index, start, stop, key, real=engine.poisson_encode):
+    def record(images, index, start, stop, key, real=poisson.poisson_encode):
         calls.append((SpikeKey(*map(int, key)), index.tolist(), stop))
         return real(images, index, start, stop, key)
 
-    monkeypatch.setattr(engine, "poisson_encode", record)
+    monkeypatch.setattr(poisson, "poisson_encode", record)
     return calls
 
 

@@ -72,7 +72,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 VALUES = {"backend": ["numba", "torch"], "opt": ["adam", "sgd"], "schedule": ["constant", "cosine"], "ema": [0.0, 0.9]}
-VALUES |= {"amp": [False, True], "val": [0, 100], "eval_every": [1, 2]}
+VALUES |= {"amp": [False, True], "val": [0, 100], "eval_every": [1, 2], "votes": [1, 3], "dropout": [0.0, 0.25]}
+VALUES |= {"encoding": ["poisson", "constant", "latency"], "loss": ["mse", "ce"]}
 SETTINGS = st.fixed_dictionaries({name: st.sampled_from(values) for name, values in VALUES.items()})
 
 
@@ -120,7 +121,8 @@ def test_a_resumed_epoch_counts_the_seconds_before_it_was_stopped(tmp_path: Path
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Run directories of one epoch, by optimiser."""
     out = str(tmp_path_factory.mktemp("runs"))
-    return {opt: train(Config(**SMALL, opt=opt, out_dir=out), Interruption()) for opt in ("adam", "sgd")}
+    runs = {"adam": {}, "sgd": {"opt": "sgd"}, "ce": {"loss": "ce"}}
+    return {name: train(Config(**SMALL, **given, out_dir=out), Interruption()) for name, given in runs.items()}
 
 
 @pytest.fixture
@@ -131,13 +133,14 @@ def own(folders: dict[str, Path], tmp_path: Path) -> Path:
 
 OTHERS = {"T": 5, "neuron": "if", "tau": 3.0, "v_threshold": 2.0, "v_reset": None, "surrogate": "sigmoid", "alpha": 3.0}
 OTHERS |= {"b": 32, "opt": "sgd", "momentum": 0.5, "ema": 0.5, "amp": True, "seed": 1, "dataset": "mnist", "val": 10}
-OTHERS |= {"limit_batches": 5}
+OTHERS |= {"limit_batches": 5, "votes": 2, "encoding": "constant", "loss": "ce", "scale": 3.0, "dropout": 0.5}
 
 
 def test_every_setting_that_changes_the_result_is_refused_by_name(folders: dict[str, Path], capsys: Any):
     assert set(OTHERS) == set(FIXED_ON_RESUME)
     for name, value in OTHERS.items():
-        folder = folders["sgd" if name in ("opt", "momentum") else "adam"]  # Adam has no momentum to change
+        # Adam has no momentum to change, the squared error no scale
+        folder = folders["sgd" if name in ("opt", "momentum") else "ce" if name == "scale" else "adam"]
         value = "adam" if name == "opt" else value
         with pytest.raises(UsageError, match=rf"can't resume .*: {name} .* → .*-force"):
             resume(resumed(folder, **{name: value}))

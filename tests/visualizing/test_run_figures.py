@@ -1,5 +1,7 @@
 """The figures of runs and of a traced image: they show what metrics.csv, the checkpoint and the trace hold."""
 
+from dataclasses import replace
+
 import matplotlib
 import numpy as np
 import pytest
@@ -44,7 +46,8 @@ def test_learning_curves_of_one_run_are_its_numbers():
     assert np.allclose(test.get_xydata(), [(r["epochs"], 100 * r["test_acc"]) for r in rows if "test_acc" in r])
     assert np.allclose(loss.lines[1].get_ydata(), [r["test_loss"] for r in rows if "test_loss" in r])
     assert heading(figure) == "84.00% of the test images right after 6 epochs"
-    assert legend(figure) == ["training images", "test images"]
+    assert legend(figure) == ["training images", "test images"] and loss.get_ylabel() == "mean squared error"
+    assert figures.learning_curves({"run": rows}, losses={"ce"}).axes[1].get_ylabel() == "cross-entropy"
 
 
 def test_many_runs_differ_in_colour_or_mark_and_show_the_test_images():
@@ -108,6 +111,24 @@ def test_receptive_fields_are_the_weights_on_a_symmetric_scale():
     assert low == -high and 1 < high < 10
     assert tuple(text.get_text() for text in axes.texts) == DIGITS
     figures.receptive_fields(torch.zeros(10, 784), DIGITS)
+
+
+@pytest.mark.parametrize(("votes", "across", "space"), [(3, 3, 2), (10, 10, 2), (40, 20, 10), (50, 25, 10)])
+def test_a_class_of_several_neurons_is_a_row(votes, across, space):
+    """Forty are two lines of twenty; the name stands at the middle of the row."""
+    weight = torch.randn(10 * votes, 784)
+    axes = figures.receptive_fields(weight, FASHION).axes[0]
+    tiles, lines = axes.images[0].get_array(), -(-votes // across)
+    height = 30 * lines - 2 + space
+    assert tiles.shape == (10 * height - space, 30 * across - 2)
+    for neuron in (0, votes - 1, 7 * votes + 1, 10 * votes - 1):
+        row, column = divmod(neuron % votes, across)
+        top = neuron // votes * height + 30 * row
+        found = tiles[top : top + 28, 30 * column : 30 * column + 28]
+        assert np.array_equal(found, weight[neuron].view(28, 28))
+    assert [text.get_text() for text in axes.texts] == list(FASHION)
+    assert [int(text.get_position()[1] // height) for text in axes.texts] == [*range(10)]
+    assert f"{votes} neurons per class" in heading(axes.figure)
 
 
 @pytest.mark.parametrize("names", [DIGITS, FASHION])
@@ -198,6 +219,46 @@ def test_the_image_beside_its_spikes(trace):
     assert heading(figure) == "Test image 17, label 3: 2,000 input spikes in 80 steps"
     assert left.get_clim() == (0, 255) and right.get_clim() == (0, 80)
     assert np.array_equal(right.get_array(), trace.input_spikes) and np.array_equal(left.get_array(), trace.image)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "title"),
+    [("constant", "a constant current in 80 steps"), ("latency", "1 input spikes in 80 steps")],
+)
+def test_the_image_beside_another_encoding(trace, encoding, title):
+    """A pixel of 200 is a current of 200/255, or fires at step round(79 (1 - 200/255)) = 17."""
+    trace = replace(trace, encoding=encoding, input_spikes=(trace.image > 0).astype(int))
+    figure = figures.shown_image(trace, DIGITS)
+    shown = figure.axes[1].images[0].get_array()
+    assert heading(figure) == f"Test image 17, label 3: {title}"
+    assert shown[2, 9] == (200 / 255 if encoding == "constant" else 17) and np.ma.count(shown[shown > 0]) == 1
+
+
+@pytest.mark.parametrize("label", [5, 3])
+def test_figures_of_several_neurons_per_class(label):
+    """Fifteen per class; neuron n - 1 of class 5 fires in every n-th step, one of class 8 always. Twelve are shown."""
+    s = np.zeros((30, 150), np.float32)
+    for number in range(1, 16):
+        s[::number, 5 * 15 + number - 1] = 1
+    s[:, 8 * 15 + 2] = s[4, 3 * 15] = 1
+    trace = Trace(1, label, np.zeros((28, 28), np.uint8), np.zeros((28, 28), np.int64), s, s, 0 * s, s)
+    rival = 8 if label == 5 else 3  # the next class, or the label of a wrong prediction
+    assert (trace.prediction, trace.rival, trace.votes) == (5, rival, 15)
+    figure = figures.raster(trace, DIGITS)
+    names = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert [name.split(" #")[0] for name in names] == [str(rival)] * 12 + ["5"] * 12
+    assert names[11] == ("8 #2" if label == 5 else "3 #0") and names[-1] == "5 #0"
+    own, shares = s.mean(0), [bar.get_width() for bar in figure.axes[1].patches]
+    assert shares == pytest.approx([own[int(name[0]) * 15 + int(name[3:])] for name in names])
+    assert shares[12:] == sorted(shares[12:])
+    outcome = "and are right" if label == 5 else "but the label is 3"
+    title = f"The neurons of 5 fire most, in {100 * trace.rates[5]:.0f} % of the steps, {outcome} "
+    assert heading(figure).startswith(title + "Shown: 12 of 15 neurons per class")
+    typical = np.abs(own[75:90] - own[75:90].mean()).argmin()
+    titles = [axes.get_title(loc="left") for axes in figures.winner(trace, DIGITS, 1.0, 0.0).axes]
+    assert titles[0].startswith(f"Neuron 5 #{typical} (typical of the prediction): ") and len(titles) == 2
+    assert f"(typical of the {'next class' if label == 5 else 'label'})" in titles[1]
+    assert figures.voltages(trace, DIGITS, 1.0).axes[0].images[0].get_array().shape == (24, 30)
 
 
 def test_the_raster_names_prediction_and_label(trace):

@@ -25,6 +25,11 @@ def test_receptive_fields_have_the_colours_of_the_figure():
         assert np.abs(found[top : top + 28, left : left + 28] - expected[number]).max() < 4  # of matplotlib's 256 steps
 
 
+@pytest.mark.parametrize(("votes", "shape"), [(3, (596, 176)), (40, (670, 598))])
+def test_several_neurons_per_class_are_rows(votes, shape):
+    assert images.receptive_fields(torch.randn(10 * votes, 784)).shape == (*shape, 3)
+
+
 @pytest.mark.parametrize("names", [DIGITS, FASHION])
 def test_each_count_is_readable_in_a_cell_of_its_colour(names):
     counts = torch.diag(torch.full((10,), 900)) + torch.arange(100).reshape(10, 10) % 13

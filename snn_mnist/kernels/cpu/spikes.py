@@ -12,11 +12,13 @@ from torch import Tensor
 from snn_mnist.kernels.cpu import simd
 from snn_mnist.kernels.cpu.jit import helper, kernel, on_threads
 from snn_mnist.kernels.spikes import BLOCK, DIGITS, TIE, SpikeKey, philox
+from snn_mnist.kernels.spikes import latency_step as latency_step_of
 
 SPAN = 128  # steps worked on at once: two 64-bit words of spikes a pixel
 TIES = 1024  # ties are resolved in groups of at least this many
 
 philox_words = numba.njit(philox)
+latency_step = helper(latency_step_of)
 
 
 class ActivePixels(NamedTuple):
@@ -63,6 +65,24 @@ def scratch(pixels):  # type: ignore[no-untyped-def]
     ties = np.empty((3, TIES + SPAN + 8), np.uint32)
     words = np.empty((TIES + SPAN + 8) * 4, np.uint32)
     return steps, sites, random, ties, words
+
+
+@helper
+def kept_pixels(pixels, values, image, key, limit, work, kept, kept_values):  # type: ignore[no-untyped-def]
+    """Write those of an image's active pixels whose word 0 of Philox, counter (0, p, n, epoch), is at least `limit`.
+
+    Return how many they are.
+    """
+    steps, sites, random, _, _ = work
+    words, active, count = random.view(np.uint32), pixels.shape[0], 0
+    for j in range(active):
+        steps[j], sites[j] = 0, pixels[j]
+    for j in range(0, active, 8):  # lanes beyond the last pixel are not read
+        simd.philox8(words, 4 * j, steps, sites, j, image, key.epoch, key.seed, key.stream)
+    for j in range(active):
+        kept[count], kept_values[count] = pixels[j], values[j]  # no branch, which would be mispredicted
+        count += np.int64(words[4 * j]) >= limit
+    return count
 
 
 @helper

@@ -1,8 +1,8 @@
 """Many training steps in one compiled call on the CPU: encode, layer, LIF over T, loss, gradient, optimiser.
 
-The gradient of the mean squared error at a sample needs the rates of that sample alone, dL/drate = 2 (rate - target) /
-(B C). So a sample adds dL/drate E (see fused.py) to the sum of its group at once, and no E is kept. Weights, sums and
-the optimiser's state are rows of sixteen floats, one row a pixel, from the first step to the last.
+The gradient of the loss at a sample needs the rates of that sample alone (see _compare). So a sample adds dL/drate
+E (see fused.py) to the sum of its group at once, and no E is kept. Weights, sums and the optimiser's state are rows of
+sixteen floats, in each block of neurons one row a pixel, from the first step to the last.
 
 A step has two parts, after each of which the threads wait for each other: samples, then strips of pixels, where the
 groups' sums are added and the optimiser steps. The order of a sum depends on the batch size alone: samples in order
@@ -23,6 +23,7 @@ multiply-add), and none depends on the width of the processor's vectors, so ever
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -30,17 +31,18 @@ import numpy as np
 from snn_mnist.kernels.cpu import simd
 from snn_mnist.kernels.cpu.fused import (
     ROW,
+    add_gradient,
     count_spikes,
-    eligibility_row,
     lif_backward,
     lif_forward,
     new_scratch,
     sample_currents,
-    step_sums,
 )
 from snn_mnist.kernels.cpu.jit import expect, helper, kernel
+from snn_mnist.kernels.cpu.spikes import kept_pixels
+from snn_mnist.kernels.spikes import SpikeKey
 
-MOST_GROUPS = 32
+MOST_GROUPS, MOST_SUMS = 32, 64  # sums: of groups and blocks
 SGD, ADAM = 0, 1
 
 
@@ -51,17 +53,28 @@ class Batches(NamedTuple):
     order: np.ndarray  # [steps * size] int64, indices of images
     targets: np.ndarray  # [N, C] float32, of all images
     rates: np.ndarray  # [steps * size, C] float32 receives the rates of each batch, with the weights it met
+    votes: int  # neurons per class, whose mean rate is the rate of the class
+    scale: float  # the loss is the cross-entropy of scale times the rates; 0: the squared error
+
+
+class Code(NamedTuple):
+    """How pixels become input."""
+
+    encoding: int  # of fused.ENCODINGS
+    key: SpikeKey  # of the spikes
+    silent_below: int  # limit of `kept_pixels`, 0: no dropout
+    dropout_key: SpikeKey
 
 
 class Rows(NamedTuple):
-    """What a step changes, in rows [(P + 1) * 16] float32 whose last one is 0."""
+    """What a step changes, in rows [blocks * (P + 1) * 16] float32, the last one of each block 0."""
 
     weights: np.ndarray
     used: np.ndarray  # the weights themselves, or those rounded to bfloat16
     moment: np.ndarray
     square: np.ndarray
     average: np.ndarray  # or []
-    sums: np.ndarray  # of gradients, [groups * (P + 1) * 16]
+    sums: np.ndarray  # of gradients, [groups * blocks * (P + 1) * 16]
 
 
 class Update(NamedTuple):
@@ -74,9 +87,12 @@ class Update(NamedTuple):
     done: int  # steps before the first one of the epoch
 
 
-def groups_of(batch: int) -> int:
-    """Return the number of groups of samples whose gradients are summed apart: a power of two, of eight and more."""
-    return 1 << max(0, min(batch // 8, MOST_GROUPS).bit_length() - 1)
+def groups_of(batch: int, blocks: int) -> int:
+    """Return the number of groups of samples whose gradients are summed apart: a power of two, of eight and more.
+
+    Fewer for many blocks of neurons, whose sums would not fit into the cache.
+    """
+    return 1 << max(0, min(batch // 8, MOST_GROUPS, max(MOST_SUMS // blocks, 2)).bit_length() - 1)
 
 
 # ---- gradient ------------------------------------------------------------------------------------------------------
@@ -116,10 +132,38 @@ def _prefetch_image(n, images):  # type: ignore[no-untyped-def]
 
 
 @helper
-def _learn_samples(first, last, images, batches, steps, key, neuron, gradient, rows, sums, scratch, small):  # type: ignore[no-untyped-def]
-    """Write the firing rates of the images order[first : last], and set sums [P * 16] to the sum of their dL/dW."""
-    outputs, blocks = batches.targets.shape[1], (steps + 15) // 16
-    scale = np.float32(2.0 / (batches.size * outputs))
+def _compare(i, n, batches, steps, fired, delta):  # type: ignore[no-untyped-def]
+    """Write the rates of image n at place i of the order, from the spike counts of its neurons, and dL/drate of each.
+
+    squared error  2 (rate - target) / (B C votes)
+    cross-entropy  scale (softmax(scale rate) - target) / (B votes)
+    """
+    outputs, votes, rates = batches.targets.shape[1], batches.votes, batches.rates
+    factor, largest, total = np.float32(2.0 / (batches.size * outputs * votes)), np.float32(0), 0.0
+    for c in range(outputs):
+        count = np.float32(0)
+        for at in range(c * votes, (c + 1) * votes):
+            count += fired[at]
+        rates[i, c] = count / np.float32(steps * votes)
+        largest = max(largest, rates[i, c])
+    if batches.scale > 0:
+        factor = np.float32(batches.scale / (batches.size * votes))
+        for c in range(outputs):
+            total += math.exp(batches.scale * (rates[i, c] - largest))
+    for c in range(outputs):
+        output = rates[i, c]
+        if batches.scale > 0:
+            output = np.float32(math.exp(batches.scale * (rates[i, c] - largest)) / total)
+        for at in range(c * votes, (c + 1) * votes):
+            delta[at] = factor * (output - batches.targets[n, c])
+
+
+@helper
+def _learn_samples(first, last, images, batches, steps, code, neuron, gradient, rows, sums, scratch, small):  # type: ignore[no-untyped-def]
+    """Write the rates of the images order[first : last]; set sums [blocks * (P + 1) * 16] to the sum of their dL/dW."""
+    outputs, blocks = batches.targets.shape[1], small.shape[0] // (2 * ROW)
+    length, size = sums.shape[0] // blocks, scratch.current.shape[0] // blocks
+    fired, delta = small[: blocks * ROW], small[blocks * ROW :]
     readout_steps = np.full(1, steps, np.int64)
     sums[:] = 0
     for i in range(first, last):
@@ -130,20 +174,22 @@ def _learn_samples(first, last, images, batches, steps, key, neuron, gradient, r
             simd.prefetch(batches.targets, batches.order[i + 2] * outputs)
         start, stop = images.offsets[n], images.offsets[n + 1]
         pixels, values = images.pixels[start:stop], images.values[start:stop]
-        sample_currents(pixels, values, np.uint32(n), key, steps, rows.used, scratch)
-        lif_forward(scratch.current, steps, neuron, readout_steps, small)
-        for c in range(outputs):
-            rate = small[c] / np.float32(steps)
-            batches.rates[i, c] = rate
-            small[ROW + c] = scale * (rate - batches.targets[n, c])  # dL/drate, 0 beyond the outputs
-        simd.call_elementwise(gradient, scratch.current, scratch.factor, steps * ROW)
-        lif_backward(scratch.current, scratch.factor, steps, neuron)
-        step_sums(scratch.factor, steps, scratch.sums)
-        delta = simd.load(small, ROW)
-        for j in range(pixels.shape[0]):
-            at = np.int64(pixels[j]) * ROW
-            row = eligibility_row(scratch.masks, j, blocks, scratch.sums)
-            simd.store(sums, at, simd.fma(row, delta, simd.load(sums, at)))
+        if code.silent_below != 0:
+            kept, kept_values, key = scratch.pixels, scratch.values, code.dropout_key
+            count = kept_pixels(pixels, values, np.uint32(n), key, code.silent_below, scratch.spikes, kept, kept_values)
+            pixels, values = kept[:count], kept_values[:count]
+        sample_currents(pixels, values, np.uint32(n), code.key, code.encoding, steps, rows.used, scratch)
+        for block in range(blocks):
+            lif_forward(scratch.current[block * size :], steps, neuron, readout_steps, fired[block * ROW :])
+        _compare(i, n, batches, steps, fired, delta)
+        for block in range(blocks):
+            current = scratch.current[block * size : (block + 1) * size]
+            simd.call_elementwise(gradient, current, scratch.factor, steps * ROW)
+            lif_backward(current, scratch.factor, steps, neuron)
+            at = block * length
+            add_gradient(
+                pixels, values, code.encoding, steps, simd.load(delta, block * ROW), sums[at : at + length], scratch
+            )
 
 
 # ---- optimiser -----------------------------------------------------------------------------------------------------
@@ -215,14 +261,15 @@ def round_to_bfloat16(first, last, weights, rounded):  # type: ignore[no-untyped
 
 
 @kernel("the training steps", seconds=3.5)
-def train_steps(team, first, last, images, batches, steps, key, neuron, gradient, rows, update):  # type: ignore[no-untyped-def]
+def train_steps(team, first, last, images, batches, steps, code, neuron, gradient, rows, update):  # type: ignore[no-untyped-def]
     """Training steps first .. last - 1 of an epoch, each over T = steps; gradient: the address of g over an array."""
     worker, workers, groups = team.worker, team.workers, rows.sums.shape[0] // rows.weights.shape[0]
     length = rows.weights.shape[0]
     low, high = worker * (length // ROW) // workers * ROW, (worker + 1) * (length // ROW) // workers * ROW
     rounded = rows.used.ctypes.data != rows.weights.ctypes.data
-    scratch = new_scratch(length // ROW - 1, steps, True)
-    small = simd.aligned(2 * ROW, np.float32)  # spike counts, dL/drate
+    blocks = (batches.targets.shape[1] * batches.votes + ROW - 1) // ROW
+    scratch = new_scratch(length // (blocks * ROW) - 1, blocks, steps, True)
+    small = simd.aligned(2 * blocks * ROW, np.float32)  # spike counts; dL/drate, 0 beyond the neurons
     small[:] = 0
     if rounded:
         round_to_bfloat16(low, high, rows.weights, rows.used)
@@ -233,7 +280,7 @@ def train_steps(team, first, last, images, batches, steps, key, neuron, gradient
             at = step * batches.size
             sums = rows.sums[group * length : (group + 1) * length]
             _learn_samples(
-                at + begin, at + end, images, batches, steps, key, neuron, gradient, rows, sums, scratch, small
+                at + begin, at + end, images, batches, steps, code, neuron, gradient, rows, sums, scratch, small
             )
         _add_pairs(groups, workers, worker, 0, length, rows.sums)
         simd.wait_for_all(team)
