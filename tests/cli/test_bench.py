@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from snn_mnist import core
+from snn_mnist.__main__ import main
 from snn_mnist.cli import bench
-from snn_mnist.cli.main import main
 from snn_mnist.cli.shared import spread
 
 

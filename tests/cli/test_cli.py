@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from snn_mnist import __version__
-from snn_mnist.cli.main import main
+from snn_mnist.__main__ import main
 from snn_mnist.cli.parser import VERBS, Verb, read_command, read_flags
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.settings.config import cores
@@ -129,7 +129,7 @@ def test_help_lists_the_verbs(capsys: pytest.CaptureFixture):
 def test_what_needs_no_network_imports_nothing_heavy(tmp_path: Path):
     """What makes help instant, measured without a clock; of help not even YAML. Nor is an error late."""
     code = (
-        "import sys\nfrom snn_mnist.cli.main import VERBS, main\n"
+        "import sys\nfrom snn_mnist.__main__ import VERBS, main\n"
         "loaded = lambda: print('loaded:', *sorted({name.partition('.')[0] for name in sys.modules}))\n"
         "for verb in VERBS: assert main([verb, '-help']) == 0\nassert main(['-help']) == 0\nloaded()\n"
         "assert main(['runs', '-csv', 'x.csv']) == 0 and main(['plot', 'nowhere']) == 2\nloaded()"

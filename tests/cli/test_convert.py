@@ -10,8 +10,8 @@ from nursery import Nursery
 from torch.nn.functional import linear, mse_loss, one_hot
 from torture import differences
 
+from snn_mnist.__main__ import main
 from snn_mnist.cli.convert import ConvertOptions
-from snn_mnist.cli.main import main
 from snn_mnist.core import neuron
 from snn_mnist.data.datasets import Split, load_dataset
 from snn_mnist.errors import SNNError

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from snn_mnist.__main__ import main
 from snn_mnist.cli.evaluate import describe, summarise
-from snn_mnist.cli.main import main
 from snn_mnist.cli.shared import spread
 from snn_mnist.data.datasets import DIGITS, FASHION
 from snn_mnist.network import scoring

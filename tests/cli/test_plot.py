@@ -4,8 +4,8 @@ import pytest
 import torch
 from PIL import Image
 
+from snn_mnist.__main__ import main
 from snn_mnist.cli import plot
-from snn_mnist.cli.main import main
 from snn_mnist.data.datasets import DIGITS
 from snn_mnist.storage import checkpoint
 from snn_mnist.storage.checkpoint import LATEST

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from snn_mnist.cli.main import main
+from snn_mnist.__main__ import main
 from snn_mnist.cli.predict import drawn, grey_code, shows_greys
 from snn_mnist.data import pictures
 from snn_mnist.data.datasets import DIGITS, FASHION

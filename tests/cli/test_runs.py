@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from snn_mnist.cli.main import main
+from snn_mnist.__main__ import main
 from snn_mnist.cli.parser import read_command
 from snn_mnist.cli.runs import COLUMNS, SETTINGS
 from snn_mnist.cli.shared import resolve_runs

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from snn_mnist.cli.main import main
+from snn_mnist.__main__ import main
 from snn_mnist.cli.trace import describe
 from snn_mnist.data.datasets import DIGITS
 from snn_mnist.network.trace import Trace, misclassified, trace_image

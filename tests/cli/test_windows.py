@@ -23,7 +23,7 @@ for name in ("fork", "register_at_fork", "set_blocking", "sched_getaffinity", "g
 for name in ("SIGKILL", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGCHLD", "setitimer", "pthread_sigmask"):
     vars(signal).pop(name, None)
 sys.modules["msvcrt"] = types.SimpleNamespace(LK_NBLCK=2, locking=lambda handle, mode, size: None)
-from snn_mnist.cli.main import main
+from snn_mnist.__main__ import main
 for line in sys.stdin.read().splitlines():
     code = main(line.split("\\t"))
     print("code", code, line, flush=True)

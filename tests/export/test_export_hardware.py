@@ -15,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snn_mnist.cli.main import main
+from snn_mnist.__main__ import main
 from snn_mnist.errors import UsageError
 from snn_mnist.export import fixed_point, hardware
 from snn_mnist.export.fixed_point import quantise

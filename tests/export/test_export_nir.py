@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from snn_mnist.cli.main import main
+from snn_mnist.__main__ import main
 from snn_mnist.errors import SNNError
 from snn_mnist.export import nir as nir_file
 from snn_mnist.export import verify

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from snn_mnist.cli.main import main
+from snn_mnist.__main__ import main
 from snn_mnist.data import pictures as picture
 from snn_mnist.export import html
 from snn_mnist.network import reliability

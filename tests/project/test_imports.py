@@ -9,7 +9,7 @@ import rooms  # of scripts/, which conftest.py has put on the path
 from tests.conftest import ROOT
 
 LIGHT = ["errors", "kernels", "kernels.formulas", "settings.config", "storage.checkpoint", "storage.atomic_files"]
-LIGHT += ["cli.main"]  # import the standard library only, so that `--help` is instant
+LIGHT += ["__main__"]  # import the standard library only, so that `--help` is instant
 
 
 def test_imports_run_one_way_and_in_no_circle():

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from snn_mnist.__main__ import main
 from snn_mnist.cli import bench
-from snn_mnist.cli.main import main
 from tests.conftest import ROOT, no_network
 from tests.support.checkout import Checkout
 

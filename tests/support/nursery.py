@@ -126,7 +126,7 @@ def _serve() -> None:
             importlib.import_module(module)
     from numba.core.registry import cpu_target
 
-    from snn_mnist.cli import main as cli
+    from snn_mnist import __main__ as cli
 
     cpu_target.typing_context.refresh()  # what numba sets up before it loads its first compiled kernel
     cpu_target.target_context.refresh()

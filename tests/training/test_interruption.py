@@ -10,7 +10,7 @@ import torture
 from nursery import Child, Nursery
 from torture import QUICK, differences
 
-from snn_mnist.cli.main import main
+from snn_mnist.__main__ import main
 from snn_mnist.storage import checkpoint
 from snn_mnist.training.console import Interruption
 from tests.support.runs import train_run, wait_until

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from snn_mnist.cli.main import main
+from snn_mnist.__main__ import main
 from snn_mnist.network import engine, poisson
 from snn_mnist.network.network import SNN
 from snn_mnist.network.poisson import SpikeKey, Stream

@@ -13,7 +13,7 @@ import pytest
 from nursery import Nursery
 from torture import QUICK, metrics
 
-from snn_mnist.cli.main import main
+from snn_mnist.__main__ import main
 from snn_mnist.storage import checkpoint
 from tests.conftest import ROOT, Program
 from tests.support.runs import wait_until

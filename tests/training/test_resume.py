@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torture import differences
 
-from snn_mnist.cli.main import main
+from snn_mnist.__main__ import main
 from snn_mnist.cli.parser import read_command
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.network.device import choose_runtime

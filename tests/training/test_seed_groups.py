@@ -15,7 +15,7 @@ from unittest.mock import Mock
 import pytest
 from torture import same
 
-from snn_mnist.cli.main import main
+from snn_mnist.__main__ import main
 from snn_mnist.storage import checkpoint
 from snn_mnist.storage.runs import SeedGroup
 from tests.support.runs import metrics, newest
@@ -110,7 +110,7 @@ def test_an_interrupted_one_equals_an_undisturbed_one(tmp_path, capsys, interrup
 
 
 def test_what_is_finished_has_nothing_to_do_without_pytorch(group):
-    code = "import sys; sys.modules['torch'] = None; from snn_mnist.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; sys.modules['torch'] = None; from snn_mnist.__main__ import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "train", "-resume", str(group)]
     out = subprocess.run(command, capture_output=True, check=True, encoding="utf-8").stdout
     assert out.startswith("3 seeds: test accuracy")

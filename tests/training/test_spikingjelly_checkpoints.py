@@ -21,7 +21,7 @@ import subprocess
 import pytest
 import torch
 
-from snn_mnist.cli.main import main
+from snn_mnist.__main__ import main
 from snn_mnist.network.network import load_network
 from snn_mnist.storage import checkpoint
 from tests.support.export_net import digits, network, weights

@@ -7,8 +7,8 @@ import pytest
 import torch
 import torture
 
+from snn_mnist.__main__ import main
 from snn_mnist.cli import train as training
-from snn_mnist.cli.main import main
 from snn_mnist.errors import SNNError
 from snn_mnist.settings.config import Config
 from snn_mnist.storage import checkpoint
