@@ -239,7 +239,7 @@ def test_a_failure_in_the_last_figures_ends_no_run(own: Path, monkeypatch: pytes
 def test_a_death_in_the_last_figures_is_made_up_for(own: Path, whole: Any, monkeypatch: pytest.MonkeyPatch):
     """The last checkpoint is written after all else, so going on tests and draws once more."""
     with monkeypatch.context() as patched, pytest.raises(SystemExit):
-        patched.setattr(run_figures, "write_run_figures", lambda *_: sys.exit(9))
+        patched.setattr(run_figures, "write_run_figures", lambda *_, **__: sys.exit(9))
         train(resumed(own, epochs=2, figures=True, j=1), Interruption())
     state = checkpoint.load(own)
     assert (state["epoch"], state["step"]) == (0, 4)  # trained, to be tested
