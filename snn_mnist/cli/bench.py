@@ -2,8 +2,7 @@
 
     python -m snn_mnist bench -T 10,100 -b 64,1024
 
-The backends are measured in turns, so that a machine that slows down slows all of them. Compilation comes before the
-measurements and is reported apart. `scripts/compare_libraries.py` compares with other libraries.
+The backends take turns, so that a machine that slows down slows all of them. Compilation is reported apart.
 """
 
 from __future__ import annotations

@@ -3,9 +3,8 @@
     python -m snn_mnist plot last
     python -m snn_mnist plot logs
 
-The learning curves of several runs in one figure, each named by what differs between them. Of a single run its curves,
-and the receptive fields, confusion matrix and accuracy against T of its latest checkpoint, tested with the spikes of
-that epoch's test.
+Several runs share a figure of learning curves. A single one has its curves, receptive fields, confusion matrix and
+accuracy against T, tested with the spikes of its last epoch's test.
 """
 
 from __future__ import annotations

@@ -2,9 +2,8 @@
 
     python -m snn_mnist predict seven.png scans/ -resume last
 
-Shows each picture as the network's input, the firing rates of the ten neurons (of several per class their mean), the
-prediction with its margin, and reasons to doubt it. The same picture, seed and checkpoint give the same rates, whatever
-other pictures are given.
+Shows each picture as the network's input, the firing rate of each class, the prediction with its margin, and reasons
+to doubt it. The same picture, seed and checkpoint give the same rates, whatever other pictures are given.
 """
 
 from __future__ import annotations

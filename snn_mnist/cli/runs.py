@@ -3,9 +3,7 @@
     python -m snn_mnist runs
     python -m snn_mnist runs logs other/logs -sort last
 
-`last` and `best` are test accuracies in percent: after the last epoch, and of checkpoint_max.pth; of runs without a
-test, such as the trials of a sweep, those of the held-out images. `speed` is the median of the epochs. A terminal shows
-as much of a line as it is wide; files, pipes, -csv and -json get all.
+A terminal shows as much of a line as it is wide; files, pipes, -csv and -json get all.
 """
 
 from __future__ import annotations

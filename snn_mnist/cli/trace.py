@@ -2,19 +2,7 @@
 
     python -m snn_mnist trace -resume last -index 0
 
-Writes into a directory of its own:
-    v_t_array.npy   [T, M] float32  membrane potentials V[t], after the reset, as in the tutorial's file; M = 10 votes
-    s_t_array.npy   [T, M] float32  output spikes S[t], 0 or 1
-    trace.npz       both, and: h_t_array [T, M] potentials H[t] before the reset, x_t_array [T, M] input
-                    currents X[t], image [28, 28] uint8, input_spikes [28, 28] number of spikes of each pixel,
-                    firing_rates [10] the means of each class's neurons, index, label, verdict (the prediction), T, seed
-    input.png       the image beside the number of spikes of each pixel, or another encoding
-    spikes.png      the raster of the ten neurons, with their firing rates
-    voltages.png    V[t] of the ten neurons as colours
-    winner.png      the potential of the predicted class's neuron; if it is wrong, the label's neuron too
-
-With several neurons per class the figures show those of the prediction and of the next class, or of the label if the
-prediction is wrong: up to twelve of each, from the one that fires least to the one that fires most.
+docs/how-it-works.md lists the files that it writes into a directory of its own.
 """
 
 from __future__ import annotations
