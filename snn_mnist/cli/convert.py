@@ -2,9 +2,8 @@
 
     python -m snn_mnist convert -epochs 10 -T 200
 
-The ANN is 784 → 10 with a ReLU in place of the neurons, one per class, and learns as `train` learns. Its weights,
-divided by the scale of its activations, are the spiking network's in every checkpoint; the entry `ann` has its own.
-At the end the network is tested with Poisson spikes, and with the pixels' values as a constant current.
+The ANN is 784 → 10 with a ReLU, one neuron per class, and learns as `train` learns. At the end the spiking network is
+tested with Poisson spikes, and with the pixels' values as a constant current.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Verbs `export` and `import`: a checkpoint in the formats of other programs, hardware and the browser, and back.
 
     python -m snn_mnist export -resume last -format nir -out mnist.nir -verify
-    python -m snn_mnist import mnist.nir
 
 docs/interop.md explains the formats.
 """

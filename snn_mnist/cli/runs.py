@@ -1,6 +1,5 @@
 """Verb `runs`: a table of runs with their results, their state and what differs between them.
 
-    python -m snn_mnist runs
     python -m snn_mnist runs logs other/logs -sort last
 
 A terminal shows as much of a line as it is wide; files, pipes, -csv and -json get all.

@@ -163,7 +163,7 @@ def test_a_bare_name_is_a_recipe_and_a_file_of_the_user_comes_first(tmp_path: Pa
     monkeypatch.chdir(tmp_path)
     assert read_yaml("best")["tau"] == "1.3" and read_yaml("sweep_best")["study"] == "best"
     for name in ("best.yaml", "nothing", "", str(tmp_path)):
-        with pytest.raises(UsageError, match="a recipe: best, digits, quick, .*tutorial"):
+        with pytest.raises(UsageError, match=r"a recipe: best, digits, quick, .*tutorial"):
             read_yaml(name)
     (tmp_path / "best").write_text("T: 3\n")
     assert read_yaml("best") == {"T": "3"}
