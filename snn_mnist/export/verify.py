@@ -45,7 +45,7 @@ class Agreement:
     def of(cls, ours: np.ndarray, theirs: np.ndarray) -> Agreement:
         """Compare output spikes by step and class, both whole numbers [T, N, 10]."""
         differs, same = np.abs(ours * 1 - theirs), ours.sum(0).argmax(1) == theirs.sum(0).argmax(1)
-        return cls(len(same), sum(~differs.any((0, 2))), ours.sum(), int(differs.sum()), same.sum())
+        return cls(len(same), *map(int, ((~differs.any((0, 2))).sum(), ours.sum(), differs.sum(), same.sum())))
 
     def __str__(self) -> str:
         images, spikes = f"{self.identical:,} of {self.images:,}", f"{self.different:,} of {self.spikes:,}"
