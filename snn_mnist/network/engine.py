@@ -56,7 +56,8 @@ class TorchEngine:
         counts = torch.zeros(len(index), len(readout_steps), len(self.net.weight), device=self.images.device)
         inputs = torch.zeros(len(index), dtype=torch.int64, device=self.images.device)
         for start, given, fired in self._spans(index, readout_steps[-1], key, span):
-            inputs = given.count_nonzero((0, 2)) + (0 if self.net.encoding == "constant" else inputs)
+            constant = self.net.encoding == "constant"
+            inputs = given.count_nonzero((0, 2)) if constant else inputs + given.sum((0, 2)).long()
             for m, stop in enumerate(readout_steps):
                 if stop > start:
                     counts[:, m] += fired[: stop - start].sum(0)
