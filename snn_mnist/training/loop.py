@@ -1,8 +1,8 @@
 """The training loop: `train`, `train_epoch`, `finish_epoch`.
 
-A training step encodes a batch, runs the network for T steps, compares the firing rates with the one-hot labels (mean
-squared error) and updates the weights by the surrogate gradient (network/training_steps.py shows it in PyTorch). A run
-is a pure function of its settings: its checkpoint of weights, optimiser and position continues it exactly.
+A training step encodes a batch, runs the network for T steps, compares its scores with the labels and updates the
+weights by the surrogate gradient (network/training_steps.py shows it in PyTorch). A run is a pure function of its
+settings: its checkpoint of weights, optimiser and position continues it exactly.
 """
 
 from __future__ import annotations
