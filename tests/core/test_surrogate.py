@@ -107,8 +107,8 @@ def ids(case):
     return "-".join([case[0], *map(str, case[1])])
 
 
-def test_the_sixteen_and_their_defaults():
-    """The defaults are those of SpikingJelly's classes: the first parameters of each."""
+def test_names_and_defaults():
+    """The first parameters of each in ORACLE are its defaults."""
     assert {n: c.__name__ for n, c in surrogate.SURROGATES.items()} == {n: o[0] for n, o in ORACLE.items()}
     assert {n: tuple(f.defaults.values()) for n, f in FORMULAS.items()} == {n: o[1][0] for n, o in ORACLE.items()}
     for name, cls in surrogate.SURROGATES.items():

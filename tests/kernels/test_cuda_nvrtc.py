@@ -67,7 +67,7 @@ def test_every_neuron_kernel(dtype, architecture):
     ]
     texts = [fused_cuda.neuron_source(spec, dtype, True) for spec in specs]
     texts += [fused_cuda.neuron_source(spec_of(v_reset=v), dtype, False) for v in (0.0, None)]
-    assert len(texts) == 16 * count + 2
+    assert len(texts) == len(FORMULAS) * count + 2
     used = registers(texts, architecture, most_spilled=32)  # by the cosines of the square wave, or in float64
     assert len(used) == len(texts) and sum(name.startswith("forward") for name in used) == 2
     assert dtype is torch.float64 or max(used.values()) <= 65_536 // (4 * 128)
