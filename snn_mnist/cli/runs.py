@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from snn_mnist.cli.shared import publish, write_output
-from snn_mnist.errors import UsageError
+from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.settings.config import Config, train_option
 from snn_mnist.settings.options import Options, option, options_of
 from snn_mnist.storage.metrics import csv_text
@@ -57,16 +57,19 @@ class RunsOptions(Options):
 def run(options: RunsOptions) -> int:
     found, problems = find_runs(options.runs or (options.out_dir,))
     runs = sorted(found, key=lambda run: _sort_key(run, options.sort))
-    parents = dict.fromkeys(run.folder.parent for run in runs)
-    groups = [SeedGroup.read(parent) for parent in parents if is_group(parent)]
-    records = [record(run) for run in runs]
+    seeds, texts, records = [], [], [record(run) for run in runs]
+    for folder in filter(is_group, dict.fromkeys(run.folder.parent for run in runs)):
+        try:
+            group = SeedGroup.read(folder)
+            seeds.append({"folder": str(folder), **group.summary()})
+            texts.append(f"\n{group.results()}")
+        except SNNError as error:  # of a file of the group, or of one of its runs
+            problems.append(f"the mean over {folder}: {error}")
+            print(f"skipped: {problems[-1]}", file=sys.stderr)
     if "-" not in (options.csv, options.json):
-        print(table(runs, shutil.get_terminal_size((10_000, 24)).columns))
-        for each in groups:
-            print(f"\n{each.results()}")
+        print("\n".join([table(runs, shutil.get_terminal_size((10_000, 24)).columns), *texts]))
     if options.csv:
         write_output(options.csv, csv_text(records), "-csv")
-    seeds = [{"folder": str(each.folder), **each.summary()} for each in groups]
     publish(options.json, {"runs": records, "seeds": seeds, "skipped": problems})
     return 0
 

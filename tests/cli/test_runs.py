@@ -225,6 +225,19 @@ def test_seeds_are_summed_up(tmp_path, capsys, monkeypatch):
     assert summary | {"settings": kept["settings"]} == {"folder": "logs/group"} | kept
 
 
+@pytest.mark.parametrize(("name", "text"), [("seed0/metrics.csv", "epochs\nx\n"), (SEEDS, "[")])
+def test_damage_in_a_group_hides_no_run(tmp_path, capsys, name, text):
+    group = tmp_path / "group"
+    for seed in (0, 1):
+        make(group / f"seed{seed}", [0.5], seed=seed, epochs=1)
+    SeedGroup(group, Config(seeds=2, epochs=1)).save()
+    (group / name).write_text(text)
+    assert main(["runs", str(group), "-csv", str(tmp_path / "all.csv")]) == 0
+    out, err = capsys.readouterr()
+    assert str(group / "seed1") in out and (tmp_path / "all.csv").exists()
+    assert f"skipped: the mean over {group}: {group / name} " in err
+
+
 # ---------------------------------------------------------------------------- last
 
 
