@@ -15,6 +15,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; print an error as one line. Return the exit code: 0, 1, 2, 130 or 143."""
     tokens = list(sys.argv[1:] if argv is None else argv)
     verb = next(iter(tokens), "")
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed by the caller (`>&-`): a file of the run would take its number
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # '?' for a character that it can't encode

@@ -52,6 +52,16 @@ def test_a_threading_layer_of_numba_that_is_not_installed(tmp_path: Path):
     assert [row["epochs"] for row in metrics(folder)] == [1, 2] and checkpoint.load(folder)["epoch"] == 1
 
 
+def test_closed_streams(tmp_path: Path):
+    """`>&- 2>&- <&-`: the first files that the run opens must not take their numbers, and get what is printed."""
+    command = [sys.executable, "-m", "snn_mnist", "train", *QUICK, "-epochs", "1", "-out-dir", str(tmp_path)]
+    shell = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command]
+    assert subprocess.run(shell, env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=280).returncode == 0
+    (folder,) = tmp_path.iterdir()
+    assert checkpoint.load(folder)["epoch"] == 0
+    assert not any(b"run directory" in path.read_bytes() for path in folder.iterdir())
+
+
 def test_ctrl_c_on_a_terminal(tmp_path: Path):
     """The key itself: the terminal makes the signal, beside the progress bar."""
     pid, terminal = pty.fork()
