@@ -76,7 +76,7 @@ def run(options: Any) -> int:
 
     choose_runtime(options.device, options.backend, plan.fixed["j"], options.step_mode)  # or else each trial would fail
     dataset = load_dataset(options.dataset, options.data_dir)
-    plan.config(next(corners(plan.space))).check_sizes(len(dataset.train))
+    plan.check(len(dataset.train))
     interruption = Interruption()
     with storage_errors(plan.storage):
         study = open_study(plan)

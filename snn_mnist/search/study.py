@@ -89,6 +89,16 @@ class Plan:
         settings = {**self.fixed, **self.space, "seeds": self.seeds, "sampler": self.sampler}
         return {name: show(value) for name, value in settings.items() if name not in FREE}
 
+    def check(self, n_train: int) -> None:
+        """Raise UsageError where no combination of the settings can be trained on this many images."""
+        errors = []
+        for values in itertools.islice(corners(self.space), 4096):  # three seconds
+            try:
+                return self.config(values).check_sizes(n_train)
+            except UsageError as error:
+                errors.append(error)
+        raise errors[0]
+
 
 # ---------------------------------------------------------------------------- the queue
 
