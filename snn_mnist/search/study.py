@@ -196,7 +196,11 @@ def work(plan: Plan, dataset: Dataset, interruption: Interruption) -> None:
             fail_stale_trials(study)
             states = [each.state for each in trials_of(study)]
             if TrialState.WAITING in states:
-                study.optimize(lambda trial: accuracy(trial, plan, dataset, interruption), **how)
+                try:
+                    study.optimize(lambda trial: accuracy(trial, plan, dataset, interruption), **how)
+                except ValueError as error:  # another worker took the trial while this one slept, as laptops do
+                    if "Cannot tell" not in str(error):
+                        raise
             elif TrialState.RUNNING in states:  # elsewhere; it may yet return to the queue
                 time.sleep(0.5)
             else:

@@ -18,6 +18,7 @@ from snn_mnist.search.space import SWEPT, Range
 from snn_mnist.search.study import Plan, number_of, open_study, return_to_queue, trials_of
 from snn_mnist.settings.config import Config
 from snn_mnist.settings.options import options_of
+from snn_mnist.training.console import Interruption
 
 
 def plan_of(*flags: str) -> Plan:
@@ -80,6 +81,9 @@ def test_what_makes_no_study_and_combinations_that_can_not_be_trained():
     plan = plan_of("-v-threshold", "0.5:2", "-v-reset", "0,1")
     with pytest.raises(UsageError, match="every neuron would fire for ever"):
         plan.config({"v_threshold": 0.5, "v_reset": 1.0})
+    plan_of("-v-threshold", "0.5,2", "-v-reset", "1", "-b", "9999,32").check(1000)  # the last can
+    with pytest.raises(UsageError, match=r"v_reset 2.0 is not below v_threshold 1.0"):
+        plan_of("-v-reset", "2,3").check(1000)
 
 
 @pytest.mark.parametrize(
@@ -143,6 +147,22 @@ def test_more_trials_extend_a_study(tmp_path: Path):
     for trials, total in ((3, 3), (5, 5), (2, 5)):
         plan = plan_of("-tau", "1.1:2", "-trials", str(trials), "-out-dir", str(tmp_path))
         assert len(trials_of(open_study(plan))) == total
+
+
+def test_a_worker_goes_on_whose_trial_was_taken_while_it_slept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Its missing heartbeats have made another worker fail the trial and put a copy into the queue."""
+    plan = plan_of("-tau", "1.1:2", "-trials", "2", "-out-dir", str(tmp_path))
+
+    def sleep(trial: optuna.Trial, *_: object) -> float:
+        if trial.number == 0:
+            trial.study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+            return_to_queue(trial.study, trial.study.get_trials()[0])
+        trial.set_user_attr(search.RUNS, [0.5])
+        return 0.5
+
+    monkeypatch.setattr(search, "accuracy", sleep)
+    search.work(plan, None, Interruption())
+    assert [(number_of(each), each.value) for each in trials_of(open_study(plan))] == [(0, 0.5), (1, 0.5)]
 
 
 def test_two_workers_never_take_the_same_trial(tmp_path: Path):
