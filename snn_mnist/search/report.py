@@ -74,6 +74,8 @@ def table(trials: list[FrozenTrial], plan: Plan) -> str:
 
 def test_winner(plan: Plan, best: FrozenTrial, dataset: Dataset, repeats: int, threads: int) -> str:
     """Return 'test images: 92.95 ± 0.03 % (mean ± std over 5 seeds, each the mean of 10 encodings)'."""
+    if plan.config(best.params).encoding != "poisson":
+        repeats = 1  # it is always the same
     accuracies = []  # [seeds][encodings], as `eval -resume FOLDER -repeats N`
     for name in plan.run_names(number_of(best)):
         loaded = load_network(str(plan.folder / name))
@@ -82,9 +84,10 @@ def test_winner(plan: Plan, best: FrozenTrial, dataset: Dataset, repeats: int, t
         keys = [SpikeKey(loaded.config.seed, Stream.EVAL, repeat) for repeat in range(repeats)]
         scores, _ = score_split(loaded.net, dataset.test, runtime, [loaded.config.T], keys)
         accuracies.append([each.accuracy() for each in scores])
+    encodings = f"{repeats} encodings" if repeats > 1 else ""
     if plan.seeds == 1:
-        return f"test images: {percent(accuracies[0])} (mean ± std over {repeats} encodings)"
-    over = f"mean ± std over {plan.seeds} seeds, each the mean of {repeats} encodings"
+        return f"test images: {percent(accuracies[0])}" + (f" (mean ± std over {encodings})" if encodings else "")
+    over = f"mean ± std over {plan.seeds} seeds" + (f", each the mean of {encodings}" if encodings else "")
     return f"test images: {percent(list(map(statistics.mean, accuracies)))} ({over})"
 
 
