@@ -76,6 +76,15 @@ def test_averaged_weights_are_tested_on_the_held_out_images_too(tmp_path, backen
     assert scores[0].loss() != scores[1].loss()
 
 
+def test_averaged_weights_are_drawn(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(loop.tensorboard_images, "summaries", lambda weight, *_: drawn.append(weight) or [])
+    monkeypatch.setattr(loop.run_figures, "write_run_figures", lambda _, weight, *more, **named: drawn.append(weight))
+    state = checkpoint.load(train_run(tmp_path, epochs=1, ema=0.9, **QUICK | {"figures": True}))
+    assert len(drawn) == 2 and all(torch.equal(weight, state["net"][checkpoint.WEIGHT]) for weight in drawn)
+    assert not torch.equal(drawn[0], state["raw"])
+
+
 # ---------------------------------------------------------------------------- what is printed
 
 ROW = {"epochs": 2, "train_loss": 0.01234, "train_acc": 0.9, "test_loss": 0.05678, "test_acc": 0.8, "seconds": 4.567}
