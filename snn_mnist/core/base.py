@@ -201,7 +201,8 @@ def map_tensors(function: Callable[[Tensor], Tensor], data: Any) -> Any:
     if isinstance(data, Tensor):
         return function(data)
     if isinstance(data, tuple | list):
-        return type(data)([map_tensors(function, part) for part in data])
+        kind = getattr(data, "_make", type(data))  # _make: of a named tuple
+        return kind([map_tensors(function, part) for part in data])
     return data
 
 
@@ -209,7 +210,7 @@ def join(outputs: list[Any], how: Callable[[list[Tensor]], Tensor]) -> Any:
     """Return torch.stack or torch.cat of tensors, or of each place of a tuple."""
     first = outputs[0]
     if isinstance(first, tuple | list):
-        return type(first)([join(list(place), how) for place in zip(*outputs, strict=True)])
+        return getattr(first, "_make", type(first))([join(list(place), how) for place in zip(*outputs, strict=True)])
     return how(outputs) if isinstance(first, Tensor) else first
 
 

@@ -80,7 +80,7 @@ class StatefulEncoder(MemoryModule):
 
 
 class PeriodicEncoder(StatefulEncoder):
-    """Plays a given sequence `spike` [T, *] again and again; its input is ignored and may be left out."""
+    """Plays a given sequence `spike` [T, *] again and again; its input is ignored, and optional in step mode 's'."""
 
     def __init__(self, spike: Tensor, step_mode: str = "s"):
         super().__init__(spike.shape[0], step_mode)

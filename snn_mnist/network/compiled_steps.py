@@ -73,7 +73,7 @@ class CompiledSteps(TrainingSteps):
             votes,
             scale if training.loss.kind == "ce" else 0.0,
         )
-        code = kernel.Code(
+        encoding = kernel.Encoding(
             fused.ENCODINGS[self.encoding],
             key_words(self.key),
             dropout_limit(training.dropout),
@@ -85,7 +85,7 @@ class CompiledSteps(TrainingSteps):
         for matrix, its_rows in copies:
             fused.copy_to_rows(matrix, its_rows)
         on_threads(
-            kernel.train_steps, first, last, self.active, batches, training.T, code,
+            kernel.train_steps, first, last, self.active, batches, training.T, encoding,
             self.neuron, self.gradient, rows, update, workers=None if last > first else 1,
         )  # fmt: skip
         for matrix, its_rows in copies:
@@ -113,7 +113,7 @@ class FusedOptimizer:
         self.state: dict[Tensor, dict[str, Tensor]] = {weight: {}}
 
     def state_dict(self) -> dict[str, Any]:
-        """{'state': {0: {…}}, 'param_groups': [{…, 'params': [0]}]}; tensors are shared, as torch's are."""
+        """{'state': {0: {…}}, 'param_groups': [{…, 'params': [0]}]}; the tensors are not copied, as in torch.optim."""
         (group,) = self.param_groups
         state = self.state[self.weight]
         settings = {name: value for name, value in group.items() if name != "params"}

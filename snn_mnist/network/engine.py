@@ -82,7 +82,7 @@ class FusedEngine:
             raise ValueError("the fused CUDA backend computes one neuron per class with Poisson spikes; use torch")
         self.backend, self.kernels = backend, fused_pass(backend)
         self.weight, self.spec = net.weight, net.spiking.spec()
-        self.encoding = {"encoding": net.encoding} if backend == "numba" else {}  # the only one that has several
+        self.encoding = {"encoding": net.encoding} if backend == "numba" else {}  # a parameter of these kernels only
         self.active = self.kernels.active_pixels(images)
 
     @torch.no_grad()

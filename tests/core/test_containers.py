@@ -1,6 +1,7 @@
 """Containers: loops and folds over T, what they hold and refuse; tuples; step modes of whole nets."""
 
 import copy
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -114,9 +115,14 @@ def test_torch_modules_that_take_T_for_the_batch_are_refused(wrong):
 # ---- tuples ------------------------------------------------------------------------------------------------
 
 
+class Pair(NamedTuple):
+    double: Any
+    rest: Any
+
+
 class Split(nn.Module):
     def forward(self, x):
-        return x + 1, (x * 2, [x - 1])
+        return x + 1, Pair(x * 2, [x - 1])
 
 
 class Join(nn.Module):
@@ -132,8 +138,8 @@ def test_modules_that_return_tuples(way):
     def run(*modules):
         return way(modules)
 
-    a, (b, (c,)) = run(Split())(x)
-    assert torch.equal(a, x + 1) and torch.equal(b, x * 2) and torch.equal(c, x - 1)
+    a, pair = run(Split())(x)
+    assert torch.equal(a, x + 1) and torch.equal(pair.double, x * 2) and torch.equal(pair.rest[0], x - 1)
     assert torch.equal(run(Split(), Join())(x), (x + 1) * (x * 2) + (x - 1)), "tuples from module to module"
     assert torch.equal(run(Join())((a, (b, [c]))), (x + 1) * (x * 2) + (x - 1)), "and as an input"
 

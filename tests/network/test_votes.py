@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, mse_loss, one_hot
 
-from snn_mnist.core import encoding, functional
+from snn_mnist.core import functional
+from snn_mnist.core.encoding import LatencyEncoder
 from snn_mnist.kernels.cpu import fused, spikes
 from snn_mnist.network import scoring
 from snn_mnist.network.compiled_steps import CompiledSteps, FusedAdam, FusedSGD
@@ -31,13 +32,13 @@ def net_of(**settings):
 
 
 @pytest.mark.parametrize("mode", ["s", "m"])
-@pytest.mark.parametrize("code", ENCODINGS)
-def test_scores_are_the_net_s_mean_output(code, mode):
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_scores_are_the_net_s_mean_output(encoding, mode):
     """The engine's scores and counts are what the modules give for the encoded images, in both step modes."""
-    net, index, T = net_of(votes=3, encoding=code, step_mode=mode), torch.tensor([4, 0, 7]), 20
+    net, index, T = net_of(votes=3, encoding=encoding, step_mode=mode), torch.tensor([4, 0, 7]), 20
     engine = TorchEngine(net, IMAGES)
     scores = engine.firing_rate(index, T, KEY)
-    inputs = encode(code, IMAGES[index], index, 0, T, T, KEY).expand(T, -1, -1)
+    inputs = encode(encoding, IMAGES[index], index, 0, T, T, KEY).expand(T, -1, -1)
     expected = net(inputs) if mode == "m" else torch.stack([net(step) for step in inputs])
     functional.reset_net(net)
     torch.testing.assert_close(scores, expected.mean(0))
@@ -47,7 +48,7 @@ def test_scores_are_the_net_s_mean_output(code, mode):
     torch.testing.assert_close(score.rates(), scores.detach())
     torch.testing.assert_close(score.rates(0), expected[:5].mean(0).detach())
     active = (IMAGES[index] > 0).sum(1)
-    spikes = inputs.sum((0, 2)).long() if code == "poisson" else active
+    spikes = inputs.sum((0, 2)).long() if encoding == "poisson" else active
     assert torch.equal(score.input_spikes, spikes)
 
 
@@ -56,8 +57,8 @@ def test_latency_is_that_of_the_encoder(T):
     """The first spike is that of `LatencyEncoder`, in float32; pixels of 0 are silent."""
     values = torch.arange(256, dtype=torch.uint8)[None]
     spikes = encode("latency", values, torch.zeros(1), 0, T, T, KEY)
-    code = encoding.LatencyEncoder(T, "linear").single_step_encode(values / 255)
-    assert torch.equal(spikes[:, :, 1:], code[:, :, 1:]) and not spikes[:, :, 0].any()
+    expected = LatencyEncoder(T, "linear").single_step_encode(values / 255)
+    assert torch.equal(spikes[:, :, 1:], expected[:, :, 1:]) and not spikes[:, :, 0].any()
 
 
 def test_dropout_silences_a_share_of_the_pixels_for_good():
@@ -87,21 +88,21 @@ def test_losses():
 # ---------------------------------------------------------------------------- the fused CPU path
 
 
-def compiled(votes=1, loss=MSE, code="poisson", v_reset=0.0, T=16, batch=50, dropout=0.0, steps=1, momentum=True):
+def compiled(votes=1, loss=MSE, encoding="poisson", v_reset=0.0, T=16, batch=50, dropout=0.0, steps=1, momentum=True):
     """Steps over the images in order, whose momentum is their gradient after the first one."""
     torch.manual_seed(0)
-    weight = torch.nn.Parameter(weight_of({"latency": 1.5}.get(code, 0.15), 10 * votes))
+    weight = torch.nn.Parameter(weight_of({"latency": 1.5}.get(encoding, 0.15), 10 * votes))
     optimizer = FusedSGD(weight, lr=1.0, momentum=0.9) if momentum else FusedAdam(weight, lr=0.003)
     training = training_of(weight, optimizer, steps, batch, T, votes=votes, loss=loss, dropout=dropout)
-    made = CompiledSteps(weight, spikes.active_pixels(IMAGES), TARGETS, spec_of(v_reset=v_reset), training, code)
+    made = CompiledSteps(weight, spikes.active_pixels(IMAGES), TARGETS, spec_of(v_reset=v_reset), training, encoding)
     made.begin(KEY, torch.arange(steps * batch) % 50, [0.003] * steps)
     return made
 
 
-def exact_scores(weight, index, code, v_reset, T, dropout, key=KEY):
+def exact_scores(weight, index, encoding, v_reset, T, dropout, key=KEY):
     """Counts of each neuron [N, 10 votes] and scores [N, 10] in float64, differentiable."""
-    inputs = encode(code, IMAGES[index], index, 0, T, T, key)
-    inputs = IMAGES[index][None].double() / 255 if code == "constant" else inputs.double()
+    inputs = encode(encoding, IMAGES[index], index, 0, T, T, key)
+    inputs = IMAGES[index][None].double() / 255 if encoding == "constant" else inputs.double()
     if dropout:
         inputs = inputs * (dropout_mask(IMAGES[index], index, key, dropout) > 0) / (1 - dropout)
     currents = (inputs @ weight.T).expand(T, -1, -1)
@@ -116,31 +117,31 @@ CE = Loss("ce", 20.0)
     "settings",
     [
         {"votes": 1, "loss": CE, "T": 100},
-        {"votes": 1, "code": "constant", "v_reset": None},
+        {"votes": 1, "encoding": "constant", "v_reset": None},
         {"votes": 2, "T": 129, "batch": 7},
-        {"votes": 2, "loss": CE, "code": "latency", "T": 100, "dropout": 0.5},
+        {"votes": 2, "loss": CE, "encoding": "latency", "T": 100, "dropout": 0.5},
         {"votes": 3, "loss": CE, "v_reset": 0.6, "T": 1, "batch": 5},
-        {"votes": 3, "code": "constant", "T": 129, "batch": 33, "dropout": 0.25},
+        {"votes": 3, "encoding": "constant", "T": 129, "batch": 33, "dropout": 0.25},
         {"votes": 10, "loss": CE, "v_reset": -0.3, "dropout": 0.25, "batch": 49},
-        {"votes": 10, "code": "latency", "T": 16, "v_reset": None},
-        {"votes": 40, "loss": CE, "code": "constant", "T": 16, "dropout": 0.25},
+        {"votes": 10, "encoding": "latency", "T": 16, "v_reset": None},
+        {"votes": 40, "loss": CE, "encoding": "constant", "T": 16, "dropout": 0.25},
         {"votes": 40, "T": 16, "v_reset": None, "batch": 9},
-        {"votes": 40, "loss": CE, "code": "latency", "T": 1, "v_reset": 0.2},
+        {"votes": 40, "loss": CE, "encoding": "latency", "T": 1, "v_reset": 0.2},
     ],
     ids=str,
 )
 def test_counts_rates_and_gradients_in_float64(settings):
     steps = compiled(**settings)
     training, dropout = steps.training, settings.get("dropout", 0.0)
-    code, v_reset, batch = settings.get("code", "poisson"), settings.get("v_reset", 0.0), training.batch
+    encoding, v_reset, batch = settings.get("encoding", "poisson"), settings.get("v_reset", 0.0), training.batch
     exact, index = steps.weight.detach().double().requires_grad_(), torch.arange(batch)
-    counts, scores = exact_scores(exact, index, code, v_reset, training.T, dropout)
+    counts, scores = exact_scores(exact, index, encoding, v_reset, training.T, dropout)
     training.loss(scores, TARGETS[:batch].double()).backward()
     spec, active = spec_of(v_reset=v_reset), spikes.active_pixels(IMAGES)
-    found, inputs = fused.firing_counts(steps.weight, active, index, [training.T], KEY, spec, encoding=code)
-    plain = counts if not dropout else exact_scores(exact, index, code, v_reset, training.T, 0.0)[0]
+    found, inputs = fused.firing_counts(steps.weight, active, index, [training.T], KEY, spec, encoding=encoding)
+    plain = counts if not dropout else exact_scores(exact, index, encoding, v_reset, training.T, 0.0)[0]
     assert torch.equal(found[:, 0].double(), plain) and plain.any()
-    assert torch.equal(inputs, (IMAGES[:batch] > 0).sum(1)) or code == "poisson"
+    assert torch.equal(inputs, (IMAGES[:batch] > 0).sum(1)) or encoding == "poisson"
     steps.run(0, 1)
     assert (training.rates - scores).abs().max() < 1e-6
     gradient = training.optimizer.state[steps.weight]["momentum_buffer"]
@@ -149,7 +150,7 @@ def test_counts_rates_and_gradients_in_float64(settings):
 
 def test_weights_after_a_hundred_steps_and_their_bits():
     """Those of torch.optim.Adam in float64; the same bits for every number of threads and every cut."""
-    settings = {"votes": 3, "loss": CE, "code": "constant", "dropout": 0.25, "steps": 100, "batch": 16}
+    settings = {"votes": 3, "loss": CE, "encoding": "constant", "dropout": 0.25, "steps": 100, "batch": 16}
     steps = compiled(**settings, momentum=False)
     exact = steps.weight.detach().double().requires_grad_()
     optimizer = torch.optim.Adam([exact], lr=0.003)
@@ -168,9 +169,9 @@ def test_weights_after_a_hundred_steps_and_their_bits():
         assert torch.equal(again.weight, steps.weight) and torch.equal(again.training.rates, steps.training.rates)
 
 
-@pytest.mark.parametrize("code", ENCODINGS)
-def test_each_encoding_learns(tmp_path, code):
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_each_encoding_learns(tmp_path, encoding):
     """The digits, in a few seconds; chance is 10 %."""
-    more = {"votes": 3, "encoding": code, "loss": "ce", "scale": 10, "lr": 0.01, "dropout": 0.1, "epochs": 3, "b": 20}
-    rows = read_metrics(train_run(tmp_path, **more) / "metrics.csv")
+    more = {"votes": 3, "encoding": encoding, "loss": "ce", "scale": 10, "lr": 0.01, "dropout": 0.1}
+    rows = read_metrics(train_run(tmp_path, **more, epochs=3, b=20) / "metrics.csv")
     assert rows[-1]["test_acc"] > 0.7

@@ -24,7 +24,7 @@ from snn_mnist.kernels.neuron import NeuronSpec, coefficients
 
 LIMIT = 2.0**64  # H stays within +-LIMIT, as in core/neuron.py: an infinite input leaves a finite V; NaN stays NaN
 BLOCK = 1024  # neurons a block: v and a row of x stay in the first-level cache
-THREADED = 1 << 17  # neurons times steps from which threads are worth their start, some 100 us
+THREADED = 1 << 17  # neurons times steps from which threads are worth their start, about 100 µs
 
 
 @kernel()

@@ -277,7 +277,7 @@ def _rest(builder: Any, address: Any, duration: Any) -> None:
 def wait_for_all(team):  # type: ignore[no-untyped-def]
     """Wait until all threads of a team are here, and see what they wrote. arrived[0] counts arrivals for ever.
 
-    A thread spins for milliseconds (naps after 100 us cost a tenth of the speed on two quiet cores); then it sleeps, so
+    A thread spins for milliseconds (naps after 100 µs cost a tenth of the speed on two quiet cores); then it sleeps, so
     that one that lost its core to another program can have this one.
     """
     if team.workers == 1:

@@ -69,10 +69,8 @@ def scratch(pixels):  # type: ignore[no-untyped-def]
 
 @helper
 def kept_pixels(pixels, values, image, key, limit, work, kept, kept_values):  # type: ignore[no-untyped-def]
-    """Write those of an image's active pixels whose word 0 of Philox, counter (0, p, n, epoch), is at least `limit`.
-
-    Return how many they are.
-    """
+    """Return those of an image's active pixels, and their values, whose word 0 of Philox, counter (0, p, n, epoch), is
+    at least `limit`; they are written to `kept` and `kept_values`."""
     steps, sites, random, _, _ = work
     words, active, count = random.view(np.uint32), pixels.shape[0], 0
     for j in range(active):
@@ -82,7 +80,7 @@ def kept_pixels(pixels, values, image, key, limit, work, kept, kept_values):  # 
     for j in range(active):
         kept[count], kept_values[count] = pixels[j], values[j]  # no branch, which would be mispredicted
         count += np.int64(words[4 * j]) >= limit
-    return count
+    return kept[:count], kept_values[:count]
 
 
 @helper

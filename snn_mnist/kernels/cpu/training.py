@@ -57,10 +57,10 @@ class Batches(NamedTuple):
     scale: float  # the loss is the cross-entropy of scale times the rates; 0: the squared error
 
 
-class Code(NamedTuple):
+class Encoding(NamedTuple):
     """How pixels become input."""
 
-    encoding: int  # of fused.ENCODINGS
+    kind: int  # of fused.ENCODINGS
     key: SpikeKey  # of the spikes
     silent_below: int  # limit of `kept_pixels`, 0: no dropout
     dropout_key: SpikeKey
@@ -123,7 +123,7 @@ def _add_pairs(groups, workers, worker, first, last, sums):  # type: ignore[no-u
 
 @helper
 def _prefetch_image(n, images):  # type: ignore[no-untyped-def]
-    """Active pixels lie in any order of images in tens of megabytes: 2 us an image to wait for."""
+    """Active pixels lie in any order of images in tens of megabytes: waiting for them took 2 µs per image."""
     start, stop = images.offsets[n], images.offsets[n + 1]
     for j in range(start, stop + 32, 32):
         simd.prefetch(images.pixels, j)
@@ -159,7 +159,7 @@ def _compare(i, n, batches, steps, fired, delta):  # type: ignore[no-untyped-def
 
 
 @helper
-def _learn_samples(first, last, images, batches, steps, code, neuron, gradient, rows, sums, scratch, small):  # type: ignore[no-untyped-def]
+def _learn_samples(first, last, images, batches, steps, encoding, neuron, gradient, rows, sums, scratch, small):  # type: ignore[no-untyped-def]
     """Write the rates of the images order[first : last]; set sums [blocks * (P + 1) * 16] to the sum of their dL/dW."""
     outputs, blocks = batches.targets.shape[1], small.shape[0] // (2 * ROW)
     length, size = sums.shape[0] // blocks, scratch.current.shape[0] // blocks
@@ -174,11 +174,12 @@ def _learn_samples(first, last, images, batches, steps, code, neuron, gradient, 
             simd.prefetch(batches.targets, batches.order[i + 2] * outputs)
         start, stop = images.offsets[n], images.offsets[n + 1]
         pixels, values = images.pixels[start:stop], images.values[start:stop]
-        if code.silent_below != 0:
-            kept, kept_values, key = scratch.pixels, scratch.values, code.dropout_key
-            count = kept_pixels(pixels, values, np.uint32(n), key, code.silent_below, scratch.spikes, kept, kept_values)
-            pixels, values = kept[:count], kept_values[:count]
-        sample_currents(pixels, values, np.uint32(n), code.key, code.encoding, steps, rows.used, scratch)
+        if encoding.silent_below != 0:
+            key, limit = encoding.dropout_key, encoding.silent_below
+            pixels, values = kept_pixels(
+                pixels, values, np.uint32(n), key, limit, scratch.spikes, scratch.pixels, scratch.values
+            )
+        sample_currents(pixels, values, np.uint32(n), encoding.key, encoding.kind, steps, rows.used, scratch)
         for block in range(blocks):
             lif_forward(scratch.current[block * size :], steps, neuron, readout_steps, fired[block * ROW :])
         _compare(i, n, batches, steps, fired, delta)
@@ -188,7 +189,7 @@ def _learn_samples(first, last, images, batches, steps, code, neuron, gradient, 
             lif_backward(current, scratch.factor, steps, neuron)
             at = block * length
             add_gradient(
-                pixels, values, code.encoding, steps, simd.load(delta, block * ROW), sums[at : at + length], scratch
+                pixels, values, encoding.kind, steps, simd.load(delta, block * ROW), sums[at : at + length], scratch
             )
 
 
@@ -261,7 +262,7 @@ def round_to_bfloat16(first, last, weights, rounded):  # type: ignore[no-untyped
 
 
 @kernel("the training steps", seconds=3.5)
-def train_steps(team, first, last, images, batches, steps, code, neuron, gradient, rows, update):  # type: ignore[no-untyped-def]
+def train_steps(team, first, last, images, batches, steps, encoding, neuron, gradient, rows, update):  # type: ignore[no-untyped-def]
     """Training steps first .. last - 1 of an epoch, each over T = steps; gradient: the address of g over an array."""
     worker, workers, groups = team.worker, team.workers, rows.sums.shape[0] // rows.weights.shape[0]
     length = rows.weights.shape[0]
@@ -280,7 +281,7 @@ def train_steps(team, first, last, images, batches, steps, code, neuron, gradien
             at = step * batches.size
             sums = rows.sums[group * length : (group + 1) * length]
             _learn_samples(
-                at + begin, at + end, images, batches, steps, code, neuron, gradient, rows, sums, scratch, small
+                at + begin, at + end, images, batches, steps, encoding, neuron, gradient, rows, sums, scratch, small
             )
         _add_pairs(groups, workers, worker, 0, length, rows.sums)
         simd.wait_for_all(team)
