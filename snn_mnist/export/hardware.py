@@ -164,11 +164,10 @@ def describe(fixed: FixedPoint, scale: str, spike_key: SpikeKey) -> dict[str, An
     if fixed.votes > 1:
         memory["vote counters"] = CLASSES * (fixed.votes * fixed.steps).bit_length()
         each += 1  # a spike is added to the counter
-    own = {"votes": fixed.votes, "encoding": fixed.encoding}
-    own = {} if own == {"votes": 1, "encoding": "poisson"} else own
     return {
         "program": f"snn_mnist {__version__}",
-        **own,
+        "votes": fixed.votes,
+        "encoding": fixed.encoding,
         "bits": fixed.bits,
         "scale": scale,
         "fraction_bits": fixed.fraction,
@@ -224,15 +223,14 @@ def as_markdown(report: dict[str, Any]) -> str:
     scale, levels = "each neuron" if report["scale"] == "neuron" else "all weights", sorted(set(report["threshold"]))
     threshold = f"threshold {levels[0]}{f' to {levels[-1]}' if levels[1:] else ''}"
     registers = [[name, *limits, report["widths_bits"][name]] for name, limits in report["ranges"].items()]
-    net = f", {report['votes']} neurons per class, {report['encoding']} encoding" if "votes" in report else ""
     added, given, same = "additions", "input spikes", f"all on the same spikes (seed {report['seed']})"
-    if report.get("encoding") == "constant":
+    if report["encoding"] == "constant":
         added, given, same = "multiply-adds", "pixels that are not 0, once per image", "by a constant current"
     text = f"""\
 # {report["bits"]}-bit network, written by {report["program"]}
 
 One scale for {scale}, {report["fraction_bits"]} fraction bits, {threshold}, 1/τ {report["one_over_tau"]}, \
-{report["reset"]} reset, T {report["T"]}{net}.
+{report["reset"]} reset, T {report["T"]}, votes {report["votes"]}, {report["encoding"]} encoding.
 
 {table("register, least, greatest, bits", registers)}
 Memory in bits: {", ".join(f"{name} {bits:,}" for name, bits in report["memory_bits"].items())}.

@@ -42,9 +42,8 @@ def content(saved: SavedNetwork) -> dict[str, Any]:
     """Return the content of the element `data`; where the test images are here, with ten of them and the limits."""
     config, steps = saved.config, min(saved.config.T, MAX_STEPS)
     epochs = f" after {saved.epochs} epoch{'s' if saved.epochs > 1 else ''}" if saved.epochs else ""
-    found = {name: getattr(config, name) for name in ("neuron", "tau", "v_threshold", "v_reset", "seed")}
-    if config.votes > 1 or config.encoding != "poisson":
-        found |= {"votes": config.votes, "encoding": config.encoding}
+    settings = ("neuron", "tau", "v_threshold", "v_reset", "seed", "votes", "encoding")
+    found = {name: getattr(config, name) for name in settings}
     found |= {
         "about": f"Trained on {config.dataset}{epochs}, exported by snn_mnist {__version__}",
         "T": steps,

@@ -83,7 +83,7 @@ def build(saved: SavedNetwork, dt: float = DEFAULT_DT, discretization: str = "eu
     else:
         neurons = nir.LIF(tau=nir_tau(config.tau, dt, discretization) * each, r=each, v_leak=zeros, **levels)
     weight = saved.net.weight.detach().cpu().float().numpy()
-    metadata = {name: getattr(config, name) for name in ("T", "tau", "dataset", "seed")}
+    metadata = {name: getattr(config, name) for name in ("T", "tau", "dataset", "seed", "encoding")}
     metadata |= {
         "program": f"snn_mnist {__version__}",
         "dt": dt,
@@ -98,8 +98,6 @@ def build(saved: SavedNetwork, dt: float = DEFAULT_DT, discretization: str = "eu
         "neurons": neurons,
         "output": nir.Output(output_type={"output": np.array([CLASSES])}),
     }
-    if config.encoding != "poisson":
-        metadata["encoding"] = config.encoding
     if config.votes > 1:
         metadata["readout"] = "argmax over the classes of the sum of the output in T steps; the lower class wins a tie"
         nodes["vote"] = nir.Affine(weight=vote_weight(config.votes), bias=np.zeros(CLASSES, np.float32))

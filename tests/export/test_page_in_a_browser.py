@@ -273,12 +273,7 @@ def put(page, file):
     [
         ((120, 200), (0, 130, 0), (255, 0, 0), 0),
         ((400, 300), (190, 180, 170), (60, 60, 120), 0),
-        (
-            (900, 1200),
-            (0, 0, 0, 0),
-            (255, 255, 255, 255),
-            4,
-        ),  # transparent; the browser reduces it differently
+        ((900, 1200), (0, 0, 0, 0), (255, 255, 255, 255), 4),  # transparent; the browser reduces it differently
     ],
 )
 def test_an_opened_picture_is_prepared_as_predict_does(page, exported, tmp_path, size, ground, ink, tolerance):
