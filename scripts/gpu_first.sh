@@ -33,7 +33,7 @@ export python out gpu_tests
 part versions 40 "$python" -m snn_mnist info
 CUDA_LAUNCH_BLOCKING=1 part start-up 60 tests -k test_start_up_check
 part bits 70 tests -k "bit_for_bit or circumstances or chunks"
-part speed 40 tests -rP -k test_speed
+part speed 60 "$python" -m snn_mnist bench -device cuda
 part ten 40 train -epochs 10
 part ten-amp 40 train -epochs 10 -amp
 part racecheck 50 sanitized racecheck

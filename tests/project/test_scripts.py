@@ -149,6 +149,14 @@ def test_ci_checks_a_newer_python_too(checkout: Checkout):
 # ---- what is measured on a GPU ----
 
 
+def test_the_first_gpu_script_selects_tests_that_are_there():
+    files = [*(ROOT / "tests" / "network").glob("test_*.py"), *(ROOT / "tests" / "kernels").glob("test_*.py")]
+    names = [name for file in files for name in re.findall(r"def (test_\w+)", file.read_text())]
+    selected = re.findall(r'tests -k "?([\w ]+)', (ROOT / "scripts" / "gpu_first.sh").read_text())
+    words = [word for each in selected for word in re.split(r" or | and not \w+", each) if word]
+    assert len(words) == 5 and all(any(word in name for name in names) for word in words)
+
+
 @pytest.mark.skipif(os.path.exists("/proc/driver/nvidia/version"), reason="a driver is here")
 def test_gpu_tests_look_for_a_driver_first(checkout: Checkout):
     done = checkout.run("scripts/test_gpu.sh")
