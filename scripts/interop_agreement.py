@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from snn_mnist.data.datasets import load_dataset
 from snn_mnist.export import nir, verify
@@ -68,18 +69,15 @@ def main(place: str, count: int) -> None:
         cells = [name, *map(cell, found.values())]
         cells[1] += f" ({next(iter(found))})"
         print("| " + " | ".join(cells) + " |", flush=True)
-    print("\nWith the importers' own defaults instead, on the network as trained:\n")
-    traps(loaded, images[:100])
+    if loaded.config.votes == 1:
+        print("\nWith the importers' own defaults instead, on the network as trained:\n")
+        traps(loaded, images[:100])
 
 
-def traps(loaded: SavedNetwork, images: object) -> None:
+def traps(loaded: SavedNetwork, images: torch.Tensor) -> None:
     """What the importers give without the handling of export/verify.py."""
-    config = loaded.config
-    index = np.arange(len(images))  # type: ignore[arg-type]
-    import torch
-
-    key = SpikeKey(config.seed, Stream.EVAL, 0)
-    spikes = poisson_encode(images, torch.from_numpy(index), 0, config.T, key).numpy()  # type: ignore[arg-type]
+    key = SpikeKey(loaded.config.seed, Stream.EVAL, 0)
+    spikes = poisson_encode(images, torch.arange(len(images)), 0, loaded.config.T, key).numpy()
     ours = verify.reference(loaded, spikes, np.float32)
     for label, dt, make in (
         ("Norse, from_nir without dt (its 1e-3)", 1e-4, lambda graph: verify.from_norse(graph, 1e-3)),

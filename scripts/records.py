@@ -3,9 +3,9 @@
     SNN_MNIST_DATA=DIR python scripts/records.py OUT_DIR [MARK ...]
 
 A record is a recipe of fixed length that is trained with SEEDS seeds and tested after its last epoch only; the mean of
-these accuracies is at or above the mark. Its time is that of the training steps: batch
-order, encoding, forward and backward pass, optimiser. Start, compilation, reading the data, the test and the files are
-not part of it; the whole command is timed beside it.
+these accuracies is at or above the mark. Its time is that of the training steps: batch order, encoding, forward and
+backward pass, optimiser. Start, compilation, reading the data, the test and the files are not part of it; the whole
+command is timed beside it.
 """
 
 import os
