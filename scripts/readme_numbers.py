@@ -109,6 +109,7 @@ def fill(page: str, measured: Numbers, details: bool) -> str:
         r"script: (.*?) images/s": sittings,
         r"(?:then|以后只需) (\d+) (?:seconds|秒)": f"{statistics.median(measured['train_s']):.0f}",
         r"(?:takes|第二条需) (\d+) (?:minutes, or|分钟，加)": f"{measured['test_s'] / 60:.0f}",
+        r"(?:minutes, or|`-quick` 则为) (\d+) ": f"{measured['quick_test_s'] / 60:.0f}",
         r"best\.yaml`.*?\*\*(.*?%)\*\*": spread([statistics.mean(each) for each in measured["best"]]),
         r"votes\.yaml`.*?\*\*(.*?%)\*\*": spread([statistics.mean(each) for each in measured["votes"]]),
         r"(?:all tests|所有测试中最高为) (\d.*? %)": f"{100 * measured['votes_highest']:.2f} %",

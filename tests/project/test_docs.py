@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import jupytext
 import make_notebook  # scripts/ is on the path, see conftest.py
 import pytest
+import readme_numbers
 import tutorial_figures
 import yaml
 from matplotlib.figure import Figure
@@ -134,6 +135,17 @@ def test_readme_is_short_and_has_the_flags_of_the_code():
     table = "\n".join(["| flag | default | meaning |", "|---|---|---|", *rows, ""])
     assert len(text.splitlines()) <= 160
     assert table in text, f"README.md has another table of flags than the code:\n{table}"
+
+
+@pytest.mark.parametrize("page", readme_numbers.PAGES, ids=lambda page: page.name)
+def test_measured_numbers_stand_in_the_pages(page):
+    measured, text = json.loads(readme_numbers.MEASURED.read_text()), page.read_text(encoding="utf-8")
+    assert readme_numbers.fill(text, measured, page.name == "speed.md") == text, "run: python scripts/readme_numbers.py"
+    other = {"train_s": [70], "test_s": 7000, "quick_test_s": 700, "votes_highest": 0.7, "tutorial_highest": 0.7}
+    other |= {recipe: [[0.6, 0.7], [0.7, 0.8]] for recipe in ("best", "votes", "tutorial")}
+    found = readme_numbers.fill(text, measured | other, page.name == "speed.md")
+    changed = sum(before != after for before, after in zip(text.split("\n"), found.split("\n"), strict=True))
+    assert changed == {"README.md": 5, "README.zh-CN.md": 4, "speed.md": 0}[page.name], "the pages' words have changed"
 
 
 def command_lines(page):
