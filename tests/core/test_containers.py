@@ -141,7 +141,7 @@ def test_modules_that_return_tuples(way):
     a, pair = run(Split())(x)
     assert torch.equal(a, x + 1) and torch.equal(pair.double, x * 2) and torch.equal(pair.rest[0], x - 1)
     assert torch.equal(run(Split(), Join())(x), (x + 1) * (x * 2) + (x - 1)), "tuples from module to module"
-    assert torch.equal(run(Join())((a, (b, [c]))), (x + 1) * (x * 2) + (x - 1)), "and as an input"
+    assert torch.equal(run(Join())((a, pair)), (x + 1) * (x * 2) + (x - 1)), "and as an input"
 
 
 def test_chunks_give_what_the_whole_gives():
