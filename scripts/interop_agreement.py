@@ -39,7 +39,7 @@ VARIANTS: list[tuple[str, dict, dict]] = [  # (name, settings of the network, se
 
 def changed(loaded: SavedNetwork, settings: dict) -> SavedNetwork:
     config = replace(loaded.config, **settings)
-    net = SNN.from_config(config)
+    net = SNN(config)
     net.load_state_dict(loaded.net.state_dict())
     return replace(loaded, config=config, net=net)
 

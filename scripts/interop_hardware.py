@@ -53,7 +53,7 @@ def main(place: str, count: int) -> int:
     bad = 0
     for name, settings, flags in VARIANTS:
         config = replace(trained.config, **settings)
-        net = SNN.from_config(config)
+        net = SNN(config)
         net.load_state_dict(trained.net.state_dict())
         loaded: SavedNetwork = replace(trained, config=config, net=net)
         with tempfile.TemporaryDirectory() as folder:

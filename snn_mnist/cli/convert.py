@@ -45,6 +45,7 @@ class ConvertOptions(Config):
     tau: float = 2.0
     v_threshold: float = 1.0
     surrogate: str = "atan"
+    net: None = None
     alpha: float | None = None
     votes: int = 1
     encoding: str = "poisson"
@@ -72,9 +73,11 @@ class ConvertOptions(Config):
 
     @classmethod
     def known(cls, mapping: Mapping[Any, Any], source: str = "") -> dict[str, Any]:
-        """Accept a settings file of `train` too; its settings of neurons are ignored, but not several per class."""
-        if str(mapping.get("votes", 1)) != "1":
-            raise UsageError(f"{source}: votes {mapping['votes']}, but convert has one neuron per class; remove votes")
+        """Accept a settings file of `train` too; its settings of neurons are ignored, but not of another network."""
+        for name, single in (("votes", "1"), ("net", "none")):
+            if str(mapping.get(name, single)).lower() not in (single, "null"):
+                why = f"{name} {mapping[name]}, but convert makes a single layer with one neuron per class"
+                raise UsageError(f"{source}: {why}; remove {name}")
         others = {each.name for each in options_of(Config)} - {each.name for each in options_of(cls)}
         return super().known({key: mapping[key] for key in mapping if str(key).replace("-", "_") not in others}, source)
 

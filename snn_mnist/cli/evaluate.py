@@ -44,7 +44,7 @@ def run(options: EvalOptions) -> int:
 
     loaded = open_checkpoint(options)
     config = loaded.config
-    runtime = choose_runtime(options.device, options.backend, options.j, beyond_cuda=config.beyond_cuda)
+    runtime = choose_runtime(options.device, options.backend, options.j, config)
     data = load_dataset(config.dataset, config.data_dir)
     repeats = options.repeats if config.encoding == "poisson" else 1
     keys = [SpikeKey(config.seed, Stream.EVAL, n) for n in range(repeats)]
@@ -76,6 +76,9 @@ def summarise(scores: list[Score], class_names: Sequence[str], config: Config) -
     accuracy, n, loss = spread([each.accuracy() for each in scores]), len(labels), Loss(config.loss, config.scale)
     inputs = statistics.fmean(each.input_spikes.double().mean().item() for each in scores)
     operations, dense = inputs * CLASSES * votes, PIXELS * CLASSES * votes
+    energy = operations * (MULTIPLY_ACCUMULATE if config.encoding == "constant" else ADDITION)
+    costs = {"synaptic_operations_per_image": operations, "dense_multiply_accumulates_per_image": dense}
+    costs |= {"energy_nJ_per_image": energy, "dense_energy_nJ_per_image": dense * MULTIPLY_ACCUMULATE}
     return {
         "images": n,
         "encodings": len(scores),
@@ -95,10 +98,7 @@ def summarise(scores: list[Score], class_names: Sequence[str], config: Config) -
         "silent_neurons": int((neuron_counts == 0).sum()),
         "silent_images": statistics.fmean((each.counts[:, -1].sum(1) == 0).double().mean().item() for each in scores),
         "input_spikes_per_image": inputs,
-        "synaptic_operations_per_image": operations,
-        "dense_multiply_accumulates_per_image": dense,
-        "energy_nJ_per_image": operations * (MULTIPLY_ACCUMULATE if config.encoding == "constant" else ADDITION),
-        "dense_energy_nJ_per_image": dense * MULTIPLY_ACCUMULATE,
+        **(costs if config.net is None else {}),  # those of another network are not known
     }
 
 
@@ -125,16 +125,21 @@ def describe(result: dict[str, Any], runtime: str) -> str:
     never_fire = f" ({never:,} of {neurons:,} neurons never fire)" if never and neurons > 10 else ""
     constant = result["encoding"] == "constant"
     inputs, kind = ("active pixels", "multiply-accumulates") if constant else ("input spikes", "additions")
-    energy, of_dense = result["energy_nJ_per_image"], result["dense_energy_nJ_per_image"]
     lines += [
         "",
         f"spikes per neuron and image {result['spikes_per_neuron_and_image']:.2f} in {result['T']} steps{never_fire}",
         f"{f'{inputs} per image':27} {result['input_spikes_per_image']:,.0f}",
-        f"synaptic operations         {result['synaptic_operations_per_image']:,.0f} {kind} per image",
-        f"{'':28}({result['dense_multiply_accumulates_per_image']:,} multiply-accumulates in a dense layer)",
-        f"their energy, an estimate   {energy:,.1f} nJ per image ({of_dense:,.1f} nJ in a dense layer)",
-        f"{'':28}0.9 pJ an addition, 4.6 pJ a multiply-accumulate",
-        f"{'':28}(45 nm, M. Horowitz, ISSCC 2014; without memory)",
+    ]
+    if "energy_nJ_per_image" in result:
+        energy, of_dense = result["energy_nJ_per_image"], result["dense_energy_nJ_per_image"]
+        lines += [
+            f"synaptic operations         {result['synaptic_operations_per_image']:,.0f} {kind} per image",
+            f"{'':28}({result['dense_multiply_accumulates_per_image']:,} multiply-accumulates in a dense layer)",
+            f"their energy, an estimate   {energy:,.1f} nJ per image ({of_dense:,.1f} nJ in a dense layer)",
+            f"{'':28}0.9 pJ an addition, 4.6 pJ a multiply-accumulate",
+            f"{'':28}(45 nm, M. Horowitz, ISSCC 2014; without memory)",
+        ]
+    lines += [
         "",
         "accuracy against T",
         *("".join(against_T[first : first + 5]) for first in range(0, len(against_T), 5)),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from snn_mnist.cli.shared import SavedNetworkOptions, open_checkpoint
-from snn_mnist.errors import SNNError
+from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.settings.config import MAX_T
 from snn_mnist.settings.options import Options, option, options_of, show
 from snn_mnist.terminal import say, wrapped
@@ -77,6 +77,8 @@ def run(options: ExportOptions) -> None:
     from snn_mnist.export import hardware, html
 
     saved = open_checkpoint(options)
+    if saved.config.net and options.format != "nir":
+        raise UsageError(f"-format {options.format} takes the single layer, not {saved.config.net}; give -format nir")
     out = Path(options.out) if options.out else saved.path.with_name(saved.path.stem + ENDINGS[options.format])
     if options.format == "hardware":
         if options.report:

@@ -87,6 +87,7 @@ def plot_network(folder: Path) -> list[Path]:
     data = load_dataset(config.dataset, config.data_dir)
     key = SpikeKey(config.seed, Stream.TEST, max(loaded.epochs - 1, 0))
     steps = default_readout_steps(config.T)
-    runtime = choose_runtime("auto", "auto", cores(), beyond_cuda=config.beyond_cuda)
+    runtime = choose_runtime("auto", "auto", cores(), config)
     (tested,), _ = score_split(loaded.net, data.test, runtime, steps, [key])
-    return figures.write_network_figures(folder, loaded.net.weight, tested, data.class_names)
+    weight = None if config.net else loaded.net.weight
+    return figures.write_network_figures(folder, weight, tested, data.class_names)

@@ -51,7 +51,7 @@ def run(options: PredictOptions) -> int:
     config, limits = loaded.config, None
     names = FASHION if config.dataset == "fashion" else DIGITS
     if test := load_test_images(config.dataset, config.data_dir):
-        limits = reliability.measure(loaded.net, test, config.T, config.seed)
+        limits = reliability.measure(loaded.net, test, config)
     else:
         note = f"no test images of {config.dataset} in {config.data_dir}, so low margins are not marked (-data-dir)"
         report(f"note: {note}")

@@ -40,6 +40,9 @@ class SavedNetworkOptions(Options):
     out_dir: str = out_dir_option()
     T: int | None = saved_option("T")
     tau: float | None = saved_option("tau", f"{SAVED}, 2.0 for one that has none")
+    net: str | None = saved_option(
+        "net", help="file of its network", shown="the copy in the run directory of a checkpoint trained with -net"
+    )
     seed: int | None = saved_option("seed", group="Network", help="seed of the spikes")
     data_dir: str | None = data_dir_option()
 
@@ -52,7 +55,7 @@ def open_checkpoint(options: Any) -> "SavedNetwork":
     """Return the network that -resume names, with the given settings in place of its own; print what it is."""
     from snn_mnist.network.network import load_network
 
-    changes = {name: getattr(options, name, None) for name in ("T", "tau", "seed", "dataset", "data_dir")}
+    changes = {name: getattr(options, name, None) for name in ("T", "tau", "net", "seed", "dataset", "data_dir")}
     loaded = load_network(options.resume, **changes)
     config = loaded.config
     always = {} if config.encoding == "poisson" else {"repeats": f"encoding {config.encoding} is always the same"}
@@ -66,7 +69,8 @@ def open_checkpoint(options: Any) -> "SavedNetwork":
         report(f"note: {note}")
     if getattr(options, "json", None) != "-":
         about = f"epoch {loaded.epochs}, trained on {loaded.trained_on or config.dataset}"
-        network = f", tau {config.tau:g}" if config.neuron == "lif" else ""
+        network = f", tau {config.tau:g}" if config.neuron == "lif" and not config.net else ""
+        network += f", network {config.net}" if config.net else ""
         network += f", {config.votes} neurons per class" if config.votes > 1 else ""
         network += f", {config.encoding} encoding" if config.encoding != "poisson" else ""
         print(wrapped(f"{loaded.path} ({about}), T {config.T}{network}, seed {config.seed}"))

@@ -74,7 +74,8 @@ def run(options: Any) -> int:
     from snn_mnist.search.study import finished, open_study, run_workers, storage_errors, trials_of, work
     from snn_mnist.training.console import Interruption
 
-    choose_runtime(options.device, options.backend, plan.fixed["j"], options.step_mode)  # or else each trial would fail
+    mode = Config(step_mode=options.step_mode)
+    choose_runtime(options.device, options.backend, plan.fixed["j"], mode)  # or else each trial would fail
     dataset = load_dataset(options.dataset, options.data_dir)
     plan.check(len(dataset.train))
     interruption = Interruption()

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from snn_mnist.cli.shared import SavedNetworkOptions, open_checkpoint, saved_option
 from snn_mnist.errors import UsageError
-from snn_mnist.settings.config import Config
 from snn_mnist.settings.options import option
 from snn_mnist.storage.atomic_files import make_directory, write_file
 
@@ -49,7 +48,7 @@ def run(options: TraceOptions) -> int:
     for trace in find_traces(options, loaded, data):
         print("\n" + describe(trace, data.class_names))
         own = folder / f"trace_{trace.index}" if several or not options.out else folder
-        print(f"written to {save(trace, loaded.config, data.class_names, own)}")
+        print(f"written to {save(trace, loaded, data.class_names, own)}")
     return 0
 
 
@@ -87,7 +86,7 @@ def describe(trace: Trace, class_names: Sequence[str]) -> str:
     return "\n".join([*lines, prediction])
 
 
-def save(trace: Trace, config: Config, class_names: Sequence[str], wanted: Path) -> Path:
+def save(trace: Trace, loaded: SavedNetwork, class_names: Sequence[str], wanted: Path) -> Path:
     """Write all files of a trace into the wanted directory; return it.
 
     A directory with the arrays of another trace is left alone: -2, -3, … is then appended to the name.
@@ -96,24 +95,26 @@ def save(trace: Trace, config: Config, class_names: Sequence[str], wanted: Path)
 
     from snn_mnist.visualizing import run_figures as figures
 
+    node = loaded.net.spiking
     arrays: dict[str, Any] = {"v_t_array": trace.v, "s_t_array": trace.s, "h_t_array": trace.h, "x_t_array": trace.x}
     arrays |= {"image": trace.image, "input_spikes": trace.input_spikes, "firing_rates": trace.rates}
     arrays |= {"index": trace.index, "label": trace.label, "verdict": trace.prediction}
     v, s, every = io.BytesIO(), io.BytesIO(), io.BytesIO()
     np.save(v, trace.v)
     np.save(s, trace.s)
-    np.savez_compressed(every, **arrays, T=len(trace.s), seed=config.seed)
+    np.savez_compressed(every, **arrays, T=len(trace.s), seed=loaded.config.seed)
     folder, number = wanted, 1
     while (path := folder / "v_t_array.npy").is_file() and path.read_bytes() != v.getvalue():
         folder = wanted.with_name(f"{wanted.name}-{(number := number + 1)}")
     make_directory(folder, "-out")
     for name, buffer in {"v_t_array.npy": v, "s_t_array.npy": s, "trace.npz": every}.items():
         write_file(folder / name, buffer.getvalue(), "-out")
+    levels: Any = [None if level is None else float(level) for level in (node.v_threshold, node.v_reset)]
     pictures = {
         "input.png": figures.shown_image(trace, class_names),
         "spikes.png": figures.raster(trace, class_names),
-        "voltages.png": figures.voltages(trace, class_names, config.v_threshold),
-        "winner.png": figures.winner(trace, class_names, config.v_threshold, config.v_reset),
+        "voltages.png": figures.voltages(trace, class_names, levels[0]),
+        "winner.png": figures.winner(trace, class_names, *levels),
     }
     for name, picture in pictures.items():
         figures.write(folder / name, picture, "-out")

@@ -1,5 +1,6 @@
 """Functions for a whole network: reset, step mode, backend, and running a module over a sequence."""
 
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -28,8 +29,13 @@ def _call_everywhere(net: nn.Module, name: str) -> None:
         method = getattr(module, name, None)
         if callable(method):
             if not isinstance(module, MemoryModule):
-                log.warning("calling %s() of %s, which is no base.MemoryModule", name, type(module).__name__)
+                _warn_once(name, type(module).__qualname__)
             method()
+
+
+@functools.cache
+def _warn_once(method: str, kind: str) -> None:
+    log.warning("calling %s() of %s, which is no base.MemoryModule", method, kind)
 
 
 # What computes the same for [T, N, *] as for each [N, *]: functions and methods, and modules of torch.

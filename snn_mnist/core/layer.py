@@ -2,7 +2,7 @@
 
 A stateless layer takes torch's arguments in torch's order, then `step_mode`; `device` and `dtype` go by keyword.
 In step mode 'm' it takes [T, N, *] and folds T into the batch (so batch normalisation's statistics are over T too);
-its `state_dict` is torch's.
+where all steps are the same memory, as in `image.expand(T, -1, -1)`, it computes one. Its `state_dict` is torch's.
 """
 
 import functools
@@ -16,10 +16,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, dropout2d
 
-from snn_mnist.core.base import MemoryModule, StepModule, check_sequence, floating, real_number, state_dtype
+from snn_mnist.core.base import (
+    MemoryModule,
+    StepModule,
+    check_sequence,
+    floating,
+    map_tensors,
+    real_number,
+    state_dtype,
+)
 from snn_mnist.core.functional import multi_step_forward, seq_to_ann_forward
 
 # ---- stateless layers --------------------------------------------------------------------------------------
+
+
+def is_constant(x: Tensor) -> bool:
+    """Return whether every step of a sequence [T, N, *] is the same memory, as in `image.expand(T, -1, -1)`."""
+    return x.stride(0) == 0 and len(x) > 1
 
 
 class _StepLayer(StepModule):
@@ -38,7 +51,11 @@ class _StepLayer(StepModule):
                 f"{type(self).__name__} in step mode 'm' takes [T, N, *] of {dimensions} dimensions, but got shape "
                 f"{list(shape)}; add the time dimension, or set_step_mode(net, 's')"
             )
-        return seq_to_ann_forward(inputs, single_step)
+        same = all(is_constant(x) for x in inputs if isinstance(x, Tensor))
+        if not same or isinstance(self, nn.modules.batchnorm._BatchNorm):  # whose statistics count the steps
+            return seq_to_ann_forward(inputs, single_step)
+        output = seq_to_ann_forward(map_tensors(lambda x: x[:1], inputs), single_step)
+        return map_tensors(lambda y: y.expand(shape[0], *y.shape[1:]), output)
 
     def extra_repr(self) -> str:
         inner = super(StepModule, self).extra_repr()  # type: ignore[misc]
@@ -51,6 +68,8 @@ class _StepLinear(_StepLayer):
     def forward(self, x: Tensor) -> Tensor:
         if self.step_mode == "m":
             check_sequence(x)
+            if is_constant(x):
+                return nn.Linear.forward(self, x[:1]).expand(len(x), *x.shape[1:-1], -1)  # type: ignore[arg-type]
         return nn.Linear.forward(self, x)  # type: ignore[arg-type]
 
 

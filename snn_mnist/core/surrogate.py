@@ -10,7 +10,7 @@ the primitive p(x), p' = g, instead of the step. The formulas are in kernels/for
 import builtins
 import math
 from collections.abc import Callable, Sequence
-from inspect import Parameter, Signature
+from inspect import Parameter, Signature, signature
 from typing import Any, ClassVar
 
 import torch
@@ -219,6 +219,21 @@ class FormulaSurrogate(SurrogateFunctionBase):
         if self.spiking and not learning:
             return heaviside(x)  # without the cost of an autograd function
         return super().forward(x)
+
+
+class GradientSurrogate(SurrogateFunctionBase):
+    """A surrogate from its gradient alone: `gradient(x, alpha=2.0)` returns g(x), of the shape of x; no primitive."""
+
+    def __init__(self, gradient: Callable[..., Tensor], **parameters: Any):
+        defaults = {p.name: p.default for p in signature(gradient).parameters.values() if p.default is not p.empty}
+        super().__init__(True, **defaults | parameters)
+        self.function = gradient
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.spiking:
+            raise ValueError(f"{self.function.__name__} has no primitive; only its gradient is defined")
+        gradient = self.function(x.detach(), **self.parameters_of_formula)
+        return heaviside(x) + gradient * (x - x.detach())  # adds 0, whose derivative is g(x)
 
 
 SURROGATES: dict[str, type[FormulaSurrogate]] = {}  # name of the formula -> its class

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ def content(saved: SavedNetwork) -> dict[str, Any]:
     if test := load_test_images(config.dataset, config.data_dir):
         index = [int((test.labels == c).int().argmax()) for c in range(CLASSES)]
         found |= {"examples": _base64(test.images[index].numpy()), "example_labels": test.labels[index].tolist()}
-        if limits := reliability.measure(saved.net, test, steps, config.seed):
+        if limits := reliability.measure(saved.net, test, replace(config, T=steps)):
             found["limits"] = asdict(limits)
     return found
 

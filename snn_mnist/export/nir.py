@@ -9,7 +9,8 @@ NIR's neuron is an equation in seconds, ours a step:
 With v = V - V_reset, v_leak = v_reset = 0, r = 1 and tau = τ dt both give the same numbers. Importers that step by the
 exponential, v += (1 - e^(-dt/tau)) (r I - v), need tau = -dt / ln(1 - 1/τ) instead (`-discretization exact`). IF is
 dv/dt = r I, so r = 1/dt. NIR fires above its threshold, ours at or above: the next float32 below is written. NIR has no
-soft reset. Several neurons per class are followed by a second Affine, whose rows are the means over their neurons.
+soft reset. With decay_input=False V += X - (V - V_reset) / τ, so r = τ. Several neurons per class are followed by
+another Affine, whose rows are the means over their neurons. A network of one's own is a chain of such layers.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from snn_mnist import __version__
+from snn_mnist.core import layer, neuron
 from snn_mnist.errors import SNNError, UsageError, reason
-from snn_mnist.network.network import CLASSES, PIXELS, SavedNetwork
+from snn_mnist.network.network import CLASSES, PIXELS, SNN, SavedNetwork
 from snn_mnist.settings.config import Config
 from snn_mnist.storage import checkpoint
 from snn_mnist.storage.atomic_files import make_directory, write_file
@@ -38,6 +41,9 @@ ENCODERS = {
     "constant": "constant current: the input is k/255 for pixel k of 0..255 at every step",
     "latency": "latency: pixel k of 1..255 fires once, at step round((T - 1) (1 - k/255)) from 0",
 }
+CHAINED = (nn.Sequential.forward, layer.MultiStepContainer.forward)  # run their modules one after another
+KNOWN = (nn.Linear, layer.Linear, neuron.LIFNode, neuron.IFNode, neuron.ParametricLIFNode)
+IDLE = (nn.Flatten, layer.Flatten, nn.Identity, nn.Dropout, layer.Dropout)  # change nothing in a trained network
 
 
 def package() -> Any:
@@ -61,29 +67,28 @@ def export_nir(
     package().write(buffer, graph)
     make_directory(out.parent, "-out")
     write_file(out, buffer.getvalue(), "-out")
-    neurons = graph.nodes["neurons"]
-    vote = f" → Affine, the vote of {saved.config.votes}" if saved.config.votes > 1 else ""
-    nodes = f"Input({PIXELS}) → Affine → {type(neurons).__name__}({len(neurons.r)}){vote} → Output"
-    time = f"dt {dt:g} s, {discretization}, tau {saved.config.tau:g} steps"
-    return f"{nodes}, {time}, threshold {float(neurons.v_threshold[0])!r}"
+    nodes = [type(node).__name__ + (f"({len(node.r)})" if hasattr(node, "r") else "") for node in graph.nodes.values()]
+    return f"{' → '.join(nodes)}, dt {dt:g} s, {discretization}"
 
 
 def build(saved: SavedNetwork, dt: float = DEFAULT_DT, discretization: str = "euler", allow_lossy: bool = False) -> Any:
     """Return the network as a nir.NIRGraph. UsageError for what NIR can't express, unless allow_lossy."""
-    nir, config = package(), saved.config
-    if config.v_reset is None and not allow_lossy:
+    nir, config, modules = package(), saved.config, layers(saved.net)
+    if any(getattr(module, "v_reset", 0) is None for module in modules) and not allow_lossy:
         raise UsageError(
             "NIR has no soft reset (v_reset none): its neurons are reset to 0 instead of by the threshold; "
-            "train with -v-reset 0, or accept other spikes with -allow-lossy"
+            "train with v_reset 0, or accept other spikes with -allow-lossy"
         )
-    each, zeros = np.ones(CLASSES * config.votes), np.zeros(CLASSES * config.votes)
-    levels = {"v_threshold": firing_level(config) * each, "v_reset": zeros}
-    if config.neuron == "if":
-        neurons = nir.IF(r=each / dt, **levels)
-    else:
-        neurons = nir.LIF(tau=nir_tau(config.tau, dt, discretization) * each, r=each, v_leak=zeros, **levels)
-    weight = saved.net.weight.detach().cpu().float().numpy()
+    nodes: dict[str, Any] = {"input": nir.Input(input_type={"input": np.array([PIXELS])})}
+    kinds = ["affine" if isinstance(module, nn.Linear) else "neurons" for module in modules]
+    size = PIXELS
+    for i, (kind, module) in enumerate(zip(kinds, modules, strict=True)):
+        name = kind if kinds.count(kind) == 1 else f"{kind}{kinds[: i + 1].count(kind)}"
+        size = getattr(module, "out_features", size)
+        nodes[name] = _node(module, size, dt, discretization)
     metadata = {name: getattr(config, name) for name in ("T", "tau", "dataset", "seed", "encoding")}
+    if not isinstance(saved.net, SNN):
+        del metadata["tau"]  # its neurons have their own
     metadata |= {
         "program": f"snn_mnist {__version__}",
         "dt": dt,
@@ -92,17 +97,59 @@ def build(saved: SavedNetwork, dt: float = DEFAULT_DT, discretization: str = "eu
         "readout": "argmax over the neurons of the spike count in T steps; the lower neuron wins a tie",
         "epochs": saved.epochs,
     }
-    nodes = {
-        "input": nir.Input(input_type={"input": np.array([PIXELS])}),
-        "affine": nir.Affine(weight=weight, bias=zeros.astype(np.float32)),
-        "neurons": neurons,
-        "output": nir.Output(output_type={"output": np.array([CLASSES])}),
-    }
-    if config.votes > 1:
+    if size > CLASSES:
         metadata["readout"] = "argmax over the classes of the sum of the output in T steps; the lower class wins a tie"
-        nodes["vote"] = nir.Affine(weight=vote_weight(config.votes), bias=np.zeros(CLASSES, np.float32))
-        nodes["output"] = nodes.pop("output")  # to the end
+        nodes["vote"] = nir.Affine(weight=vote_weight(size // CLASSES), bias=np.zeros(CLASSES, np.float32))
+    nodes["output"] = nir.Output(output_type={"output": np.array([CLASSES])})
     return nir.NIRGraph(nodes, [*itertools.pairwise(nodes)], metadata=metadata)
+
+
+def layers(net: Any) -> list[Any]:
+    """Return the Linear layers and neurons of a network in order, without its vote; UsageError for other modules."""
+
+    def chain(name: str, module: Any) -> list[tuple[str, nn.Module]]:
+        if type(module).forward not in CHAINED:
+            return [] if type(module) in IDLE else [(name, module)]
+        return [each for key, inner in module._modules.items() for each in chain(f"{name}.{key}".strip("."), inner)]
+
+    found = chain("", net.layer if isinstance(net, SNN) else net.module)
+    while found and type(found[-1][1]) is layer.VotingLayer:
+        found.pop()
+    modules = [module for _, module in found]
+    takes = "NIR export takes chains of Linear, LIFNode, IFNode and ParametricLIFNode, and a VotingLayer at the end"
+    for i, (name, module) in enumerate(found):
+        what = f"module {name}" if name else "the network"
+        if type(module) not in KNOWN:
+            raise UsageError(f"{what} is a {type(module).__name__}: {takes}")
+        if isinstance(module, neuron.BaseNode) and modules.index(module) < i:
+            raise UsageError(f"{what} is used twice: NIR export needs other neurons at each place")
+    if not modules or isinstance(modules[-1], nn.Linear):
+        raise UsageError(f"the network does not end with neurons: {takes}")
+    return modules
+
+
+def parameters(linear: nn.Linear) -> tuple[np.ndarray, ...]:
+    """Return the weights [N, M] and biases [N] of a layer in float32; zeros where it has no bias."""
+    bias = linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias
+    return tuple(each.detach().cpu().float().numpy() for each in (linear.weight, bias))
+
+
+def _node(module: Any, size: int, dt: float, discretization: str) -> Any:
+    """Return the node of a layer of `size` outputs; every parameter of neurons is a vector."""
+
+    def vector(value: Any) -> np.ndarray:
+        return np.full(size, torch.as_tensor(value, dtype=torch.float64).detach().cpu().numpy().ravel())
+
+    nir = package()
+    if isinstance(module, nn.Linear):
+        return nir.Affine(*parameters(module))
+    thresholds, resets = vector(module.v_threshold), vector(0.0 if module.v_reset is None else module.v_reset)
+    levels = {"v_threshold": np.array([*map(firing_level, thresholds, resets)]), "v_reset": np.zeros(size)}
+    if isinstance(module, neuron.IFNode):
+        return nir.IF(r=np.ones(size) / dt, **levels)
+    tau = vector(1.0 / module.w.double().sigmoid() if isinstance(module, neuron.ParametricLIFNode) else module.tau)
+    seconds = np.array([nir_tau(each, dt, discretization) for each in tau])
+    return nir.LIF(tau=seconds, r=np.ones(size) if module.decay_input else tau, v_leak=np.zeros(size), **levels)
 
 
 def vote_weight(votes: int) -> np.ndarray:
@@ -123,9 +170,9 @@ def gain_of(neurons: Any, dt: float, discretization: str) -> np.ndarray:
     return np.asarray(ratio if discretization == "euler" else -np.expm1(-ratio))
 
 
-def firing_level(config: Config) -> float:
+def firing_level(v_threshold: float, v_reset: float) -> float:
     """Return the float32 for which v > firing_level(…) exactly when v >= V_threshold - V_reset, for every float32 v."""
-    exact = Fraction(float(np.float32(config.v_threshold))) - Fraction(float(np.float32(config.v_reset or 0.0)))
+    exact = Fraction(float(np.float32(v_threshold))) - Fraction(float(np.float32(v_reset)))
     level = np.float32(float(exact))
     if Fraction(float(level)) < exact:
         level = np.nextafter(level, np.float32(np.inf))
@@ -147,17 +194,22 @@ def read(path: Path) -> Any:
         raise SNNError(f"{path} can't be read as NIR ({what}); name a NIR file") from error
 
 
+def in_order(graph: Any) -> dict[str, Any]:
+    """Return the nodes by name, from the Input on along the edges."""
+    nodes, following = getattr(graph, "nodes", {}), dict(getattr(graph, "edges", []))
+    names = [name for name, node in nodes.items() if type(node).__name__ == "Input"][:1]
+    while names and following.get(names[-1]) in nodes and len(names) < len(nodes):
+        names.append(following[names[-1]])
+    return {name: nodes[name] for name in names}
+
+
 def parts(graph: Any, source: Any = "the graph") -> tuple[np.ndarray, np.ndarray, Any, int]:
     """Return weights [10 N, 784], bias [10 N], neurons and N of Input → [Flatten →] Affine|Linear → LIF|IF → Output.
 
     Before the output there may be an Affine or Linear that is the vote of N neurons per class.
     """
     nodes, edges = getattr(graph, "nodes", {}), getattr(graph, "edges", [])
-    following = dict(edges)
-    chain = [name for name, node in nodes.items() if type(node).__name__ == "Input"][:1]
-    while chain and following.get(chain[-1]) in nodes and len(chain) < len(nodes):
-        chain.append(following[chain[-1]])
-    kinds = {name: type(nodes[name]).__name__ for name in chain}
+    kinds = {name: type(node).__name__ for name, node in in_order(graph).items()}
     essential = [name for name, kind in kinds.items() if kind != "Flatten"]
     chained = " ".join(kinds[name] for name in essential)
     known = re.fullmatch("Input (Affine|Linear) (LIF|IF)( Affine| Linear)? Output", chained)
@@ -190,26 +242,27 @@ def parts(graph: Any, source: Any = "the graph") -> tuple[np.ndarray, np.ndarray
 
 def simulate(
     graph: Any, spikes: np.ndarray, dt: float, discretization: str = "euler", dtype: Any = np.float64
-) -> tuple[np.ndarray, np.ndarray]:
-    """Compute the graph by its equations in plain numpy, with nothing of our own neurons.
+) -> np.ndarray:
+    """Return the output [T, N, 10] for an input [T, N, 784], by the equations in plain numpy; v is kept in `dtype`."""
+    x = spikes
+    for node in in_order(graph).values():
+        if hasattr(node, "weight"):
+            x = currents(x, dtype, node.weight, getattr(node, "bias", 0))
+        elif hasattr(node, "r"):
+            level = np.nextafter(np.asarray(node.v_threshold, np.float32), np.float32(np.inf)).astype(dtype)
+            r, reset, leak = (np.asarray(each, dtype) for each in (node.r, node.v_reset, getattr(node, "v_leak", 0)))
+            gain, v, fired = gain_of(node, dt, discretization).astype(dtype), reset, []
+            for current in x:
+                v = v + gain * ((leak - v) + r * current) if hasattr(node, "tau") else v + gain * current
+                fired.append(v >= level)  # of float32 numbers that is v > v_threshold
+                v = np.where(fired[-1], reset, v)
+            x = np.stack(fired)
+    return x
 
-    input [T, N, 784] to spikes of the neurons and v before the reset, both [T, N, 10 votes]. The weighted sums are
-    float64, rounded to `dtype`, in which v is kept.
-    """
-    weight, bias, neurons, _ = parts(graph)
-    leaky = hasattr(neurons, "tau")
-    r, level, reset = (np.asarray(x).astype(dtype) for x in (neurons.r, neurons.v_threshold, neurons.v_reset))
-    leak = neurons.v_leak.astype(dtype) if leaky else None
-    gain = gain_of(neurons, dt, discretization).astype(dtype)
-    v = np.broadcast_to(reset, (spikes.shape[1], len(reset)))
-    fired, potential = [], []
-    for step in spikes:
-        current = (step.astype(np.float64) @ weight.T.astype(np.float64) + bias).astype(dtype)
-        v = v + gain * ((leak - v) + r * current) if leaky else v + gain * current
-        fired.append(v > level)
-        potential.append(v)
-        v = np.where(fired[-1], reset, v)
-    return np.stack(fired), np.stack(potential)
+
+def currents(x: np.ndarray, dtype: Any, weight: np.ndarray, bias: Any = 0) -> np.ndarray:
+    """Return the weighted sums of x [.., M], added in float64 and rounded to `dtype`, [.., N]."""
+    return (x.astype(np.float64) @ weight.T.astype(np.float64) + bias).astype(dtype)
 
 
 # ---------------------------------------------------------------------------- import

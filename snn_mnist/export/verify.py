@@ -8,6 +8,7 @@ importers is brought to Euler's tau first.
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib
 import importlib.metadata
 import io
@@ -15,16 +16,17 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from snn_mnist.errors import reason
 from snn_mnist.export import nir as nir_file
-from snn_mnist.network.network import CLASSES, SNN, SavedNetwork
+from snn_mnist.network.network import CLASSES, SavedNetwork
 from snn_mnist.network.poisson import SpikeKey, Stream, encode
 
 BATCH = 10_000  # images x steps at a time: 31 MB of spikes
@@ -62,9 +64,9 @@ def compare(
     change a spike. The others are the simulators that are installed.
     """
     config, graph = saved.config, nir_file.read(path)
-    *_, neurons, votes = nir_file.parts(graph, path)
-    gain = nir_file.gain_of(neurons, dt, discretization)[0] if config.neuron == "lif" else 0.5
-    exact = math.frexp(float(np.float32(gain)))[0] == 0.5 and not config.v_reset
+    neurons = [module for module in nir_file.layers(saved.net) if not isinstance(module, nn.Linear)]
+    exact = not any(each.why_not_fused() or each.v_reset or not getattr(each, "decay_input", True) for each in neurons)
+    exact = exact and all(math.frexp(getattr(each, "tau", 1.0))[0] == 0.5 for each in neurons)
     dtype: Any = np.float32 if exact else np.float64
 
     def agreement(runner: Runner) -> Agreement:
@@ -72,19 +74,18 @@ def compare(
         for index in torch.arange(len(images)).split(max(1, BATCH // config.T)):
             encoded = encode(config.encoding, images[index], index, 0, config.T, config.T, key)
             given = encoded.expand(config.T, -1, -1).numpy()
-            fired = reference(saved, given, dtype).reshape(*given.shape[:2], CLASSES, votes)
-            pairs.append((fired.sum(3), np.rint(runner(given) * votes)))
+            fired = reference(saved, given, dtype).reshape(*given.shape[:2], CLASSES, -1)
+            pairs.append((fired.sum(3), np.rint(runner(given) * fired.shape[3])))
         return Agreement.of(*(np.concatenate(each, 1) for each in zip(*pairs, strict=True)))
 
-    shares = nir_file.vote_weight(votes).T
-    loop = agreement(lambda given: nir_file.simulate(graph, given, dt, discretization, dtype)[0] @ shares)
+    loop = agreement(lambda given: nir_file.simulate(graph, given, dt, discretization, dtype))
     found: dict[str, Agreement | str] = {f"plain {discretization} loop in {np.dtype(dtype).name}": loop}
     for package, make in IMPORTERS.items():
         label = package
         try:
             label += f" {importlib.metadata.version(package)}"
             for_euler = nir_file.read(path)
-            if hasattr(leaky := nir_file.parts(for_euler)[2], "tau"):
+            for leaky in (node for node in for_euler.nodes.values() if hasattr(node, "tau")):
                 leaky.tau = dt / nir_file.gain_of(leaky, dt, discretization)
             with quiet():
                 found[label] = agreement(make(for_euler, dt))
@@ -96,18 +97,23 @@ def compare(
 
 
 def reference(saved: SavedNetwork, spikes: np.ndarray, dtype: Any) -> np.ndarray:
-    """Return the spikes [T, N, 10 votes] of this program's neurons for an input [T, N, 784].
+    """Return the spikes [T, N, 10 votes] of this program's last neurons for an input [T, N, 784].
 
     The weighted sums are float64, rounded to `dtype`, in which v is kept, as in `nir.simulate`.
     """
-    config = saved.config
-    threshold = float(np.float32(config.v_threshold))  # as in the kernels
-    reset = None if config.v_reset is None else float(np.float32(config.v_reset))
-    neuron = SNN.from_config(replace(config, step_mode="s", v_threshold=threshold, v_reset=reset)).spiking
-    weight = saved.net.weight.detach().cpu().numpy().astype(np.float64)
-    currents = ((step.astype(np.float64) @ weight.T).astype(dtype) for step in spikes)
-    with torch.no_grad():
-        return np.stack([neuron(torch.from_numpy(current)).numpy() > 0 for current in currents])
+    x = spikes.astype(dtype)
+    for module in copy.deepcopy(nir_file.layers(saved.net)):
+        if isinstance(module, nn.Linear):
+            x = nir_file.currents(x, dtype, *nir_file.parameters(module))
+            continue
+        module.to(torch.from_numpy(x)).requires_grad_(False)
+        module.reset()
+        module.step_mode, module.backend = "m", "torch"
+        for name in ("v_threshold", "v_reset", "v"):  # numbers are float32, as in the kernels
+            if isinstance(value := getattr(module, name), float):
+                setattr(module, name, float(np.float32(value)))
+        x = module(torch.from_numpy(x)).numpy()
+    return x > 0
 
 
 # ---------------------------------------------------------------------------- other simulators
@@ -143,9 +149,8 @@ def from_spikingjelly(graph: Any, dt: float) -> Runner:
 def from_snntorch(graph: Any, dt: float) -> Runner:
     snntorch = importlib.import_module("snntorch")
     importer = importlib.import_module("snntorch.import_nir")
-    neurons = nir_file.parts(graph)[2]
-    if hasattr(neurons, "tau"):
-        neurons.tau = neurons.tau * (1e-4 / dt)  # the importer's dt is 1e-4 and can't be chosen
+    for node in (node for node in graph.nodes.values() if hasattr(node, "tau")):
+        node.tau = node.tau * (1e-4 / dt)  # the importer's dt is 1e-4 and can't be chosen
     net = importer.import_from_nir(graph)
     leaky = [module for module in net.modules() if isinstance(module, snntorch.Leaky)]
 

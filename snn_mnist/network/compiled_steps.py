@@ -20,6 +20,7 @@ from snn_mnist.kernels.neuron import NeuronSpec
 from snn_mnist.kernels.spikes import SpikeKey
 from snn_mnist.network.poisson import Stream, dropout_limit
 from snn_mnist.network.training_steps import Training, TrainingSteps
+from snn_mnist.storage.checkpoint import WEIGHT
 
 CHUNK_WORK = 640_000  # images times time steps of a chunk, some 40 ms
 _UNSUPPORTED = ("weight_decay", "amsgrad", "maximize", "dampening", "nesterov")
@@ -81,7 +82,7 @@ class CompiledSteps(TrainingSteps):
         )
         copies = [(self.weight, rows.weights), *zip(state, (rows.moment, rows.square), strict=False)]
         if training.average is not None:
-            copies.append((training.average, rows.average))
+            copies.append((training.average[WEIGHT], rows.average))
         for matrix, its_rows in copies:
             fused.copy_to_rows(matrix, its_rows)
         on_threads(

@@ -14,7 +14,8 @@ from snn_mnist import terminal
 from snn_mnist.errors import UsageError
 from snn_mnist.kernels.cuda import launch as cuda
 from snn_mnist.network.engine import Engine, fused_pass, make_engine
-from snn_mnist.network.network import SNN
+from snn_mnist.network.own import OwnNetwork
+from snn_mnist.settings.config import Config
 from snn_mnist.storage import environment
 
 FUSED = {"cpu": "numba", "cuda": "cupy"}  # type of a device -> its fused backend
@@ -28,14 +29,17 @@ class Runtime:
     backend: str
     reason: str  # why this backend
     threads: int
+    neurons: str = ""  # backend of the neurons in a network of the user's own, whose backend is torch
 
     @property
     def test_batch(self) -> int:
         """Images of a forward pass without gradient; the torch backend keeps their spikes as floats."""
-        return 500 if self.backend == "torch" else 10_000
+        return 10_000 if self.backend != "torch" else 100 if self.neurons else 500
 
-    def engine(self, net: SNN, images: Tensor) -> Engine:
+    def engine(self, net: Any, images: Tensor) -> Engine:
         """Return the network with the images [N, 784] of a split on this backend; images are moved once."""
+        if isinstance(net, OwnNetwork):
+            net.use_kernels(self.neurons)
         return make_engine(self.backend, net, images.to(self.device))
 
     def autocast(self, amp: bool) -> AbstractContextManager[Any]:
@@ -48,18 +52,19 @@ class Runtime:
         return f"backend {self.backend} on {name}{threads} ({self.reason})"
 
 
-def choose_runtime(
-    device_name: str, backend: str, threads: int, step_mode: str = "m", beyond_cuda: str = ""
-) -> Runtime:
+def choose_runtime(device_name: str, backend: str, threads: int, config: Config | None = None) -> Runtime:
     """Resolve `auto`; an explicit device or backend that can't be used is an error with the remedy.
 
-    beyond_cuda: settings that the fused CUDA kernels can't compute.
+    config: the settings of the network and its training, None for those that every backend computes.
     """
-    device = choose_device(device_name)
-    if backend == "auto" and step_mode == "s":
+    device, config, neurons = choose_device(device_name), config or Config(), ""
+    if backend == "auto" and config.step_mode == "s":
         backend, reason = "torch", "the only one with step mode s"
     else:
-        backend, reason = choose_backend(backend, device, beyond_cuda)
+        backend, reason = choose_backend(backend, device, config)
+    if config.net is not None:
+        backend, neurons = "torch", backend
+        reason = f"for -net; IF and LIF neurons on {neurons}"
     if device.type == "cpu":  # the torch backend encodes by numba too
         from snn_mnist.kernels.cpu import jit
 
@@ -69,7 +74,7 @@ def choose_runtime(
             reason = f"{reason}; no GPU is used: {error}"
     # Beside the fused CPU kernels torch computes small tensors only, and two thread pools would compete for the cores.
     torch.set_num_threads(1 if backend == "numba" else threads)
-    return Runtime(device, backend, reason, threads)
+    return Runtime(device, backend, reason, threads, neurons)
 
 
 def choose_device(name: str) -> torch.device:
@@ -87,12 +92,12 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def choose_backend(name: str, device: torch.device, beyond_cuda: str = "") -> tuple[str, str]:
+def choose_backend(name: str, device: torch.device, config: Config) -> tuple[str, str]:
     """Return (backend, why it was taken) for a name or 'auto': the device's fused backend, or torch if that can't be
     used. A UsageError for a name that can't be used; a SNNError if the device can't be used at all."""
     chosen, auto = FUSED[device.type] if name == "auto" else name, name == "auto"
-    if beyond_cuda and chosen == "cupy":
-        reason: str | None = f"its kernels do not compute {beyond_cuda}" + ("" if auto else "; use -backend torch")
+    if beyond := config.beyond(chosen):
+        reason: str | None = f"its kernels do not compute {beyond}" + ("" if auto else "; use -backend torch")
     else:
         reason = why_refused(chosen, device)
     if not auto:

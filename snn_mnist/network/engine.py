@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from snn_mnist.core import functional
-from snn_mnist.network.network import PIXELS, SNN
+from snn_mnist.network.network import CLASSES, PIXELS, SNN
+from snn_mnist.network.own import OwnNetwork
 from snn_mnist.network.poisson import SpikeKey, dropout_mask, encode
-from snn_mnist.network.training_steps import AutogradSteps, Training, TrainingSteps
+from snn_mnist.network.training_steps import AutogradSteps, Training, TrainingSteps, seed_torch
 
 CHUNK_BYTES = 64 << 20  # of spikes as floats that the torch engine holds at a time when nothing is differentiated
 
@@ -19,9 +20,10 @@ CHUNK_BYTES = 64 << 20  # of spikes as floats that the torch engine holds at a t
 class TorchEngine:
     """The reference: the modules of `core`, on any device, in either step mode."""
 
-    def __init__(self, net: SNN, images: Tensor) -> None:
-        """images [N, 784] uint8, on the network's device"""
+    def __init__(self, net: Any, images: Tensor) -> None:
+        """net: SNN or OwnNetwork; images [N, 784] uint8, on its device"""
         self.net, self.images = net, images
+        self.whole = isinstance(net, OwnNetwork)  # it may do with T what it wants, so it gets all T at once
 
     def _spans(self, index: Tensor, steps: int, key: SpikeKey, span: int, dropout: float = 0.0):  # type: ignore[no-untyped-def]
         """Yield (first step, input, output spikes [T', N, 10 votes]) for T' = span steps at a time.
@@ -29,31 +31,30 @@ class TorchEngine:
         The neurons keep v in between. Input [T', N, 784], or [1, N, 784] if it is the same at each step.
         """
         index = index.to(self.images.device)
-        images, node, layer = self.images[index], self.net.spiking, self.net.layer
+        images = self.images[index]
         mask = dropout_mask(images, index, key, dropout) if dropout else None
-        for start in range(0, steps, span):
-            stop = min(start + span, steps)
+        for start in range(0, steps, steps if self.whole else span):
+            stop = min(start + (steps if self.whole else span), steps)
             inputs = encode(self.net.encoding, images, index, start, stop, steps, key)
-            inputs = inputs if mask is None else inputs * mask
-            if node.step_mode == "m":
-                yield start, inputs, node(layer[:2](inputs).expand(stop - start, -1, -1))
-            else:
-                each = inputs.expand(stop - start, -1, -1)
-                yield start, inputs, torch.stack([node(layer[:2](step)) for step in each])
+            inputs = inputs if mask is None else inputs.mul_(mask)
+            yield start, inputs, self.net.respond(inputs, stop - start)
 
     def firing_rate(self, index: Tensor, steps: int, key: SpikeKey, dropout: float = 0.0) -> Tensor:
         """Return the scores [N, 10] of the images `index` [N] int64, differentiable: spikes per step and neuron."""
-        span = steps if self.net.spiking.step_mode == "m" else 16
+        self.net.train()
+        span = steps if self.whole or self.net.spiking.step_mode == "m" else 16
         total = sum(fired.sum(0) for _, _, fired in self._spans(index, steps, key, span, dropout))
         functional.reset_net(self.net)
-        return self.net.layer[3:](total / steps)
+        return self.net.vote(total / steps)
 
     @torch.no_grad()
     def firing_counts(self, index: Tensor, readout_steps: list[int], key: SpikeKey) -> tuple[Tensor, Tensor]:
         """Return the output spikes in the first readout_steps[m] steps [N, M, 10 votes] (readout_steps ascend, the last
         one is T) and the number of input spikes in T steps [N], of a constant current that of the active pixels."""
+        self.net.eval()
+        seed_torch(key, 0)
         span = max(16, CHUNK_BYTES // (4 * PIXELS * len(index)) // 16 * 16)  # memory is independent of T
-        counts = torch.zeros(len(index), len(readout_steps), len(self.net.weight), device=self.images.device)
+        counts = torch.zeros(len(index), len(readout_steps), CLASSES * self.net.votes, device=self.images.device)
         inputs = torch.zeros(len(index), dtype=torch.int64, device=self.images.device)
         for start, given, fired in self._spans(index, readout_steps[-1], key, span):
             constant = self.net.encoding == "constant"
@@ -112,6 +113,6 @@ def fused_pass(backend: str) -> Any:
 Engine = TorchEngine | FusedEngine
 
 
-def make_engine(backend: str, net: SNN, images: Tensor) -> Engine:
+def make_engine(backend: str, net: Any, images: Tensor) -> Engine:
     """Return an engine of this backend for a network and the images [N, 784] uint8 of a split, on its device."""
     return TorchEngine(net, images) if backend == "torch" else FusedEngine(backend, net, images)

@@ -25,6 +25,7 @@ from snn_mnist.kernels.cuda.launch import one_line
 from snn_mnist.kernels.neuron import NeuronSpec
 from snn_mnist.kernels.spikes import SpikeKey
 from snn_mnist.network.training_steps import Training, TrainingSteps
+from snn_mnist.storage.checkpoint import WEIGHT
 
 CHUNK = 32  # steps in a graph
 
@@ -158,7 +159,7 @@ class FusedSteps(TrainingSteps):
             training.skipped.add_(scaler.scale(self.one) < scale)
         if training.average is not None:
             with torch.no_grad():
-                training.average.lerp_(self.weight, self.numbers[1, place])
+                training.average[WEIGHT].lerp_(self.weight, self.numbers[1, place])
 
 
 # ---- start-up check ------------------------------------------------------------------------------------------------

@@ -8,15 +8,18 @@ network/poisson.py.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from snn_mnist.core import functional, layer, neuron, surrogate
+from snn_mnist.core import functional, layer, neuron
+from snn_mnist.network.own import OwnNetwork, surrogate_of, with_copies
 from snn_mnist.settings.config import Config
 from snn_mnist.storage import checkpoint
+from snn_mnist.terminal import report
 
 PIXELS, CLASSES = 784, 10
 
@@ -27,45 +30,18 @@ class SNN(nn.Module):
     Input [N, 784] or [T, N, 784] to spikes [.., N, 10], or shares of the votes. The neurons of a class are neighbours.
     """
 
-    def __init__(
-        self,
-        tau: float = 2.0,
-        *,
-        neuron_type: str = "lif",
-        v_threshold: float = 1.0,
-        v_reset: float | None = 0.0,
-        surrogate_name: str = "atan",
-        alpha: float | None = None,
-        step_mode: str = "s",
-        votes: int = 1,
-        encoding: str = "poisson",
-    ) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        gradient = surrogate.SURROGATES[surrogate_name](**({} if alpha is None else {"alpha": alpha}))
-        if neuron_type == "if":
-            spiking: neuron.BaseNode = neuron.IFNode(v_threshold, v_reset, gradient)
+        gradient, levels = surrogate_of(config), (config.v_threshold, config.v_reset)
+        if config.neuron == "if":
+            spiking: neuron.BaseNode = neuron.IFNode(*levels, gradient)
         else:
-            spiking = neuron.LIFNode(tau, True, v_threshold, v_reset, gradient)
-        self.layer = nn.Sequential(layer.Flatten(), layer.Linear(PIXELS, CLASSES * votes, bias=False), spiking)
-        if votes > 1:
-            self.layer.append(layer.VotingLayer(votes))
-        self.votes, self.encoding = votes, encoding
-        functional.set_step_mode(self, step_mode)
-
-    @classmethod
-    def from_config(cls, config: Config) -> SNN:
-        """Return the network that these settings describe, with torch's initial weights."""
-        return cls(
-            config.tau,
-            neuron_type=config.neuron,
-            v_threshold=config.v_threshold,
-            v_reset=config.v_reset,
-            surrogate_name=config.surrogate,
-            alpha=config.alpha,
-            step_mode=config.step_mode,
-            votes=config.votes,
-            encoding=config.encoding,
-        )
+            spiking = neuron.LIFNode(config.tau, True, *levels, gradient)
+        self.layer = nn.Sequential(layer.Flatten(), layer.Linear(PIXELS, CLASSES * config.votes, bias=False), spiking)
+        if config.votes > 1:
+            self.layer.append(layer.VotingLayer(config.votes))
+        self.votes, self.encoding = config.votes, config.encoding
+        functional.set_step_mode(self, config.step_mode)
 
     @property
     def weight(self) -> Tensor:
@@ -80,6 +56,22 @@ class SNN(nn.Module):
     def forward(self, spikes: Tensor) -> Tensor:
         return self.layer(spikes)
 
+    def respond(self, inputs: Tensor, steps: int) -> Tensor:
+        """Return the spikes [T, N, 10 votes] for inputs [T, N, 784], or [1, N, 784] if each step is the same."""
+        node, linear = self.spiking, self.layer[:2]
+        if node.step_mode == "m":
+            return node(linear(inputs).expand(steps, -1, -1))
+        return torch.stack([node(linear(step)) for step in inputs.expand(steps, -1, -1)])
+
+    def vote(self, each: Tensor) -> Tensor:
+        """Return the means over the neurons of a class: [.., 10 votes] to [.., 10]."""
+        return self.layer[3:](each)
+
+
+def network_of(config: Config) -> SNN | OwnNetwork:
+    """Return the network of these settings, with initial weights."""
+    return SNN(config) if config.net is None else OwnNetwork(config)
+
 
 @dataclass(frozen=True)
 class SavedNetwork:
@@ -87,7 +79,7 @@ class SavedNetwork:
 
     path: Path
     config: Config
-    net: SNN
+    net: Any  # SNN or OwnNetwork
     has_settings: bool  # False for a checkpoint of another program: then they are the tutorial's
     epochs: int  # finished
     trained_on: str = ""  # data set, "" where it is not known
@@ -97,10 +89,16 @@ def load_network(path: str, **changes: Any) -> SavedNetwork:
     """Return the network of a checkpoint; `changes` that are not None replace its settings."""
     file = checkpoint.find_checkpoint(path)
     state = checkpoint.load(file)
-    saved = state.get("config", {"votes": checkpoint.votes(state)})
+    saved: dict[str, Any] = state["config"] if "config" in state else {"votes": checkpoint.votes(state)}
     given = {name: value for name, value in changes.items() if value is not None}
-    config = Config.from_mapping(saved | given, str(file))
-    net = SNN.from_config(config)
+    config = Config.from_mapping(saved | {"step_mode": "m"} | given, str(file))
+    if config.net is None:
+        config = replace(config, surrogate="atan", alpha=None)  # nothing is differentiated
+    else:
+        config, changed = with_copies(replace(config, flags=frozenset(given)), state, file.parent)
+        for name in changed:
+            report(f"note: {name} has changed since the network was trained")
+    net = network_of(config)
     net.load_state_dict(state["net"])
     return SavedNetwork(
         file, config, net, "config" in state, checkpoint.Position.of(state).epochs, saved.get("dataset", "")

@@ -7,6 +7,7 @@ images that the network classifies correctly, or the winner's rate below that of
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,10 +15,9 @@ import torch
 from snn_mnist.data.datasets import Split
 from snn_mnist.network.device import choose_runtime
 from snn_mnist.network.engine import TorchEngine
-from snn_mnist.network.network import SNN
 from snn_mnist.network.poisson import SpikeKey, Stream
 from snn_mnist.network.scoring import Score, score_split
-from snn_mnist.settings.config import cores
+from snn_mnist.settings.config import Config, cores
 
 MARGIN_SHARE, RATE_SHARE = 0.10, 0.01  # at most this share of the correctly classified images lies below the limits
 ROUNDING = 1e-6  # rates are multiples of 1 / (T votes)
@@ -68,13 +68,12 @@ class Prediction:
         return f"{names[first]}  (rate {rate:.2f}, margin {self.margin:.2f}; {rest})"
 
 
-def predict(net: SNN, pixels: np.ndarray, steps: int, seed: int) -> Prediction:
+def predict(net: Any, pixels: np.ndarray, steps: int, seed: int) -> Prediction:
     """Return the rates for prepared pixels [784] uint8, encoded as image 0 of the stream PREDICT."""
-    net.spiking.step_mode = "m"
     engine = TorchEngine(net, torch.from_numpy(pixels)[None])
     counts, _ = engine.firing_counts(torch.tensor([0]), [steps], SpikeKey(seed, Stream.PREDICT, 0))
     each = counts[0, -1].double() / steps
-    return Prediction(net.layer[3:](each).tolist(), each.view(-1, net.votes).tolist() if net.votes > 1 else None)
+    return Prediction(net.vote(each).tolist(), each.view(-1, net.votes).tolist() if net.votes > 1 else None)
 
 
 def doubts(prediction: Prediction, objects: int, limits: Reliability | None) -> dict[str, str]:
@@ -95,10 +94,10 @@ def doubts(prediction: Prediction, objects: int, limits: Reliability | None) -> 
     return found
 
 
-def measure(net: SNN, test: Split, steps: int, seed: int) -> Reliability | None:
+def measure(net: Any, test: Split, config: Config) -> Reliability | None:
     """Return the limits of a network on the CPU, from one encoding of a test split; None if it reads no image right."""
-    runtime = choose_runtime("cpu", "auto", cores())
-    (found,), _ = score_split(net, test, runtime, [steps], [SpikeKey(seed, Stream.EVAL, 0)])
+    runtime = choose_runtime("cpu", "auto", cores(), config)
+    (found,), _ = score_split(net, test, runtime, [config.T], [SpikeKey(config.seed, Stream.EVAL, 0)])
     return limits(found)
 
 

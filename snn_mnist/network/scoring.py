@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -102,7 +103,7 @@ def score(
 
 
 def score_split(
-    net: SNN,
+    net: Any,
     split: Split,
     runtime: Runtime,
     readout_steps: list[int],
@@ -110,7 +111,8 @@ def score_split(
     after_each: Callable[[int], object] = lambda images: None,
 ) -> tuple[list[Score], float]:
     """Return the scores of a network on a split, one for each key, and the seconds they took without compilation."""
-    net.to(runtime.device).spiking.step_mode = "m"
+    if isinstance(net.to(runtime.device), SNN):
+        net.spiking.step_mode = "m"
     engine = runtime.engine(net, split.images)
     index = torch.arange(len(split))
     engine.firing_counts(index[:1], readout_steps, SpikeKey(0, 0, 0))  # compiles

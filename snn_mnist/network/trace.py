@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import linear
 
-from snn_mnist.core import neuron
+from snn_mnist.core import functional, neuron
 from snn_mnist.data.datasets import Dataset
+from snn_mnist.errors import SNNError
 from snn_mnist.network.engine import TorchEngine
-from snn_mnist.network.network import CLASSES, SNN
+from snn_mnist.network.network import CLASSES
+from snn_mnist.network.own import OwnNetwork
 from snn_mnist.network.poisson import SpikeKey, Stream, encode
 from snn_mnist.settings.config import Config
 
@@ -69,40 +70,44 @@ class Trace:
 
 
 @torch.no_grad()
-def trace_image(net: SNN, data: Dataset, index: int, config: Config) -> Trace:
-    """Show test image `index` to a network on the CPU for config.T steps."""
-    image, node = data.test.images[index], copy.deepcopy(net.spiking)
+def trace_image(net: Any, data: Dataset, index: int, config: Config) -> Trace:
+    """Show test image `index` to a network on the CPU for config.T steps; SNNError where its output is no neurons'."""
+    image, node, seen = data.test.images[index], net.eval().spiking, []
+    span = config.T if isinstance(net, OwnNetwork) else CHUNK
     input_spikes = torch.zeros(len(image), dtype=torch.int64)
-    node.step_mode = "s"
-    node.reset()
-    at_rest, currents, potentials, output = node.v, [], [], []
-    for start in range(0, config.T, CHUNK):
-        stop = min(start + CHUNK, config.T)
-        given = encode(net.encoding, image[None], torch.tensor([index]), start, stop, config.T, _key(config))
-        for pixels in given.expand(stop - start, -1, -1):  # [1, 784]
-            currents.append(linear(pixels, net.weight))
-            output.append(node(currents[-1]))
-            potentials.append(node.v)
-        input_spikes += 0 if net.encoding == "constant" else given.sum((0, 1)).long()
-    x, v, s = map(torch.cat, (currents, potentials, output))  # [T, 10 votes]
-    node.v = torch.cat([torch.full_like(v[:1], at_rest), v[:-1]])
+    if node and node.step_mode == "m":
+        node.backend, node.store_v_seq = "torch", True
+        hook = node.register_forward_hook(lambda _, given, spikes: seen.append((given[0], node.v_seq, spikes)))
+        for start in range(0, config.T, span):
+            stop = min(start + span, config.T)
+            given = encode(net.encoding, image[None], torch.tensor([index]), start, stop, config.T, _key(config))
+            output = net.respond(given, stop - start)
+            input_spikes += 0 if net.encoding == "constant" else given.sum((0, 1)).long()
+        hook.remove()
+        functional.reset_net(net)
+    if not seen or not torch.equal(seen[-1][2], output):
+        wanted = "the spikes of a last layer of core.neuron in step mode 'm'"
+        raise SNNError(f"{config.net}: a trace shows output neurons, but its output is not {wanted}")
+    x, v, s = (torch.cat(each)[:, 0] for each in zip(*seen, strict=True))  # [T, 10 votes]
+    node.v = torch.cat([torch.full_like(v[:1], node.v), v[:-1]])
     node.neuronal_charge(x)  # of V[t-1] with X[t], for all t at once
+    h = neuron.bounded(node.v)
+    node.reset()
     pictures = image.view(28, 28).numpy(), input_spikes.view(28, 28).numpy()
-    neurons = x.numpy(), neuron.bounded(node.v).numpy(), v.numpy(), s.numpy()
+    neurons = x.numpy(), h.numpy(), v.numpy(), s.numpy()
     return Trace(index, int(data.test.labels[index]), *pictures, *neurons, net.encoding)
 
 
-def misclassified(net: SNN, data: Dataset, config: Config) -> Iterator[Trace]:
+def misclassified(net: Any, data: Dataset, config: Config) -> Iterator[Trace]:
     """Yield the traces of the test images that the network misclassifies, in order.
 
     They are searched 200 at a time. In a batch sums are rounded differently, so that a neuron just at the threshold may
     fire there and not in the trace of the single image: the trace decides.
     """
-    net.spiking.step_mode = "m"
     engine = TorchEngine(net, data.test.images)
     for index in torch.arange(len(data.test)).split(200):
         counts, _ = engine.firing_counts(index, [config.T], _key(config))
-        for wrong in index[net.layer[3:](counts[:, 0]).argmax(1) != data.test.labels[index]].tolist():
+        for wrong in index[net.vote(counts[:, 0]).argmax(1) != data.test.labels[index]].tolist():
             trace = trace_image(net, data, wrong, config)
             if trace.prediction != trace.label:
                 yield trace

@@ -46,11 +46,16 @@ class Training:
     optimizer: Any
     scaler: torch.amp.GradScaler  # enabled or not
     amp: bool  # forward in half precision
-    average: Tensor | None  # [10 votes, P], moving average: decay average + (1 - decay) weight at each step
+    average: dict[str, Tensor] | None  # moving average of the state: decay average + (1 - decay) state at each step
     rates: Tensor  # [steps * batch, 10] receives the scores of each batch, with the weights before its step
     skipped: Tensor  # int64 [], counts the steps that the scaler skipped
     loss: Loss = MSE
     dropout: float = 0.0  # share of silent pixels
+
+
+def seed_torch(key: SpikeKey, step: int) -> None:
+    """Make the random numbers of PyTorch, as those of nn.Dropout, a function of (seed, stream, epoch, step)."""
+    torch.manual_seed(int(np.random.SeedSequence([*key, step]).generate_state(1)[0]))
 
 
 class TrainingSteps:
@@ -82,15 +87,17 @@ class AutogradSteps(TrainingSteps):
     """
 
     def __init__(self, engine: Any, labels: Tensor, training: Training) -> None:
-        self.engine, self.weight, self.labels, self.training = engine, engine.net.weight, labels, training
+        self.engine, self.labels, self.training = engine, labels, training
         self.one = torch.ones((), device=labels.device)
         self.autocast: Any = torch.autocast(labels.device.type) if training.amp else nullcontext()
 
     def warm_up(self) -> None:
-        """One image forward and back."""
+        """One image forward and back; not of a network of the user's own, whose batch normalisation it would change."""
+        if self.engine.whole:
+            return
         with self.autocast:
             rate = self.engine.firing_rate(torch.tensor([0]), self.training.T, SpikeKey(0, 0, 0))
-        torch.autograd.grad(rate.sum(), self.weight)
+        torch.autograd.grad(rate.sum(), self.engine.net.weight)
 
     def run(self, first: int, last: int) -> None:
         for step in range(first, last):
@@ -101,7 +108,8 @@ class AutogradSteps(TrainingSteps):
         part = slice(step * training.batch, (step + 1) * training.batch)
         index = self.order[part].to(self.labels.device)
         for group in optimizer.param_groups:
-            group["lr"] = float(self.learning_rates[step])
+            group["lr"] = group.get("lr_factor", 1) * float(self.learning_rates[step])
+        seed_torch(self.key, step)
         with self.autocast:
             rate = self.engine.firing_rate(index, training.T, self.key, training.dropout)
         loss = training.loss(rate, self.labels[index])
@@ -114,4 +122,7 @@ class AutogradSteps(TrainingSteps):
             training.skipped.add_(scaler.scale(self.one) < scale)
         training.rates[part] = rate.detach()
         if training.average is not None:
-            training.average.lerp_(self.weight.detach(), float(self.new_weight_shares[step]))
+            for name, tensor in self.engine.net.state_dict().items():
+                average = training.average[name]
+                new = float(self.new_weight_shares[step]) if tensor.is_floating_point() else 1.0
+                average.lerp_(tensor, new) if new < 1 else average.copy_(tensor)

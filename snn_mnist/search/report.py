@@ -79,8 +79,7 @@ def test_winner(plan: Plan, best: FrozenTrial, dataset: Dataset, repeats: int, t
     accuracies = []  # [seeds][encodings], as `eval -resume FOLDER -repeats N`
     for name in plan.run_names(number_of(best)):
         loaded = load_network(str(plan.folder / name))
-        beyond = loaded.config.beyond_cuda
-        runtime = choose_runtime(plan.fixed["device"], plan.fixed["backend"], threads, beyond_cuda=beyond)
+        runtime = choose_runtime(plan.fixed["device"], plan.fixed["backend"], threads, loaded.config)
         keys = [SpikeKey(loaded.config.seed, Stream.EVAL, repeat) for repeat in range(repeats)]
         scores, _ = score_split(loaded.net, dataset.test, runtime, [loaded.config.T], keys)
         accuracies.append([each.accuracy() for each in scores])

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,7 +11,7 @@ from snn_mnist import __version__
 from snn_mnist.errors import UsageError
 from snn_mnist.kernels import BACKENDS as KERNELS
 from snn_mnist.kernels.formulas import FORMULAS
-from snn_mnist.settings.options import Options, declared_as, did_you_mean, option, options_of, show
+from snn_mnist.settings.options import Options, declared_as, did_you_mean, fold, option, options_of, show
 
 DATASETS = ("mnist", "fashion", "digits")
 BACKENDS = ("auto", *KERNELS)
@@ -51,6 +51,17 @@ def file_name(name: str) -> str:
     return name
 
 
+def _own(text: str) -> str:
+    """Return FILE.py:NAME, an object of the user's own file."""
+    if not re.fullmatch(r".*\.py:\w+", text):
+        raise ValueError
+    return os.path.expanduser(text)
+
+
+def _surrogate(text: str) -> str:
+    return _own(text) if ":" in text else {fold(name): name for name in FORMULAS}[fold(text)]
+
+
 def _group(name: str, **rules: Any) -> Callable[..., Any]:
     """Return `option` for the settings of one group."""
     return lambda default, help, **own: option(default, name, help, **(rules | own))
@@ -69,13 +80,28 @@ class Config(Options):
     tau: float = network(2.0, "membrane time constant of the LIF neuron, in time steps", above=1)
     v_threshold: float = network(1.0, "a neuron fires at or above this potential")
     v_reset: float | None = network(0.0, "potential after a spike; none subtracts the threshold (soft reset)")
-    surrogate: str = network("atan", "surrogate gradient of the spike", choices=tuple(FORMULAS))
+    surrogate: str = network(
+        "atan",
+        "surrogate gradient of the spike, or FILE.py:NAME",
+        read=_surrogate,
+        choices=tuple(FORMULAS),
+        wanted=f"FILE.py:NAME or one of {', '.join(FORMULAS)}",
+    )
     alpha: float | None = network(None, "width parameter of the surrogate", low=0, shown="the surrogate's own")
     votes: int = network(1, "neurons per class, whose mean firing rate is the score of the class", low=1, high=1000)
     encoding: str = network(
         "poisson",
         "input of a pixel: random spikes, its value at each step, or one spike, the brighter the earlier",
         choices=("poisson", "constant", "latency"),
+    )
+
+    net: str | None = network(
+        None,
+        "a network of your own: what makes it, FILE.py:NAME (docs/your-own-network.md)",
+        read=_own,
+        wanted="FILE.py:NAME, such as my_net.py:make",
+        metavar="FILE.py:NAME",
+        shown="the single layer",
     )
 
     epochs: int = training(100, "passes over the training images, including those before a resume", low=1, fixed=False)
@@ -137,6 +163,9 @@ class Config(Options):
     )
     eval_every: int = machine(1, "epochs between two tests; the last epoch is tested too", low=1)
 
+    # Setting -> the run's copy of the user's file, which is used in its place
+    copies: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+
     def __post_init__(self) -> None:
         super().__post_init__()
         rest = self.v_reset or 0.0
@@ -145,7 +174,7 @@ class Config(Options):
                 f"v_reset {show(self.v_reset)} is not below v_threshold {self.v_threshold}: every neuron would fire "
                 f"for ever; give a threshold above {rest:g}"
             )
-        if self.alpha is not None:
+        if self.alpha is not None and not self.own_surrogate:
             try:
                 FORMULAS[self.surrogate].parameters(alpha=self.alpha)
             except ValueError as error:
@@ -173,10 +202,19 @@ class Config(Options):
         return reasons | ({"scale": "it is for -loss ce"} if self.loss != "ce" else {})
 
     @property
-    def beyond_cuda(self) -> str:
-        """The settings that the fused CUDA kernels can't compute, such as 'votes 10, loss ce'."""
+    def own_surrogate(self) -> bool:
+        return self.surrogate not in FORMULAS
+
+    def beyond(self, backend: str) -> str:
+        """Return the settings that this fused backend can't compute, such as 'votes 10, loss ce'.
+
+        Of a network of the user's own it computes the neurons only, where it can.
+        """
         values = {name: getattr(self, name) for name in ("votes", "encoding", "loss", "dropout")}
-        return ", ".join(f"{name} {value}" for name, value in values.items() if value != getattr(Config, name))
+        found = {name: value for name, value in values.items() if value != getattr(Config, name)}
+        found = found if backend == "cupy" else {}
+        found |= {"surrogate": self.surrogate} if self.own_surrogate else {}
+        return ", ".join(f"{name} {value}" for name, value in found.items()) if self.net is None else ""
 
     def notes(self) -> list[str]:
         return [] if self.resume else self.without_effect(self.unused)  # of a resumed run the checkpoint decides it

@@ -2,9 +2,10 @@
 
 Keys `net` (`layer.1.weight`), `optimizer`, `epoch` (index of the last finished epoch) and `max_test_acc` are the
 tutorial's, so that its script and this program read each other's checkpoints. Ours are `version`, `config`, `step`
-(steps done in the next epoch), `running` (the results of those steps), `raw` (the trained weights, where `net` holds
-their moving average), `scaler`, `best` and `ann` (what a converted network was made of: the ANN's `weight`, the `scale`
-by which `net` is smaller, and the `mode` that chose it).
+(steps done in the next epoch), `running` (the results of those steps), `raw` (the state that is trained, where `net`
+holds its moving average), `code` (the SHA-256 of the user's files, see network/own.py), `scaler`, `best` and `ann`
+(what a converted network was made of: the ANN's `weight`, the `scale` by which `net` is smaller, and the `mode` that
+chose it).
 
 PyTorch is imported only where tensors are saved or loaded: `load_plain` reads position and settings without it.
 """
@@ -147,23 +148,24 @@ def _check(state: dict[str, Any]) -> None:
     """Raise an exception unless what training and evaluation use is there, with its shape and range."""
     if (version := state.get("version", VERSION)) > VERSION:
         raise ValueError(f"version {version} is newer than this program reads, {VERSION}: update snn_mnist")
-    if set(state["net"]) != {WEIGHT}:
-        raise ValueError(f"its network has {', '.join(map(str, state['net']))[:80] or 'nothing'}, not {WEIGHT}")
     position, config = Position.of(state), Config.from_mapping(state.get("config", {}))
+    if config.net is None and set(state["net"]) != {WEIGHT}:
+        raise ValueError(f"its network has {', '.join(map(str, state['net']))[:80] or 'nothing'}, not {WEIGHT}")
     if not (0 <= position.epochs < 2**31 and 0 <= position.step < 2**31 and 0 <= position.max_test_acc <= 1):
         raise ValueError(f"its position is {position}")
     slots = state.get("optimizer", {}).get("state", {}).get(0, {})
-    shape = (CLASSES * (config.votes if "config" in state else votes(state)), PIXELS)
-    shapes = {name: shape for name in slots if name != "step"} | {"net": shape, "raw": shape, "ann": shape}
-    shapes["running"] = (position.step * config.b, CLASSES)
-    tensors = {"net": state["net"][WEIGHT], "raw": state.get("raw"), "ann": state.get("ann", {}).get("weight"), **slots}
-    tensors["running"] = state["running"]["rates"] if position.step else None
-    for name, shape in shapes.items():
-        if (tensor := tensors[name]) is None:
-            continue
-        if tuple(tensor.shape) != shape:
-            raise ValueError(f"{name} has the shape {list(tensor.shape)}, not {list(shape)}")
-        if not tensor.is_floating_point() or not tensor.isfinite().all():
+    tensors = {f"{part} {name}": tensor for part in ("net", "raw") for name, tensor in state.get(part, {}).items()}
+    shapes: dict[str, Any] = dict.fromkeys(tensors)
+    if config.net is None:
+        tensors |= {"ann": state["ann"]["weight"]} if "ann" in state else {}
+        tensors |= {name: slot for name, slot in slots.items() if name != "step" and slot is not None}
+        shapes = dict.fromkeys(tensors, (CLASSES * (config.votes if "config" in state else votes(state)), PIXELS))
+    if position.step:
+        tensors["running"], shapes["running"] = state["running"]["rates"], (position.step * config.b, CLASSES)
+    for name, tensor in tensors.items():
+        if shapes[name] not in (None, tuple(tensor.shape)):
+            raise ValueError(f"{name} has the shape {list(tensor.shape)}, not {list(shapes[name])}")
+        if not (tensor.is_floating_point() or shapes[name] is None) or not tensor.isfinite().all():
             raise ValueError(f"{name} is not of finite floating-point numbers")
 
 

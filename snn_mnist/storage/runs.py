@@ -22,7 +22,8 @@ from snn_mnist.storage.metrics import mean_std, percent, read_metrics
 
 OPTIONS = {each.name: each for each in options_of(Config)}
 ABBREVIATED = {"v_threshold": "vth", "v_reset": "vreset", "limit_batches": "limit", "encoding": ""}
-SELF_EXPLAINING = ("dataset", "neuron", "opt", "surrogate", "schedule", "loss")  # the value says which setting it is
+# Their values say which setting it is
+SELF_EXPLAINING = ("dataset", "neuron", "net", "opt", "surrogate", "schedule", "loss")
 
 
 def run_name(config: Config) -> str:
@@ -34,7 +35,9 @@ def run_name(config: Config) -> str:
     for name in ("amp", *(each for each in DECIDING if each not in ("T", "b", "opt", "lr", "epochs", "amp"))):
         if (value := getattr(config, name)) != OPTIONS[name].default:
             prefix = "" if name in SELF_EXPLAINING else ABBREVIATED.get(name, name)
-            parts.append(prefix + ("" if value is True else show(value).removesuffix(".0")))
+            file, _, own = str(value).rpartition(":")  # of the user's own code
+            text = (Path(file).stem if own == "make" else own) if file else show(value).removesuffix(".0")
+            parts.append(prefix + ("" if value is True else text))
     return "_".join(parts)[:200]
 
 
@@ -201,7 +204,8 @@ class SeedGroup:
         if run := self.runs().get(seed):
             given = asked.given - {"seed", "out_dir"} | {"epochs"}
             return replace(one, name=None, resume=str(run), given=given, flags=asked.flags & given)
-        return replace(one, out_dir=str(self.folder), name=f"seed{seed}", resume=None)
+        copies = {file.stem: str(file) for run in self.runs().values() for file in run.glob("*.py")}
+        return replace(one, out_dir=str(self.folder), name=f"seed{seed}", resume=None, copies=copies)
 
     def save(self) -> None:
         """Write seeds.json: the settings, and the results so far."""

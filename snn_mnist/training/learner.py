@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable
@@ -18,15 +19,17 @@ from torch.nn.functional import one_hot
 
 from snn_mnist.data.datasets import Dataset, load_dataset
 from snn_mnist.errors import SNNError
+from snn_mnist.network import own
 from snn_mnist.network.ann import Conversion
 from snn_mnist.network.device import Runtime
 from snn_mnist.network.engine import Engine
-from snn_mnist.network.network import CLASSES, SNN
+from snn_mnist.network.network import CLASSES, network_of
+from snn_mnist.network.own import OwnNetwork
 from snn_mnist.network.poisson import SpikeKey, Stream, random_order
 from snn_mnist.network.scoring import Score, default_readout_steps, mean_loss, score
 from snn_mnist.network.training_steps import Loss, Training
 from snn_mnist.settings.config import Config
-from snn_mnist.storage.checkpoint import Position
+from snn_mnist.storage.checkpoint import WEIGHT, Position
 
 
 class Diverged(SNNError):
@@ -88,11 +91,14 @@ class Learner:
         """conversion: the network learns as an ANN, on that one's runtime"""
         self.config, self.runtime, self.data, self.conversion = config, runtime, data, conversion
         device = runtime.device
+        self.sources = {own.COPIES[code.setting]: code.source() for code in own.codes(config)}
         torch.manual_seed(config.seed)
-        self.net = SNN.from_config(config).to(device)
+        self.net = network_of(config).to(device)
         self.engine = runtime.engine(self.net, data.dataset.train.images)
-        self.average = self.net.weight.detach().clone() if config.ema else None
-        self.optimizer = new_optimizer(config, runtime.backend, self.net.weight)
+        if isinstance(self.net, OwnNetwork):
+            self.net.check()
+        self.average = {name: each.clone() for name, each in self.net.state_dict().items()} if config.ema else None
+        self.optimizer = new_optimizer(config, runtime.backend, self.net)
         scaled = config.amp and device.type == "cuda"  # bfloat16 on the CPU has float32's range: nothing to scale
         self.scaler = torch.amp.GradScaler(device.type, enabled=scaled)
         self.skipped = torch.zeros((), dtype=torch.int64, device=device)  # steps of the epoch, counted without a sync
@@ -100,10 +106,11 @@ class Learner:
 
     def prepare(self) -> None:
         """Make the training steps, once the optimiser's state has been restored."""
-        weight, state = self.net.weight, self.optimizer.state[self.net.weight]
-        if self.config.opt == "sgd" and self.config.momentum and state.get("momentum_buffer") is None:
-            # torch leaves it uninitialised when loss scaling skips the first step
-            state["momentum_buffer"] = torch.zeros_like(weight)
+        for parameter in self.net.parameters():
+            state = self.optimizer.state[parameter]
+            if self.config.opt == "sgd" and self.config.momentum and state.get("momentum_buffer") is None:
+                # torch leaves it uninitialised when loss scaling skips the first step
+                state["momentum_buffer"] = torch.zeros_like(parameter)
         config, scaler = self.config, self.scaler
         sizes, terms = (self.data.steps, config.b, config.T), (self.loss, config.dropout)
         training = Training(*sizes, self.optimizer, scaler, config.amp, self.average, self.rates, self.skipped, *terms)
@@ -115,9 +122,9 @@ class Learner:
         return Loss(self.config.loss, self.config.scale)
 
     @property
-    def tested_weight(self) -> Tensor:
-        """The weights [10 votes, 784] that are tested and saved: averaged with -ema, else those that learn."""
-        return self.net.weight.detach() if self.average is None else self.average
+    def tested(self) -> dict[str, Tensor]:
+        """The state of the network that is tested and saved: averaged with -ema, else the one that learns."""
+        return self.average or self.net.state_dict()
 
     @property
     def chunk(self) -> int:
@@ -143,7 +150,7 @@ class Learner:
 
     def require_finite(self, position: Position) -> None:
         """Raise Diverged where a weight is no finite number; waits for the device."""
-        if not math.isfinite(self.net.weight.detach().sum().item()):
+        if not all(math.isfinite(each.detach().sum().item()) for each in self.net.parameters()):
             raise Diverged(
                 f"the weights are not finite by step {position.step} of epoch {position.epochs + 1}: a learning rate "
                 f"of {self.config.lr} is probably too high; lower -lr; the last checkpoint is good"
@@ -156,24 +163,26 @@ class Learner:
         return mean_loss(rates, labels, self.loss), (rates.argmax(1) == labels).double().mean().item()
 
 
-def new_optimizer(config: Config, backend: str, weight: Tensor) -> Any:
+def new_optimizer(config: Config, backend: str, net: Any) -> Any:
     """Return Adam or SGD: a record for compiled steps, elsewhere torch.optim's own."""
+    groups: Any = net.parameter_groups() if isinstance(net, OwnNetwork) else [{"params": [net.weight]}]
+    groups = [{**group, "lr": config.lr * group.get("lr_factor", 1)} for group in groups]
     if backend == "numba":
         from snn_mnist.network.compiled_steps import FusedAdam, FusedSGD
 
         if config.opt == "adam":
-            return FusedAdam(weight, lr=config.lr)
-        return FusedSGD(weight, lr=config.lr, momentum=config.momentum)
+            return FusedAdam(net.weight, lr=config.lr)
+        return FusedSGD(net.weight, lr=config.lr, momentum=config.momentum)
     if config.opt == "adam":
-        return torch.optim.Adam([weight], lr=config.lr, fused=True, capturable=backend == "cupy")
-    return torch.optim.SGD([weight], lr=config.lr, momentum=config.momentum, fused=True)
+        return torch.optim.Adam(groups, lr=config.lr, fused=True, capturable=backend == "cupy")
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """What the test after one epoch gave."""
 
-    weight: Tensor  # [10 votes, 784] on the CPU, the weights that were tested
+    weight: Tensor | None  # [10 votes, 784] on the CPU, the weights that were tested, of the single layer
     test: Score | None  # not with -no-test
     held_out: Score | None  # with -val
     seconds: float  # for the test images
@@ -196,7 +205,7 @@ class Evaluator:
         config, runtime, data = learner.config, learner.runtime, learner.data
         self.learner, self.config, self.runtime, self.check = learner, config, runtime, check
         averaged = learner.average is not None  # else the network that learns is tested
-        self.net = SNN.from_config(config).to(runtime.device) if averaged else learner.net
+        self.net = copy.deepcopy(learner.net) if averaged else learner.net
         self.images: dict[Stream, tuple[Engine, Tensor, Tensor]] = {}  # to test, with their indices and labels
         if config.test:
             engine, labels = runtime.engine(self.net, data.dataset.test.images), data.dataset.test.labels
@@ -210,15 +219,14 @@ class Evaluator:
     def test(self, epoch: int) -> Evaluation:
         """Test the weights after the epoch with this index; after the last one, whose test is drawn, against T."""
         if self.net is not self.learner.net:
-            with torch.no_grad():
-                self.net.weight.copy_(self.learner.tested_weight)
+            self.net.load_state_dict(self.learner.tested)
         steps = default_readout_steps(self.config.T) if epoch + 1 == self.config.epochs else None
         scores, seconds = {}, {Stream.TEST: 0.0}
         for stream in self.images:
             started = time.perf_counter()
             scores[stream] = self.score(stream, SpikeKey(self.config.seed, stream, epoch), steps)
             seconds[stream] = time.perf_counter() - started
-        weight = self.learner.tested_weight.cpu().clone()
+        weight = self.learner.tested[WEIGHT].cpu().clone() if self.config.net is None else None
         return Evaluation(weight, scores.get(Stream.TEST), scores.get(Stream.VALIDATION), seconds[Stream.TEST])
 
     def score(

@@ -51,8 +51,8 @@ def train(
         )
         return find_checkpoint(config.resume).parent
     require_writable(resumed.folder or config.out_dir)
-    options = config.device, config.backend, config.j, config.step_mode, config.beyond_cuda
-    runtime = conversion.runtime(config) if conversion else choose_runtime(*options)
+    chosen = config.device, config.backend, config.j, config
+    runtime = conversion.runtime(config) if conversion else choose_runtime(*chosen)
     if config.amp and runtime.device.type == "cpu":
         without_tiles()
     data = TrainingData.load(config, runtime.device, dataset)
@@ -61,7 +61,7 @@ def train(
     position, threads = restore(resumed.state, learner), Threads(runtime)
     images = data.steps * config.b
     bar = progress_bar("", config.epochs * images, position.epochs * images + position.step * config.b, bool(watch))
-    with interruption, open_files(resumed, runtime) as files, bar:
+    with interruption, open_files(resumed, runtime, learner.sources) as files, bar:
         if not resumed.folder:
             files.save(LATEST, snapshot(learner, position))  # for a process that is killed within the first epoch
         print(console.begins(config, runtime, data, files.folder, position), flush=True)

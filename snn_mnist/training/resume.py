@@ -6,7 +6,7 @@ and batch orders are functions of (seed, epoch, …), so no generator state is s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from snn_mnist.errors import SNNError, UsageError
+from snn_mnist.network import own
 from snn_mnist.network.ann import CALIBRATION, Conversion
 from snn_mnist.network.device import Runtime
 from snn_mnist.settings.config import Config, yaml_text
@@ -50,8 +51,8 @@ def resume(config: Config, conversion: Conversion | None = None) -> Resumed:
     if "config" not in state:
         return Resumed(_settings_of_another_program(config, state), state, None, f"{path} is of another program")
     saved = state["config"]
-    config = config.on_top_of(saved, str(path))
-    changed = ", ".join(config.changes_of_fixed_settings(saved))
+    config, edited = own.with_copies(config.on_top_of(saved, str(path)), state, path.parent)
+    changed = ", ".join(edited + config.changes_of_fixed_settings(saved))
     if changed and not config.force:
         remedy = "remove that flag, start a new run, or give -force"
         raise UsageError(f"can't resume {config.resume}: {changed} changes the result; {remedy}")
@@ -106,8 +107,11 @@ class RunFiles:
 
 
 @contextmanager
-def open_files(resumed: Resumed, runtime: Runtime) -> Iterator[RunFiles]:
-    """Open the resumed directory, else a new one; meanwhile no other process trains in it."""
+def open_files(resumed: Resumed, runtime: Runtime, sources: Mapping[str, bytes]) -> Iterator[RunFiles]:
+    """Open the resumed directory, else a new one; meanwhile no other process trains in it.
+
+    sources: the user's files, by the names of their copies.
+    """
     config, folder, conversion, epochs = resumed.config, resumed.folder, resumed.conversion, resumed.position.epochs
     if resumed.why_elsewhere:
         print(f"continuing in a new directory: {resumed.why_elsewhere}")
@@ -124,6 +128,8 @@ def open_files(resumed: Resumed, runtime: Runtime) -> Iterator[RunFiles]:
             file.unlink(missing_ok=True)
         verb = f"convert -mode {conversion.mode}" if conversion else "train"
         atomic_files.write_file(folder / "config.yaml", yaml_text(config.to_mapping(), verb))
+        for name, source in sources.items():
+            atomic_files.write_file(folder / name, source)
         environment.note_environment(folder / "environment.json", str(runtime))
         with closing(TensorBoard(folder, epochs)) as tensorboard:
             tensorboard.begin(config)
@@ -134,32 +140,37 @@ def snapshot(learner: Learner, position: Position) -> dict[str, Any]:
     """Return the content of a checkpoint: weights, optimiser, and the steps done of a begun epoch."""
     config, data = learner.config, learner.data
     state: dict[str, Any] = {
-        "net": {WEIGHT: learner.tested_weight.cpu()},
+        "net": on_cpu(learner.tested),
         "optimizer": learner.optimizer.state_dict(),
         "scaler": learner.scaler.state_dict(),
         "config": config.to_mapping(),
         **position.entries(),
     }
+    if learner.sources:
+        state["code"] = {name: own.digest(source) for name, source in learner.sources.items()}
     if learner.conversion:
         images = data.dataset.train.images[data.learned[:CALIBRATION]]
-        state |= learner.conversion.entries(learner.tested_weight.cpu(), images)
+        state |= learner.conversion.entries(state["net"][WEIGHT], images)
     if learner.average is not None:
-        state["raw"] = learner.net.weight.detach().cpu()
+        state["raw"] = on_cpu(learner.net.state_dict())
     if position.step:
         rates = learner.rates[: position.step * config.b].cpu().clone()  # not the storage of the whole epoch
         state["running"] = {"rates": rates, "seconds": position.seconds, "skipped": int(learner.skipped)}
     return state
 
 
+def on_cpu(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+
+
 def restore(state: dict[str, Any], learner: Learner) -> Position:
     """Put the state of a checkpoint, {} for a new run, into a learner; return the position from which it continues."""
     position = Position.of(state)
     if state:
-        tested = state["ann"]["weight"] if "ann" in state else state["net"][WEIGHT]
-        with torch.no_grad():
-            learner.net.weight.copy_(state.get("raw", tested))
-            if learner.average is not None:
-                learner.average.copy_(tested)
+        tested = {WEIGHT: state["ann"]["weight"]} if "ann" in state else state["net"]
+        learner.net.load_state_dict(state.get("raw", tested))
+        for name, average in (learner.average or {}).items():
+            average.copy_(tested[name])
         saved, now = state.get("optimizer", {}), learner.optimizer.state_dict()["param_groups"]
         if saved.get("state") and ("betas" in saved["param_groups"][0]) == ("betas" in now[0]):  # else of another kind
             learner.optimizer.load_state_dict({"state": saved["state"], "param_groups": now})

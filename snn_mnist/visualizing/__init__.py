@@ -176,18 +176,23 @@ def plot_surrogate_function(
 ) -> Figure:
     """Draw the Heaviside step, the primitive and the gradient of a surrogate, or of several, in one figure.
 
-    surrogate_function: a module of core.surrogate such as ATan(alpha=2.0), or one of your own, or a list of them.
+    surrogate_function: a module of core.surrogate such as ATan(alpha=2.0), one of your own, a function that returns
+    g(x), or a list of them.
     """
     import torch
 
+    from snn_mnist.core.surrogate import GradientSurrogate
+
     several = surrogate_function if isinstance(surrogate_function, list | tuple) else [surrogate_function]
+    several = [one if isinstance(one, torch.nn.Module) else GradientSurrogate(one) for one in several]
     x = torch.linspace(-x_max, x_max, 1001, dtype=torch.float64)
     figure = _new_figure(figsize, dpi)
     left, right = figure.subplots(1, 2)
     left.plot(x, (x >= 0).double(), color=BLACK, linestyle="-", linewidth=2.5, label="Heaviside step")
     for one in several:
         parameters = [f"{name}={value:g}" for name, value in one.parameters_of_formula.items()]
-        label = ", ".join([type(one).__name__, *parameters]).replace("alpha", "α").replace("beta", "β")
+        label = ", ".join([getattr(one, "function", type(one)).__name__, *parameters])
+        label = label.replace("alpha", "α").replace("beta", "β")
         (line,) = right.plot(x, one.gradient(x), label=label)
         with contextlib.suppress(AttributeError, ValueError):  # it has no primitive
             left.plot(x, one.primitive(x), color=line.get_color(), linestyle=line.get_linestyle())

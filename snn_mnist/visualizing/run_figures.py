@@ -54,22 +54,23 @@ PIXELATED: dict[str, Any] = {"interpolation": "nearest", "interpolation_stage": 
 
 
 def write_run_figures(
-    folder: Path, weight: Tensor, test: Score | None, class_names: Sequence[str], **curves: Any
+    folder: Path, weight: Tensor | None, test: Score | None, class_names: Sequence[str], **curves: Any
 ) -> list[Path]:
     """Write the four figures of a finished run into its directory; return their files. Without a test only the curves.
 
-    weight [10 votes, 784]; test: the test split at several readout steps up to T; the curves come from
-    folder/metrics.csv, `curves` are further arguments of learning_curves.
+    weight [10 votes, 784], None for a network of the user's own; test: the test split at several readout steps up to T;
+    the curves come from folder/metrics.csv, `curves` are further arguments of learning_curves.
     """
     figure = learning_curves({folder.name: read_metrics(folder / "metrics.csv")}, **curves)
     return [write(folder / CURVES, figure), *(write_network_figures(folder, weight, test, class_names) if test else ())]
 
 
-def write_network_figures(folder: Path, weight: Tensor, test: Score, class_names: Sequence[str]) -> list[Path]:
+def write_network_figures(folder: Path, weight: Tensor | None, test: Score, class_names: Sequence[str]) -> list[Path]:
     """Write receptive fields, confusion matrix and accuracy against T."""
     accuracies = {"": [100 * test.accuracy(m) for m in range(len(test.readout_steps))]}
+    fields = [] if weight is None else [write(folder / "weights.png", receptive_fields(weight, class_names))]
     return [
-        write(folder / "weights.png", receptive_fields(weight, class_names)),
+        *fields,
         write(folder / "confusion.png", confusion_matrix(test.confusion(), class_names)),
         write(folder / "accuracy_against_T.png", accuracy_against_T(test.readout_steps, accuracies)),
     ]

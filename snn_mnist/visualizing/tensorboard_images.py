@@ -28,12 +28,14 @@ def due(epoch: int, epochs: int) -> bool:
     return epoch in (1, epochs) or epoch % max(1, epochs // 10) == 0
 
 
-def summaries(weight: Tensor, test: Score, class_names: Sequence[str]) -> list[Summary]:
-    """Return receptive fields and confusion matrix as images, firing rates of the test images as histograms."""
+def summaries(weight: Tensor | None, test: Score, class_names: Sequence[str]) -> list[Summary]:
+    """Return receptive fields (of the single layer) and confusion matrix as images, firing rates of the test images as
+    histograms."""
     rates, labels = (test.neuron_counts / test.readout_steps[-1]).numpy(), test.labels.numpy()
     own = np.arange(rates.shape[1]) // test.votes == labels[:, None]
+    fields = [] if weight is None else [image("receptive_fields", receptive_fields(weight), dataformats="HWC")]
     return [
-        image("receptive_fields", receptive_fields(weight), dataformats="HWC"),
+        *fields,
         image("confusion_matrix", confusion_matrix(test.confusion(), class_names), dataformats="HWC"),
         histogram("firing_rate/neuron_of_the_label", rates[own]),
         histogram("firing_rate/the_other_neurons", rates[~own]),

@@ -18,7 +18,7 @@ from snn_mnist.errors import SNNError
 from snn_mnist.network.ann import AnnEngine, Conversion, WakingReLU, constant_current_score, scale_of
 from snn_mnist.network.network import SNN
 from snn_mnist.network.poisson import SpikeKey, Stream
-from snn_mnist.settings.config import read_yaml
+from snn_mnist.settings.config import Config, read_yaml
 from snn_mnist.storage import checkpoint
 from snn_mnist.storage.checkpoint import WEIGHT
 from snn_mnist.training.learner import TrainingData
@@ -46,7 +46,7 @@ def test_the_gradient_of_the_ann_is_that_of_a_convex_loss():
 
 def test_counts_for_a_constant_current_are_those_of_the_neurons_on_a_sequence():
     torch.manual_seed(0)
-    net = SNN(neuron_type="if", v_reset=None)
+    net = SNN(Config(neuron="if", v_reset=None))
     images = torch.randint(256, (7, 784), dtype=torch.uint8)
     node = neuron.IFNode(v_reset=None, step_mode="m")
     with torch.no_grad():
@@ -60,7 +60,7 @@ def test_counts_for_a_constant_current_are_those_of_the_neurons_on_a_sequence():
 
 def test_rates_of_the_ann_are_its_activations():
     """Its counts are a · T, so that the loss and accuracy of a row of metrics are those of a."""
-    net, images = SNN(), torch.randint(256, (6, 784), dtype=torch.uint8)
+    net, images = SNN(Config()), torch.randint(256, (6, 784), dtype=torch.uint8)
     counts, inputs = AnnEngine(net, images).firing_counts(torch.tensor([4, 1]), [3, 10], SpikeKey(0, Stream.TEST, 0))
     activation = (images[[4, 1]] / 255 @ net.weight.T).relu().detach()
     torch.testing.assert_close(counts, torch.stack([3 * activation, 10 * activation], 1))

@@ -16,7 +16,6 @@ from snn_mnist.export import nir as nir_file
 from snn_mnist.export import verify
 from snn_mnist.network.network import load_network
 from snn_mnist.network.poisson import SpikeKey, Stream, poisson_encode
-from snn_mnist.settings.config import Config
 from tests.support.export_net import digits, network, saved, weights
 
 nir = pytest.importorskip("nir", reason="nir is not installed: pip install nir")
@@ -83,7 +82,7 @@ def test_one_step_decays_by_one_over_tau(tau, dt):
     [(1.0, 0.0), (0.7, 0.0), (0.7, -0.5), (1.0, 0.9999), (1e-3, -1e3), (1.0, 1 / 3), (-0.2, -0.9)],
 )
 def test_above_the_written_threshold_is_at_or_above_ours(v_threshold, v_reset):
-    level = np.float32(nir_file.firing_level(Config(v_threshold=v_threshold, v_reset=v_reset)))
+    level = np.float32(nir_file.firing_level(v_threshold, v_reset))
     exact = Fraction(float(np.float32(v_threshold))) - Fraction(float(np.float32(v_reset)))
     for steps in range(-3, 4):  # every float32 around it
         v = level
@@ -119,9 +118,9 @@ def test_at_the_threshold_we_fire_and_so_does_the_file():
     with torch.no_grad():
         loaded.net.weight.fill_(2.0 / 784)  # X = 2, H = 1
     ours, graph = verify.reference(loaded, spikes, np.float32), nir_file.build(loaded)
-    assert ours.all() and nir_file.simulate(graph, spikes, 1e-4, dtype=np.float32)[0].all()
+    assert ours.all() and nir_file.simulate(graph, spikes, 1e-4, dtype=np.float32).all()
     graph.nodes["neurons"].v_threshold = np.ones(())  # one number for all neurons
-    assert not nir_file.simulate(graph, spikes, 1e-4, dtype=np.float32)[0].all()
+    assert not nir_file.simulate(graph, spikes, 1e-4, dtype=np.float32).all()
 
 
 # ---------------------------------------------------------------------------- the command line
@@ -145,7 +144,7 @@ def test_export_verify_and_import_by_command_line(tmp_path, capsys, more):
 
 def test_verify_fails_with_one_line_when_the_spikes_differ(tmp_path, capsys, monkeypatch):
     loaded = saved(tmp_path)
-    monkeypatch.setattr(nir_file, "firing_level", lambda config: 0.9)
+    monkeypatch.setattr(nir_file, "firing_level", lambda *levels: 0.9)
     assert main(["export", "-resume", str(loaded.path), "-verify"]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "does not give this network's spikes" in error
@@ -234,7 +233,7 @@ def test_an_imported_network_gives_the_spikes_of_the_file(tmp_path, neurons):
     nir_file.import_nir(path, tmp_path / "net.pth")
     loaded = load_network(str(tmp_path / "net.pth"))
     spikes = spikes_of(loaded)
-    theirs, _ = nir_file.simulate(nir_file.read(path), spikes, 1e-4)
+    theirs = nir_file.simulate(nir_file.read(path), spikes, 1e-4)
     ours = verify.reference(loaded, spikes, np.float64)
     assert theirs.sum() > 100 and (theirs != ours).sum() == 0
 

@@ -66,7 +66,9 @@ def test_a_long_sequence_is_cut_to_what_the_page_can_keep_and_limits_are_measure
         loaded = network(T=steps)
         content = html.content(loaded)
         assert content["T"] == min(steps, 2000)
-        assert content["limits"] == vars(reliability.measure(loaded.net, digits().test, min(steps, 2000), 0))
+        assert content["limits"] == vars(
+            reliability.measure(loaded.net, digits().test, replace(loaded.config, T=min(steps, 2000), seed=0))
+        )
     fashion = replace(loaded.config, dataset="fashion", data_dir="nowhere")
     assert not {"limits", "examples"} & html.content(replace(loaded, config=fashion)).keys()
 

@@ -90,7 +90,7 @@ def check_spikes(page, loaded: SavedNetwork, **settings):
     image, key = torch.tensor(state["pixels"], dtype=torch.uint8)[None], SpikeKey(state["seed"], Stream.PLAY, 0)
     steps, votes = state["steps"], loaded.config.votes
     spikes = encode(loaded.config.encoding, image, torch.tensor([0]), 0, steps, steps, key).expand(steps, -1, -1)
-    net = SNN.from_config(replace(loaded.config, step_mode="m", **settings))
+    net = SNN(replace(loaded.config, step_mode="m", **settings))
     net.load_state_dict(loaded.net.state_dict())
     with torch.no_grad():
         fired = net(spikes)[:, 0].numpy()

@@ -14,6 +14,7 @@ from torch.nn.functional import mse_loss
 from snn_mnist.kernels.cpu import spikes
 from snn_mnist.network.compiled_steps import CompiledSteps, FusedAdam, FusedSGD
 from snn_mnist.network.poisson import SpikeKey, poisson_encode
+from snn_mnist.storage.checkpoint import WEIGHT
 from tests.support.kernel_checks import equations, images_of, spec_of, thread_counts, training_of, weight_of
 
 STEPS, BATCH, N = 7, 17, 280
@@ -55,7 +56,7 @@ def run(steps, epochs=(0, 1), cuts=()):
             steps.run(first, last)
         seen.append(training.rates.clone())
     state = [value for value in training.optimizer.state[steps.weight].values() if value is not None]
-    tensors = [steps.weight, *state, *([] if training.average is None else [training.average])]
+    tensors = [steps.weight, *state, *([] if training.average is None else [training.average[WEIGHT]])]
     return seen + [tensor.detach().clone() for tensor in tensors]
 
 
@@ -85,7 +86,7 @@ def test_steps_in_float64(optimizer, settings, epochs):
             average.lerp_(exact.detach(), 1 - DECAYS[step])
     assert (steps.weight - exact).norm() <= 1e-6 * exact.norm()
     if steps.training.average is not None:
-        assert (steps.training.average - average).norm() <= 1e-6 * average.norm()
+        assert (steps.training.average[WEIGHT] - average).norm() <= 1e-6 * average.norm()
 
 
 def test_half_precision_rounds_the_weights_of_a_step_as_torch_does():
@@ -119,7 +120,7 @@ def test_a_resumed_run_has_the_same_bits(optimizer):
     after.training.optimizer.load_state_dict(before.training.optimizer.state_dict())
     with torch.no_grad():
         after.weight.copy_(before.weight)
-        after.training.average.copy_(before.training.average)
+        after.training.average[WEIGHT].copy_(before.training.average[WEIGHT])
     assert same(run(after, (1,)), whole[1:])
 
 

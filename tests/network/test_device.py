@@ -8,6 +8,7 @@ from snn_mnist.kernels.cpu import jit
 from snn_mnist.kernels.cuda import launch as cuda
 from snn_mnist.network import fused_steps
 from snn_mnist.network.device import choose_backend, choose_runtime
+from snn_mnist.settings.config import Config
 from snn_mnist.storage import environment
 from tests.support.cuda_machine import cupy_with, pretend_machine, raising
 
@@ -16,23 +17,23 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 def test_choices_on_each_device(monkeypatch):
     """`auto` takes the fused backend, or torch where that can't be used; an explicit choice is refused instead."""
-    assert choose_backend("auto", CPU) == ("numba", "the fused CPU backend")
-    assert choose_backend("torch", CPU) == ("torch", "as requested")
-    assert choose_runtime("cpu", "auto", 1, step_mode="s").backend == "torch"
+    assert choose_backend("auto", CPU, Config()) == ("numba", "the fused CPU backend")
+    assert choose_backend("torch", CPU, Config()) == ("torch", "as requested")
+    assert choose_runtime("cpu", "auto", 1, Config(step_mode="s")).backend == "torch"
     pretend_machine(monkeypatch, cupy_with())
     for name, device, kernels in (("cupy", CPU, "a CUDA device, not on cpu"), ("numba", GPU, "the CPU, not on cuda")):
         with pytest.raises(UsageError, match=rf"'{name}' can't be used: {name}'s kernels run on {kernels}; use .*auto"):
-            choose_backend(name, device)
+            choose_backend(name, device, Config())
     for found, chosen in ((None, "cupy"), ("the spikes differ", "torch")):
         monkeypatch.setattr(fused_steps, "start_up_error", lambda device, found=found: found)
         reason = f"cupy can't be used: {found}" if found else "the fused CUDA backend"
-        assert choose_backend("auto", GPU) == (chosen, reason)
+        assert choose_backend("auto", GPU, Config()) == (chosen, reason)
     with pytest.raises(UsageError, match="the spikes differ"):
-        choose_backend("cupy", GPU)
-    assert choose_backend("torch", GPU) == ("torch", "as requested")
+        choose_backend("cupy", GPU, Config())
+    assert choose_backend("torch", GPU, Config()) == ("torch", "as requested")
     monkeypatch.setattr(jit.numba.config, "DISABLE_JIT", 1)
     with pytest.raises(UsageError, match=r"backend 'numba' can't be used: .*NUMBA_DISABLE_JIT is set; unset it"):
-        choose_backend("numba", CPU)
+        choose_backend("numba", CPU, Config())
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="torch can use the GPU here")

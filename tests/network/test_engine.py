@@ -8,12 +8,13 @@ from snn_mnist.network import engine as engine_module
 from snn_mnist.network.engine import TorchEngine, make_engine
 from snn_mnist.network.network import SNN
 from snn_mnist.network.poisson import poisson_encode
+from snn_mnist.settings.config import Config
 from tests.support.kernel_checks import KEY, images_of
 
 
 def net_of(mode="m", device="cpu", scale=4.0):
     torch.manual_seed(0)
-    net = SNN(step_mode=mode)
+    net = SNN(Config(step_mode=mode))
     with torch.no_grad():
         net.weight.mul_(scale)
     return net.to(device)

@@ -13,6 +13,7 @@ from snn_mnist.network.engine import TorchEngine
 from snn_mnist.network.network import SNN
 from snn_mnist.network.poisson import dropout_mask, encode
 from snn_mnist.network.training_steps import MSE, Loss
+from snn_mnist.settings.config import Config
 from snn_mnist.storage.metrics import read_metrics
 from tests.support.kernel_checks import KEY, equations, images_of, spec_of, thread_counts, training_of, weight_of
 from tests.support.runs import train_run
@@ -25,7 +26,7 @@ ENCODINGS = ("poisson", "constant", "latency")
 
 def net_of(**settings):
     torch.manual_seed(0)
-    net = SNN(**{"step_mode": "m"} | settings)
+    net = SNN(Config(**settings))
     with torch.no_grad():
         net.weight.mul_(60 if net.encoding == "latency" else 6)
     return net

@@ -12,7 +12,7 @@ PAGES = [(ROOT / name).read_text(encoding="utf-8").replace("zh-CN.", "") for nam
 SECTIONS = [*zip_longest(*(re.split("(?m)^## ", page) for page in PAGES), fillvalue="")]
 DEFAULTS = {"on": "开", "off": "关", "none": "无", "all": "全部", "all cores": "全部核心"}
 DEFAULTS |= {"the surrogate's own": "由替代函数决定", "$SNN_MNIST_DATA, else ./data": "$SNN_MNIST_DATA，否则 ./data"}
-DEFAULTS["made of the settings"] = "由各项设置组成"
+DEFAULTS |= {"made of the settings": "由各项设置组成", "the single layer": "单层网络"}
 
 
 def facts(section, number=r"(?<![A-Za-z_\d.,])\d(?:[\d.,]*\d)?"):

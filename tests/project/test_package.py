@@ -53,7 +53,7 @@ def test_links_lead_to_the_projects_url_once_there_is_one():
 def test_the_sdist_has_what_its_own_tests_need(built: Path):
     with tarfile.open(next(built.glob("*.tar.gz"))) as sdist:
         files = {name.partition("/")[2] for name in sdist.getnames()}
-    folders = (".ci", "configs", "docs", "scripts", "snn_mnist", "tests")
+    folders = (".ci", "configs", "docs", "examples", "scripts", "snn_mnist", "tests")
     pages = {page.name for page in ROOT.glob("*.md")}
     others = {"LICENSE", "constraints.txt", "pyproject.toml"}
     assert files - {"PKG-INFO", ".gitignore"} == sources(*folders) | pages | others

@@ -141,7 +141,7 @@ def changed(state: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         (f"net/{WEIGHT}", torch.zeros(SHAPE, dtype=torch.int64), "floating-point"),
         (f"net/{WEIGHT}", torch.full(SHAPE, NAN), "finite"),
         (f"net/{WEIGHT}", [[0.0] * 784] * 10, "AttributeError"),
-        ("raw", torch.zeros(3), "raw has the shape [3]"),
+        ("raw", {"layer.1.weight": torch.zeros(3)}, "raw layer.1.weight has the shape [3]"),
         ("ann", {"weight": torch.zeros(3)}, "ann has the shape [3]"),
         ("version", 2, "version 2 is newer than this program reads, 1: update snn_mnist"),
         ("version", "1", "TypeError"),

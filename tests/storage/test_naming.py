@@ -29,6 +29,7 @@ from tests.support.runs import train_run
             {"votes": 10, "encoding": "constant", "loss": "ce", "scale": 20, "dropout": 0.25},
             "T100_b64_adam_lr0.001_votes10_constant_ce_scale20_dropout0.25",
         ),
+        ({"net": "nets/two.py:make", "surrogate": "my.py:Tri"}, "T100_b64_adam_lr0.001_Tri_two"),
         ({"epochs": 7, "backend": "torch", "device": "cpu", "eval_every": 2}, "T100_b64_adam_lr0.001"),
     ],
 )
@@ -39,7 +40,7 @@ def test_a_name_has_what_differs_from_the_defaults(settings, name):
 @pytest.mark.parametrize("name", FIXED_ON_RESUME)
 def test_every_setting_that_may_not_change_on_resume_is_in_the_name(name):
     others = {"neuron": "if", "surrogate": "sigmoid", "opt": "sgd", "dataset": "digits", "momentum": 0.5, "ema": 0.5}
-    others |= {"encoding": "latency", "loss": "ce", "dropout": 0.5}
+    others |= {"encoding": "latency", "loss": "ce", "dropout": 0.5, "net": "my_net.py:make"}
     value = others.get(name) or (True if name == "amp" else 0.25 if name == "v_reset" else 2.5 if name == "tau" else 3)
     assert run_name(replace(Config(), **{name: value})) != run_name(Config())
 

@@ -36,7 +36,7 @@ def weights() -> np.ndarray:
 
 def network(T: int = 30, **settings: Any) -> SavedNetwork:
     config = Config(T=T, dataset="digits", **settings)
-    net, random = SNN.from_config(config), np.random.default_rng(0)
+    net, random = SNN(config), np.random.default_rng(0)
     weight = np.repeat(weights(), config.votes, 0)
     if config.votes > 1:  # those of a class differ
         weight += random.normal(0, 0.02, weight.shape).astype(np.float32)

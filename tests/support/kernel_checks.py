@@ -15,6 +15,7 @@ from snn_mnist.kernels.neuron import NeuronSpec
 from snn_mnist.kernels.spikes import SpikeKey
 from snn_mnist.network.compiled_steps import CompiledSteps, FusedSGD
 from snn_mnist.network.training_steps import Training
+from snn_mnist.storage.checkpoint import WEIGHT
 
 KEY = SpikeKey(1, 0, 2)
 GRID = list(product((True, False), (0.0, None, -0.3), (False, True)))  # decay_input, v_reset, detach_reset
@@ -74,6 +75,7 @@ def training_of(weight, optimizer, steps, batch, T, scaler=None, average=None, a
     rates = torch.zeros(steps * batch, len(weight) // votes, device=weight.device)
     skipped = torch.zeros((), dtype=torch.int64, device=weight.device)
     scaler = scaler or torch.amp.GradScaler(weight.device.type, enabled=False)
+    average = None if average is None else {WEIGHT: average}
     return Training(steps, batch, T, optimizer, scaler, amp, average, rates, skipped, **more)
 
 

@@ -67,8 +67,8 @@ def test_averaged_weights_are_tested_on_the_held_out_images_too(tmp_path, backen
     (row,), state = read_metrics(folder / "metrics.csv"), checkpoint.load(folder)
     data = TrainingData.load(config(**settings), torch.device("cpu"))
     key, scores = SpikeKey(0, Stream.VALIDATION, 0), []
-    for weight in (state["net"][checkpoint.WEIGHT], state["raw"]):
-        net = SNN.from_config(config(**settings))
+    for weight in (state["net"][checkpoint.WEIGHT], state["raw"][checkpoint.WEIGHT]):
+        net = SNN(config(**settings))
         net.weight.data.copy_(weight)
         found = engine.make_engine(backend, net, data.dataset.train.images)
         scores.append(score(found, data.held_out, data.dataset.train.labels[data.held_out], [4], key))
@@ -82,7 +82,7 @@ def test_averaged_weights_are_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr(loop.run_figures, "write_run_figures", lambda _, weight, *more, **named: drawn.append(weight))
     state = checkpoint.load(train_run(tmp_path, epochs=1, ema=0.9, **QUICK | {"figures": True}))
     assert len(drawn) == 2 and all(torch.equal(weight, state["net"][checkpoint.WEIGHT]) for weight in drawn)
-    assert not torch.equal(drawn[0], state["raw"])
+    assert not torch.equal(drawn[0], state["raw"][checkpoint.WEIGHT])
 
 
 # ---------------------------------------------------------------------------- what is printed

@@ -133,7 +133,15 @@ def own(folders: dict[str, Path], tmp_path: Path) -> Path:
 
 OTHERS = {"T": 5, "neuron": "if", "tau": 3.0, "v_threshold": 2.0, "v_reset": None, "surrogate": "sigmoid", "alpha": 3.0}
 OTHERS |= {"b": 32, "opt": "sgd", "momentum": 0.5, "ema": 0.5, "amp": True, "seed": 1, "dataset": "mnist", "val": 10}
-OTHERS |= {"limit_batches": 5, "votes": 2, "encoding": "constant", "loss": "ce", "scale": 3.0, "dropout": 0.5}
+OTHERS |= {
+    "net": "my_net.py:make",
+    "limit_batches": 5,
+    "votes": 2,
+    "encoding": "constant",
+    "loss": "ce",
+    "scale": 3.0,
+    "dropout": 0.5,
+}
 
 
 def test_every_setting_that_changes_the_result_is_refused_by_name(folders: dict[str, Path], capsys: Any):

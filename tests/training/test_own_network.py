@@ -1,0 +1,320 @@
+"""Networks and surrogates from the user's own files: trained, resumed, tested, moved, refused."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torture import QUICK, differences, kills, metrics
+
+from snn_mnist.__main__ import main
+from snn_mnist.data.datasets import load_dataset
+from snn_mnist.errors import SNNError, UsageError
+from snn_mnist.network.network import load_network
+from snn_mnist.network.poisson import SpikeKey, Stream, poisson_encode
+from snn_mnist.settings.config import Config
+from snn_mnist.storage import checkpoint
+from snn_mnist.training.console import Interruption
+from snn_mnist.training.loop import train
+from tests.training.test_resume import StopAfter, resumed
+
+SMALL = {"dataset": "digits", "T": 4, "b": 16, "limit_batches": 4, "figures": False, "epochs": 2, "j": 1}
+
+SINGLE = """
+from torch import nn
+from snn_mnist.core import layer, neuron, surrogate
+
+def make(settings):
+    linear = layer.Linear(784, 10 * settings.votes, bias=False, step_mode="m")
+    node = neuron.LIFNode(settings.tau, surrogate_function=surrogate.ATan(), step_mode="m")
+    return nn.Sequential(linear, node)
+"""
+DEEP = """
+from torch import nn
+from snn_mnist.core import functional, layer, neuron, surrogate
+
+class Net(nn.Module):
+    def __init__(self, settings):
+        super().__init__()
+        atan = surrogate.ATan()
+        self.body = nn.Sequential(
+            layer.Conv2d(1, 2, 5, stride=3, bias=False), layer.BatchNorm2d(2), neuron.LIFNode(settings.tau, surrogate_function=atan),
+            layer.Flatten(), nn.Dropout(0.2), layer.Linear(128, 10), neuron.ParametricLIFNode(surrogate_function=atan),
+        )
+        functional.set_step_mode(self.body, "m")
+
+    def forward(self, spikes):
+        return self.body(spikes.unflatten(-1, (1, 28, 28)))
+
+    def parameter_groups(self):
+        tau = [self.body[-1].w]
+        return [{"params": [p for p in self.parameters() if p is not tau[0]]}, {"params": tau, "lr_factor": 10.0}]
+"""  # noqa: E501
+
+
+@pytest.fixture
+def code(tmp_path: Path):
+    def write(text: str, name: str = "make", file: str = "my_net.py") -> str:
+        (tmp_path / file).write_text(text, encoding="utf-8")
+        return f"{tmp_path / file}:{name}"
+
+    return write
+
+
+def run(out: Path, interruption: Interruption | None = None, **given: Any) -> Path:
+    return train(Config(**SMALL | {"out_dir": str(out)} | given), interruption or Interruption())
+
+
+# ---------------------------------------------------------------------------- training
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"votes": 3, "loss": "ce", "encoding": "constant", "dropout": 0.25, "ema": 0.9, "opt": "sgd", "val": 100},
+        {"encoding": "latency", "amp": True, "schedule": "cosine"},
+    ],
+    ids=str,
+)
+def test_the_single_layer_from_a_file_is_the_single_layer(tmp_path: Path, code: Any, more: dict[str, Any]):
+    """Weights and metrics, bit by bit."""
+    builtin, own = (run(tmp_path / name, backend="torch", **more, **net) for name, net in
+                    (("builtin", {}), ("own", {"net": code(SINGLE)})))  # fmt: skip
+    first, second = (checkpoint.load(folder) for folder in (builtin, own))
+    for part in ("net", "raw") if "ema" in more else ("net",):
+        assert torch.equal(first[part]["layer.1.weight"], second[part]["0.weight"])
+    assert metrics(builtin) == metrics(own)
+
+
+@pytest.mark.parametrize(
+    "more", [{"ema": 0.9, "val": 100}, {"opt": "sgd", "amp": True, "encoding": "constant"}], ids=str
+)
+def test_resumed_within_an_epoch_equals_undisturbed(tmp_path: Path, code: Any, more: dict[str, Any]):
+    """Batch normalisation, nn.Dropout, a learned time constant with its own learning rate, bit by bit."""
+    net = code(DEEP, "Net")
+    undisturbed = run(tmp_path / "whole", net=net, **more)
+    folder = run(tmp_path / "parts", StopAfter(2), net=net, **more)
+    assert checkpoint.load(folder)["step"]
+    (tmp_path / "my_net.py").unlink()  # the run has its copy
+    for looks in (3, 1000):
+        assert train(resumed(folder, j=1), StopAfter(looks)) == folder
+    assert differences(undisturbed, folder) == []
+    state = checkpoint.load(folder)["net"]
+    assert state["body.1.num_batches_tracked"] == 8 and state["body.6.w"] != 0
+    groups = checkpoint.load(folder)["optimizer"]["param_groups"]
+    assert groups[1]["lr"] == 10 * groups[0]["lr"]
+
+
+def test_killed_and_resumed_equals_a_run_nobody_killed(nursery: Any, tmp_path: Path, code: Any):
+    kills(nursery, tmp_path / "runs", 2, flags=[*QUICK, "-net", code(DEEP, "Net")])
+
+
+def test_neurons_compute_on_the_fused_kernels(tmp_path: Path, code: Any, capsys: Any):
+    run(tmp_path / "logs", net=code(DEEP, "Net"), epochs=1)
+    assert "IF and LIF neurons on numba" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------------------- what needs only the run
+
+
+def test_a_moved_run_is_tested_traced_and_drawn_without_the_file(tmp_path: Path, code: Any, capsys: Any):
+    folder = run(tmp_path / "logs", net=code(SINGLE), T=20, lr=0.05, epochs=3, limit_batches=None)
+    accuracy = metrics(folder)[-1]["test_acc"]
+    moved = Path(shutil.move(folder, tmp_path / "elsewhere"))
+    (tmp_path / "my_net.py").unlink()
+    capsys.readouterr()
+    assert main(["eval", "-resume", str(moved), "-repeats", "2", "-json", str(tmp_path / "found.json")]) == 0
+    printed = capsys.readouterr()
+    assert f"running {moved / 'net.py'}" in printed.err and "nJ" not in printed.out
+    scores = [float(line.split()[1]) for line in printed.out.splitlines() if line.startswith("accuracy  ")]
+    assert abs(scores[0] / 100 - accuracy) < 0.03
+    for command in (["trace", "-index", "3"], ["predict", str(picture(tmp_path))], ["export", "-format", "nir"]):
+        assert main([*command, "-resume", str(moved)]) == 0
+    assert main(["plot", str(moved)]) == 0 and not (moved / "weights.png").exists()
+    for kind in ("html", "hardware"):
+        assert main(["export", "-resume", str(moved), "-format", kind]) == 2
+    shutil.copy(moved / checkpoint.LATEST, tmp_path / "alone.pth")
+    capsys.readouterr()
+    assert main(["eval", "-resume", str(tmp_path / "alone.pth")]) == 2
+    assert "-net FILE.py:make" in capsys.readouterr().err
+    given = ["-net", f"{moved / 'net.py'}:make"]
+    assert main(["eval", "-resume", str(tmp_path / "alone.pth"), "-repeats", "1", *given]) == 0
+
+
+def picture(folder: Path) -> Path:
+    from PIL import Image
+
+    pixels = load_dataset("digits", ".").test.images[0].view(28, 28).numpy()
+    Image.fromarray(255 - pixels).resize((280, 280)).save(folder / "digit.png")
+    return folder / "digit.png"
+
+
+def test_a_trace_is_the_output_neurons(tmp_path: Path, code: Any):
+    """X, H, V and S of the second layer against equations written here."""
+    two = SINGLE.replace("return nn.Sequential(", "hidden = [layer.Linear(784, 30), neuron.IFNode(step_mode='m')]\n"
+                         "    linear = layer.Linear(30, 10)\n    return nn.Sequential(*hidden, ")  # fmt: skip
+    folder = run(tmp_path / "logs", net=code(two), tau=3.0, T=20, lr=0.05)
+    assert main(["trace", "-resume", str(folder), "-index", "5"]) == 0
+    found = np.load(folder / "trace_5" / "trace.npz")
+    state = {name: tensor.double() for name, tensor in checkpoint.load(folder)["net"].items()}
+    image = load_dataset("digits", ".").test.images[5:6]
+    spikes = poisson_encode(image, torch.tensor([5]), 0, 20, SpikeKey(0, Stream.TRACE, 0))[:, 0].double()
+    u, v = torch.zeros(30, dtype=torch.float64), torch.zeros(10, dtype=torch.float64)
+    for t in range(20):
+        u = u + state["0.weight"] @ spikes[t] + state["0.bias"]
+        fired = (u >= 1).double()
+        u = u * (1 - fired)
+        x = state["2.weight"] @ fired + state["2.bias"]
+        h = v + (x - v) / 3
+        s = (h >= 1).double()
+        v = h * (1 - s)
+        for name, expected in (("x", x), ("h", h), ("v", v), ("s", s)):
+            np.testing.assert_allclose(found[f"{name}_t_array"][t], expected, atol=1e-5)
+
+
+def test_a_changed_file_is_named_on_resume(tmp_path: Path, code: Any, capsys: Any):
+    net = code(SINGLE)
+    folder = run(tmp_path / "logs", net=net)
+    same = code(SINGLE, file="renamed.py")
+    assert train(resumed(folder, net=same, epochs=3), Interruption()) == folder
+    changed = code(SINGLE.replace("bias=False", "bias=True"))
+    with pytest.raises(UsageError, match=r"my_net\.py \(its content\) changes the result"):
+        resume_with(folder, net=changed, epochs=4)
+    with pytest.raises(SNNError, match="another network"):
+        resume_with(folder, net=changed, epochs=4, force=True)
+    slower = code(SINGLE.replace("settings.tau", "2 * settings.tau"))
+    assert resume_with(folder, net=slower, epochs=4, force=True) != folder
+    (folder / "net.py").write_text(SINGLE + "\n# a word\n")
+    with pytest.raises(UsageError, match=r"net\.py \(its content\)"):
+        resume_with(folder, epochs=4)
+    capsys.readouterr()
+    assert load_network(str(folder)).config.net == net and "has changed" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="net none →"):
+        resume_with(run(tmp_path / "single"), net=net, epochs=3)
+
+
+def resume_with(folder: Path, **given: Any) -> Path:
+    return train(resumed(folder, **given), Interruption())
+
+
+def test_a_group_of_seeds_and_a_sweep(tmp_path: Path, code: Any):
+    net, small = code(SINGLE), ["-dataset", "digits", "-T", "4", "-limit-batches", "4", "-epochs", "1", "-j", "1"]
+    assert main(["train", "-net", net, *small, "-seeds", "2", "-no-figures", "-out-dir", str(tmp_path / "seeds")]) == 0
+    (group,) = (tmp_path / "seeds").iterdir()
+    (tmp_path / "my_net.py").rename(tmp_path / "moved.py")
+    assert main(["train", "-resume", str(group), "-seeds", "3", "-j", "1"]) == 0, "a new seed takes the runs' own copy"
+    assert len({checkpoint.load(run)["code"]["net.py"] for run in group.glob("seed?")}) == 1
+    study = ["-tau", "1.5,3", "-lr", "1e-3:1e-1:log", "-trials", "3", "-val", "100", "-workers", "1", "-repeats", "1"]
+    moved = net.replace("my_net", "moved")
+    assert main(["sweep", "-net", moved, *study, *small, "-out-dir", str(tmp_path / "study")]) == 0
+    runs = [*(tmp_path / "study" / "sweep").glob("*/net.py")]
+    assert len(runs) == 3 and len({Config.from_yaml(run.with_name("config.yaml")).lr for run in runs}) == 3
+
+
+# ---------------------------------------------------------------------------- faults of the user's file
+
+FAULTS = {
+    "there is no such": (None, 2, "can't be read"),
+    "no function": ("x = 1", 2, "defines no function or class make"),
+    "no module": ("def make(): return 3", 2, "returned a int; it must return a torch.nn.Module"),
+    "syntax": ("def make(:", 1, "raised SyntaxError"),
+    "in make": ("def make(settings):\n    return settings.nothing", 1, "raised AttributeError"),
+    "in forward": (SINGLE.replace("784, 10", "700, 10"), 1, "raised RuntimeError"),
+    "shape": (SINGLE.replace("10 * settings.votes", "12"), 2, "to [2, 3, 12]; it must give [T, N, 10]"),
+    "output": (SINGLE + "\nmake = lambda: nn.LSTM(784, 10)", 2, "to a tuple; it must give [T, N, 10]"),
+    "no parameter": (SINGLE + "\nmake = lambda: nn.AvgPool1d(76, stride=78)", 2, "no parameter that learns"),
+    "nothing learns": (
+        SINGLE.replace("return ", "linear.requires_grad_(False); return "),
+        2,
+        "no parameter that learns",
+    ),
+    "step mode": (SINGLE.replace(', step_mode="m"', ""), 2, "in step mode 's' got the sequence"),
+    "state": (
+        SINGLE
+        + """
+class Keeps(nn.Linear):
+    kept = 0
+    def forward(self, x):
+        y = nn.functional.linear(x, self.weight) + self.kept
+        self.kept = y.detach()
+        return y
+make = lambda: Keeps(784, 10, bias=False)
+""",
+        2,
+        "keeps state that reset_net does not reset",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_are_one_line(tmp_path: Path, code: Any, capsys: Any, fault: str):
+    text, exit_code, message = FAULTS[fault]
+    net = code(text) if text else str(tmp_path / "missing.py:make")
+    train = ["train", "-dataset", "digits", "-T", "4", "-epochs", "1", "-limit-batches", "2", "-j", "1", "-no-figures"]
+    assert main([*train, "-net", net, "-out-dir", str(tmp_path / "logs")]) == exit_code
+    *before, last = capsys.readouterr().err.splitlines()
+    assert message in last and not (tmp_path / "logs").exists()
+    frames = [line for line in before if line.startswith("  File")]
+    assert bool(frames) == (exit_code == 1) and not any("own.py" in line for line in frames)
+    assert not frames or "my_net.py" in frames[0] or fault == "in forward"  # of PyTorch's own modules
+
+
+def test_an_output_that_is_no_spike_train_is_said(tmp_path: Path, code: Any, capsys: Any):
+    folder = run(tmp_path / "logs", net=code(SINGLE.replace("nn.Sequential(linear, node)", "linear")))
+    assert "is no spike train" in capsys.readouterr().err and metrics(folder)
+    assert main(["trace", "-resume", str(folder)]) == 1
+    assert "its output is not the spikes" in capsys.readouterr().err
+
+
+def test_bad_names_of_code(capsys: Any):
+    assert main(["train", "-net", "my_net.py"]) == 2 and "my_net.py:make" in capsys.readouterr().err
+    assert main(["train", "-surrogate", "my.py:"]) == 2 and "FILE.py:NAME" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------------- surrogates
+
+SURROGATES = """
+import torch
+from snn_mnist.core.surrogate import SurrogateFunctionBase, atan
+
+class Tri(SurrogateFunctionBase):
+    def __init__(self, alpha=2.0, spiking=True):
+        super().__init__(alpha, spiking)
+
+    spiking_function = staticmethod(atan.apply)
+    primitive_function = staticmethod(atan.primitive)
+
+def gradient(x, alpha=2.0):
+    return alpha / 2 / (1 + (torch.pi * alpha * x / 2) ** 2)
+
+def other():
+    return 1
+class Wrong: pass
+"""
+
+
+@pytest.mark.parametrize("alpha", [None, 3.0])
+def test_own_surrogates_learn_like_the_built_in_one(tmp_path: Path, code: Any, alpha: float | None):
+    builtin = run(tmp_path / "builtin", backend="torch", alpha=alpha)
+    tri = run(tmp_path / "class", surrogate=code(SURROGATES, "Tri"), alpha=alpha)
+    function = run(tmp_path / "function", surrogate=code(SURROGATES, "gradient"), alpha=alpha)
+    first, second, third = (checkpoint.load(folder)["net"]["layer.1.weight"] for folder in (builtin, tri, function))
+    assert torch.equal(first, second)
+    torch.testing.assert_close(first, third, rtol=1e-5, atol=1e-7)
+    assert main(["eval", "-resume", str(tri), "-repeats", "1"]) == 0
+    (tmp_path / "my_net.py").unlink()
+    assert train(resumed(tri, epochs=3), Interruption()) == tri and (tri / "surrogate.py").exists()
+
+
+def test_own_surrogates_that_are_refused(tmp_path: Path, code: Any, capsys: Any):
+    with pytest.raises(UsageError, match=r"numba.* its kernels do not compute surrogate .*my_net\.py:Tri"):
+        run(tmp_path / "logs", surrogate=code(SURROGATES, "Tri"), backend="numba")
+    with pytest.raises(UsageError, match="is neither a SurrogateFunctionBase"):
+        run(tmp_path / "logs", surrogate=code(SURROGATES, "Wrong"))
+    with pytest.raises(SNNError, match="raised TypeError"):
+        run(tmp_path / "logs", surrogate=code(SURROGATES, "other"))
