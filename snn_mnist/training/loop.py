@@ -53,7 +53,7 @@ def train(
     require_writable(resumed.folder or config.out_dir)
     chosen = config.device, config.backend, config.j, config
     runtime = conversion.runtime(config) if conversion else choose_runtime(*chosen)
-    if config.amp and runtime.device.type == "cpu":
+    if config.amp and runtime.device.type == "cpu" and config.net is None:
         without_tiles()
     data = TrainingData.load(config, runtime.device, dataset)
     learner = Learner(config, runtime, data, conversion)

@@ -20,8 +20,10 @@ from snn_mnist.settings.config import Config
 from snn_mnist.storage import checkpoint
 from snn_mnist.training.console import Interruption
 from snn_mnist.training.loop import train
+from tests.conftest import ROOT
 from tests.training.test_resume import StopAfter, resumed
 
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 SMALL = {"dataset": "digits", "T": 4, "b": 16, "limit_batches": 4, "figures": False, "epochs": 2, "j": 1}
 
 SINGLE = """
@@ -91,27 +93,38 @@ def test_the_single_layer_from_a_file_is_the_single_layer(tmp_path: Path, code: 
     assert metrics(builtin) == metrics(own)
 
 
-@pytest.mark.parametrize(
-    "more", [{"ema": 0.9, "val": 100}, {"opt": "sgd", "amp": True, "encoding": "constant"}], ids=str
-)
-def test_resumed_within_an_epoch_equals_undisturbed(tmp_path: Path, code: Any, more: dict[str, Any]):
+def test_resumed_within_an_epoch_equals_undisturbed(tmp_path: Path, code: Any):
     """Batch normalisation, nn.Dropout, a learned time constant with its own learning rate, bit by bit."""
-    net = code(DEEP, "Net")
-    undisturbed = run(tmp_path / "whole", net=net, **more)
-    folder = run(tmp_path / "parts", StopAfter(2), net=net, **more)
-    assert checkpoint.load(folder)["step"]
-    (tmp_path / "my_net.py").unlink()  # the run has its copy
+    state = undisturbed_and_resumed(tmp_path, code(DEEP, "Net"), ema=0.9, val=100, amp=True)
+    assert state["net"]["body.1.num_batches_tracked"] == 8 and state["net"]["body.6.w"] != 0
+    first, second = state["optimizer"]["param_groups"]
+    assert second["lr"] == 10 * first["lr"]
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda file: file.stem)
+def test_examples_are_resumed_exactly(tmp_path: Path, example: Path):
+    shutil.copy(example, tmp_path / "my_net.py")
+    undisturbed_and_resumed(
+        tmp_path, f"{tmp_path / 'my_net.py'}:make", opt="sgd", encoding="constant", b=8, test=False, val=20
+    )
+
+
+def undisturbed_and_resumed(folder: Path, net: str, **more: Any) -> dict[str, Any]:
+    """Train without and with two stops within an epoch; return the checkpoint. The second has only its own copy."""
+    undisturbed = run(folder / "whole", net=net, **more)
+    parts = run(folder / "parts", StopAfter(2), net=net, **more)
+    assert checkpoint.load(parts)["step"]
+    Path(net.rpartition(":")[0]).unlink()
     for looks in (3, 1000):
-        assert train(resumed(folder, j=1), StopAfter(looks)) == folder
-    assert differences(undisturbed, folder) == []
-    state = checkpoint.load(folder)["net"]
-    assert state["body.1.num_batches_tracked"] == 8 and state["body.6.w"] != 0
-    groups = checkpoint.load(folder)["optimizer"]["param_groups"]
-    assert groups[1]["lr"] == 10 * groups[0]["lr"]
+        assert train(resumed(parts, j=1), StopAfter(looks)) == parts
+    assert differences(undisturbed, parts) == []
+    return checkpoint.load(parts)
 
 
-def test_killed_and_resumed_equals_a_run_nobody_killed(nursery: Any, tmp_path: Path, code: Any):
-    kills(nursery, tmp_path / "runs", 2, flags=[*QUICK, "-net", code(DEEP, "Net")])
+@pytest.mark.slow
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda file: file.stem)
+def test_killed_and_resumed_equals_a_run_nobody_killed(nursery: Any, tmp_path: Path, example: Path):
+    kills(nursery, tmp_path / "runs", 1, flags=[*QUICK, "-net", f"{example}:make"])
 
 
 def test_neurons_compute_on_the_fused_kernels(tmp_path: Path, code: Any, capsys: Any):
