@@ -104,6 +104,22 @@ def test_stateless_layers(name, arguments, shape, dtype):
         assert twin.step_mode == "m" and torch.equal(twin(x), multi(x))
 
 
+@pytest.mark.parametrize("name", STATELESS)
+def test_steps_of_the_same_memory_are_computed_once(name):
+    """Outputs, gradients and running statistics are those of T separate steps."""
+    arguments, shape = STATELESS[name][0]
+    module, found = getattr(layer, name)(*arguments, step_mode="m"), []
+    twin, image = copy.deepcopy(module), data(1, N, *shape).requires_grad_()
+    for one, whole in ((module, image.expand(T, N, *shape)), (twin, image.expand(T, N, *shape).contiguous())):
+        y = one(whole)
+        grads = torch.autograd.grad(
+            (y * torch.arange(T).view(T, *[1] * (y.dim() - 1))).sum(), [image, *one.parameters()]
+        )
+        found.append([y, *grads, *one.buffers()])
+    assert_same(*found)
+    assert (found[0][0].stride(0) == 0) == ("BatchNorm" not in name) and found[1][0].stride(0)
+
+
 @pytest.mark.parametrize("name", sorted(ALL))
 def test_signature_is_torchs_then_step_mode(name):
     def positional(cls):

@@ -310,6 +310,22 @@ class Empty(surrogate.SurrogateFunctionBase):
     pass
 
 
+def triangle(x, alpha=2.0):
+    return (alpha - alpha * alpha * x.abs()).clamp(min=0)
+
+
+def test_a_surrogate_from_its_gradient_alone():
+    own, reference = surrogate.GradientSurrogate(triangle), surrogate.PiecewiseQuadratic(2.0)
+    x = torch.linspace(-2, 2, 41, dtype=torch.float64)
+    torch.testing.assert_close(own.gradient(x), reference.gradient(x))
+    assert torch.equal(own(x), reference(x)) and own.alpha == 2.0
+    assert surrogate.GradientSurrogate(triangle, alpha=1.0).gradient(torch.zeros(1)) == 1
+    with pytest.raises(ValueError, match="triangle has no primitive"):
+        own.primitive(x)
+    left, right = plot_surrogate_function([triangle, reference]).axes
+    assert [len(axes.lines) for axes in (left, right)] == [2, 2] and "triangle, α=2" in right.lines[0].get_label()
+
+
 @pytest.mark.parametrize("own", [OfV14(2.0), OfV14(alpha=2.0), OfV2()])
 def test_a_surrogate_of_ones_own(own):
     x = torch.linspace(-1, 1, 21) + 0.01
