@@ -72,14 +72,15 @@ def dropout_limit(share: float) -> int:
 
 
 def dropout_mask(images: Tensor, index: Tensor, spike_key: SpikeKey, share: float) -> Tensor:
-    """Return 0 for this share of the pixels of images [N, P] in an epoch of training, 1 / (1 - share) for the others.
+    """Return 0 for this share of the non-zero pixels of images [N, P], 1 / (1 - share) for the others of them.
 
     Pixel p of image n is 0 where word 0 of Philox for counter (0, p, n, epoch), key (seed, DROPOUT) is below a limit.
     """
-    n = index.to(images.device).long()[:, None]
-    counter = 0, torch.arange(images.shape[1], device=images.device), n, spike_key.epoch
-    word, *_ = philox(counter, (spike_key.seed, Stream.DROPOUT))
-    return (word >= dropout_limit(share)).float() / (1 - share)
+    n, p = images.nonzero(as_tuple=True)
+    word, *_ = philox((0, p, index.to(images.device).long()[n], spike_key.epoch), (spike_key.seed, Stream.DROPOUT))
+    mask = torch.zeros(images.shape, device=images.device)
+    mask[n, p] = (word >= dropout_limit(share)).float() / (1 - share)
+    return mask
 
 
 def random_order(

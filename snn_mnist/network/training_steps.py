@@ -55,7 +55,10 @@ class Training:
 
 def seed_torch(key: SpikeKey, step: int) -> None:
     """Make the random numbers of PyTorch, as those of nn.Dropout, a function of (seed, stream, epoch, step)."""
-    torch.manual_seed(int(np.random.SeedSequence([*key, step]).generate_state(1)[0]))
+    seed = int(np.random.SeedSequence([*key, step]).generate_state(1)[0])
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed takes a millisecond where CUDA is not in use
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
 
 
 class TrainingSteps:
