@@ -24,8 +24,8 @@ case $extras in *cuda12*cuda13*) die "cuda12 and cuda13 exclude each other; to c
 system=$(uname -sm)
 case "$system $extras" in
     Linux*x86_64*cuda* | Linux*aarch64*cuda13* | MINGW*cuda* | MSYS*cuda* | CYGWIN*cuda*) ;;
-    *cuda*) die "CuPy and PyTorch for CUDA (extras $extras) are not made for $system; leave the extra out" ;;
-    Darwin\ x86_64*) die "PyTorch 2.6 and newer are not made for Macs with an Intel processor" ;;
+    *cuda*) die "no CUDA for $system (extras $extras); leave the extra out" ;;
+    Darwin\ x86_64*) die "PyTorch 2.6 and newer are not made for Macs with Intel processors" ;;
 esac
 wanted="$(cksum <pyproject.toml) $extras"$'\n'"$venv"$'\n'"$root"
 runs() { "$python" -c '' 2>/dev/null; }
@@ -55,12 +55,12 @@ if [ -n "$anew" ]; then
         ! "$base" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || break
         [ -z "${SNN_MNIST_PYTHON:-}" ] || die "SNN_MNIST_PYTHON=$base is no Python 3.11 or newer"
     done
-    [ -n "$base" ] || die "no Python 3.11 or newer found; install one, or set SNN_MNIST_PYTHON"
+    [ -n "$base" ] || die "no Python 3.11 or newer; install one, or set SNN_MNIST_PYTHON"
     [ ! -e "$venv" ] || say "making $venv anew: $anew"
     echo 'being set up, or interrupted' >"$lock"
     rm -rf "$venv"
     if [ -n "$uv" ]; then "$uv" venv -q --seed --python "$base" "$venv" >&2; else "$base" -m venv "$venv" >&2; fi ||
-        { rm -rf "$venv"; die "no environment can be made (see above); on Debian: apt install ${base##*/}-venv"; }
+        { rm -rf "$venv"; die "no environment made (see above); on Debian: apt install ${base##*/}-venv"; }
 fi
 echo 'being set up, or interrupted' >"$lock"
 [ -n "$uv" ] || ! "$python" -m pip install -q --disable-pip-version-check uv 2>/dev/null || uv=$bin/uv
@@ -73,7 +73,8 @@ if [[ $extras == *cuda* ]]; then
     for_uv='' for_pip=''
 elif ! "$python" -c "$probe" $index/torch/ 2>/dev/null; then
     for_uv='' for_pip=''
-    say "PyTorch's index can't be reached: taking the package index's build (on Linux for CUDA: 3 GB)"
+    say "PyTorch's own server can't be reached; installing from PyPI instead"
+    say "(on Linux the CUDA build, a download of 3 GB)"
 elif [ -e /proc/driver/nvidia/version ]; then
     for_pip=''
 fi
@@ -88,9 +89,9 @@ project=(--editable ".${extras:+[${extras// /,}]}") cuda=$(sed -n 's/.*cuda\(1.\
 fit() { "$python" -c "import torch, torchvision; assert '$cuda' in str(torch.version.cuda), torch.version.cuda" >&2; }
 say "installing snn_mnist${project[1]#.}: a while, once" && install "${project[@]}"
 if ! fit; then
-    say "torch, torchvision${cuda:+ and CUDA $cuda} do not fit together (see above): installing all anew"
+    say "torch, torchvision${cuda:+, CUDA $cuda} do not match (see above): reinstalling"
     PIP_FIND_LINKS=/none install --force-reinstall "${project[@]}" # without local wheels, which mix builds
-    fit || die "torch and torchvision still do not fit together (see above); delete $venv and try again"
+    fit || die "torch and torchvision still do not match (see above); delete $venv and try again"
 fi
 echo "$wanted" >"$stamp"
 : >"$lock"

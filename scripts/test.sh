@@ -35,8 +35,8 @@ for flag in "$@"; do
 done
 if [ -n "$quick" ]; then
     flags=(-m 'not slow and not not_quick' ${flags[@]+"${flags[@]}"})
-    printf 'Takes about a minute on two cores. Left out: tests of verbs, studies, documents and CUDA, and those that\n'
-    printf 'start programs.\n'
+    printf 'Takes about a minute on two cores. Left out: tests of verbs, studies, documents\n'
+    printf 'and CUDA, and those that start programs.\n'
 else
     printf 'Takes about four minutes on two cores; -quick takes about one.\n'
 fi

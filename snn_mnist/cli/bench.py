@@ -48,6 +48,7 @@ def run(options: BenchOptions) -> int:
     from snn_mnist.kernels import BACKENDS, compile_seconds
     from snn_mnist.network.device import choose_device, why_refused
     from snn_mnist.storage import environment
+    from snn_mnist.training.console import SPARE, others_seconds
 
     device = choose_device(options.device)
     available = [name for name in BACKENDS if not why_refused(name, device)]
@@ -56,6 +57,7 @@ def run(options: BenchOptions) -> int:
     for batch in options.b:
         Config(b=batch, dataset=options.dataset).check_sizes(len(dataset.train))
     machine, seconds = environment.describe(device), FULL_SECONDS if options.full else SECONDS
+    began, others = time.perf_counter(), others_seconds()
     lines = [wrapped(f"{machine}, {environment.threads(options.j)}, {options.dataset}, Adam")]
     lines.append(f"median [lowest, highest] of {options.repeats} measurements of {seconds:g} s each")
     results: list[dict[str, Any]] = []
@@ -71,6 +73,8 @@ def run(options: BenchOptions) -> int:
             lines.append(f"{name:12}{what:7}{cells}{speed['median'] / slowest:>9.1f}x")
     if compiled := sum(compile_seconds.values()):
         lines += ["", f"compiled for {compiled:.1f} s before the measurements"]
+    if (others_seconds() - others) / (time.perf_counter() - began) > 1 - SPARE:  # of a core; `train` then uses fewer
+        lines += ["other programs are busy: measure again when they have ended"]
     about = {"machine": machine, "threads": options.j, "dataset": options.dataset, "seconds": seconds}
     publish(options.json, about | {"compile_seconds": compiled, "results": results}, "\n".join(lines))
     return 0

@@ -145,12 +145,12 @@ def describe(results: dict[str, Any], folder: Path) -> str:
         f"ANN: {ann:.2%} of {results['images']:,} test images right (± {error:.2f} % standard error)",
         f"SNN: its weights, divided by {results['scale']:.4g} (mode {results['mode']}); IF neurons, soft reset",
         "",
-        f"{'T':>8}  {POISSON:>18}  {CONSTANT:>18}",
+        f"{'T':>10}  {POISSON:>18}  {CONSTANT:>18}",
     ]
     for step, at in poisson.items():
-        lines.append(f"{step:>8}  {percent(at['values']):>18}  {percent(constant[step]['values']):>18}")
+        lines.append(f"{step:>10}  {percent(at['values']):>18}  {percent(constant[step]['values']):>18}")
     last = [round(100 * (each[str(results["T"])]["mean"] - ann), 2) + 0.0 for each in (poisson, constant)]
-    lines += [f"{'SNN-ANN':>8}  {last[0]:>+16.2f} %  {last[1]:>+16.2f} %", ""]
+    lines += [f"{'difference':>10}  {last[0]:>+16.2f} %  {last[1]:>+16.2f} %", ""]
     if encodings > 1:
         lines.append(f"± is the standard deviation over {encodings} encodings of the images")
     return "\n".join([*lines, f"test it again: python -m snn_mnist eval -resume {shlex.quote(str(folder))}"])

@@ -120,7 +120,7 @@ def describe(result: dict[str, Any], runtime: str) -> str:
     ]
     if silent:
         first = result["class_names"][0]
-        lines.append(f"silent    all neurons for {silent:.2%} of the images, which count as {first}")
+        lines.append(f"no neuron fires for {percent([silent])} of the images; their prediction is class {first}")
     neurons, never = 10 * result["votes"], result["silent_neurons"]
     never_fire = f" ({never:,} of {neurons:,} neurons never fire)" if never and neurons > 10 else ""
     constant = result["encoding"] == "constant"

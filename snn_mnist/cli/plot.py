@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from snn_mnist.cli.runs import find_runs
-from snn_mnist.cli.shared import out_dir_option
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.settings.config import cores, data_variable
+from snn_mnist.settings.config import cores, data_variable, train_option
 from snn_mnist.settings.options import Options, option
 from snn_mnist.storage.atomic_files import make_directory
 from snn_mnist.storage.checkpoint import LATEST
@@ -33,7 +32,7 @@ class PlotOptions(Options):
     """Settings of `plot`."""
 
     runs: tuple[str, ...] = option((), "Files", RUNS, metavar="DIR", required=True, positional=True)
-    out_dir: str = out_dir_option()
+    out_dir: str = train_option("out_dir", help="where last finds the newest run")
     out: str | None = option(None, "Files", "the picture", metavar="FILE", shown=OUT)
 
 
@@ -89,5 +88,4 @@ def plot_network(folder: Path) -> list[Path]:
     steps = default_readout_steps(config.T)
     runtime = choose_runtime("auto", "auto", cores(), config)
     (tested,), _ = score_split(loaded.net, data.test, runtime, steps, [key])
-    weight = None if config.net else loaded.net.weight
-    return figures.write_network_figures(folder, weight, tested, data.class_names)
+    return figures.write_network_figures(folder, None if config.net else loaded.net.weight, tested, data.class_names)

@@ -53,8 +53,7 @@ def run(options: PredictOptions) -> int:
     if test := load_test_images(config.dataset, config.data_dir):
         limits = reliability.measure(loaded.net, test, config)
     else:
-        note = f"no test images of {config.dataset} in {config.data_dir}, so low margins are not marked (-data-dir)"
-        report(f"note: {note}")
+        report(f"note: no test images of {config.dataset} in {config.data_dir}: low margins are not marked (-data-dir)")
     results, code = [], 0
     for file in files(options.images, pictures.SUFFIXES):
         name = "standard input" if file == STDIN else file

@@ -7,6 +7,7 @@ A terminal shows as much of a line as it is wide; files, pipes, -csv and -json g
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -80,7 +81,7 @@ def find_runs(folders: Sequence[str]) -> tuple[list[Run], list[str]]:
     for problem in problems:
         print(f"skipped: {problem}", file=sys.stderr)
     if not found:
-        raise UsageError(f"no run was found in {', '.join(folders)}; name directories of runs, such as logs")
+        raise UsageError(f"no run was found in {', '.join(map(os.path.abspath, folders))}; name directories of runs")
     return found, problems
 
 

@@ -1,10 +1,12 @@
 """What several verbs share: settings, the checkpoint that they open, results as text and JSON."""
 
 import json
+import os
 import statistics
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from snn_mnist.errors import UsageError
 from snn_mnist.settings.config import CHECKPOINT, Config, data_variable, train_option
 from snn_mnist.settings.options import Options, option
 from snn_mnist.storage.atomic_files import write_file
@@ -24,10 +26,6 @@ def saved_option(name: str, shown: str = SAVED, **changes: Any) -> Any:
     return train_option(name, default=None, shown=shown, **changes)
 
 
-def out_dir_option() -> Any:
-    return train_option("out_dir", help="where last finds the newest run")
-
-
 def data_dir_option(**changes: Any) -> Any:
     return train_option("data_dir", default=data_variable, shown="$SNN_MNIST_DATA, else the checkpoint's", **changes)
 
@@ -37,7 +35,7 @@ class SavedNetworkOptions(Options):
     """Settings of the verbs that read a network from a checkpoint. None means: as in the checkpoint."""
 
     resume: str = option(None, "Files", CHECKPOINT, metavar="PATH", required=True)
-    out_dir: str = out_dir_option()
+    out_dir: str = train_option("out_dir", help="where last finds the newest run")
     T: int | None = saved_option("T")
     tau: float | None = saved_option("tau", f"{SAVED}, 2.0 for one that has none")
     net: str | None = saved_option(
@@ -78,7 +76,7 @@ def open_checkpoint(options: Any) -> "SavedNetwork":
 
 
 def resolve_runs(options: Any) -> Any:
-    """Return the settings with the newest run for `last`; UsageError for a -resume without a checkpoint."""
+    """Return the settings with the newest run for `last`; UsageError for a -resume or picture that is not there."""
 
     def resolved(path: str) -> str:
         return str(newest_run(options.out_dir)) if path == "last" else path
@@ -89,6 +87,8 @@ def resolve_runs(options: Any) -> Any:
         options = replace(options, resume=resolved(resume))
         if not (isinstance(options, Config) and is_group(options.resume)):
             find_checkpoint(options.resume)
+    if missing := [name for name in getattr(options, "images", ()) if name != "-" and not os.path.exists(name)]:
+        raise UsageError(f"there is no {', '.join(missing)}; name picture files, directories of them, or - for stdin")
     return options
 
 

@@ -88,9 +88,9 @@ def doubts(prediction: Prediction, objects: int, limits: Reliability | None) -> 
         why = f"99 % of the correctly classified test images have a rate of {limits.rate:.2f} or more"
         found["nearly silent"] = f"the network is nearly silent at rate {rate:.2f}; {why}"
     elif margin < limits.margin - ROUNDING:
-        wrong = "" if limits.wrong is None else f" and {100 * limits.wrong:.0f} % of the others"
-        alike = f"{100 * limits.right:.0f} % of the correctly classified test images{wrong}"
-        found["low margin"] = f"the margin {margin:.2f} is below {limits.margin:.2f}; so are those of {alike}"
+        wrong = "" if limits.wrong is None else f" and {100 * limits.wrong:.0f} % of the wrong"
+        alike = f"{100 * limits.right:.0f} % of the correct{wrong} predictions on the test images"
+        found["low margin"] = f"the margin {margin:.2f} is below {limits.margin:.2f}, as for {alike}"
     return found
 
 

@@ -77,7 +77,7 @@ class Config(Options):
 
     T: int = network(100, "time steps per image", low=1, high=MAX_T)
     neuron: str = network("lif", "leaky or plain integrate-and-fire", choices=("lif", "if"))
-    tau: float = network(2.0, "membrane time constant of the LIF neuron, in time steps", above=1)
+    tau: float = network(2.0, "membrane time constant of the LIF neuron in time steps, above 1", above=1)
     v_threshold: float = network(1.0, "a neuron fires at or above this potential")
     v_reset: float | None = network(0.0, "potential after a spike; none subtracts the threshold (soft reset)")
     surrogate: str = network(
@@ -230,10 +230,6 @@ class Config(Options):
             given.setdefault("data_dir", self.data_dir)
         unsaved = {each.name: getattr(self, each.name) for each in options_of(type(self)) if not each.saved}
         return replace(self, **{**self.known(saved, source), **unsaved, **given, "source": source})
-
-    def changes_of_fixed_settings(self, saved: Mapping[str, Any]) -> list[str]:
-        """Return `changes` of the settings that may not change on resume."""
-        return self.changes(type(self).from_mapping(saved), FIXED_ON_RESUME)
 
     def changes(self, before: Self, names: Iterable[str]) -> list[str]:
         """Return 'tau 2.0 → 1.5' for every one of these settings that differs from what it was before."""

@@ -75,10 +75,10 @@ class Option:
         limits = {"of at least": self.low, "at most": self.high, "above": self.above, "below": self.below}
         ends = " and ".join(f"{word} {limit:.10g}" for word, limit in limits.items() if abs(limit) < inf)
         kinds = {int: f"an integer {ends}", float: f"a number {ends}", bool: "true or false"}
-        words = self.wanted or kinds.get(self.type, "the name of a file or directory").strip()
-        if self.choices and not self.wanted:
-            words = f"one of {', '.join(self.choices)}"
-        return f"{'one or several, each ' if self.several else ''}{words}{' or none' if self.none else ''}"
+        kind = kinds.get(self.type, "the name of a file or directory")
+        words = self.wanted or (f"one of {', '.join(self.choices)}" if self.choices else kind.strip())
+        none = " or none" if self.none and self.default is not None else ""
+        return f"{'one or several, each ' if self.several else ''}{words}{none}"
 
     def check(self, label: str, value: Any) -> Any:
         """Return the value as the setting's type; UsageError that starts with `label` where it is not allowed."""

@@ -133,7 +133,8 @@ def _reading(path: Path) -> Iterator[None]:
     except OSError as error:
         raise SNNError(f"{path} can't be read ({reason(error)}); check its permissions") from error
     except Exception as error:  # meaningless bytes can fail anywhere in the unpickler, and meaningless values in _check
-        what = reason(error) if isinstance(error, ValueError | SNNError) else f"{type(error).__name__}: {reason(error)}"
+        told = isinstance(error, ValueError | SNNError | zipfile.BadZipFile)
+        what = reason(error) if told else f"{type(error).__name__}: {reason(error)}"
         if isinstance(error, pickle.UnpicklingError):
             what = "it holds more than plain values and tensors"
         raise SNNError(f"{path} is damaged or not a checkpoint ({what}); name another checkpoint") from error

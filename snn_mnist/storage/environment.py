@@ -20,12 +20,13 @@ PACKAGES = ("torch", "torchvision", "numba", "numpy", "tensorboard", "tqdm", "py
 OPTIONAL = ("cupy-cuda13x", "cupy-cuda12x", "nir", "optuna")
 
 
-def note_environment(path: Path, runtime: str) -> None:
+def note_environment(path: Path, runtime: str, resumed: str | None) -> None:
     """Write environment.json: the process that began the run, and under 'resumed' those that continued it."""
     import torch
 
     process: dict[str, Any] = {
         "command": shlex.join([Path(sys.executable).name, "-m", "snn_mnist", *sys.argv[1:]]),
+        **({"resumed_from": str(Path(resumed).resolve())} if resumed else {}),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "place": runtime,
         "machine": machine(),

@@ -190,9 +190,9 @@ class SeedGroup:
 
     def unfinished(self) -> list[int]:
         """Return the seeds whose runs are to be trained yet."""
-        runs, first, epochs = self.runs(), self.settings.seed, self.settings.epochs
-        seeds = range(first, first + self.settings.seeds)
-        return [seed for seed in seeds if seed not in runs or _epochs_done(runs[seed]) < epochs]
+        done = {seed: Position.of(load_plain(run / LATEST)).epochs for seed, run in self.runs().items()}
+        seeds = range(self.settings.seed, self.settings.seed + self.settings.seeds)
+        return [seed for seed in seeds if done.get(seed, 0) < self.settings.epochs]
 
     def run(self, seed: int, asked: Config) -> Config:
         """Return the settings of one run: a new one, or one that continues from its checkpoint.
@@ -239,10 +239,6 @@ class SeedGroup:
         if best := found["chosen_by_val"]:
             lines.append(f"of the epochs chosen on held-out images: {percent(best['of_seed'].values())}")
         return "\n".join([*lines, f"kept in {self.folder / SEEDS}"])
-
-
-def _epochs_done(run: Path) -> int:
-    return Position.of(load_plain(run / LATEST)).epochs
 
 
 def _spread(rows: Mapping[int, Mapping[str, Any] | None]) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.network import own
 from snn_mnist.network.ann import CALIBRATION, Conversion
 from snn_mnist.network.device import Runtime
-from snn_mnist.settings.config import Config, yaml_text
+from snn_mnist.settings.config import FIXED_ON_RESUME, Config, yaml_text
 from snn_mnist.storage import atomic_files, checkpoint, environment
 from snn_mnist.storage.checkpoint import LATEST, LEVELS, WEIGHT, Position, find_checkpoint
 from snn_mnist.storage.metrics import METRICS, VALIDATION, MetricsFile, TensorBoard
@@ -52,7 +52,7 @@ def resume(config: Config, conversion: Conversion | None = None) -> Resumed:
         return Resumed(_settings_of_another_program(config, state), state, None, f"{path} is of another program")
     saved = state["config"]
     config, edited = own.with_copies(config.on_top_of(saved, str(path)), state, path.parent)
-    changed = ", ".join(edited + config.changes_of_fixed_settings(saved))
+    changed = ", ".join(edited + config.changes(Config.from_mapping(saved), FIXED_ON_RESUME))
     if changed and not config.force:
         remedy = "remove that flag, start a new run, or give -force"
         raise UsageError(f"can't resume {config.resume}: {changed} changes the result; {remedy}")
@@ -114,7 +114,9 @@ def open_files(resumed: Resumed, runtime: Runtime, sources: Mapping[str, bytes])
     """
     config, folder, conversion, epochs = resumed.config, resumed.folder, resumed.conversion, resumed.position.epochs
     if resumed.why_elsewhere:
-        print(f"continuing in a new directory: {resumed.why_elsewhere}")
+        print(f"continuing {config.resume} in a new directory: {resumed.why_elsewhere}")
+    if config.schedule == "cosine" and config.epochs != resumed.state.get("config", {}).get("epochs", config.epochs):
+        print(f"the cosine of the learning rate now ends after {config.epochs} epochs")
     if not folder:
         name = conversion.run_name(config) if conversion else run_name(config)
         folder = atomic_files.new_run_directory(config.out_dir, config.name or name)
@@ -130,7 +132,7 @@ def open_files(resumed: Resumed, runtime: Runtime, sources: Mapping[str, bytes])
         atomic_files.write_file(folder / "config.yaml", yaml_text(config.to_mapping(), verb))
         for name, source in sources.items():
             atomic_files.write_file(folder / name, source)
-        environment.note_environment(folder / "environment.json", str(runtime))
+        environment.note_environment(folder / "environment.json", str(runtime), config.resume)
         with closing(TensorBoard(folder, epochs)) as tensorboard:
             tensorboard.begin(config)
             yield RunFiles(folder, metrics, tensorboard)

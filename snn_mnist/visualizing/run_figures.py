@@ -286,7 +286,7 @@ def _neuron_names(trace: Trace, neurons: Sequence[int], class_names: Sequence[st
 def voltages(trace: Trace, class_names: Sequence[str], v_threshold: float) -> Figure:
     """Draw V[t] of all ten neurons as colours. See Trace.shown for several per class."""
     shown = trace.shown(ROWS)
-    title = "Membrane potentials after each step: a spike resets them"
+    title = "Membrane potentials after each step: a spike resets its neuron's potential"
     bar = f"V[t] after the reset (threshold {v_threshold:g})"
     labels = title, "time step $t$", "output neuron"
     figure = plot_2d_heatmap(trace.v[:, shown], *labels, colorbar_y_label=bar, figsize=TRACE)

@@ -105,7 +105,7 @@ def test_the_network_comes_to_its_ann(run):
         mean, std, of_constant = (100 * share for share in (at["mean"], at["std"], constant[step]["mean"]))
         assert table[step] == f"{mean:.2f} ± {std:.2f} % {of_constant:.2f} %".split()
     lasts = (each["200"]["mean"] for each in (poisson, constant))
-    assert table["SNN-ANN"][::2] == [f"{round(100 * (last - ann), 2) + 0.0:+.2f}" for last in lasts]
+    assert table["difference"][::2] == [f"{round(100 * (last - ann), 2) + 0.0:+.2f}" for last in lasts]
     assert lines[-1] == f"test it again: python -m snn_mnist eval -resume {folder}"
     assert max(map(len, lines[:-1])) <= 80
 

@@ -44,20 +44,26 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("kind", [*BAD, "missing", "directory"])
+@pytest.mark.parametrize("kind", [*BAD, "directory"])
 def test_a_bad_file_is_one_line_and_the_others_are_answered(tmp_path, capsys, kind):
     bad, good = tmp_path / "bad.png", tmp_path / "good.png"
     good.write_bytes(KINDS["grey"]())
     if kind == "directory":
         bad.mkdir()
-    elif kind != "missing":
+    else:
         bad.write_bytes(BAD[kind])
     code = main(["predict", str(bad), str(good), "-resume", str(saved(tmp_path).path), "-no-show"])
-    assert code == (2 if kind in ("missing", "directory") else 1)
+    assert code == (2 if kind == "directory" else 1)
     shown = capsys.readouterr()
     errors = [line for line in shown.err.splitlines() if not line.startswith("snn_mnist: compil")]  # once, if at all
     assert len(errors) == 1 and errors[0].startswith(f"snn_mnist predict: error: {bad} ")
     assert f"\n{good}: " in shown.out and str(bad) not in shown.out
+
+
+def test_a_missing_file_is_an_error_before_anything_is_loaded(tmp_path, capsys):
+    (tmp_path / "empty.pth").touch()
+    assert main(["predict", "-", "no.png", "none/", "-resume", str(tmp_path / "empty.pth")]) == 2
+    assert "there is no no.png, none/; name picture files" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------------- the prediction
@@ -152,7 +158,7 @@ def test_when_a_prediction_is_doubtful(rates, objects, limits, names):
     found = reliability.doubts(prediction(rates), objects, limits)
     assert [*found] == names
     if "low margin" in names and 8 in rates:
-        assert all(part in found["low margin"] for part in ("0.43 is below 0.44", " 10 % of", " 73 % of the others"))
+        assert all(part in found["low margin"] for part in ("0.43 is below 0.44", " 10 % of", " 73 % of the wrong"))
 
 
 def score(rows):

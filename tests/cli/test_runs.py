@@ -107,7 +107,10 @@ def test_an_accuracy_that_is_no_test_of_the_network_is_marked(logs, capsys, monk
 def test_a_run_that_is_named_wrongly(logs, capsys):
     assert main(["runs", "nowhere"]) == main(["eval", "-resume", "logs"]) == 2
     err = capsys.readouterr().err
-    assert "no run was found in nowhere" in err and "no checkpoint logs/checkpoint_latest.pth; name a" in err
+    assert (
+        f"no run was found in {Path.cwd() / 'nowhere'}; " in err
+        and "no checkpoint logs/checkpoint_latest.pth; name a" in err
+    )
 
 
 def test_a_running_run_is_recognised_and_not_disturbed(logs, capsys):
@@ -269,6 +272,6 @@ def test_without_a_run_last_says_what_to_do(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("verb", ["train", "eval", "trace", "export", "predict", "runs", "plot"])
 def test_every_verb_knows_last(verb, logs):
-    tokens = ["last"] if verb in ("runs", "plot") else ["-resume", "last", *["x.png"] * (verb == "predict")]
+    tokens = ["last"] if verb in ("runs", "plot") else ["-resume", "last", *["-"] * (verb == "predict")]
     options = resolve_runs(read_command([verb, *tokens, "-out-dir", "logs"])[1])
     assert "logs/held" in (getattr(options, "resume", ""), *getattr(options, "runs", ()))

@@ -338,7 +338,7 @@ def test_examples_have_labels_and_a_word_where_the_network_is_wrong(browser, tmp
     browser.wait("[...document.querySelectorAll('#examples b')].some(b => b.textContent)")
     buttons = "[...document.querySelectorAll('#examples button')]"
     words = browser.evaluate(f"{buttons}.map(b => b.textContent)")
-    assert [words[1], words[3], words[5]] == ["1silent", "3read as 5", "5read as 3"]
+    assert [words[1], words[3], words[5]] == ["1no neuron fires", "3read as 5", "5read as 3"]
     assert browser.evaluate(f"{buttons}[3].getAttribute('aria-label')") == "Example: 3, read as 5"
     loaded.net.load_state_dict(state["net"])
     for c in (0, 2, 4, 6):
@@ -351,7 +351,7 @@ def test_examples_have_labels_and_a_word_where_the_network_is_wrong(browser, tmp
     keep(browser, "examples.png")
     slide(browser, "threshold", 4)
     slide(browser, "steps", 1)
-    browser.wait(f"{buttons}.every(b => b.textContent.includes('silent'))")  # the words follow the settings
+    browser.wait(f"{buttons}.every(b => b.textContent.includes('no neuron fires'))")  # the words follow the settings
 
 
 def test_doubts_are_those_of_predict(page, exported):
@@ -369,7 +369,7 @@ def test_doubts_are_those_of_predict(page, exported):
         assert ("margin is below" in told, "nearly silent" in told) == ("low margin" in ours, "nearly silent" in ours)
         assert page.evaluate("document.getElementById('doubt').hidden") == (ours == [])
         if "low margin" in ours:
-            assert "so are those of 10 % of the correctly classified test images and 73 % of the others." in told
+            assert "as for 10 % of the correct and 73 % of the wrong predictions on the test images." in told
             keep(page, "doubt.png")
     slide(page, "tau", 3.5)  # the limits are those of the settings of training
     page.wait(f"({FINISHED}) && document.getElementById('doubt').textContent === ''")

@@ -39,7 +39,7 @@ def test_pytorchs_own_index_is_used_where_it_can_be_reached(checkout: Checkout, 
     settings = {"comes by pip": {"PIP_HAS_UV": "1"}, "fails": {"UV_FAILS": "1"}}.get(uv, {})
     done = checkout.set_up("dev", TORCH_INDEX=index, **settings)
     assert done.returncode == 0, done.stderr
-    assert ("PyTorch's index can't be reached" in done.stderr) == (not index)
+    assert ("PyTorch's own server can't be reached" in done.stderr) == (not index)
     assert ("uv failed (see above): trying pip" in done.stderr) == (uv == "fails")
     by_uv = uv in ("is there", "comes by pip")
     assert checkout.calls("--editable .[dev]")[-1].startswith("uv pip install" if by_uv else "python -m pip install")
@@ -72,8 +72,8 @@ def test_extras_add_up_and_a_changed_pyproject_installs_again(checkout: Checkout
     [
         ("cuda15", "Linux x86_64", "has no extra cuda15"),
         ("cuda12 cuda13", "Linux x86_64", "exclude each other"),
-        ("cuda12", "Linux aarch64", "(extras cuda12 dev) are not made for Linux aarch64"),
-        ("", "Darwin x86_64", "not made for Macs with an Intel processor"),
+        ("cuda12", "Linux aarch64", "no CUDA for Linux aarch64 (extras cuda12 dev)"),
+        ("", "Darwin x86_64", "not made for Macs with Intel processors"),
     ],
 )
 def test_what_can_not_be_is_refused_in_one_line(checkout: Checkout, extras: str, system: str, message: str):
@@ -92,7 +92,7 @@ def test_no_cache_where_the_home_directory_can_not_be_written(checkout: Checkout
 def test_a_torch_that_does_not_fit_torchvision_is_replaced(checkout: Checkout):
     done = checkout.set_up(MIXED="1", UV_FAILS="1", PIP_FIND_LINKS="/opt/wheels")
     assert done.returncode == 0, done.stderr
-    assert "operator torchvision::nms does not exist" in done.stderr and "do not fit together" in done.stderr
+    assert "operator torchvision::nms does not exist" in done.stderr and "do not match" in done.stderr
     assert checkout.calls("--force-reinstall")[-1].endswith(" --force-reinstall --editable .")
     assert checkout.calls("find-links ") == ["find-links /none"], "local wheels are what mixed them"
 
@@ -100,7 +100,7 @@ def test_a_torch_that_does_not_fit_torchvision_is_replaced(checkout: Checkout):
 @pytest.mark.parametrize(
     ("failing", "message"),
     [
-        ({"MIXED": "1", "HOPELESS": "1"}, "still do not fit together"),
+        ({"MIXED": "1", "HOPELESS": "1"}, "still do not match"),
         ({"INSTALL_FAILS": "1"}, "can't be installed"),
         ({"NO_ENSUREPIP": "1"}, "on Debian: apt install python3.11-venv"),
     ],
@@ -160,7 +160,7 @@ def test_a_second_start_waits_and_says_so(checkout: Checkout, tmp_path: Path):
 def test_no_python(checkout: Checkout):
     for name in ("uv", "python3.11"):
         (checkout.stubs / name).unlink()
-    assert "error: no Python 3.11 or newer found" in checkout.set_up().stderr
+    assert "error: no Python 3.11 or newer; install" in checkout.set_up().stderr
     checkout.stub("python3", "exit 1")
     assert checkout.set_up().returncode == 1, "a Python that is too old"
     assert "SNN_MNIST_PYTHON=/no/python is no Python 3.11" in checkout.set_up(SNN_MNIST_PYTHON="/no/python").stderr

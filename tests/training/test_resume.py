@@ -196,17 +196,20 @@ def test_changed_settings_get_a_directory_with_a_best_epoch_of_its_own(own: Path
         best = {"epochs": 1, "score": 1.0, "test_acc": 1.0}
         checkpoint.save(own / name, checkpoint.load(own / name) | {"max_test_acc": 1.0, "best": best})
     before = {path: path.read_bytes() for path in own.iterdir()}
-    changes = {"opt": "sgd", "val": 100, "force": True}
+    changes = {"opt": "sgd", "val": 100, "schedule": "cosine", "force": True}
     places = {
         "opt adam → sgd, val 0 → 100": own,
         "checkpoint_max.pth is not the": own / checkpoint.BEST,
         "-out-dir": own,
     }
     for number, (why, place) in enumerate(places.items()):
-        out, flags = tmp_path / str(number), changes if why.startswith("opt") else {}
-        folder = train(resumed(place, **flags, epochs=2, out_dir=str(out), j=1), Interruption())
-        assert f"continuing in a new directory: {why}" in capsys.readouterr().out.replace(f"{own}/", "")
-        assert list(out.iterdir()) == [folder] and epochs_in(folder) == [2]
+        flags = changes if why.startswith("opt") else {}
+        folder = train(resumed(place, **flags, epochs=2, out_dir=str(tmp_path / str(number)), j=1), Interruption())
+        out = capsys.readouterr().out
+        assert f"continuing {place} in a new directory: " in out and why in out
+        assert ("the cosine of the learning rate now ends after 2 epochs" in out) == bool(flags)
+        assert json.loads((folder / "environment.json").read_text())["resumed_from"] == str(place)
+        assert list(folder.parent.iterdir()) == [folder] and epochs_in(folder) == [2]
         (row,) = read_metrics(folder / "metrics.csv")
         assert row["max_test_acc"] == row["test_acc"] < 1
         best = checkpoint.load(folder / checkpoint.BEST)["best"]
