@@ -35,6 +35,7 @@ COLUMNS: dict[str, Callable[[Run], Any]] = {
 }
 MARKS = {
     "*": "the highest of all tests, which is optimistic: the test images chose it",
+    "c": "of the epoch that held-out images chose (-val), so it may be below the last",
     "v": "on the held-out images, because the run has no test (a trial of a sweep)",
     "a": "of the ANN, also its best %; eval tests the spiking network",
 }
@@ -97,7 +98,7 @@ def table(runs: Sequence[Run], width: int) -> str:
     for run, differs in zip(runs, differences([run.config for run in runs]), strict=True):
         last, best, speed = (COLUMNS[name](run) for name in ("last", "best", "speed"))
         untested = "v" if run.last_test_acc is None else ""
-        last_mark, best_mark = untested or "a" * run.converted, untested or "*" * (not run.config.val)
+        last_mark, best_mark = untested or "a" * run.converted, untested or ("c" if run.config.val else "*")
         rows.append(
             (
                 "" if last is None else f"{100 * last:.2f}{last_mark or ' '}",

@@ -89,10 +89,10 @@ def run(options: Any) -> int:
         elif finished(study) < count:
             run_workers(plan, workers, interruption)
         if (done := finished(study)) < count:
-            state = f"{done} of {count} trials finished; the same command continues the study"
+            state = f"with {done} of {count} trials finished; the same command continues the study"
             if not interruption.requested:
-                raise SNNError(f"all workers have ended, with {state}")
-            print(f"interrupted with {state}")
+                raise SNNError(f"all workers have ended {state} once their errors above are mended")
+            print(f"interrupted {state}")
             return interruption.exit_code
         write_report(study, plan, dataset, options.repeats, options.j)
     return 0

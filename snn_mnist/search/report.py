@@ -38,23 +38,34 @@ ACCURACY = "held-out accuracy in %"
 
 def write_report(study: optuna.Study, plan: Plan, dataset: Dataset, repeats: int, threads: int) -> None:
     """Write the files of the report into the study's directory; print its best trials and the test of the winner."""
-    trials = sorted(trials_of(study), key=lambda each: (ORDER.index(each.state), -(each.value or 0), number_of(each)))
+    trials = distinct(study)
     write_file(plan.folder / "study.csv", table(trials, plan))
     best, file = trials[0], plan.folder / "best.yaml"
     if best.state != TrialState.COMPLETE:
         raise SNNError(f"no trial of {plan.study} finished; the first: {result(best)}")
     complete, pruned, failed = (sum(each.state == state for each in trials) for state in ORDER)
     states = f"{complete} trials complete, {pruned} pruned, {failed} failed"
+    if repeated := len(trials_of(study)) - len(trials):
+        states += f", {repeated} repeated others' settings and do not count (of lists -sampler grid repeats none)"
     shown = f"accuracy on {plan.fixed['val']} held-out images, best first, all in study.csv:"
     print(wrapped(f"study {plan.study}: {states}; {shown}"))
     for trial in trials[:SHOWN]:
         print(wrapped(f"{number_of(trial):>5}  {result(trial)}  {drawn(trial)}"))
     tested = test_winner(plan, best, dataset, repeats, threads)
     print(wrapped(f"the winner, trial {number_of(best)}, on the {tested}"))
-    write_file(file, best_yaml(best, plan, len(trials), tested))
+    write_file(file, best_yaml(best, plan, len(trials_of(study)), tested))
     pictures = [write(plan.folder / name, figure).name for name, figure in figures(study, plan).items()]
     print(wrapped(f"in {plan.folder}: study.csv, best.yaml, {', '.join(pictures)}"))
     print(f"train the winner on all images:\n  python -m snn_mnist train -config {shlex.quote(str(file))}")
+
+
+def distinct(study: optuna.Study) -> list[FrozenTrial]:
+    """Return the trials, the best first; of those with the same settings, whose runs are the same, one."""
+    trials = sorted(trials_of(study), key=lambda each: (ORDER.index(each.state), -(each.value or 0), number_of(each)))
+    firsts: dict[frozenset[Any], FrozenTrial] = {}
+    for trial in trials:
+        firsts.setdefault(frozenset(trial.params.items()), trial)
+    return list(firsts.values())
 
 
 def table(trials: list[FrozenTrial], plan: Plan) -> str:
@@ -110,18 +121,21 @@ def figures(study: optuna.Study, plan: Plan) -> dict[str, Any]:
     """Draw the figures that the complete trials allow: two of Optuna's, each setting, a grid of two lists."""
     from optuna.visualization import matplotlib as optunas
 
-    complete = [trial for trial in trials_of(study) if trial.state == TrialState.COMPLETE]
+    trials = distinct(study)
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     names = [name for name in plan.space if len({trial.params[name] for trial in complete}) > 1]
     lists = [name for name in names if isinstance(plan.space[name], tuple)]
     found: dict[str, Any] = {}
     if names:
-        found["settings.png"] = against_each(complete, len(trials_of(study)), names, plan)
+        found["settings.png"] = against_each(complete, len(trials), names, plan)
     if len(lists) > 1:
         found["grid.png"] = over_grid(complete, lists[0], lists[1])
     with drawing.own_style():
         found["history.png"] = optunas.plot_optimization_history(study, target_name="held-out accuracy").figure
         if len(names) > 1 and len(complete) > 3 and len({trial.value for trial in complete}) > 1:
-            found["importance.png"] = optunas.plot_param_importances(study, params=names).figure
+            counted = optuna.create_study(direction="maximize")
+            counted.add_trials(complete)
+            found["importance.png"] = optunas.plot_param_importances(counted, params=names).figure
     return found
 
 

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import optuna
 import sqlalchemy
+import yaml
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState
@@ -40,9 +41,10 @@ from snn_mnist.search.space import Space, corners, suggest
 from snn_mnist.settings.config import DECIDING, Config
 from snn_mnist.settings.options import show
 from snn_mnist.storage import checkpoint
-from snn_mnist.storage.atomic_files import make_directory
+from snn_mnist.storage.atomic_files import make_directory, write_file
 from snn_mnist.storage.checkpoint import LATEST
 from snn_mnist.storage.metrics import percent, read_metrics
+from snn_mnist.storage.runs import PRUNED, STUDY
 from snn_mnist.terminal import wrapped
 from snn_mnist.training.console import Interrupted, Interruption
 from snn_mnist.training.learner import Diverged
@@ -123,6 +125,8 @@ def open_study(plan: Plan) -> optuna.Study:
     for point in itertools.islice(points, len(trials_of(study)), plan.trials):
         study.enqueue_trial(point)
     study.set_user_attr(SETTINGS, ours)
+    make_directory(plan.folder, "-out-dir")
+    write_file(plan.folder / STUDY, yaml.safe_dump(ours, sort_keys=False))
     return study
 
 
@@ -217,7 +221,12 @@ def accuracy(trial: optuna.Trial, plan: Plan, dataset: Dataset, interruption: In
         study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
     try:
         values = suggest(trial, plan.space)
-        names = plan.run_names(number_of(study.get_trials(deepcopy=False)[trial.number]))
+        number = number_of(study.get_trials(deepcopy=False)[trial.number])
+        for each in trials_of(study):
+            if each.state == TrialState.COMPLETE and each.params == trial.params and number_of(each) < number:
+                trial.set_user_attr(RUNS, each.user_attrs[RUNS])  # the same settings and seeds give the same runs
+                return each.value or 0.0
+        names = plan.run_names(number)
         configs = [plan.config(values, run, name=name) for run, name in enumerate(names)]
         runs = [train_run(config, trial, run == 0, dataset, interruption) for run, config in enumerate(configs)]
     except (UsageError, Diverged) as error:
@@ -240,13 +249,14 @@ def train_run(
         if reports and "val_acc" in row:
             trial.report(row["val_acc"], row["epochs"])
             if trial.should_prune():
+                write_file(folder / PRUNED, f"after epoch {row['epochs']}\n")
                 raise optuna.TrialPruned
 
     if (folder / LATEST).is_file():
         saved = Config.from_mapping(checkpoint.load(folder)["config"])
         if changed := config.changes(saved, DECIDING):
-            where = f"{folder} is a run of another study ({', '.join(changed)})"
-            raise SNNError(f"{where}; choose another -study or -out-dir")
+            where = f"{folder} was trained with other settings than this study's ({', '.join(changed)})"
+            raise SNNError(f"{where}; remove that directory, or choose another -study or -out-dir")
         config = replace(config, name=None, resume=str(folder), given=frozenset(FREE))
     elif folder.is_dir():  # killed before its first checkpoint
         shutil.rmtree(folder)

@@ -24,6 +24,7 @@ OPTIONS = {each.name: each for each in options_of(Config)}
 ABBREVIATED = {"v_threshold": "vth", "v_reset": "vreset", "limit_batches": "limit", "encoding": ""}
 # Their values say which setting it is
 SELF_EXPLAINING = ("dataset", "neuron", "net", "opt", "surrogate", "schedule", "loss")
+STUDY, PRUNED = "study.yaml", "pruned.txt"  # what `sweep` writes: the settings of a study; in a trial: why it ended
 
 
 def run_name(config: Config) -> str:
@@ -83,7 +84,7 @@ class Run:
 
     folder: Path
     config: Config
-    state: str  # 'running', 'finished' or 'interrupted'
+    state: str  # 'running', 'finished', 'pruned' or 'interrupted'
     step: int  # of the epoch in which it was interrupted; 0: between two epochs
     epochs_done: int
     last_test_acc: float | None  # after the last epoch
@@ -105,6 +106,7 @@ def read_run(folder: Path) -> Run:
         position = Position.of(state)
         rows = [row for row in rows if row["epochs"] <= position.epochs]  # a resumed run writes later ones again
     running, finished = is_locked(folder), position.epochs >= config.epochs
+    stopped = "pruned" if (folder / PRUNED).is_file() else "interrupted"
     tests, held_out, speeds = (
         [row[name] for row in rows if name in row] for name in ("test_acc", "val_acc", "train_images_per_s")
     )
@@ -112,7 +114,7 @@ def read_run(folder: Path) -> Run:
     return Run(
         folder,
         config,
-        state="running" if running else "finished" if finished else "interrupted",
+        state="running" if running else "finished" if finished else stopped,
         step=0 if running or finished else position.step,
         epochs_done=rows[-1]["epochs"] if rows else 0,
         last_test_acc=tests[-1] if tests else None,
@@ -138,6 +140,11 @@ def survey(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
             except OSError as error:
                 problems.append(f"{path} can't be read ({reason(error)})")
     return list(found.values()), problems
+
+
+def is_trial(run: Path) -> bool:
+    """Return whether this is the directory of a trial in that of its study."""
+    return run.name.startswith("trial-") and (run.parent / STUDY).is_file()
 
 
 # ---- the runs of `train -seeds N` -----------------------------------------------------------------------------------

@@ -72,16 +72,16 @@ def names(capsys, *arguments):
 
 def test_the_table_has_a_line_for_each_run(logs, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    head, *lines, _, word = shown(capsys)
+    head, *lines, _, word, chosen = shown(capsys)
     slow = "tau 1.1, epochs 7"
     assert re.split("  +", head.strip())[4:] == ["run", "what differs", "images/s", "date"]
     assert [re.split("  +", line.strip()) for line in lines] == [
         ["0/3", "interrupted", "logs/soft", "if, v-reset none", "2026-03-04 11:59"],
         ["80.00", "90.00*", "3/3", "finished", "logs/plain", "tau 2", "200", "2026-03-04 12:00"],
         ["70.00", "70.00*", "1/7", "interrupted at step 12", "logs/slow", slow, "100", "2026-03-04 12:01"],
-        ["95.00", "70.00", "3/3", "finished", "logs/held", "tau 3, val 500", "200", "2026-03-04 12:02"],
+        ["95.00", "70.00c", "3/3", "finished", "logs/held", "tau 3, val 500", "200", "2026-03-04 12:02"],
     ]
-    assert word.startswith("* the highest of all tests")
+    assert word.startswith("* the highest of all tests") and chosen.startswith("c of the epoch that held-out images")
     monkeypatch.setenv("COLUMNS", "60")
     assert shown(capsys)[1:5] == [line[:60].rstrip() for line in lines]
     monkeypatch.setenv("COLUMNS", "20")  # the names of the runs are whole: they are there to be copied

@@ -20,6 +20,7 @@ from snn_mnist.search.space import Range, Space, corners, suggest
 from snn_mnist.search.study import Plan
 from snn_mnist.settings.config import Config
 from snn_mnist.storage.metrics import read_metrics
+from snn_mnist.storage.runs import survey
 from snn_mnist.visualizing.run_figures import write
 from tests.support.runs import metrics
 
@@ -83,6 +84,18 @@ def test_the_test_images_are_looked_at_for_the_winner_only(study: tuple[Path, st
     assert line in " ".join(out.split())
 
 
+def test_only_the_sweep_trains_a_trial_on(study: tuple[Path, str, list[str]], nursery: Nursery, tmp_path: Path):
+    """Its results would change behind the study's back. From its best epoch a new run may start."""
+    trial = study[0] / "trial-0000-seed0"
+    before = read_metrics(trial / "metrics.csv")
+    refused = nursery.run("train", "-resume", "last", "-epochs", "4", "-lr", "5", "-out-dir", ".", cwd=str(study[0]))
+    assert refused.code == 2 and "is a trial, which only its sweep continues" in refused.err
+    best = ["-resume", str(trial / "checkpoint_max.pth"), "-out-dir", str(tmp_path), "-name", "on"]
+    run = nursery.run("train", *best, "-epochs", "4", "-lr", "0.02")
+    assert run.code == 0 and "changed on resume: lr 0.001 → 0.02, epochs 3 → 4" in run.out
+    assert (tmp_path / "on").is_dir() and before == read_metrics(trial / "metrics.csv")
+
+
 def test_the_winner_as_settings(study: tuple[Path, str, list[str]], nursery: Nursery, tmp_path: Path):
     folder, _, _ = study
     best = rows_of(folder)[0]
@@ -122,7 +135,18 @@ def test_a_bad_trial_is_pruned_and_a_wrong_one_named(nursery: Nursery, tmp_path:
     assert (pruned["state"], pruned["epochs"]) == ("pruned", "3")
     run = tmp_path / "sweep" / pruned["run"]
     assert len(read_metrics(run / "metrics.csv")) == 3 and (run / "checkpoint_latest.pth").is_file()
+    states = {row.folder.name: row.state for row in survey([tmp_path])[0]}
+    assert states[run.name] == "pruned" and set(states.values()) == {"pruned", "finished"}
     assert "pruned after epoch 3" in child.out and "failed: v_reset 1.0 is not below" in child.out
+
+
+def test_settings_that_are_drawn_again_are_neither_trained_nor_counted_again(nursery: Nursery, tmp_path: Path):
+    flags = ["-epochs", "1", "-tau", "1.1,2", "-trials", "5", "-seeds", "2", "-out-dir", str(tmp_path)]
+    child = nursery.run("sweep", *RUN, *flags, "-workers", "1", "-repeats", "1")
+    assert child.code == 0, child.err
+    rows, runs = rows_of(tmp_path / "sweep"), [*tmp_path.glob("sweep/trial-*")]
+    assert len({row["tau"] for row in rows}) == len(rows) == len(runs) / 2
+    assert f"{len(rows)} trials complete, 0 pruned, 0 failed, {5 - len(rows)} repeated" in " ".join(child.out.split())
 
 
 def test_a_study_whose_trials_all_diverge_is_an_error(nursery: Nursery, tmp_path: Path):
@@ -142,9 +166,8 @@ def test_runs_of_another_study_are_not_taken_for_its_own(nursery: Nursery, tmp_p
     database.unlink()
     before = {file: file.stat().st_mtime_ns for file in tmp_path.glob("sweep/trial-*/*")}
     child = nursery.run(*command, "-tau", "1.2,2", "-lr", "0.01")
-    assert (
-        child.code == 1 and "trial-0000 is a run of another study (tau 1.1 → 1.2, lr 0.001 → 0.01); choose" in child.err
-    )
+    words = "trial-0000 was trained with other settings than this study's (tau 1.1 → 1.2, lr 0.001 → 0.01); remove"
+    assert child.code == 1 and words in child.err
     assert "  trial " not in child.out
     database.unlink()
     assert nursery.run(*command, "-tau", "1.1,2").code == 0
@@ -188,6 +211,16 @@ def test_figures_of_small_studies(tmp_path: Path, plan: Plan, space: Space, accu
     pictures = report.figures(study, dataclasses.replace(plan, space=space))
     assert sorted(pictures) == [f"{name}.png" for name in drawn.split()]
     assert all(Image.open(write(tmp_path / name, each)).size[0] >= 600 for name, each in pictures.items())
+
+
+def test_the_figures_count_equal_settings_once(plan: Plan):
+    """Two workers may train the same at the same time."""
+    point, other = {"tau": 1.1, "lr": 0.1}, {"tau": 2.0, "lr": 0.01}
+    study = study_of(LISTS, [(point, [0.8, 0.9]), (other, [0.7, 0.7]), (point, [0.8, 0.9])])
+    assert [trial.number for trial in report.distinct(study)] == [0, 1]
+    pictures = report.figures(study, dataclasses.replace(plan, space=LISTS))
+    assert {"85.00 ± 7.07 %"} < {text.get_text() for text in pictures["grid.png"].axes[0].texts}
+    assert pictures["settings.png"].get_suptitle().startswith("The complete trials (2 of 2)")
 
 
 def test_the_figures_of_a_grid_have_every_number(plan: Plan):
