@@ -20,11 +20,11 @@ from snn_mnist.storage.atomic_files import make_directory
 from snn_mnist.storage.checkpoint import LATEST
 from snn_mnist.storage.metrics import read_metrics
 from snn_mnist.storage.runs import labels
-from snn_mnist.terminal import say, wrapped
+from snn_mnist.terminal import say
 
 COMPARED = "curves_compared.png"  # of several runs; curves.png is of one
 RUNS = "run directories, or directories of runs; of several only the curves; last is the newest run of -out-dir"
-OUT = "curves.png in the run; of several curves_compared.png in the first"
+OUT = "curves.png in the run; of several curves_compared.png in the one DIR, else the first run"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +45,13 @@ def run(options: PlotOptions) -> int:
     if len(missing) == len(found):
         raise SNNError(f"{', '.join(missing)}: no finished epoch yet; continue it with train -resume {missing[0]}")
     if missing:
-        print(wrapped(f"not drawn, because they have no test: {', '.join(missing)}"))
+        print(f"not drawn, because they have no test: {len(missing)} of {len(found)} runs")
     runs = [run for run in found if str(run.folder) not in missing]
     several, notes = len(runs) > 1, []
     if len(datasets := list(dict.fromkeys(run.config.dataset for run in runs))) > 1:
         notes.append(f"Different data sets ({', '.join(datasets)}): their accuracies can't be compared")
         print(notes[0])
-    folder = runs[0].folder
+    folder = Path(options.runs[0]) if several and len(options.runs) == 1 else runs[0].folder
     target = Path(options.out or folder / (COMPARED if several else figures.CURVES))
     if target.suffix.lower() != ".png":
         raise UsageError(f"-out {target} is not a PNG file; give a name that ends in .png")

@@ -13,7 +13,7 @@ from snn_mnist.errors import UsageError
 from snn_mnist.settings.config import Config
 from snn_mnist.storage.atomic_files import exclusive_lock, new_run_directory
 from snn_mnist.storage.checkpoint import BEST, LATEST, find_checkpoint
-from snn_mnist.storage.runs import SeedGroup, is_group, is_trial, run_name
+from snn_mnist.storage.runs import STUDY, SeedGroup, is_group, run_name
 from snn_mnist.training.console import Interruption
 
 
@@ -23,11 +23,10 @@ def run(config: Config) -> int:
         return run_group(config)
     if config.seeds > 1:
         raise UsageError(f"-seeds {config.seeds} is not for the single run {config.resume}; resume its group")
-    if config.resume and (file := find_checkpoint(config.resume)).name == LATEST and is_trial(file.parent.absolute()):
-        new = f"-resume {shlex.quote(str(file.with_name(BEST)))} -out-dir DIR"
-        raise UsageError(
-            f"{file.parent} is a trial, which only its sweep continues; train on in a new directory: {new}"
-        )
+    file = Path(find_checkpoint(config.resume) if config.resume else "").absolute()
+    if file.match(f"trial-*/{LATEST}") and (file.parents[1] / STUDY).is_file():
+        new = f"for a new run that begins with its weights give -resume {file.with_name(BEST)} -out-dir DIR"
+        raise UsageError(f"{file.parent} is a trial, which only its sweep continues; {new}")
     from snn_mnist.training.loop import train
 
     interruption = Interruption()

@@ -151,9 +151,12 @@ def against_each(complete: Sequence[FrozenTrial], trials: int, names: list[str],
             axes.set_xticks(range(len(values)), map(show, values))
             at = list(map(values.index, at))
         elif values.log:
-            ticks = [values.low, math.sqrt(values.low * values.high), values.high]
-            axes.set_xscale("log")
-            axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
+            low, high = values.low, values.high
+            ticks = [m * 10.0**e for e in range(math.floor(math.log10(low)), 9) for m in (1, 2, 5)]
+            ticks = [tick for tick in ticks if low <= tick <= high * 1.0001] or [low, high]
+            ticks = ticks[:: 1 if len(ticks) < 5 else 3 * -(-len(ticks) // 12)]
+            axes.set(xscale="log", xlim=(low * (low / high) ** 0.07, high * (high / low) ** 0.07))
+            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             axes.minorticks_off()
         axes.errorbar(at, means, stds, fmt="o", capsize=3)
         drawing.style(axes, "", name, ACCURACY if name == names[0] else "")

@@ -29,7 +29,6 @@ from typing import Any
 import numpy as np
 import optuna
 import sqlalchemy
-import yaml
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState
@@ -38,7 +37,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from snn_mnist.data.datasets import Dataset, load_dataset
 from snn_mnist.errors import SNNError, UsageError, reason
 from snn_mnist.search.space import Space, corners, suggest
-from snn_mnist.settings.config import DECIDING, Config
+from snn_mnist.settings.config import DECIDING, Config, yaml_text
 from snn_mnist.settings.options import show
 from snn_mnist.storage import checkpoint
 from snn_mnist.storage.atomic_files import make_directory, write_file
@@ -107,6 +106,7 @@ class Plan:
 
 def open_study(plan: Plan) -> optuna.Study:
     """Return the study, made with its queue if it is new; UsageError where it was started with other settings."""
+    make_directory(plan.folder, "-out-dir")
     pruner = optuna.pruners.MedianPruner(n_warmup_steps=3) if plan.prune else optuna.pruners.NopPruner()
     how: Any = {"study_name": plan.study, "storage": _storage(plan), "pruner": pruner}
     try:
@@ -125,15 +125,14 @@ def open_study(plan: Plan) -> optuna.Study:
     for point in itertools.islice(points, len(trials_of(study)), plan.trials):
         study.enqueue_trial(point)
     study.set_user_attr(SETTINGS, ours)
-    make_directory(plan.folder, "-out-dir")
-    write_file(plan.folder / STUDY, yaml.safe_dump(ours, sort_keys=False))
+    write_file(plan.folder / STUDY, yaml_text(ours, "sweep"))
     return study
 
 
 def _storage(plan: Plan) -> RDBStorage:
     url, options = plan.storage, {"pool_pre_ping": True}  # type: tuple[str, dict[str, Any]]
     if "://" not in url:
-        make_directory(Path(url).parent, "-storage" if Path(url).parent != plan.folder else "-out-dir")
+        make_directory(Path(url).parent, "-storage")
         url, options = f"sqlite:///{url}", {"connect_args": {"timeout": 60}}
     settings: Any = {"heartbeat_interval": HEARTBEAT, "grace_period": DEAD_AFTER}
     settings |= {"engine_kwargs": options, "heartbeat_stale_trial_callback": return_to_queue}
@@ -226,8 +225,7 @@ def accuracy(trial: optuna.Trial, plan: Plan, dataset: Dataset, interruption: In
             if each.state == TrialState.COMPLETE and each.params == trial.params and number_of(each) < number:
                 trial.set_user_attr(RUNS, each.user_attrs[RUNS])  # the same settings and seeds give the same runs
                 return each.value or 0.0
-        names = plan.run_names(number)
-        configs = [plan.config(values, run, name=name) for run, name in enumerate(names)]
+        configs = [plan.config(values, run, name=name) for run, name in enumerate(plan.run_names(number))]
         runs = [train_run(config, trial, run == 0, dataset, interruption) for run, config in enumerate(configs)]
     except (UsageError, Diverged) as error:
         trial.set_user_attr(REASON, str(error))

@@ -142,11 +142,6 @@ def survey(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
     return list(found.values()), problems
 
 
-def is_trial(run: Path) -> bool:
-    """Return whether this is the directory of a trial in that of its study."""
-    return run.name.startswith("trial-") and (run.parent / STUDY).is_file()
-
-
 # ---- the runs of `train -seeds N` -----------------------------------------------------------------------------------
 
 SEEDS = "seeds.json"

@@ -6,7 +6,7 @@ and batch orders are functions of (seed, epoch, …), so no generator state is s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,7 +35,6 @@ class Resumed:
     folder: Path | None = None  # where the run continues; None: in a new directory
     why_elsewhere: str = ""  # why a resumed run continues in a new directory
     conversion: Conversion | None = None  # of a run that trains an ANN
-    changes: Sequence[str] = ()  # 'lr 0.001 → 0.01', of the settings that may change on resume
 
     @property
     def position(self) -> Position:
@@ -70,8 +69,9 @@ def resume(config: Config, conversion: Conversion | None = None) -> Resumed:
         elsewhere = f"-out-dir {config.out_dir}"
     if elsewhere:  # the best epoch of a new directory is its own, whose weights lie in it
         state = {name: value for name, value in state.items() if name not in ("best", "max_test_acc")}
-    changes = config.changes(Config.from_mapping(saved), ("lr", "schedule", "epochs"))
-    return Resumed(config, state, None if elsewhere else path.parent, elsewhere, conversion, changes)
+    if changes := config.changes(Config.from_mapping(saved), ("lr", "schedule", "epochs")):
+        print(f"changed on resume: {', '.join(changes)}")
+    return Resumed(config, state, None if elsewhere else path.parent, elsewhere, conversion)
 
 
 def _is_found_in(run: Path, out_dir: Path) -> bool:

@@ -18,17 +18,7 @@ from snn_mnist.kernels.spikes import latency_step
 from snn_mnist.storage.atomic_files import write_file
 from snn_mnist.storage.metrics import read_metrics
 from snn_mnist.visualizing import drawing, plot_1d_spikes, plot_2d_heatmap
-from snn_mnist.visualizing.drawing import (
-    BLUE,
-    COLOURS,
-    GREEN,
-    GREY,
-    VERMILLION,
-    fields_and_limit,
-    mosaic,
-    own_style,
-    rows_of_classes,
-)
+from snn_mnist.visualizing.drawing import BLUE, COLOURS, GREEN, GREY, VERMILLION, own_style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,7 +30,7 @@ Runs = Mapping[str, Sequence[Mapping[str, Any]]]  # name -> rows of metrics.csv
 OF_THE_ANN = "Curves of the ANN, which was trained and then converted"
 CURVES = "curves.png"
 LOSSES = {"mse": "mean squared error", "ce": "cross-entropy"}
-LONGEST = 64  # characters of a name in a legend
+LONGEST = 100  # characters of a name in a legend
 SHOWN = 60  # time steps of a voltage trace that can be distinguished in a figure
 TRACE = (8.6, 5.0)  # inches, of the figures of an image
 ROWS = 12  # neurons of one class in a figure of an image, if a class has several
@@ -98,7 +88,7 @@ def learning_curves(
     several, parts = len(runs) > 1, _parts(runs)
     figure = drawing.own_figure((10.0, 4.9))
     panels = figure.subplots(1, 2)
-    every = max(1, max(map(len, runs.values())) // 20)  # rows between two marks, the same for all runs
+    every = max(1, max(map(len, runs.values())) // 20)  # rows between two marks, of which the last row has one
     for number, (run, rows) in enumerate(runs.items()):
         name = run if len(run) <= LONGEST else f"{run[: LONGEST // 2]}…{run[1 - LONGEST // 2 :]}"
         for part in parts:
@@ -110,7 +100,7 @@ def learning_curves(
             for axes, unit, factor in zip(panels, ("acc", "loss"), (100, 1), strict=True):
                 key = f"{part}_{unit}"
                 points = np.array([(row["epochs"], factor * row[key]) for row in rows if key in row])
-                axes.plot(*points.reshape(-1, 2).T, markevery=every, **look)
+                axes.plot(*points.reshape(-1, 2).T, markevery=((len(points) - 1) % every, every), **look)
     of = f", {PARTS[parts[0]][2]}" if several and parts else ""
     loss = " or ".join(LOSSES[each] for each in LOSSES if each in losses)
     for axes, label in zip(panels, (f"accuracy in %{of}", f"{loss}{of}"), strict=True):
@@ -151,15 +141,15 @@ def receptive_fields(weight: Tensor, class_names: Sequence[str]) -> Figure:
     """Draw weight [10 votes, 784]: each neuron's as an image, with votes a row per class, on one scale about 0."""
     from matplotlib import colormaps
 
-    fields, limit = fields_and_limit(weight)
+    fields, limit = drawing.fields_and_limit(weight)
     votes = len(fields) // len(class_names)
     # One axes with gaps instead of one for each: laid out and drawn three times as fast.
     if votes == 1:
         above = np.full((len(fields), 7, 28), np.nan)  # room for the name
-        tiles, size = mosaic(np.concatenate([above, fields], 1), 2, 5, 2), (9.0, 4.4)
+        tiles, size = drawing.mosaic(np.concatenate([above, fields], 1), 2, 5, 2), (9.0, 4.4)
         title = "A pixel's spike excites the neuron where its weight is red, inhibits it where blue"
     else:
-        tiles = rows_of_classes(fields)
+        tiles = drawing.rows_of_classes(fields)
         size = (2.2 + 9.5 * tiles.shape[1] / len(tiles), 10.0)
         title = f"{votes} neurons per class: a pixel excites a neuron where red, inhibits it where blue"
     figure = drawing.own_figure(size)
@@ -212,7 +202,8 @@ def accuracy_against_T(
     """Draw the accuracy in % after readout_steps[m] time steps of one network, or of several beside that of an ANN."""
     last = readout_steps[-1]
     ends = [f"{percent[-1]:.2f}% {'right' if ann is None else f'({name})'}" for name, percent in curves.items()]
-    ticks = [m * 10**e for e in range(len(str(last))) for m in (1, 2, 5) if m * 10**e <= last]
+    ticks = [m * 10**e for e in range(len(str(last))) for m in (1, 2, 5) if 1.3 * m * 10**e < last]
+    ticks += [last]  # nearer to it their labels would overlap
     figure = drawing.own_figure()
     axes = figure.add_subplot()
     for name, percent in curves.items():
@@ -228,6 +219,8 @@ def accuracy_against_T(
             axes.set_ylim(bottom=ann - 12)
             axes.set_xlabel(f"time steps T (accuracies below {ann - 12:.0f}% are not drawn)")
         drawing.legend_below(figure, *axes.get_legend_handles_labels())
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(low, (low + high - 1) / 2), max(high, (low + high + 1) / 2))  # the noise of a few images is small
     return figure
 
 
@@ -264,9 +257,8 @@ def raster(trace: Trace, class_names: Sequence[str]) -> Figure:
     outcome = f"and {verb} right" if trace.prediction == trace.label else f"but the label is {label}"
     title = f"{who} most, in {100 * trace.rates[trace.prediction]:.0f} % of the steps, {outcome}"
     title = title if trace.s.any() else f"No neuron fires; the label is {label}"
-    title += (
-        f"\nShown: {ROWS} of {trace.votes} neurons per class, from least to most spikes" if trace.votes > ROWS else ""
-    )
+    if trace.votes > ROWS:
+        title += f"\nShown: {ROWS} of {trace.votes} neurons per class, the most spikes on top"
     figure = plot_1d_spikes(trace.s[:, shown], title, "time step $t$", "output neuron", figsize=TRACE)
     axes, beside = figure.axes
     axes.set_yticks(range(len(shown)), _neuron_names(trace, shown, class_names))
@@ -315,5 +307,6 @@ def winner(trace: Trace, class_names: Sequence[str], v_threshold: float, v_reset
         role = ("" if trace.votes == 1 else "typical of the ") + roles[number // trace.votes]
         (name,) = _neuron_names(trace, [number], class_names)
         title = f"Neuron {name} ({role}): {int(trace.s[:, number].sum())} spikes in {total} steps"
+        title += f"; mean of its class {total * trace.rates[number // trace.votes]:.1f}" if trace.votes > 1 else ""
         drawing.style(axes, title, label if number == numbers[-1] else "", "membrane potential", int_x_ticks=True)
     return figure

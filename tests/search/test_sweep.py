@@ -223,6 +223,25 @@ def test_the_figures_count_equal_settings_once(plan: Plan):
     assert pictures["settings.png"].get_suptitle().startswith("The complete trials (2 of 2)")
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (1e-3, 1e-2, "0.001 0.002 0.005 0.01"),
+        (1e-4, 1.0, "0.0001 0.01 1"),
+        (16, 256, "20 50 100 200"),
+        (0.11, 0.19, "0.11 0.19"),
+    ],
+)
+def test_a_logarithmic_setting_has_readable_ticks(plan: Plan, low: float, high: float, ticks: str):
+    """Of the whole range, also where the trials lie close together."""
+    space: Space = {"lr": Range(low, high, log=True)}
+    trials = study_of(space, [({"lr": low * 1.5}, [0.5]), ({"lr": low * 1.6}, [0.6])]).get_trials()
+    axes = report.against_each(trials, 2, ["lr"], dataclasses.replace(plan, space=space)).axes[0]
+    left, right = axes.get_xlim()
+    inside = zip(axes.get_xticks(), axes.get_xticklabels(), strict=True)
+    assert [label.get_text() for tick, label in inside if left <= tick <= right] == ticks.split()
+
+
 def test_the_figures_of_a_grid_have_every_number(plan: Plan):
     """Mean and standard deviation over three seeds of each trial but one, the worst far below the others too."""
     means = [0.92, 0.91, 0.915, 0.93, 0.12]

@@ -50,6 +50,12 @@ def test_learning_curves_of_one_run_are_its_numbers():
     assert figures.learning_curves({"run": rows}, losses={"ce"}).axes[1].get_ylabel() == "cross-entropy"
 
 
+def test_the_last_epoch_of_a_long_run_has_a_mark():
+    lines = figures.learning_curves({"run": list(rows_of(203, every=3))}).axes[0].lines
+    every = [range(*slice(line.get_markevery()[0], None, 10).indices(len(line.get_xdata()))) for line in lines]
+    assert [marks[-1] for marks in every] == [202, 66]
+
+
 def test_many_runs_differ_in_colour_or_mark_and_show_the_test_images():
     runs = {f"seed {n}": list(rows_of(2, gain=n / 100)) for n in range(16)}
     figure = figures.learning_curves(runs)
@@ -158,6 +164,12 @@ def test_colours_of_the_confusion_are_shares_of_each_label():
     assert axes.images[0].origin == "upper"
 
 
+def test_a_small_change_over_t_looks_small_and_the_last_t_is_named():
+    axes = figures.accuracy_against_T([5, 10, 11, 16], {"": [97.9, 97.98, 97.91, 97.95]}).axes[0]
+    assert np.allclose(axes.get_ylim(), (97.44, 98.44))
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1", "2", "5", "10", "16"]
+
+
 @pytest.mark.parametrize("readout_steps", [[1], [1, 2, 5, 10, 20, 50, 100]])
 def test_accuracy_against_t(readout_steps):
     percent = [50.0 + 5 * number for number in range(len(readout_steps))]
@@ -248,6 +260,7 @@ def test_figures_of_several_neurons_per_class(label):
     names = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     assert [name.split(" #")[0] for name in names] == [str(rival)] * 12 + ["5"] * 12
     assert names[11] == ("8 #2" if label == 5 else "3 #0") and names[-1] == "5 #0"
+    assert {to_hex(bar.get_facecolor()) for bar in figure.axes[1].patches[:12]} == {drawing.BLACK}  # as the spikes
     own, shares = s.mean(0), [bar.get_width() for bar in figure.axes[1].patches]
     assert shares == pytest.approx([own[int(name[0]) * 15 + int(name[3:])] for name in names])
     assert shares[12:] == sorted(shares[12:])
@@ -257,6 +270,7 @@ def test_figures_of_several_neurons_per_class(label):
     typical = np.abs(own[75:90] - own[75:90].mean()).argmin()
     titles = [axes.get_title(loc="left") for axes in figures.winner(trace, DIGITS, 1.0, 0.0).axes]
     assert titles[0].startswith(f"Neuron 5 #{typical} (typical of the prediction): ") and len(titles) == 2
+    assert titles[0].endswith(f" in 30 steps; mean of its class {30 * own[75:90].mean():.1f}")
     assert f"(typical of the {'next class' if label == 5 else 'label'})" in titles[1]
     assert figures.voltages(trace, DIGITS, 1.0).axes[0].images[0].get_array().shape == (24, 30)
 
