@@ -121,15 +121,6 @@ def make_plan(options: Any) -> tuple[Plan, int]:
     workers = min(options.workers or (1 if gpu else options.j), trials)
     fixed |= {"j": max(1, options.j // workers), "test": False, "figures": False}
     folder = Path(options.out_dir) / options.study
-    plan = Plan(
-        study=options.study,
-        folder=folder,
-        storage=options.storage or str(folder / "study.db"),
-        space=space,
-        fixed=fixed,
-        trials=trials,
-        sampler=options.sampler,
-        seeds=options.seeds,
-        prune=options.prune,
-    )
-    return plan, workers
+    storage = options.storage or str(folder / "study.db")
+    same: Any = {name: getattr(options, name) for name in ("study", "sampler", "seeds", "prune")}
+    return Plan(**same, folder=folder, storage=storage, space=space, fixed=fixed, trials=trials), workers

@@ -152,8 +152,8 @@ def against_each(complete: Sequence[FrozenTrial], trials: int, names: list[str],
             at = list(map(values.index, at))
         elif values.log:
             low, high = values.low, values.high
-            ticks = [m * 10.0**e for e in range(math.floor(math.log10(low)), 9) for m in (1, 2, 5)]
-            ticks = [tick for tick in ticks if low <= tick <= high * 1.0001] or [low, high]
+            round_ones = (m * 10.0**e for e in range(math.floor(math.log10(low)), 9) for m in (1, 2, 5))
+            ticks = [tick for tick in round_ones if low <= tick <= high * 1.0001] or [low, high]
             ticks = ticks[:: 1 if len(ticks) < 5 else 3 * -(-len(ticks) // 12)]
             axes.set(xscale="log", xlim=(low * (low / high) ** 0.07, high * (high / low) ** 0.07))
             axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])

@@ -105,8 +105,7 @@ def read_run(folder: Path) -> Run:
         state = load_plain(file)
         position = Position.of(state)
         rows = [row for row in rows if row["epochs"] <= position.epochs]  # a resumed run writes later ones again
-    running, finished = is_locked(folder), position.epochs >= config.epochs
-    stopped = "pruned" if (folder / PRUNED).is_file() else "interrupted"
+    running, finished, pruned = is_locked(folder), position.epochs >= config.epochs, (folder / PRUNED).is_file()
     tests, held_out, speeds = (
         [row[name] for row in rows if name in row] for name in ("test_acc", "val_acc", "train_images_per_s")
     )
@@ -114,7 +113,7 @@ def read_run(folder: Path) -> Run:
     return Run(
         folder,
         config,
-        state="running" if running else "finished" if finished else stopped,
+        state="running" if running else "finished" if finished else "pruned" if pruned else "interrupted",
         step=0 if running or finished else position.step,
         epochs_done=rows[-1]["epochs"] if rows else 0,
         last_test_acc=tests[-1] if tests else None,

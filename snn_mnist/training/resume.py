@@ -70,7 +70,8 @@ def resume(config: Config, conversion: Conversion | None = None) -> Resumed:
     if elsewhere:  # the best epoch of a new directory is its own, whose weights lie in it
         state = {name: value for name, value in state.items() if name not in ("best", "max_test_acc")}
     if changes := config.changes(Config.from_mapping(saved), ("lr", "schedule", "epochs")):
-        print(f"changed on resume: {', '.join(changes)}")
+        ends = f"; the cosine of the learning rate now ends after {config.epochs} epochs"
+        print(f"changed on resume: {', '.join(changes)}{ends if config.schedule == 'cosine' else ''}")
     return Resumed(config, state, None if elsewhere else path.parent, elsewhere, conversion)
 
 
@@ -117,8 +118,6 @@ def open_files(resumed: Resumed, runtime: Runtime, sources: Mapping[str, bytes])
     config, folder, conversion, epochs = resumed.config, resumed.folder, resumed.conversion, resumed.position.epochs
     if resumed.why_elsewhere:
         print(f"continuing {config.resume} in a new directory: {resumed.why_elsewhere}")
-    if config.schedule == "cosine" and config.epochs != resumed.state.get("config", {}).get("epochs", config.epochs):
-        print(f"the cosine of the learning rate now ends after {config.epochs} epochs")
     if not folder:
         name = conversion.run_name(config) if conversion else run_name(config)
         folder = atomic_files.new_run_directory(config.out_dir, config.name or name)
