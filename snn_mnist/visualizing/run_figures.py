@@ -304,9 +304,10 @@ def winner(trace: Trace, class_names: Sequence[str], v_threshold: float, v_reset
     for axes, number in zip(figure.subplots(len(numbers), sharex=True, squeeze=False).flat, numbers, strict=True):
         drawing.draw_potential(axes, trace.h[:steps, number], trace.v[:steps, number], trace.s[:steps, number] == 1)
         drawing.mark_levels(axes, v_threshold, v_reset)
-        role = ("" if trace.votes == 1 else "typical of the ") + roles[number // trace.votes]
-        (name,) = _neuron_names(trace, [number], class_names)
-        title = f"Neuron {name} ({role}): {int(trace.s[:, number].sum())} spikes in {total} steps"
-        title += f"; mean of its class {total * trace.rates[number // trace.votes]:.1f}" if trace.votes > 1 else ""
+        of, within = divmod(number, trace.votes)
+        role = ("" if trace.votes == 1 else "typical of the ") + roles[of]
+        name = f"Neuron {class_names[of]}" if trace.votes == 1 else f"Class {class_names[of]}, neuron {within}"
+        title = f"{name} ({role}): {int(trace.s[:, number].sum())} spikes in {total} steps"
+        title += f"; mean of its class {total * trace.rates[of]:.1f}" if trace.votes > 1 else ""
         drawing.style(axes, title, label if number == numbers[-1] else "", "membrane potential", int_x_ticks=True)
     return figure

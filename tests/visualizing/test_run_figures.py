@@ -269,7 +269,7 @@ def test_figures_of_several_neurons_per_class(label):
     assert heading(figure).startswith(title + "Shown: 12 of 15 neurons per class")
     typical = np.abs(own[75:90] - own[75:90].mean()).argmin()
     titles = [axes.get_title(loc="left") for axes in figures.winner(trace, DIGITS, 1.0, 0.0).axes]
-    assert titles[0].startswith(f"Neuron 5 #{typical} (typical of the prediction): ") and len(titles) == 2
+    assert titles[0].startswith(f"Class 5, neuron {typical} (typical of the prediction): ") and len(titles) == 2
     assert titles[0].endswith(f" in 30 steps; mean of its class {30 * own[75:90].mean():.1f}")
     assert f"(typical of the {'next class' if label == 5 else 'label'})" in titles[1]
     assert figures.voltages(trace, DIGITS, 1.0).axes[0].images[0].get_array().shape == (24, 30)
