@@ -108,7 +108,7 @@ def plot_1d_spikes(
     axes, *beside = figure.subplots(1, 2, sharey=True, width_ratios=(4, 1)) if plot_firing_rate else [figure.subplots()]
     for rates in beside:
         drawing.style(rates, "", firing_rate_map_title, "")
-        bars = rates.barh(range(neurons), fired.mean(0), color=BLACK)
+        bars = rates.barh(range(neurons), fired.mean(0))
         rates.set(xlim=(0, 1.4 if neurons <= 16 else 1), xticks=[0, 0.5, 1])
         rates.tick_params(labelleft=False)
         if neurons <= 16:

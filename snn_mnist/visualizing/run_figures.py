@@ -30,7 +30,7 @@ Runs = Mapping[str, Sequence[Mapping[str, Any]]]  # name -> rows of metrics.csv
 OF_THE_ANN = "Curves of the ANN, which was trained and then converted"
 CURVES = "curves.png"
 LOSSES = {"mse": "mean squared error", "ce": "cross-entropy"}
-LONGEST = 100  # characters of a name in a legend
+LONGEST = 112  # characters of a name in a legend
 SHOWN = 60  # time steps of a voltage trace that can be distinguished in a figure
 TRACE = (8.6, 5.0)  # inches, of the figures of an image
 ROWS = 12  # neurons of one class in a figure of an image, if a class has several
@@ -263,9 +263,8 @@ def raster(trace: Trace, class_names: Sequence[str]) -> Figure:
     axes, beside = figure.axes
     axes.set_yticks(range(len(shown)), _neuron_names(trace, shown, class_names))
     for row, neuron in enumerate(shown):
-        if neuron // trace.votes == trace.prediction:
-            axes.collections[row].set_color(VERMILLION)
-            beside.patches[row].set_color(VERMILLION)
+        for part in (axes.collections[row], beside.patches[row]):
+            part.set_color(VERMILLION if neuron // trace.votes == trace.prediction else BLUE)
     return figure
 
 

@@ -260,7 +260,9 @@ def test_figures_of_several_neurons_per_class(label):
     names = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     assert [name.split(" #")[0] for name in names] == [str(rival)] * 12 + ["5"] * 12
     assert names[11] == ("8 #2" if label == 5 else "3 #0") and names[-1] == "5 #0"
-    assert {to_hex(bar.get_facecolor()) for bar in figure.axes[1].patches[:12]} == {drawing.BLACK}  # as the spikes
+    parts = zip(figure.axes[0].collections, figure.axes[1].patches, strict=True)
+    colours = [{to_hex(spikes.get_color()), to_hex(bar.get_facecolor())} for spikes, bar in parts]
+    assert colours == [{drawing.BLUE.lower()}] * 12 + [{drawing.VERMILLION.lower()}] * 12
     own, shares = s.mean(0), [bar.get_width() for bar in figure.axes[1].patches]
     assert shares == pytest.approx([own[int(name[0]) * 15 + int(name[3:])] for name in names])
     assert shares[12:] == sorted(shares[12:])
