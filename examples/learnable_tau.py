@@ -8,14 +8,14 @@ With tau 10 an input counts a tenth, and T = 8 steps are short for so slow a neu
 
 from torch import nn
 
-from snn_mnist.core import functional, layer, neuron, surrogate
+from snn_mnist.core import functional, layer, neuron
+from snn_mnist.network.own import surrogate_of
 
 
 class LearnableTau(nn.Sequential):
     def __init__(self, settings):
         def lif():
-            gradient = surrogate.SURROGATES[settings.surrogate]()
-            return neuron.ParametricLIFNode(settings.tau, surrogate_function=gradient)
+            return neuron.ParametricLIFNode(settings.tau, surrogate_function=surrogate_of(settings))
 
         super().__init__(layer.Linear(784, 200), lif(), layer.Linear(200, 10 * settings.votes), lif())
         functional.set_step_mode(self, "m")

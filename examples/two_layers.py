@@ -6,12 +6,13 @@ python -m snn_mnist train -net examples/two_layers.py:make -encoding constant -T
 
 from torch import nn
 
-from snn_mnist.core import functional, layer, neuron, surrogate
+from snn_mnist.core import functional, layer, neuron
+from snn_mnist.network.own import surrogate_of
 
 
 def make(settings):
     def lif():
-        return neuron.LIFNode(settings.tau, surrogate_function=surrogate.SURROGATES[settings.surrogate]())
+        return neuron.LIFNode(settings.tau, surrogate_function=surrogate_of(settings))
 
     net = nn.Sequential(
         layer.Linear(784, 800),

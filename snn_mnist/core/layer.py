@@ -16,15 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, dropout2d
 
-from snn_mnist.core.base import (
-    MemoryModule,
-    StepModule,
-    check_sequence,
-    floating,
-    map_tensors,
-    real_number,
-    state_dtype,
-)
+from snn_mnist.core.base import MemoryModule, StepModule, check_sequence, floating, real_number, state_dtype
 from snn_mnist.core.functional import multi_step_forward, seq_to_ann_forward
 
 # ---- stateless layers --------------------------------------------------------------------------------------
@@ -51,11 +43,12 @@ class _StepLayer(StepModule):
                 f"{type(self).__name__} in step mode 'm' takes [T, N, *] of {dimensions} dimensions, but got shape "
                 f"{list(shape)}; add the time dimension, or set_step_mode(net, 's')"
             )
-        same = all(is_constant(x) for x in inputs if isinstance(x, Tensor))
-        if not same or isinstance(self, nn.modules.batchnorm._BatchNorm):  # whose statistics count the steps
-            return seq_to_ann_forward(inputs, single_step)
-        output = seq_to_ann_forward(map_tensors(lambda x: x[:1], inputs), single_step)
-        return map_tensors(lambda y: y.expand(shape[0], *y.shape[1:]), output)
+        x, *more = inputs
+        if not more and is_constant(x) and not isinstance(self, nn.modules.batchnorm._BatchNorm):  # which counts steps
+            y = seq_to_ann_forward((x[:1],), single_step)
+            if isinstance(y, Tensor):
+                return y.expand(len(x), *y.shape[1:])
+        return seq_to_ann_forward(inputs, single_step)
 
     def extra_repr(self) -> str:
         inner = super(StepModule, self).extra_repr()  # type: ignore[misc]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from snn_mnist.core import functional
-from snn_mnist.network.network import CLASSES, PIXELS, SNN
+from snn_mnist.network.network import CLASSES, PIXELS, SNN, vote
 from snn_mnist.network.own import OwnNetwork
 from snn_mnist.network.poisson import SpikeKey, dropout_mask, encode
 from snn_mnist.network.training_steps import AutogradSteps, Training, TrainingSteps, seed_torch
@@ -45,7 +45,7 @@ class TorchEngine:
         span = steps if self.whole or self.net.spiking.step_mode == "m" else 16
         total = sum(fired.sum(0) for _, _, fired in self._spans(index, steps, key, span, dropout))
         functional.reset_net(self.net)
-        return self.net.vote(total / steps)
+        return vote(total / steps)
 
     @torch.no_grad()
     def firing_counts(self, index: Tensor, readout_steps: list[int], key: SpikeKey) -> tuple[Tensor, Tensor]:

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from snn_mnist.core import functional, layer, neuron
+from snn_mnist.errors import UsageError
 from snn_mnist.network.own import OwnNetwork, surrogate_of, with_copies
 from snn_mnist.settings.config import Config
 from snn_mnist.storage import checkpoint
-from snn_mnist.terminal import report
 
 PIXELS, CLASSES = 784, 10
 
@@ -63,9 +63,10 @@ class SNN(nn.Module):
             return node(linear(inputs).expand(steps, -1, -1))
         return torch.stack([node(linear(step)) for step in inputs.expand(steps, -1, -1)])
 
-    def vote(self, each: Tensor) -> Tensor:
-        """Return the means over the neurons of a class: [.., 10 votes] to [.., 10]."""
-        return self.layer[3:](each)
+
+def vote(each: Tensor) -> Tensor:
+    """Return the means over the neurons of a class: [.., 10 votes] to [.., 10]."""
+    return each.unflatten(-1, (CLASSES, -1)).mean(-1)
 
 
 def network_of(config: Config) -> SNN | OwnNetwork:
@@ -96,8 +97,9 @@ def load_network(path: str, **changes: Any) -> SavedNetwork:
         config = replace(config, surrogate="atan", alpha=None)  # nothing is differentiated
     else:
         config, changed = with_copies(replace(config, flags=frozenset(given)), state, file.parent)
-        for name in changed:
-            report(f"note: {name} has changed since the network was trained")
+        if changed and "net" not in given:
+            raise UsageError(f"{', '.join(changed)} has changed since {file} was trained; restore it, or give -net")
+    torch.manual_seed(saved.get("seed", 0))  # as in training, for what a network of the user's own draws
     net = network_of(config)
     net.load_state_dict(state["net"])
     return SavedNetwork(

@@ -7,6 +7,7 @@ network is made by running the copy beside the checkpoint, which is said, or the
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import inspect
 import sys
@@ -21,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from snn_mnist.core import functional, layer, neuron
+from snn_mnist.core import functional, neuron
 from snn_mnist.core.surrogate import SURROGATES, GradientSurrogate, SurrogateFunctionBase
 from snn_mnist.errors import SNNError, UsageError, reason
 from snn_mnist.settings.config import Config
@@ -59,12 +60,12 @@ class Code:
     def load(self) -> Any:
         """Run the file and return the object of that name."""
         if self.is_copy:
-            report(f"running {self.file}, which the run was trained with")
+            say_running(self.file)
         module = ModuleType(f"own_{self.file.stem}")
         module.__file__ = str(self.file)
         sys.modules[module.__name__] = module  # where dataclasses and pickle look for it
         with self.running():
-            exec(compile(self.source(), self.file, "exec"), module.__dict__)
+            exec(compile(self.source(), self.file, "exec", dont_inherit=True), module.__dict__)
         if not callable(found := getattr(module, self.name, None)):
             raise UsageError(f"{self.file} defines no function or class {self.name}; name one of its own")
         return found
@@ -82,6 +83,11 @@ class Code:
             lines = traceback.format_list(frames[ours + 1 :]) + traceback.format_exception_only(error)
             print("Traceback (most recent call last):\n" + "".join(lines), file=sys.stderr)
             raise SNNError(f"{self.file} raised {type(error).__name__}; see the traceback above") from error
+
+
+@functools.cache
+def say_running(file: Path) -> None:
+    report(f"running {file}, which the run was trained with")
 
 
 def codes(config: Config) -> list[Code]:
@@ -126,7 +132,9 @@ def surrogate_of(config: Config) -> SurrogateFunctionBase:
         made = found(**given) if isinstance(found, type) else GradientSurrogate(found, **given)
         if not isinstance(made, SurrogateFunctionBase):
             raise UsageError(f"{code} is neither a SurrogateFunctionBase nor a function of x and alpha")
-        made.gradient(torch.linspace(-1, 1, 3))  # a fault shows here and not within the training
+        x = torch.linspace(-1, 1, 3)  # a fault shows here and not within the training
+        if not (g := made.gradient(x)).isfinite().all() or g.shape != x.shape:
+            raise UsageError(f"{code}: its gradient at {x.tolist()} is {g.tolist()}")
     return made
 
 
@@ -152,10 +160,6 @@ class OwnNetwork(nn.Module):
         with self.code.running():
             return self.module(inputs.expand(steps, -1, -1))
 
-    def vote(self, each: Tensor) -> Tensor:
-        """Return the means over the neurons of a class: [.., 10 votes] to [.., 10]."""
-        return layer.VotingLayer(self.votes)(each)
-
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         return self.module.state_dict(*args, **kwargs)
 
@@ -168,7 +172,10 @@ class OwnNetwork(nn.Module):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return what torch.optim takes; a group's own `lr_factor` multiplies the learning rate."""
         own = getattr(self.module, "parameter_groups", None)
-        return own() if own else [{"params": list(self.module.parameters())}]
+        groups = own() if own else [{"params": list(self.module.parameters())}]
+        if any("lr" in group for group in groups):
+            raise UsageError(f"{self.code}: parameter_groups() gives lr, which -lr and -schedule do; give lr_factor")
+        return groups
 
     def use_kernels(self, backend: str) -> None:
         """Let IF and LIF neurons in step mode 'm' compute on a fused backend."""
@@ -182,37 +189,52 @@ class OwnNetwork(nn.Module):
         nodes = [module for module in self.module.modules() if isinstance(module, neuron.BaseNode)]
         return nodes[-1] if nodes else None
 
-    def check(self) -> None:
-        """Try a batch of random spikes; UsageError where the network could not be trained as it is."""
-        trial, outputs = copy.deepcopy(self), CLASSES * self.votes
+    def check(self, config: Config) -> None:
+        """Try a batch of random spikes; UsageError where the network could not be trained or resumed as it is."""
+        outputs = CLASSES * self.votes
         device = next(iter(self.state_dict().values()), torch.empty(0)).device
-        x = torch.rand(2, 3, PIXELS, device=device).round()
+        x = torch.rand(config.T, 2 if config.T == 3 else 3, PIXELS, device=device).round()
+        with torch.no_grad():
+            self.eval().respond(x, config.T)  # the first one gives lazy modules their parameters
+        functional.reset_net(self)
+        trial = OwnNetwork(config).to(device)  # made anew, at another place of PyTorch's random numbers
+        state = copy.deepcopy(self.state_dict())
         for module in trial.modules():
             if hasattr(module, "step_mode") and hasattr(module, "reset"):
-                module.register_forward_pre_hook(self._check_step_mode)
-        y: Any = trial.respond(x, 2)
-        if not isinstance(y, Tensor) or y.shape != (2, 3, outputs):
-            found = list(y.shape) if isinstance(y, Tensor) else f"a {type(y).__name__}"
-            wanted = f"[T, N, {outputs}] with 10 classes and votes {self.votes}"
-            raise UsageError(f"{self.code} maps [T, N, 784] = {list(x.shape)} to {found}; it must give {wanted}")
-        if not y.requires_grad:
-            none = not any(parameter.requires_grad for parameter in self.module.parameters())
-            why = "no parameter that learns" if none else "an output that depends on no parameter"
-            raise UsageError(f"{self.code} has {why}: there is nothing to train")
-        twice = []
-        for _ in range(2):
-            functional.reset_net(trial)
+                module.register_forward_pre_hook(functools.partial(self._check_step_mode, x.shape[:2]))
+        found, slopes = [], []
+        for net, training in ((trial, True), (trial, True), (trial, False), (trial, False), (self, False)):
+            net.load_state_dict(state)
+            with self.code.running():
+                functional.reset_net(net)
             torch.manual_seed(0)
-            with torch.no_grad():
-                twice.append(trial.eval().respond(x, 2))
-        if not torch.equal(*twice):
+            found.append(y := net.train(training).respond(x, config.T))
+            if not isinstance(y, Tensor) or y.shape != (*x.shape[:2], outputs):
+                got = list(y.shape) if isinstance(y, Tensor) else f"a {type(y).__name__}"
+                wanted = f"[T, N, {outputs}] with 10 classes and votes {self.votes}"
+                raise UsageError(f"{self.code} maps [T, N, 784] = {list(x.shape)} to {got}; it must give {wanted}")
+            learned = [parameter for parameter in net.parameters() if parameter.requires_grad]
+            if not learned or not y.requires_grad:
+                why = "an output that depends on no parameter" if learned else "no parameter that learns"
+                raise UsageError(f"{self.code} has {why}: there is nothing to train")
+            with self.code.running():
+                slopes.append(torch.autograd.grad(y.sum(), learned, allow_unused=True, materialize_grads=True))
+        functional.reset_net(self)
+        self.load_state_dict(state)
+        if x._version:
+            raise UsageError(f"{self.code} changes its input in place; write x = x - 0.1, not x -= 0.1")
+        pairs = [found[:2], found[2:4], *zip(*slopes[:2], strict=True)]
+        if not all(torch.equal(*pair) for pair in pairs):
             remedy = "give the module that keeps it a method reset(), or make it a core.base.MemoryModule"
             raise UsageError(f"{self.code} keeps state that reset_net does not reset; {remedy}")
-        if self.votes == 1 and not ((y == 0) | (y == 1)).all():
+        if not torch.equal(found[3], found[4]):
+            remedy = "a constant that is drawn at random belongs into register_buffer"
+            raise UsageError(f"{self.code} makes two networks that differ, with the same state_dict; {remedy}")
+        if not ((y == 0) | (y == 1)).all():
             report(f"note: the output of {self.code} is no spike train; its mean over T is taken as the score")
 
-    def _check_step_mode(self, module: Any, inputs: tuple[Tensor, ...]) -> None:
-        if (inputs[0].shape[:2] == (2, 3)) != (module.step_mode == "m"):
+    def _check_step_mode(self, sequence: torch.Size, module: Any, inputs: tuple[Any, ...]) -> None:
+        if inputs and isinstance(inputs[0], Tensor) and (inputs[0].shape[:2] == sequence) != (module.step_mode == "m"):
             got = "one step" if module.step_mode == "m" else "the sequence [T, N, *]"
             remedy = "call functional.set_step_mode(net, 'm') where the network takes the sequence"
             what = f"{type(module).__name__} in step mode {module.step_mode!r}"

@@ -15,6 +15,7 @@ import torch
 from snn_mnist.data.datasets import Split
 from snn_mnist.network.device import choose_runtime
 from snn_mnist.network.engine import TorchEngine
+from snn_mnist.network.network import vote
 from snn_mnist.network.poisson import SpikeKey, Stream
 from snn_mnist.network.scoring import Score, score_split
 from snn_mnist.settings.config import Config, cores
@@ -73,7 +74,7 @@ def predict(net: Any, pixels: np.ndarray, steps: int, seed: int) -> Prediction:
     engine = TorchEngine(net, torch.from_numpy(pixels)[None])
     counts, _ = engine.firing_counts(torch.tensor([0]), [steps], SpikeKey(seed, Stream.PREDICT, 0))
     each = counts[0, -1].double() / steps
-    return Prediction(net.vote(each).tolist(), each.view(-1, net.votes).tolist() if net.votes > 1 else None)
+    return Prediction(vote(each).tolist(), each.view(-1, net.votes).tolist() if net.votes > 1 else None)
 
 
 def doubts(prediction: Prediction, objects: int, limits: Reliability | None) -> dict[str, str]:

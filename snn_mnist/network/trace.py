@@ -13,7 +13,7 @@ from snn_mnist.core import functional, neuron
 from snn_mnist.data.datasets import Dataset
 from snn_mnist.errors import SNNError
 from snn_mnist.network.engine import TorchEngine
-from snn_mnist.network.network import CLASSES
+from snn_mnist.network.network import CLASSES, vote
 from snn_mnist.network.own import OwnNetwork
 from snn_mnist.network.poisson import SpikeKey, Stream, encode
 from snn_mnist.settings.config import Config
@@ -85,7 +85,7 @@ def trace_image(net: Any, data: Dataset, index: int, config: Config) -> Trace:
             input_spikes += 0 if net.encoding == "constant" else given.sum((0, 1)).long()
         hook.remove()
         functional.reset_net(net)
-    if not seen or not torch.equal(seen[-1][2], output):
+    if sum(len(each[2]) for each in seen) != config.T or not torch.equal(seen[-1][2], output):
         wanted = "the spikes of a last layer of core.neuron in step mode 'm'"
         raise SNNError(f"{config.net}: a trace shows output neurons, but its output is not {wanted}")
     x, v, s = (torch.cat(each)[:, 0] for each in zip(*seen, strict=True))  # [T, 10 votes]
@@ -107,7 +107,7 @@ def misclassified(net: Any, data: Dataset, config: Config) -> Iterator[Trace]:
     engine = TorchEngine(net, data.test.images)
     for index in torch.arange(len(data.test)).split(200):
         counts, _ = engine.firing_counts(index, [config.T], _key(config))
-        for wrong in index[net.vote(counts[:, 0]).argmax(1) != data.test.labels[index]].tolist():
+        for wrong in index[vote(counts[:, 0]).argmax(1) != data.test.labels[index]].tolist():
             trace = trace_image(net, data, wrong, config)
             if trace.prediction != trace.label:
                 yield trace

@@ -128,4 +128,5 @@ class AutogradSteps(TrainingSteps):
             for name, tensor in self.engine.net.state_dict().items():
                 average = training.average[name]
                 new = float(self.new_weight_shares[step]) if tensor.is_floating_point() else 1.0
-                average.lerp_(tensor, new) if new < 1 else average.copy_(tensor)
+                same = average == tensor  # an infinity too, of which lerp makes NaN
+                average.copy_(torch.where(same, tensor, average.lerp(tensor, new)) if new < 1 else tensor)

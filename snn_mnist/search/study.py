@@ -36,6 +36,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from snn_mnist.data.datasets import Dataset, load_dataset
 from snn_mnist.errors import SNNError, UsageError, reason
+from snn_mnist.network.own import digest
 from snn_mnist.search.space import Space, corners, suggest
 from snn_mnist.settings.config import DECIDING, Config, yaml_text
 from snn_mnist.settings.options import show
@@ -90,6 +91,12 @@ class Plan:
         settings = {**self.fixed, **self.space, "seeds": self.seeds, "sampler": self.sampler}
         return {name: show(value) for name, value in settings.items() if name not in FREE}
 
+    def files(self) -> dict[str, str]:
+        """Return the digests of the user's files that make networks and surrogates, which must not change either."""
+        listed = [each if isinstance(each, tuple) else (each,) for each in (*self.fixed.values(), *self.space.values())]
+        named = [value for values in listed for value in values if ".py:" in str(value)]
+        return {name: digest(Path(name.rpartition(":")[0]).read_bytes()) for name in named}
+
     def check(self, n_train: int) -> None:
         """Raise UsageError where no combination of the settings can be trained on this many images."""
         errors = []
@@ -117,7 +124,7 @@ def open_study(plan: Plan) -> optuna.Study:
             if SETTINGS in study.user_attrs:
                 break
             time.sleep(0.1)
-    ours, before = plan.settings(), study.user_attrs.get(SETTINGS, {})
+    ours, before = plan.settings() | plan.files(), study.user_attrs.get(SETTINGS, {})
     if changed := [f"{name} {old} → {ours.get(name)}" for name, old in before.items() if ours.get(name) != old]:
         what = f"the study {plan.study} was started with other settings: {', '.join(changed)}"
         raise UsageError(f"{what}; use those, or another -study NAME")
@@ -125,7 +132,7 @@ def open_study(plan: Plan) -> optuna.Study:
     for point in itertools.islice(points, len(trials_of(study)), plan.trials):
         study.enqueue_trial(point)
     study.set_user_attr(SETTINGS, ours)
-    write_file(plan.folder / STUDY, yaml_text(ours, "sweep"))
+    write_file(plan.folder / STUDY, yaml_text(plan.settings(), "sweep"))
     return study
 
 

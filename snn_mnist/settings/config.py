@@ -197,7 +197,8 @@ class Config(Options):
     @property
     def unused(self) -> dict[str, str]:
         """The settings without effect in this combination, with the reason."""
-        reasons = {"tau": "IF neurons have no leak"} if self.neuron == "if" else {}
+        reasons = {"tau": "IF neurons have no leak"} if self.neuron == "if" and self.net is None else {}
+        reasons |= {"step_mode": "the network of -net has its own"} if self.net else {}
         reasons |= {"momentum": "it is for -opt sgd"} if self.opt != "sgd" else {}
         return reasons | ({"scale": "it is for -loss ce"} if self.loss != "ce" else {})
 
@@ -206,15 +207,12 @@ class Config(Options):
         return self.surrogate not in FORMULAS
 
     def beyond(self, backend: str) -> str:
-        """Return the settings that this fused backend can't compute, such as 'votes 10, loss ce'.
-
-        Of a network of the user's own it computes the neurons only, where it can.
-        """
-        values = {name: getattr(self, name) for name in ("votes", "encoding", "loss", "dropout")}
-        found = {name: value for name, value in values.items() if value != getattr(Config, name)}
-        found = found if backend == "cupy" else {}
-        found |= {"surrogate": self.surrogate} if self.own_surrogate else {}
-        return ", ".join(f"{name} {value}" for name, value in found.items()) if self.net is None else ""
+        """Return the settings that this fused backend can't compute, such as 'votes 10, loss ce'. Of a network of the
+        user's own it computes the neurons only, where it can."""
+        names = ["votes", "encoding", "loss", "dropout"] if backend == "cupy" else []
+        names = [name for name in names if getattr(self, name) != getattr(Config, name)]
+        names += ["surrogate"] if self.own_surrogate else []
+        return ", ".join(f"{name} {getattr(self, name)}" for name in names) if self.net is None else ""
 
     def notes(self) -> list[str]:
         return [] if self.resume else self.without_effect(self.unused)  # of a resumed run the checkpoint decides it

@@ -154,6 +154,7 @@ def _check(state: dict[str, Any]) -> None:
         raise ValueError(f"its network has {', '.join(map(str, state['net']))[:80] or 'nothing'}, not {WEIGHT}")
     if not (0 <= position.epochs < 2**31 and 0 <= position.step < 2**31 and 0 <= position.max_test_acc <= 1):
         raise ValueError(f"its position is {position}")
+    dict(state.get("code", {}))
     slots = state.get("optimizer", {}).get("state", {}).get(0, {})
     tensors = {f"{part} {name}": tensor for part in ("net", "raw") for name, tensor in state.get(part, {}).items()}
     shapes: dict[str, Any] = dict.fromkeys(tensors)
@@ -166,7 +167,7 @@ def _check(state: dict[str, Any]) -> None:
     for name, tensor in tensors.items():
         if shapes[name] not in (None, tuple(tensor.shape)):
             raise ValueError(f"{name} has the shape {list(tensor.shape)}, not {list(shapes[name])}")
-        if not (tensor.is_floating_point() or shapes[name] is None) or not tensor.isfinite().all():
+        if shapes[name] and not (tensor.is_floating_point() and tensor.isfinite().all()):
             raise ValueError(f"{name} is not of finite floating-point numbers")
 
 

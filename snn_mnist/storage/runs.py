@@ -205,7 +205,10 @@ class SeedGroup:
         if run := self.runs().get(seed):
             given = asked.given - {"seed", "out_dir"} | {"epochs"}
             return replace(one, name=None, resume=str(run), given=given, flags=asked.flags & given)
-        copies = {file.stem: str(file) for run in self.runs().values() for file in run.glob("*.py")}
+        first = next(iter(self.runs().values()), self.folder)
+        copies = {}
+        if asked.resume:  # a path that seeds.json names is never run
+            copies = {name: str(first / f"{name}.py") for name in ("net", "surrogate") if name not in asked.flags}
         return replace(one, out_dir=str(self.folder), name=f"seed{seed}", resume=None, copies=copies)
 
     def save(self) -> None:

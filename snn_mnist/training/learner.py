@@ -96,7 +96,7 @@ class Learner:
         self.net = network_of(config).to(device)
         self.engine = runtime.engine(self.net, data.dataset.train.images)
         if isinstance(self.net, OwnNetwork):
-            self.net.check()
+            self.net.check(config)
         self.average = {name: each.clone() for name, each in self.net.state_dict().items()} if config.ema else None
         self.optimizer = new_optimizer(config, runtime.backend, self.net)
         scaled = config.amp and device.type == "cuda"  # bfloat16 on the CPU has float32's range: nothing to scale
@@ -106,7 +106,7 @@ class Learner:
 
     def prepare(self) -> None:
         """Make the training steps, once the optimiser's state has been restored."""
-        for parameter in self.net.parameters():
+        for parameter in [each for group in self.optimizer.param_groups for each in group["params"]]:
             state = self.optimizer.state[parameter]
             if self.config.opt == "sgd" and self.config.momentum and state.get("momentum_buffer") is None:
                 # torch leaves it uninitialised when loss scaling skips the first step
@@ -204,14 +204,15 @@ class Evaluator:
     def __init__(self, learner: Learner, check: Callable[[], None] = lambda: None) -> None:
         config, runtime, data = learner.config, learner.runtime, learner.data
         self.learner, self.config, self.runtime, self.check = learner, config, runtime, check
-        averaged = learner.average is not None  # else the network that learns is tested
-        self.net = copy.deepcopy(learner.net) if averaged else learner.net
+        # else the network that learns is tested; one of the user's own may change its buffers in a test
+        copied = learner.average is not None or isinstance(learner.net, OwnNetwork)
+        self.net = copy.deepcopy(learner.net) if copied else learner.net
         self.images: dict[Stream, tuple[Engine, Tensor, Tensor]] = {}  # to test, with their indices and labels
         if config.test:
             engine, labels = runtime.engine(self.net, data.dataset.test.images), data.dataset.test.labels
             self.images[Stream.TEST] = engine, torch.arange(len(labels)), labels
         if config.val:
-            engine = runtime.engine(self.net, data.dataset.train.images) if averaged else learner.engine
+            engine = runtime.engine(self.net, data.dataset.train.images) if copied else learner.engine
             self.images[Stream.VALIDATION] = engine, data.held_out, data.dataset.train.labels[data.held_out]
         with runtime.autocast(config.amp):  # compiles the kernels
             engine.firing_counts(torch.tensor([0]), [config.T], SpikeKey(0, Stream.TRAIN, 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from torture import QUICK, differences, kills, metrics
 
 from snn_mnist.__main__ import main
+from snn_mnist.core import neuron
 from snn_mnist.data.datasets import load_dataset
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.network.network import load_network
@@ -127,9 +129,12 @@ def test_killed_and_resumed_equals_a_run_nobody_killed(nursery: Any, tmp_path: P
     kills(nursery, tmp_path / "runs", 1, flags=[*QUICK, "-net", f"{example}:make"])
 
 
-def test_neurons_compute_on_the_fused_kernels(tmp_path: Path, code: Any, capsys: Any):
-    run(tmp_path / "logs", net=code(DEEP, "Net"), epochs=1)
-    assert "IF and LIF neurons on numba" in capsys.readouterr().out
+def test_neurons_compute_on_the_fused_kernels(tmp_path: Path, code: Any, monkeypatch: Any):
+    used, original = [], neuron.BaseNode.multi_step_forward
+    monkeypatch.setattr(neuron.BaseNode, "multi_step_forward", lambda n, x: used.append(n.backend) or original(n, x))
+    for backend, expected in (("auto", "numba"), ("torch", "torch")):
+        run(tmp_path / backend, net=code(DEEP, "Net"), epochs=1, backend=backend)
+        assert used[-2:] == [expected, "torch"]  # LIF, and the parametric LIF neurons
 
 
 # ---------------------------------------------------------------------------- what needs only the run
@@ -190,7 +195,7 @@ def test_a_trace_is_the_output_neurons(tmp_path: Path, code: Any):
             np.testing.assert_allclose(found[f"{name}_t_array"][t], expected, atol=1e-5)
 
 
-def test_a_changed_file_is_named_on_resume(tmp_path: Path, code: Any, capsys: Any):
+def test_a_changed_file_is_named_on_resume(tmp_path: Path, code: Any):
     net = code(SINGLE)
     folder = run(tmp_path / "logs", net=net)
     same = code(SINGLE, file="renamed.py")
@@ -205,14 +210,53 @@ def test_a_changed_file_is_named_on_resume(tmp_path: Path, code: Any, capsys: An
     (folder / "net.py").write_text(SINGLE + "\n# a word\n")
     with pytest.raises(UsageError, match=r"net\.py \(its content\)"):
         resume_with(folder, epochs=4)
-    capsys.readouterr()
-    assert load_network(str(folder)).config.net == net and "has changed" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="has changed since"):
+        load_network(str(folder))
+    assert load_network(str(folder), net=net).config.net == net
     with pytest.raises(UsageError, match="net none →"):
         resume_with(run(tmp_path / "single"), net=net, epochs=3)
 
 
 def resume_with(folder: Path, **given: Any) -> Path:
     return train(resumed(folder, **given), Interruption())
+
+
+def test_what_a_network_draws_and_never_learns(tmp_path: Path, code: Any):
+    """An infinite mask, and a fixed random one, are the same in training, in the average and in `eval`."""
+    text = (
+        MAKES.format("(x * self.mask).masked_fill(self.none.isinf(), 0)")
+        + """
+class Net(Net):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mask", (torch.rand(784) < 0.5).float())
+        self.register_buffer("none", torch.zeros(784))
+        self.none[:9] = -torch.inf
+make = Net
+"""
+    )
+    folder = run(tmp_path / "logs", net=code(SINGLE + text), ema=0.9, epochs=2, limit_batches=None, lr=0.01)
+    loaded = load_network(str(folder))
+    assert torch.equal(loaded.net.state_dict()["mask"], checkpoint.load(folder)["raw"]["mask"])
+    assert torch.isinf(loaded.net.state_dict()["none"]).sum() == 9 and metrics(folder)[-1]["test_acc"] > 0.5
+
+
+def test_no_file_is_run_that_only_a_checkpoint_or_seeds_json_names(tmp_path: Path, code: Any, capsys: Any):
+    evil = code(f"open({str(tmp_path / 'ran')!r}, 'w')", file="evil.py")
+    folder = run(tmp_path / "logs", net=code(SINGLE))
+    state = checkpoint.load(folder)
+    group = tmp_path / "group"
+    group.mkdir()
+    for name, setting in (("net", {"net": evil}), ("surrogate", {"net": None, "surrogate": evil})):
+        changed = state | {"config": state["config"] | setting}
+        checkpoint.save(tmp_path / "elsewhere.pth", {key: changed[key] for key in changed if key != "code"})
+        (group / "seeds.json").write_text(json.dumps({"settings": Config(**SMALL, seeds=2).to_mapping() | setting}))
+        main(["eval", "-resume", str(tmp_path / "elsewhere.pth"), "-repeats", "1"])
+        for verb in (
+            ["train", "-resume", str(tmp_path / "elsewhere.pth"), "-epochs", "9"],
+            ["train", "-resume", str(group)],
+        ):
+            assert main([*verb, "-out-dir", str(tmp_path / name)]) > 0 and not (tmp_path / "ran").exists()
 
 
 def test_a_group_of_seeds_and_a_sweep(tmp_path: Path, code: Any):
@@ -226,11 +270,24 @@ def test_a_group_of_seeds_and_a_sweep(tmp_path: Path, code: Any):
     moved = net.replace("my_net", "moved")
     assert main(["sweep", "-net", moved, *study, *small, "-out-dir", str(tmp_path / "study")]) == 0
     runs = [*(tmp_path / "study" / "sweep").glob("*/net.py")]
+    (tmp_path / "moved.py").write_text(SINGLE + "\n# changed\n")
+    assert main(["sweep", "-net", moved, *study, *small, "-out-dir", str(tmp_path / "study")]) == 2, "another network"
     assert len(runs) == 3 and len({Config.from_yaml(run.with_name("config.yaml")).lr for run in runs}) == 3
 
 
 # ---------------------------------------------------------------------------- faults of the user's file
 
+MAKES = """
+import torch
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.kept, self.random = layer.Linear(784, 10), 0, torch.rand(784)
+    def forward(self, x):
+        y = {}
+        return self.body(y)
+make = Net
+"""
 FAULTS = {
     "there is no such": (None, 2, "can't be read"),
     "no function": ("x = 1", 2, "defines no function or class make"),
@@ -238,7 +295,7 @@ FAULTS = {
     "syntax": ("def make(:", 1, "raised SyntaxError"),
     "in make": ("def make(settings):\n    return settings.nothing", 1, "raised AttributeError"),
     "in forward": (SINGLE.replace("784, 10", "700, 10"), 1, "raised RuntimeError"),
-    "shape": (SINGLE.replace("10 * settings.votes", "12"), 2, "to [2, 3, 12]; it must give [T, N, 10]"),
+    "shape": (SINGLE.replace("10 * settings.votes", "12"), 2, "to [4, 3, 12]; it must give [T, N, 10]"),
     "output": (SINGLE + "\nmake = lambda: nn.LSTM(784, 10)", 2, "to a tuple; it must give [T, N, 10]"),
     "no parameter": (SINGLE + "\nmake = lambda: nn.AvgPool1d(76, stride=78)", 2, "no parameter that learns"),
     "nothing learns": (
@@ -247,19 +304,26 @@ FAULTS = {
         "no parameter that learns",
     ),
     "step mode": (SINGLE.replace(', step_mode="m"', ""), 2, "in step mode 's' got the sequence"),
+    "its input": (SINGLE + MAKES.format("x.sub_(0.1)"), 2, "changes its input in place"),
     "state": (
-        SINGLE
-        + """
-class Keeps(nn.Linear):
-    kept = 0
-    def forward(self, x):
-        y = nn.functional.linear(x, self.weight) + self.kept
-        self.kept = y.detach()
-        return y
-make = lambda: Keeps(784, 10, bias=False)
-""",
+        SINGLE + MAKES.format("x + self.kept; self.kept = y.detach().sum() + 1"),
         2,
-        "keeps state that reset_net does not reset",
+        "state that reset_net does not",
+    ),
+    "steps of training": (
+        SINGLE + MAKES.format("x + 0 * x; self.kept += self.training; y = y * (1 + self.kept)"),
+        2,
+        "state that reset_net does not reset",
+    ),
+    "a random constant": (
+        SINGLE + MAKES.format("x * self.random"),
+        2,
+        "makes two networks that differ, with the same state_dict",
+    ),
+    "a learning rate": (
+        SINGLE + MAKES.format("x") + "make.parameter_groups = lambda net: [{'params': net.parameters(), 'lr': 1}]",
+        2,
+        "give lr_factor",
     ),
 }
 
@@ -277,8 +341,9 @@ def test_faults_are_one_line(tmp_path: Path, code: Any, capsys: Any, fault: str)
     assert not frames or "my_net.py" in frames[0] or fault == "in forward"  # of PyTorch's own modules
 
 
-def test_an_output_that_is_no_spike_train_is_said(tmp_path: Path, code: Any, capsys: Any):
-    folder = run(tmp_path / "logs", net=code(SINGLE.replace("nn.Sequential(linear, node)", "linear")))
+@pytest.mark.parametrize("votes", [1, 3])
+def test_an_output_that_is_no_spike_train_is_said(tmp_path: Path, code: Any, capsys: Any, votes: int):
+    folder = run(tmp_path / "logs", net=code(SINGLE.replace("nn.Sequential(linear, node)", "linear")), votes=votes)
     assert "is no spike train" in capsys.readouterr().err and metrics(folder)
     assert main(["trace", "-resume", str(folder)]) == 1
     assert "its output is not the spikes" in capsys.readouterr().err
