@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,14 @@ def test_neurons_compute_on_the_fused_kernels(tmp_path: Path, code: Any, monkeyp
     for backend, expected in (("auto", "numba"), ("torch", "torch")):
         run(tmp_path / backend, net=code(DEEP, "Net"), epochs=1, backend=backend)
         assert used[-2:] == [expected, "torch"]  # LIF, and the parametric LIF neurons
+
+
+def test_what_the_page_says_to_write_is_trained(tmp_path: Path, code: Any):
+    page = (ROOT / "docs" / "your-own-network.md").read_text(encoding="utf-8")
+    network, *_, triangle = re.findall(r"(?ms)^```python\n(.*?)^```", page)
+    tri = code(triangle, "triangle", "my_surrogate.py")
+    folder = run(tmp_path / "logs", net=code(network), surrogate=tri, votes=2, encoding="constant")
+    assert {file.name for file in folder.glob("*.py")} == {"net.py", "surrogate.py"} and metrics(folder)
 
 
 # ---------------------------------------------------------------------------- what needs only the run
