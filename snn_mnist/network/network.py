@@ -93,12 +93,10 @@ def load_network(path: str, **changes: Any) -> SavedNetwork:
     saved: dict[str, Any] = state["config"] if "config" in state else {"votes": checkpoint.votes(state)}
     given = {name: value for name, value in changes.items() if value is not None}
     config = Config.from_mapping(saved | {"step_mode": "m"} | given, str(file))
-    if config.net is None:
-        config = replace(config, surrogate="atan", alpha=None)  # nothing is differentiated
-    else:
-        config, changed = with_copies(replace(config, flags=frozenset(given)), state, file.parent)
-        if changed and "net" not in given:
-            raise UsageError(f"{', '.join(changed)} has changed since {file} was trained; restore it, or give -net")
+    config = replace(config, surrogate="atan", alpha=None, flags=frozenset(given))  # nothing is differentiated
+    config, changed = with_copies(config, state, file.parent)
+    if changed and "net" not in given:
+        raise UsageError(f"{', '.join(changed)} has changed since {file} was trained; restore it, or give -net")
     torch.manual_seed(saved.get("seed", 0))  # as in training, for what a network of the user's own draws
     net = network_of(config)
     net.load_state_dict(state["net"])

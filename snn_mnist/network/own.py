@@ -149,8 +149,10 @@ class OwnNetwork(nn.Module):
         self.code, self.votes, self.encoding = Code.of(config, "net"), config.votes, config.encoding
         make = self.code.load()
         with self.code.running():
-            first = next(iter(inspect.signature(make).parameters.values()), None)
-            module = make(config) if first and first.default is first.empty else make()
+            named = [p for p in inspect.signature(make).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+            module = (
+                make(config) if named and (named[0].default is named[0].empty or named[0].default is None) else make()
+            )
         if not isinstance(module, nn.Module):
             raise UsageError(f"{self.code} returned a {type(module).__name__}; it must return a torch.nn.Module")
         self.module = module
@@ -191,7 +193,7 @@ class OwnNetwork(nn.Module):
 
     def check(self, config: Config) -> None:
         """Try a batch of random spikes; UsageError where the network could not be trained or resumed as it is."""
-        outputs = CLASSES * self.votes
+        outputs, same = CLASSES * self.votes, functools.partial(torch.allclose, rtol=0, atol=0, equal_nan=True)
         device = next(iter(self.state_dict().values()), torch.empty(0)).device
         x = torch.rand(config.T, 2 if config.T == 3 else 3, PIXELS, device=device).round()
         with torch.no_grad():
@@ -224,10 +226,10 @@ class OwnNetwork(nn.Module):
         if x._version:
             raise UsageError(f"{self.code} changes its input in place; write x = x - 0.1, not x -= 0.1")
         pairs = [found[:2], found[2:4], *zip(*slopes[:2], strict=True)]
-        if not all(torch.equal(*pair) for pair in pairs):
+        if not all(same(*pair) for pair in pairs):
             remedy = "give the module that keeps it a method reset(), or make it a core.base.MemoryModule"
             raise UsageError(f"{self.code} keeps state that reset_net does not reset; {remedy}")
-        if not torch.equal(found[3], found[4]):
+        if not same(found[3], found[4]):
             remedy = "a constant that is drawn at random belongs into register_buffer"
             raise UsageError(f"{self.code} makes two networks that differ, with the same state_dict; {remedy}")
         if not ((y == 0) | (y == 1)).all():
