@@ -22,7 +22,7 @@ import torch
 
 from snn_mnist import __version__
 from snn_mnist.cli.parser import read_command
-from snn_mnist.network.device import choose_runtime
+from snn_mnist.network.engine import choose_runtime
 from snn_mnist.network.fused_steps import FusedSteps
 from snn_mnist.network.poisson import SpikeKey, Stream
 from snn_mnist.settings.config import Config
@@ -102,7 +102,7 @@ def step_times(config: Config) -> list[str]:
 
     def epoch() -> None:
         learner.begin_epoch(0)
-        learner.run(0, count)
+        learner.training.run(0, count)
 
     whole = microseconds(device, epoch, count)
     lines = [f"**{whole:.1f} µs** for {config.b} images at T = {config.T} ({runtime.backend}), a median of epochs"]

@@ -46,7 +46,7 @@ class BenchOptions(Options):
 def run(options: BenchOptions) -> int:
     from snn_mnist.data.datasets import load_dataset
     from snn_mnist.kernels import BACKENDS, compile_seconds
-    from snn_mnist.network.device import choose_device, why_refused
+    from snn_mnist.network.engine import choose_device, why_refused
     from snn_mnist.storage import environment
     from snn_mnist.training.console import SPARE, others_seconds
 
@@ -99,7 +99,7 @@ class Work:
     def __init__(self, config: Config, dataset: Dataset) -> None:
         import torch
 
-        from snn_mnist.network.device import choose_runtime
+        from snn_mnist.network.engine import choose_runtime
         from snn_mnist.training.learner import Evaluator, Learner, TrainingData
         from snn_mnist.training.resume import restore
 
@@ -117,8 +117,9 @@ class Work:
     def train(self, steps: int) -> int:
         """Train the first steps of a new epoch; return the number of images."""
         self.learner.begin_epoch(next(self.epochs))
-        for first in range(0, steps, self.learner.chunk):
-            self.learner.run(first, min(first + self.learner.chunk, steps))
+        training = self.learner.training
+        for first in range(0, steps, training.chunk):
+            training.run(first, min(first + training.chunk, steps))
         return steps * self.b
 
     def test(self, images: int) -> int:
@@ -133,7 +134,7 @@ class Work:
         import torch
 
         torch.set_num_threads(self.torch_threads)
-        images, passed, count = 0, 0.0, self.learner.chunk if what == "train" else 250
+        images, passed, count = 0, 0.0, self.learner.training.chunk if what == "train" else 250
         while passed < seconds:
             began = time.perf_counter()
             images += getattr(self, what)(min(count, self.most[what]))

@@ -89,7 +89,7 @@ class ConvertOptions(Config):
 
 def run(options: ConvertOptions) -> int:
     from snn_mnist.network.ann import Conversion
-    from snn_mnist.network.device import choose_runtime
+    from snn_mnist.network.engine import choose_runtime
     from snn_mnist.training.console import Interruption
     from snn_mnist.training.loop import train
 
@@ -107,7 +107,7 @@ def report(options: ConvertOptions, folder: Path) -> None:
     """Test ANN and network of the latest checkpoint; print, draw and write the results."""
     from snn_mnist.data.datasets import load_dataset
     from snn_mnist.network.ann import ann_accuracy, constant_current_score
-    from snn_mnist.network.device import choose_runtime
+    from snn_mnist.network.engine import choose_runtime
     from snn_mnist.network.network import load_network
     from snn_mnist.network.poisson import SpikeKey, Stream
     from snn_mnist.network.scoring import default_readout_steps, score_split

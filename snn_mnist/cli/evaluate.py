@@ -38,7 +38,7 @@ class EvalOptions(SavedNetworkOptions):
 
 def run(options: EvalOptions) -> int:
     from snn_mnist.data.datasets import load_dataset
-    from snn_mnist.network.device import choose_runtime
+    from snn_mnist.network.engine import choose_runtime
     from snn_mnist.network.poisson import SpikeKey, Stream
     from snn_mnist.network.scoring import default_readout_steps, score_split
 

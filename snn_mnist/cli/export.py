@@ -16,6 +16,7 @@ from snn_mnist.cli.shared import SavedNetworkOptions, open_checkpoint
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.settings.config import MAX_T
 from snn_mnist.settings.options import Options, option, options_of, show
+from snn_mnist.storage.atomic_files import make_directory, write_file
 from snn_mnist.terminal import say, wrapped
 
 if TYPE_CHECKING:
@@ -89,7 +90,10 @@ def run(options: ExportOptions) -> None:
     elif options.format == "nir":
         _export_nir(saved, out, options)
     else:
-        print(f"{out}: {html.export_html(saved, out) / 1024:,.0f} kB; open it in a browser")
+        page = html.render(saved).encode()
+        make_directory(out.parent, "-out")
+        write_file(out, page, "-out")
+        print(f"{out}: {len(page) / 1024:,.0f} kB; open it in a browser")
 
 
 def _export_nir(saved: SavedNetwork, out: Path, options: ExportOptions) -> None:

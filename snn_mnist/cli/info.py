@@ -65,7 +65,7 @@ def devices() -> dict[str, str]:
 
 def backend(name: str) -> str:
     """Return 'available' or the reason why not, on its kind of device."""
-    from snn_mnist.network.device import why_refused
+    from snn_mnist.network.engine import why_refused
 
     kind = "cuda" if name == "cupy" else "cpu"
     return why_refused(name, kind) or f"available on {kind}"

@@ -74,7 +74,7 @@ def run(options: PlotOptions) -> int:
 def plot_network(folder: Path) -> list[Path]:
     """Draw the three figures of a run's latest checkpoint, tested with the spikes of that epoch's test."""
     from snn_mnist.data.datasets import load_dataset
-    from snn_mnist.network.device import choose_runtime
+    from snn_mnist.network.engine import choose_runtime
     from snn_mnist.network.network import load_network
     from snn_mnist.network.poisson import SpikeKey, Stream
     from snn_mnist.network.scoring import default_readout_steps, score_split

@@ -24,7 +24,7 @@ from snn_mnist.terminal import report, wrapped
 if TYPE_CHECKING:
     import numpy as np
 
-    from snn_mnist.network.reliability import Prediction
+    from snn_mnist.network.scoring import Prediction
 
 STDIN = "-"
 FILES = "picture files, directories of them, or - for standard input"
@@ -45,13 +45,13 @@ class PredictOptions(SavedNetworkOptions):
 def run(options: PredictOptions) -> int:
     from snn_mnist.data import pictures
     from snn_mnist.data.datasets import DIGITS, FASHION, load_test_images
-    from snn_mnist.network import reliability
+    from snn_mnist.network import scoring
 
     loaded = open_checkpoint(options)
     config, limits = loaded.config, None
     names = FASHION if config.dataset == "fashion" else DIGITS
     if test := load_test_images(config.dataset, config.data_dir):
-        limits = reliability.measure(loaded.net, test, config)
+        limits = scoring.measure_reliability(loaded.net, test, config)
     else:
         report(f"note: no test images of {config.dataset} in {config.data_dir}: low margins are not marked (-data-dir)")
     results, code = [], 0
@@ -68,9 +68,9 @@ def run(options: PredictOptions) -> int:
             code = max(code, error.exit_code)
             print(f"snn_mnist predict: error: {error}", file=sys.stderr)
             continue
-        prediction = reliability.predict(loaded.net, prepared.pixels, config.T, config.seed)
+        prediction = scoring.predict(loaded.net, prepared.pixels, config.T, config.seed)
         objects = 1 if config.dataset == "fashion" else prepared.objects  # clothes have several parts: pairs of shoes
-        doubts = reliability.doubts(prediction, objects, limits)
+        doubts = scoring.doubts(prediction, objects, limits)
         first, second = prediction.ranking[:2]
         result = {"file": file, "width": picture.width, "height": picture.height}
         result |= {"verdict": None, "name": None} if prediction.silent else {"verdict": first, "name": names[first]}

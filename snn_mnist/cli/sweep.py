@@ -69,7 +69,7 @@ SweepOptions: Any = dataclasses.make_dataclass(
 def run(options: Any) -> int:
     plan, workers = make_plan(options)
     from snn_mnist.data.datasets import load_dataset
-    from snn_mnist.network.device import choose_runtime
+    from snn_mnist.network.engine import choose_runtime
     from snn_mnist.search.report import write_report
     from snn_mnist.search.study import finished, open_study, run_workers, storage_errors, trials_of, work
     from snn_mnist.training.console import Interruption

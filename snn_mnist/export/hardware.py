@@ -19,7 +19,7 @@ from snn_mnist import __version__
 from snn_mnist.data.datasets import Dataset, load_dataset
 from snn_mnist.errors import UsageError
 from snn_mnist.export.fixed_point import FixedPoint, quantise, signed_bits, spike_counts
-from snn_mnist.network.device import choose_runtime
+from snn_mnist.network.engine import choose_runtime
 from snn_mnist.network.network import CLASSES, PIXELS, SavedNetwork
 from snn_mnist.network.poisson import SpikeKey, Stream
 from snn_mnist.network.scoring import score_split

@@ -9,7 +9,6 @@ import base64
 import json
 from dataclasses import asdict, replace
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,19 +16,11 @@ import numpy as np
 from snn_mnist import __version__
 from snn_mnist.data import pictures
 from snn_mnist.data.datasets import DIGITS, FASHION, load_test_images
-from snn_mnist.network import reliability
+from snn_mnist.network import scoring
 from snn_mnist.network.network import CLASSES, SavedNetwork
 from snn_mnist.network.poisson import Stream
-from snn_mnist.storage.atomic_files import make_directory, write_file
 
 MAX_STEPS = 2000  # the page keeps all input spikes as bytes
-
-
-def export_html(saved: SavedNetwork, out: Path) -> int:
-    """Write the page; return its size in bytes."""
-    make_directory(out.parent, "-out")
-    write_file(out, page := render(saved).encode(), "-out")
-    return len(page)
 
 
 def render(saved: SavedNetwork) -> str:
@@ -55,7 +46,7 @@ def content(saved: SavedNetwork) -> dict[str, Any]:
     if test := load_test_images(config.dataset, config.data_dir):
         index = [int((test.labels == c).int().argmax()) for c in range(CLASSES)]
         found |= {"examples": _base64(test.images[index].numpy()), "example_labels": test.labels[index].tolist()}
-        if limits := reliability.measure(saved.net, test, replace(config, T=steps)):
+        if limits := scoring.measure_reliability(saved.net, test, replace(config, T=steps)):
             found["limits"] = asdict(limits)
     return found
 

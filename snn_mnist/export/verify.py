@@ -164,8 +164,7 @@ def from_snntorch(graph: Any, dt: float) -> Runner:
 
 
 def from_norse(graph: Any, dt: float) -> Runner:
-    norse = importlib.import_module("norse.torch")
-    return _stepwise(norse.from_nir(graph, ignore_warnings=True, dt=dt))
+    return _stepwise(importlib.import_module("norse.torch").from_nir(graph, ignore_warnings=True, dt=dt))
 
 
 IMPORTERS = {"spikingjelly": from_spikingjelly, "snntorch": from_snntorch, "norse": from_norse}

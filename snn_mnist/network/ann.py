@@ -18,11 +18,10 @@ from torch.nn.functional import linear
 from snn_mnist.core.conversion import Converter
 from snn_mnist.data.datasets import Split
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.network.device import Runtime, choose_runtime
-from snn_mnist.network.engine import TorchEngine
+from snn_mnist.network.engine import Runtime, TorchEngine, choose_runtime
 from snn_mnist.network.network import CLASSES, PIXELS, SNN
 from snn_mnist.network.poisson import SpikeKey
-from snn_mnist.network.scoring import Score
+from snn_mnist.network.scoring import Score, score
 from snn_mnist.settings.config import Config
 from snn_mnist.storage.checkpoint import WEIGHT
 from snn_mnist.storage.runs import run_name
@@ -134,16 +133,10 @@ def ann_accuracy(weight: Tensor, split: Split) -> float:
     return (activation.argmax(1) == split.labels).double().mean().item()
 
 
-@torch.no_grad()
 def constant_current_score(net: SNN, split: Split, readout_steps: list[int]) -> Score:
     """Return the score of a network with the pixels' values as input in each step."""
-    neurons = copy.deepcopy(net.spiking)
-    neurons.step_mode = "s"
-    neurons.reset()
-    current = linear(values(split.images), net.weight)  # [N, 10], the same in each step
-    total, counts = torch.zeros_like(current), []
-    for step in range(1, readout_steps[-1] + 1):
-        total += neurons(current)
-        if step in readout_steps:
-            counts.append(total.clone())
-    return Score(readout_steps, torch.stack(counts, 1), torch.zeros(len(split), dtype=torch.int64), split.labels)
+    net = copy.deepcopy(net)
+    net.spiking.reset()
+    net.encoding = "constant"
+    engine = TorchEngine(net, split.images)
+    return score(engine, torch.arange(len(split)), split.labels, readout_steps, SpikeKey(0, 0, 0))

@@ -103,30 +103,27 @@ class AutogradSteps(TrainingSteps):
         torch.autograd.grad(rate.sum(), self.engine.net.weight)
 
     def run(self, first: int, last: int) -> None:
-        for step in range(first, last):
-            self._step(step)
-
-    def _step(self, step: int) -> None:
         training, optimizer, scaler = self.training, self.training.optimizer, self.training.scaler
-        part = slice(step * training.batch, (step + 1) * training.batch)
-        index = self.order[part].to(self.labels.device)
-        for group in optimizer.param_groups:
-            group["lr"] = group.get("lr_factor", 1) * float(self.learning_rates[step])
-        seed_torch(self.key, step)
-        with self.autocast:
-            rate = self.engine.firing_rate(index, training.T, self.key, training.dropout)
-        loss = training.loss(rate, self.labels[index])
-        optimizer.zero_grad()
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scale = scaler.scale(self.one)
-        scaler.update()
-        if scaler.is_enabled():  # it lowers its scale where the gradients were not finite
-            training.skipped.add_(scaler.scale(self.one) < scale)
-        training.rates[part] = rate.detach()
-        if training.average is not None:
-            for name, tensor in self.engine.net.state_dict().items():
-                average = training.average[name]
-                new = float(self.new_weight_shares[step]) if tensor.is_floating_point() else 1.0
-                same = average == tensor  # an infinity too, of which lerp makes NaN
-                average.copy_(torch.where(same, tensor, average.lerp(tensor, new)) if new < 1 else tensor)
+        for step in range(first, last):
+            part = slice(step * training.batch, (step + 1) * training.batch)
+            index = self.order[part].to(self.labels.device)
+            for group in optimizer.param_groups:
+                group["lr"] = group.get("lr_factor", 1) * float(self.learning_rates[step])
+            seed_torch(self.key, step)
+            with self.autocast:
+                rate = self.engine.firing_rate(index, training.T, self.key, training.dropout)
+            loss = training.loss(rate, self.labels[index])
+            optimizer.zero_grad()
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scale = scaler.scale(self.one)
+            scaler.update()
+            if scaler.is_enabled():  # it lowers its scale where the gradients were not finite
+                training.skipped.add_(scaler.scale(self.one) < scale)
+            training.rates[part] = rate.detach()
+            if training.average is not None:
+                for name, tensor in self.engine.net.state_dict().items():
+                    average = training.average[name]
+                    new = float(self.new_weight_shares[step]) if tensor.is_floating_point() else 1.0
+                    same = average == tensor  # an infinity too, of which lerp makes NaN
+                    average.copy_(torch.where(same, tensor, average.lerp(tensor, new)) if new < 1 else tensor)

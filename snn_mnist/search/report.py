@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from snn_mnist.data.datasets import Dataset
 from snn_mnist.errors import SNNError
-from snn_mnist.network.device import choose_runtime
+from snn_mnist.network.engine import choose_runtime
 from snn_mnist.network.network import load_network
 from snn_mnist.network.poisson import SpikeKey, Stream
 from snn_mnist.network.scoring import score_split

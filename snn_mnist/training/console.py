@@ -15,7 +15,7 @@ from snn_mnist.storage.checkpoint import Position
 from snn_mnist.terminal import WIDTH, wrapped
 
 if TYPE_CHECKING:
-    from snn_mnist.network.device import Runtime
+    from snn_mnist.network.engine import Runtime
     from snn_mnist.network.scoring import Score
     from snn_mnist.training.learner import TrainingData
 

@@ -21,8 +21,7 @@ from snn_mnist.data.datasets import Dataset, load_dataset
 from snn_mnist.errors import SNNError
 from snn_mnist.network import own
 from snn_mnist.network.ann import Conversion
-from snn_mnist.network.device import Runtime
-from snn_mnist.network.engine import Engine
+from snn_mnist.network.engine import Engine, Runtime
 from snn_mnist.network.network import CLASSES, network_of
 from snn_mnist.network.own import OwnNetwork
 from snn_mnist.network.poisson import SpikeKey, Stream, random_order
@@ -83,13 +82,14 @@ def ema_decays(config: Config, epoch: int, steps: int) -> list[float] | None:
 
 
 class Learner:
-    """A network in training. `begin_epoch`, then `run` steps of it; the rates of the epoch stay in `rates`."""
+    """A network in training. `begin_epoch`, then `training.run` steps of it; the rates of the epoch stay in `rates`."""
 
     def __init__(
         self, config: Config, runtime: Runtime, data: TrainingData, conversion: Conversion | None = None
     ) -> None:
         """conversion: the network learns as an ANN, on that one's runtime"""
         self.config, self.runtime, self.data, self.conversion = config, runtime, data, conversion
+        self.loss = Loss(config.loss, config.scale)
         device = runtime.device
         self.sources = {own.COPIES[code.setting]: code.source() for code in own.codes(config)}
         torch.manual_seed(config.seed)
@@ -118,18 +118,9 @@ class Learner:
         self.training.warm_up()
 
     @property
-    def loss(self) -> Loss:
-        return Loss(self.config.loss, self.config.scale)
-
-    @property
     def tested(self) -> dict[str, Tensor]:
         """The state of the network that is tested and saved: averaged with -ema, else the one that learns."""
         return self.average or self.net.state_dict()
-
-    @property
-    def chunk(self) -> int:
-        """The loop stops only at multiples of this many steps."""
-        return self.training.chunk
 
     def begin_epoch(self, epoch: int) -> None:
         """Set what differs between epochs; epoch: its index, from 0."""
@@ -137,10 +128,6 @@ class Learner:
         self.order, self.learning_rates = self.data.order(config.seed, epoch), learning_rates(config, epoch, steps)
         key = SpikeKey(config.seed, Stream.TRAIN, epoch)
         self.training.begin(key, self.order, self.learning_rates, ema_decays(config, epoch, steps))
-
-    def run(self, first: int, last: int) -> None:
-        """Do steps first .. last - 1 of the epoch; on a CUDA device without waiting for them."""
-        self.training.run(first, last)
 
     def take_skipped(self) -> int:
         """Return the steps of the epoch that loss scaling left out; the count starts again."""

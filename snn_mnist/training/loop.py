@@ -18,7 +18,7 @@ from tqdm import tqdm
 from snn_mnist.data.datasets import Dataset
 from snn_mnist.errors import reason
 from snn_mnist.network.ann import Conversion
-from snn_mnist.network.device import choose_runtime, without_tiles
+from snn_mnist.network.engine import choose_runtime, without_tiles
 from snn_mnist.settings.config import Config
 from snn_mnist.storage.atomic_files import require_writable
 from snn_mnist.storage.checkpoint import BEST, LATEST, Position, find_checkpoint
@@ -99,9 +99,9 @@ def train_epoch(learner: Learner, position: Position, bar: tqdm, threads: Thread
     bar.set_description_str(f"epoch {position.epochs + 1}/{learner.config.epochs}", refresh=False)
     while position.step < steps:
         first = position.step
-        position.step = min((first // learner.chunk + 1) * learner.chunk, steps)
+        position.step = min((first // learner.training.chunk + 1) * learner.training.chunk, steps)
         threads.follow()
-        learner.run(first, position.step)
+        learner.training.run(first, position.step)
         if learner.rates.device.type == "cpu":
             learner.require_finite(position)
         if bar.update((position.step - first) * batch):

@@ -17,7 +17,7 @@ import torch
 from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.network import own
 from snn_mnist.network.ann import CALIBRATION, Conversion
-from snn_mnist.network.device import Runtime
+from snn_mnist.network.engine import Runtime
 from snn_mnist.settings.config import FIXED_ON_RESUME, Config, yaml_text
 from snn_mnist.storage import atomic_files, checkpoint, environment
 from snn_mnist.storage.checkpoint import LATEST, LEVELS, WEIGHT, Position, find_checkpoint

@@ -18,10 +18,9 @@ from snn_mnist.__main__ import main
 from snn_mnist.cli.predict import drawn, grey_code, shows_greys
 from snn_mnist.data import pictures
 from snn_mnist.data.datasets import DIGITS, FASHION
-from snn_mnist.network import reliability
+from snn_mnist.network import scoring
 from snn_mnist.network.poisson import SpikeKey, Stream, poisson_encode
-from snn_mnist.network.reliability import Prediction, Reliability
-from snn_mnist.network.scoring import Score
+from snn_mnist.network.scoring import Prediction, Reliability, Score
 from tests.support.drawings import KINDS, encoded, pixels, stroke
 from tests.support.export_net import digits, network, saved
 
@@ -155,7 +154,7 @@ LIMITS = Reliability(margin=0.44, rate=0.21, right=0.097, wrong=0.731)
     ],
 )
 def test_when_a_prediction_is_doubtful(rates, objects, limits, names):
-    found = reliability.doubts(prediction(rates), objects, limits)
+    found = scoring.doubts(prediction(rates), objects, limits)
     assert [*found] == names
     if "low margin" in names and 8 in rates:
         assert all(part in found["low margin"] for part in ("0.43 is below 0.44", " 10 % of", " 73 % of the wrong"))
@@ -172,10 +171,10 @@ def test_limits_are_quantiles_of_the_images_read_right():
     """Twenty read right have margins 10 ... 29 and rates 50 ... 69; of five read wrong two have a margin below 12."""
     right = [(50 + i, 40) for i in range(20)]
     wrong = [(30, 31), (30, 41), (30, 42), (30, 90), (0, 0)]  # margins 1, 11, 12, 60; silent
-    found = reliability.limits(score(right + wrong))
+    found = scoring.reliability_of(score(right + wrong))
     assert found.margin == pytest.approx(0.12) and found.rate == pytest.approx(0.50)
     assert found.right == pytest.approx(2 / 20) and found.wrong == pytest.approx(4 / 5)  # 0.31, 0.41, 0.42, silence
-    assert reliability.limits(score(right)).wrong is None and reliability.limits(score(wrong)) is None
+    assert scoring.reliability_of(score(right)).wrong is None and scoring.reliability_of(score(wrong)) is None
 
 
 def test_limits_are_measured_on_the_checkpoints_own_test_images(tmp_path, capsys):
@@ -188,7 +187,7 @@ def test_limits_are_measured_on_the_checkpoints_own_test_images(tmp_path, capsys
     spikes = poisson_encode(test.images, torch.arange(360), 0, 40, SpikeKey(3, Stream.EVAL, 0))
     with torch.no_grad():
         counts = network(T=40, step_mode="m").net(spikes).sum(0)
-    expected = reliability.limits(Score([40], counts[:, None], torch.zeros(360), test.labels))
+    expected = scoring.reliability_of(Score([40], counts[:, None], torch.zeros(360), test.labels))
     limits = found["limits"]
     assert limits == pytest.approx(vars(expected), abs=0.01) and 0.05 < limits["right"] <= 0.11 < 0.3 < limits["wrong"]
     assert any(each["doubts"] for each in found["pictures"])

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from snn_mnist.__main__ import main
 from snn_mnist.data import pictures as picture
 from snn_mnist.export import html
-from snn_mnist.network import reliability
+from snn_mnist.network import scoring
 from snn_mnist.network.poisson import SpikeKey, Stream, encode
 from tests.support.export_net import digits, network, saved
 
@@ -67,7 +67,7 @@ def test_a_long_sequence_is_cut_to_what_the_page_can_keep_and_limits_are_measure
         content = html.content(loaded)
         assert content["T"] == min(steps, 2000)
         assert content["limits"] == vars(
-            reliability.measure(loaded.net, digits().test, replace(loaded.config, T=min(steps, 2000), seed=0))
+            scoring.measure_reliability(loaded.net, digits().test, replace(loaded.config, T=min(steps, 2000), seed=0))
         )
     fashion = replace(loaded.config, dataset="fashion", data_dir="nowhere")
     assert not {"limits", "examples"} & html.content(replace(loaded, config=fashion)).keys()

@@ -23,7 +23,7 @@ from snn_mnist.data import pictures as picture
 from snn_mnist.export import html
 from snn_mnist.network.network import SNN, SavedNetwork
 from snn_mnist.network.poisson import SpikeKey, Stream, encode
-from snn_mnist.network.reliability import Prediction, Reliability, doubts
+from snn_mnist.network.scoring import Prediction, Reliability, doubts
 from tests.support import chromium
 from tests.support.export_net import saved
 

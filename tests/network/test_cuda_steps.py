@@ -149,7 +149,7 @@ def test_work_memory_is_compared_with_what_is_free(host, graphs):
 
 def test_the_trainer(host, tmp_path, monkeypatch):
     """A run of the trainer with these kernels learns what one with the CPU's learns; only the device is another."""
-    from snn_mnist.network.device import Runtime
+    from snn_mnist.network.engine import Runtime
     from snn_mnist.settings.config import Config
     from snn_mnist.storage.metrics import read_metrics
     from snn_mnist.training import loop as trainer

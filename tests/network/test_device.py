@@ -7,7 +7,7 @@ from snn_mnist.errors import SNNError, UsageError
 from snn_mnist.kernels.cpu import jit
 from snn_mnist.kernels.cuda import launch as cuda
 from snn_mnist.network import fused_steps
-from snn_mnist.network.device import choose_backend, choose_runtime
+from snn_mnist.network.engine import choose_backend, choose_runtime
 from snn_mnist.settings.config import Config
 from snn_mnist.storage import environment
 from tests.support.cuda_machine import cupy_with, pretend_machine, raising

@@ -19,7 +19,7 @@ from torture import differences
 from snn_mnist.__main__ import main
 from snn_mnist.cli.parser import read_command
 from snn_mnist.errors import SNNError, UsageError
-from snn_mnist.network.device import choose_runtime
+from snn_mnist.network.engine import choose_runtime
 from snn_mnist.settings.config import FIXED_ON_RESUME, Config
 from snn_mnist.storage import checkpoint
 from snn_mnist.storage.metrics import read_metrics

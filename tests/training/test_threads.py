@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from snn_mnist.kernels.cpu import jit
-from snn_mnist.network.device import Runtime
+from snn_mnist.network.engine import Runtime
 from snn_mnist.training import console
 from snn_mnist.training.console import Threads, others_seconds
 
