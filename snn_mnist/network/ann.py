@@ -55,7 +55,7 @@ class AnnEngine(TorchEngine):
 
     def firing_rate(self, index: Tensor, steps: int, key: SpikeKey, dropout: float = 0.0) -> Tensor:
         image = self.images[index.to(self.images.device)]
-        return WakingReLU.apply(linear(values(image), self.net.weight)).float()  # type: ignore[no-untyped-call]
+        return WakingReLU.apply(linear(image.float() / 255, self.net.weight)).float()  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def firing_counts(self, index: Tensor, readout_steps: list[int], key: SpikeKey) -> tuple[Tensor, Tensor]:
@@ -109,16 +109,12 @@ class Conversion:
         return {"net": {WEIGHT: weight / scale}, "ann": {"weight": weight, "scale": scale, "mode": self.mode}}
 
 
-def values(images: Tensor) -> Tensor:
-    return images.float() / 255
-
-
 def scale_of(weight: Tensor, images: Tensor, mode: str | float) -> float:
     """Return the scale s of the ANN with this weight [10, 784] on images [N, 784] uint8; SNNError if it has none."""
     ann = nn.Sequential(nn.Linear(PIXELS, CLASSES, bias=False), nn.ReLU())
     ann[0].weight = nn.Parameter(weight)
     try:
-        snn = Converter([values(images)], mode=mode)(ann)
+        snn = Converter([images.float() / 255], mode=mode)(ann)
     except ValueError as error:
         raise SNNError(
             f"-mode {mode} takes the scale from activations that are 0 or not finite; start again with -mode 99.9%, "
@@ -129,7 +125,7 @@ def scale_of(weight: Tensor, images: Tensor, mode: str | float) -> float:
 
 def ann_accuracy(weight: Tensor, split: Split) -> float:
     """Return the share of images with the highest ReLU(W x) at their label; the lower class wins a tie."""
-    activation = (values(split.images) @ weight.T).relu()
+    activation = (split.images.float() / 255 @ weight.T).relu()
     return (activation.argmax(1) == split.labels).double().mean().item()
 
 

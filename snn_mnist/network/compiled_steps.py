@@ -123,8 +123,6 @@ class FusedOptimizer:
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Take over settings and state, copied; a setting that the saved form lacks keeps its value."""
         (group,) = saved["param_groups"]
-        if len(group["params"]) != 1:
-            raise ValueError(f"the optimizer state is of {len(group['params'])} parameters instead of one")
         if on := [name for name in _UNSUPPORTED if group.get(name)]:
             raise ValueError(f"the compiled steps do not support {', '.join(on)}; use -backend torch")
         self.param_groups[0].update({name: value for name, value in group.items() if name != "params"})

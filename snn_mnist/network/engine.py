@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,14 +122,6 @@ def fused_pass(backend: str) -> Any:
 Engine = TorchEngine | FusedEngine
 
 
-def make_engine(backend: str, net: Any, images: Tensor) -> Engine:
-    """Return an engine of this backend for a network and the images [N, 784] uint8 of a split, on its device."""
-    return TorchEngine(net, images) if backend == "torch" else FusedEngine(backend, net, images)
-
-
-# ---- the device, backend and threads of a run -------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Runtime:
     """The device, backend and thread count of a run: resolved once from the flags, and printed."""
@@ -146,14 +138,15 @@ class Runtime:
         return 10_000 if self.backend != "torch" else 100 if self.neurons else 500
 
     def engine(self, net: Any, images: Tensor) -> Engine:
-        """Return the network with the images [N, 784] of a split on this backend; images are moved once."""
+        """Return the network with the images [N, 784] uint8 of a split on this backend; images are moved once."""
         if isinstance(net, OwnNetwork):
             net.use_kernels(self.neurons)
-        return make_engine(self.backend, net, images.to(self.device))
+        images = images.to(self.device)
+        return TorchEngine(net, images) if self.backend == "torch" else FusedEngine(self.backend, net, images)
 
     def autocast(self, amp: bool) -> AbstractContextManager[Any]:
         """Return half precision with amp: float16 on CUDA, bfloat16 on the CPU."""
-        return torch.autocast(self.device.type) if amp else nullcontext()
+        return torch.autocast(self.device.type, enabled=amp)
 
     def __str__(self) -> str:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "the CPU"
@@ -205,17 +198,13 @@ def choose_backend(name: str, device: torch.device, config: Config) -> tuple[str
     """Return (backend, why it was taken) for a name or 'auto': the device's fused backend, or torch if that can't be
     used. A UsageError for a name that can't be used; a SNNError if the device can't be used at all."""
     chosen, auto = FUSED[device.type] if name == "auto" else name, name == "auto"
-    if beyond := config.beyond(chosen):
-        reason: str | None = f"its kernels do not compute {beyond}" + ("" if auto else "; use -backend torch")
-    else:
-        reason = why_refused(chosen, device)
-    if not auto:
-        if reason:
-            raise UsageError(f"backend {name!r} can't be used: {reason}")
-        return name, "as requested"
+    beyond, remedy = config.beyond(chosen), "" if auto else "; use -backend torch"
+    reason = f"its kernels do not compute {beyond}{remedy}" if beyond else why_refused(chosen, device)
+    if reason and not auto:
+        raise UsageError(f"backend {name!r} can't be used: {reason}")
     if reason:
         return "torch", f"{chosen} can't be used: {reason}"
-    return chosen, f"the fused {'CPU' if device.type == 'cpu' else 'CUDA'} backend"
+    return chosen, f"the fused {'CPU' if device.type == 'cpu' else 'CUDA'} backend" if auto else "as requested"
 
 
 def why_refused(name: str, device: str | torch.device) -> str | None:

@@ -130,9 +130,6 @@ def score_split(
     return scores, time.perf_counter() - started
 
 
-# ---- predictions for single pictures ----------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Reliability:
     """The limits, and how often the test images are doubtful by them."""

@@ -10,7 +10,6 @@ compiled_steps.py (numba) and fused_steps.py (cupy) have the same steps without 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -92,7 +91,7 @@ class AutogradSteps(TrainingSteps):
     def __init__(self, engine: Any, labels: Tensor, training: Training) -> None:
         self.engine, self.labels, self.training = engine, labels, training
         self.one = torch.ones((), device=labels.device)
-        self.autocast: Any = torch.autocast(labels.device.type) if training.amp else nullcontext()
+        self.autocast: Any = torch.autocast(labels.device.type, enabled=training.amp)
 
     def warm_up(self) -> None:
         """One image forward and back; not of a network of the user's own, whose batch normalisation it would change."""

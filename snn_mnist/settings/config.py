@@ -38,24 +38,20 @@ def data_variable() -> str | None:
     return os.environ.get("SNN_MNIST_DATA") or None
 
 
-def _device(text: str) -> str:
-    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", text):
-        raise ValueError
-    return text
+def _matching(pattern: str) -> Callable[[str], str]:
+    """Return a function that returns texts that match the whole pattern; ValueError for others."""
+
+    def read(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError
+        return os.path.expanduser(text)
+
+    return read
 
 
-def file_name(name: str) -> str:
-    """Return a name within another directory, which no shell or other system misreads."""
-    if not re.fullmatch(r"\w([\w .-]{0,98}\w)?", name) or name == "last":
-        raise ValueError
-    return name
-
-
-def _own(text: str) -> str:
-    """Return FILE.py:NAME, an object of the user's own file."""
-    if not re.fullmatch(r".*\.py:\w+", text):
-        raise ValueError
-    return os.path.expanduser(text)
+file_name = _matching(r"(?!last$)\w([\w .-]{0,98}\w)?")  # which no shell or other system misreads
+_device = _matching(r"auto|cpu|cuda(:\d{1,3})?")
+_own = _matching(r".*\.py:\w+")  # an object of the user's own file
 
 
 def _surrogate(text: str) -> str:

@@ -28,7 +28,7 @@ from snn_mnist.network.poisson import SpikeKey, Stream, random_order
 from snn_mnist.network.scoring import Score, default_readout_steps, mean_loss, score
 from snn_mnist.network.training_steps import Loss, Training
 from snn_mnist.settings.config import Config
-from snn_mnist.storage.checkpoint import WEIGHT, Position
+from snn_mnist.storage.checkpoint import Position
 
 
 class Diverged(SNNError):
@@ -169,7 +169,6 @@ def new_optimizer(config: Config, backend: str, net: Any) -> Any:
 class Evaluation:
     """What the test after one epoch gave."""
 
-    weight: Tensor | None  # [10 votes, 784] on the CPU, the weights that were tested, of the single layer
     test: Score | None  # not with -no-test
     held_out: Score | None  # with -val
     seconds: float  # for the test images
@@ -214,8 +213,7 @@ class Evaluator:
             started = time.perf_counter()
             scores[stream] = self.score(stream, SpikeKey(self.config.seed, stream, epoch), steps)
             seconds[stream] = time.perf_counter() - started
-        weight = self.learner.tested[WEIGHT].cpu().clone() if self.config.net is None else None
-        return Evaluation(weight, scores.get(Stream.TEST), scores.get(Stream.VALIDATION), seconds[Stream.TEST])
+        return Evaluation(scores.get(Stream.TEST), scores.get(Stream.VALIDATION), seconds[Stream.TEST])
 
     def score(
         self, stream: Stream, key: SpikeKey, readout_steps: list[int] | None = None, count: int | None = None

@@ -21,7 +21,7 @@ from snn_mnist.network.ann import Conversion
 from snn_mnist.network.engine import choose_runtime, without_tiles
 from snn_mnist.settings.config import Config
 from snn_mnist.storage.atomic_files import require_writable
-from snn_mnist.storage.checkpoint import BEST, LATEST, Position, find_checkpoint
+from snn_mnist.storage.checkpoint import BEST, LATEST, WEIGHT, Position, find_checkpoint
 from snn_mnist.terminal import print_above, progress_bar
 from snn_mnist.training import console
 from snn_mnist.training.console import Interrupted, Interruption, Threads
@@ -145,7 +145,8 @@ def finish_epoch(
 
 def draw(learner: Learner, evaluation: Evaluation, epochs: int, files: RunFiles, bar: tqdm) -> None:
     """Draw a test for TensorBoard, ten times per run; after the last also the figures, whose errors end no run."""
-    config, names, weight, test = learner.config, learner.data.dataset.class_names, evaluation.weight, evaluation.test
+    config, names, test = learner.config, learner.data.dataset.class_names, evaluation.test
+    weight = learner.tested[WEIGHT].cpu() if config.net is None else None  # of the single layer
     figures = config.figures and not learner.conversion  # those of a conversion are of the network it ends with
     if figures and test and tensorboard_images.due(epochs, config.epochs):
         for summary in tensorboard_images.summaries(weight, test, names):

@@ -46,7 +46,7 @@ def test_speeds_are_in_images_per_second(monkeypatch):
     clock = iter(range(1000))
     monkeypatch.setattr(bench.time, "perf_counter", lambda: next(clock) / 2)
     work = object.__new__(bench.Work)
-    work.torch_threads, work.learner = torch.get_num_threads(), SimpleNamespace(chunk=4)
+    work.torch_threads, work.learner = torch.get_num_threads(), SimpleNamespace(training=SimpleNamespace(chunk=4))
     work.runtime = SimpleNamespace(device=torch.device("cpu"))
     work.most = {"train": 100, "test": 1000}
     work.train, work.test = (lambda steps: steps * 64), (lambda images: images)

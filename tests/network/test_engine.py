@@ -5,7 +5,7 @@ import torch
 
 from snn_mnist.data.datasets import load_dataset
 from snn_mnist.network import engine as engine_module
-from snn_mnist.network.engine import TorchEngine, make_engine
+from snn_mnist.network.engine import Runtime, TorchEngine
 from snn_mnist.network.network import SNN
 from snn_mnist.network.poisson import poisson_encode
 from snn_mnist.settings.config import Config
@@ -26,7 +26,9 @@ def test_fused_engines_count_what_the_modules_do(target, mnist_dir, amp):
     images, index = load_dataset("mnist", mnist_dir).test.images, torch.arange(100 if target.name == "host" else 2000)
     net, rounded = net_of(device=target.device), net_of()
     with torch.autocast(target.device.type, enabled=amp):
-        fused, inputs = make_engine(target.backend, net, images.to(target.device)).firing_counts(index, [20, 50], KEY)
+        fused, inputs = (
+            Runtime(target.device, target.backend, "", 1).engine(net, images).firing_counts(index, [20, 50], KEY)
+        )
     with torch.no_grad():
         half = torch.get_autocast_dtype(target.device.type)
         rounded.weight.copy_(rounded.weight.to(half if amp else torch.float32))
@@ -69,4 +71,4 @@ def test_a_fused_backend_refuses_a_network_with_another_module():
     net = net_of()
     net.layer.append(torch.nn.Identity())
     with pytest.raises(ValueError, match="not 4 modules; use torch"):
-        make_engine("numba", net, torch.zeros(2, 784, dtype=torch.uint8))
+        Runtime(torch.device("cpu"), "numba", "", 1).engine(net, torch.zeros(2, 784, dtype=torch.uint8))

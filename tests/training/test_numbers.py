@@ -6,15 +6,17 @@ import pytest
 import torch
 
 from snn_mnist.__main__ import main
-from snn_mnist.network import engine, poisson
+from snn_mnist.network import poisson
+from snn_mnist.network.engine import Runtime
 from snn_mnist.network.network import SNN
 from snn_mnist.network.poisson import SpikeKey, Stream
 from snn_mnist.network.scoring import score
+from snn_mnist.network.training_steps import AutogradSteps
 from snn_mnist.storage import checkpoint
 from snn_mnist.storage.checkpoint import Best, Position
 from snn_mnist.storage.metrics import read_metrics
 from snn_mnist.training import console, learner, loop
-from snn_mnist.training.learner import Learner, TrainingData, ema_decays, learning_rates
+from snn_mnist.training.learner import TrainingData, ema_decays, learning_rates
 from tests.support.runs import config, train_run
 
 TEST_IMAGES = 360
@@ -33,14 +35,14 @@ def test_the_seconds_of_an_epoch_are_those_of_its_steps_and_its_test_alone(tmp_p
         clock[0] += {100: 100.0, TEST_IMAGES: 2.0}[len(index)]
         return real(found, index, *more)
 
-    def slow_steps(self, first, last, real=Learner.run):
+    def slow_steps(self, first, last, real=AutogradSteps.run):
         clock[0] += 0.25 * (last - first)
         real(self, first, last)
 
     for module in (learner, loop):
         monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
     monkeypatch.setattr(learner, "score", slow_score)
-    monkeypatch.setattr(Learner, "run", slow_steps)
+    monkeypatch.setattr(AutogradSteps, "run", slow_steps)
     row = read_metrics(train_run(tmp_path, epochs=1, val=100, **QUICK) / "metrics.csv")[0]
     assert sizes == [TEST_IMAGES, 100]
     assert (row["train_images_per_s"], row["test_images_per_s"]) == (6 * 16 / 1.5, TEST_IMAGES / 2)
@@ -70,7 +72,7 @@ def test_averaged_weights_are_tested_on_the_held_out_images_too(tmp_path, backen
     for weight in (state["net"][checkpoint.WEIGHT], state["raw"][checkpoint.WEIGHT]):
         net = SNN(config(**settings))
         net.weight.data.copy_(weight)
-        found = engine.make_engine(backend, net, data.dataset.train.images)
+        found = Runtime(torch.device("cpu"), backend, "", 1).engine(net, data.dataset.train.images)
         scores.append(score(found, data.held_out, data.dataset.train.labels[data.held_out], [4], key))
     assert (row["val_loss"], row["val_acc"]) == (scores[0].loss(), scores[0].accuracy())
     assert scores[0].loss() != scores[1].loss()
