@@ -138,6 +138,11 @@ def surrogate_of(config: Config) -> SurrogateFunctionBase:
     return made
 
 
+def differ(a: Tensor, b: Tensor) -> bool:
+    """Return whether two tensors differ by more than rounding, in which a GPU's sums may differ; NaN do not count."""
+    return bool((a - b).norm() > 1e-4 * a.norm())
+
+
 class OwnNetwork(nn.Module):
     """A network from a file: spikes [T, N, 784] to an output [T, N, 10 votes], whose mean over T are the scores.
 
@@ -150,9 +155,7 @@ class OwnNetwork(nn.Module):
         make = self.code.load()
         with self.code.running():
             named = [p for p in inspect.signature(make).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
-            module = (
-                make(config) if named and (named[0].default is named[0].empty or named[0].default is None) else make()
-            )
+            module = make(config) if named and named[0].default in (named[0].empty, None) else make()
         if not isinstance(module, nn.Module):
             raise UsageError(f"{self.code} returned a {type(module).__name__}; it must return a torch.nn.Module")
         self.module = module
@@ -193,7 +196,7 @@ class OwnNetwork(nn.Module):
 
     def check(self, config: Config) -> None:
         """Try a batch of random spikes; UsageError where the network could not be trained or resumed as it is."""
-        outputs, same = CLASSES * self.votes, functools.partial(torch.allclose, rtol=0, atol=0, equal_nan=True)
+        outputs = CLASSES * self.votes
         device = next(iter(self.state_dict().values()), torch.empty(0)).device
         x = torch.rand(config.T, 2 if config.T == 3 else 3, PIXELS, device=device).round()
         with torch.no_grad():
@@ -226,10 +229,10 @@ class OwnNetwork(nn.Module):
         if x._version:
             raise UsageError(f"{self.code} changes its input in place; write x = x - 0.1, not x -= 0.1")
         pairs = [found[:2], found[2:4], *zip(*slopes[:2], strict=True)]
-        if not all(same(*pair) for pair in pairs):
+        if any(differ(*pair) for pair in pairs):
             remedy = "give the module that keeps it a method reset(), or make it a core.base.MemoryModule"
             raise UsageError(f"{self.code} keeps state that reset_net does not reset; {remedy}")
-        if not same(found[3], found[4]):
+        if differ(found[3], found[4]):
             remedy = "a constant that is drawn at random belongs into register_buffer"
             raise UsageError(f"{self.code} makes two networks that differ, with the same state_dict; {remedy}")
         if not ((y == 0) | (y == 1)).all():
