@@ -156,10 +156,11 @@ class TestWithSpikingJelly:
         (ours,) = (tmp_path / "ours").iterdir()
         second = checkpoint.load(ours)
         assert second["epoch"] == 1 and second["config"]["lr"] == float(opt[3])
-        assert second["max_test_acc"] >= first["max_test_acc"] > 0.1
+        printed = 1e-4  # the example prints four digits
+        assert second["max_test_acc"] + printed > first["max_test_acc"] > 0.1
         third = example(tmp_path, mnist_files, "-epochs", 3, *opt, "-resume", ours / "checkpoint_latest.pth")
         assert third["epoch"] == 2
-        assert third["max_test_acc"] >= round(second["max_test_acc"], 4)
+        assert third["max_test_acc"] + printed > second["max_test_acc"]
         assert third["train_acc"] > first["train_acc"] + 0.1
 
     def test_their_nir_file_becomes_our_checkpoint(self, tmp_path):
