@@ -94,6 +94,7 @@ def summarise(scores: list[Score], class_names: Sequence[str], config: Config) -
         "neuron_rates": (neuron_counts / steps).view(CLASSES, votes).tolist(),
         "confusion": confusion.tolist(),
         "accuracy_against_T": accuracy_against_T(scores),
+        "output": "spikes" if all(torch.equal(each.counts, each.counts.round()) for each in scores) else "output",
         "spikes_per_neuron_and_image": neuron_counts.mean().item(),
         "silent_neurons": int((neuron_counts == 0).sum()),
         "silent_images": statistics.fmean((each.counts[:, -1].sum(1) == 0).double().mean().item() for each in scores),
@@ -121,13 +122,13 @@ def describe(result: dict[str, Any], runtime: str) -> str:
     if silent:
         first = result["class_names"][0]
         lines.append(f"no neuron fires for {percent([silent])} of the images; their prediction is class {first}")
-    neurons, never = 10 * result["votes"], result["silent_neurons"]
+    neurons, never, fired = 10 * result["votes"], result["silent_neurons"], result["spikes_per_neuron_and_image"]
     never_fire = f" ({never:,} of {neurons:,} neurons never fire)" if never and neurons > 10 else ""
     constant = result["encoding"] == "constant"
     inputs, kind = ("active pixels", "multiply-accumulates") if constant else ("input spikes", "additions")
     lines += [
         "",
-        f"spikes per neuron and image {result['spikes_per_neuron_and_image']:.2f} in {result['T']} steps{never_fire}",
+        f"{result['output']} per neuron and image {fired:.2f} in {result['T']} steps{never_fire}",
         f"{f'{inputs} per image':27} {result['input_spikes_per_image']:,.0f}",
     ]
     if "energy_nJ_per_image" in result:

@@ -32,7 +32,7 @@ class TorchEngine:
     def __init__(self, net: Any, images: Tensor) -> None:
         """net: SNN or OwnNetwork; images [N, 784] uint8, on its device"""
         self.net, self.images = net, images
-        self.whole = isinstance(net, OwnNetwork)  # it may do with T what it wants, so it gets all T at once
+        self.takes_all_steps = isinstance(net, OwnNetwork)  # at once, because it may do with T what it wants
 
     def _spans(self, index: Tensor, steps: int, key: SpikeKey, span: int, dropout: float = 0.0):  # type: ignore[no-untyped-def]
         """Yield (first step, input, output spikes [T', N, 10 votes]) for T' = span steps at a time.
@@ -42,8 +42,8 @@ class TorchEngine:
         index = index.to(self.images.device)
         images = self.images[index]
         mask = dropout_mask(images, index, key, dropout) if dropout else None
-        for start in range(0, steps, steps if self.whole else span):
-            stop = min(start + (steps if self.whole else span), steps)
+        for start in range(0, steps, span):
+            stop = min(start + span, steps)
             inputs = encode(self.net.encoding, images, index, start, stop, steps, key)
             inputs = inputs if mask is None else inputs.mul_(mask)
             yield start, inputs, self.net.respond(inputs, stop - start)
@@ -51,7 +51,7 @@ class TorchEngine:
     def firing_rate(self, index: Tensor, steps: int, key: SpikeKey, dropout: float = 0.0) -> Tensor:
         """Return the scores [N, 10] of the images `index` [N] int64, differentiable: spikes per step and neuron."""
         self.net.train()
-        span = steps if self.whole or self.net.spiking.step_mode == "m" else 16
+        span = steps if self.takes_all_steps or self.net.spiking.step_mode == "m" else 16
         total = sum(fired.sum(0) for _, _, fired in self._spans(index, steps, key, span, dropout))
         functional.reset_net(self.net)
         return vote(total / steps)
@@ -62,10 +62,11 @@ class TorchEngine:
         one is T) and the number of input spikes in T steps [N], of a constant current that of the active pixels."""
         self.net.eval()
         seed_torch(key, 0)
-        span = max(16, CHUNK_BYTES // (4 * PIXELS * len(index)) // 16 * 16)  # memory is independent of T
+        steps = readout_steps[-1]
+        span = steps if self.takes_all_steps else max(16, CHUNK_BYTES // (4 * PIXELS * len(index)) // 16 * 16)
         counts = torch.zeros(len(index), len(readout_steps), CLASSES * self.net.votes, device=self.images.device)
         inputs = torch.zeros(len(index), dtype=torch.int64, device=self.images.device)
-        for start, given, fired in self._spans(index, readout_steps[-1], key, span):
+        for start, given, fired in self._spans(index, steps, key, span):
             constant = self.net.encoding == "constant"
             inputs = given.count_nonzero((0, 2)) if constant else inputs + given.sum((0, 2)).long()
             for m, stop in enumerate(readout_steps):
@@ -130,17 +131,17 @@ class Runtime:
     backend: str
     reason: str  # why this backend
     threads: int
-    neurons: str = ""  # backend of the neurons in a network of the user's own, whose backend is torch
+    neuron_backend: str = ""  # of the neurons in a network of the user's own, whose backend is torch
 
     @property
     def test_batch(self) -> int:
         """Images of a forward pass without gradient; the torch backend keeps their spikes as floats."""
-        return 10_000 if self.backend != "torch" else 100 if self.neurons else 500
+        return 10_000 if self.backend != "torch" else 100 if self.neuron_backend else 500
 
     def engine(self, net: Any, images: Tensor) -> Engine:
         """Return the network with the images [N, 784] uint8 of a split on this backend; images are moved once."""
         if isinstance(net, OwnNetwork):
-            net.use_kernels(self.neurons)
+            net.use_kernels(self.neuron_backend)
         images = images.to(self.device)
         return TorchEngine(net, images) if self.backend == "torch" else FusedEngine(self.backend, net, images)
 
@@ -159,14 +160,14 @@ def choose_runtime(device_name: str, backend: str, threads: int, config: Config 
 
     config: the settings of the network and its training, None for those that every backend computes.
     """
-    device, config, neurons = choose_device(device_name), config or Config(), ""
+    device, config, neuron_backend = choose_device(device_name), config or Config(), ""
     if backend == "auto" and config.step_mode == "s":
         backend, reason = "torch", "the only one with step mode s"
     else:
         backend, reason = choose_backend(backend, device, config)
     if config.net is not None:
-        backend, neurons = "torch", backend
-        reason = f"for -net; IF and LIF neurons on {neurons}"
+        backend, neuron_backend = "torch", backend
+        reason = f"for -net; IF and LIF neurons on {neuron_backend}"
     if device.type == "cpu":  # the torch backend encodes by numba too
         from snn_mnist.kernels.cpu import jit
 
@@ -176,7 +177,7 @@ def choose_runtime(device_name: str, backend: str, threads: int, config: Config 
             reason = f"{reason}; no GPU is used: {error}"
     # Beside the fused CPU kernels torch computes small tensors only, and two thread pools would compete for the cores.
     torch.set_num_threads(1 if backend == "numba" else threads)
-    return Runtime(device, backend, reason, threads, neurons)
+    return Runtime(device, backend, reason, threads, neuron_backend)
 
 
 def choose_device(name: str) -> torch.device:
@@ -198,7 +199,7 @@ def choose_backend(name: str, device: torch.device, config: Config) -> tuple[str
     """Return (backend, why it was taken) for a name or 'auto': the device's fused backend, or torch if that can't be
     used. A UsageError for a name that can't be used; a SNNError if the device can't be used at all."""
     chosen, auto = FUSED[device.type] if name == "auto" else name, name == "auto"
-    beyond, remedy = config.beyond(chosen), "" if auto else "; use -backend torch"
+    beyond, remedy = config.not_computed_by(chosen), "" if auto else "; use -backend torch"
     reason = f"its kernels do not compute {beyond}{remedy}" if beyond else why_refused(chosen, device)
     if reason and not auto:
         raise UsageError(f"backend {name!r} can't be used: {reason}")

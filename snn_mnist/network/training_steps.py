@@ -95,7 +95,7 @@ class AutogradSteps(TrainingSteps):
 
     def warm_up(self) -> None:
         """One image forward and back; not of a network of the user's own, whose batch normalisation it would change."""
-        if self.engine.whole:
+        if self.engine.takes_all_steps:
             return
         with self.autocast:
             rate = self.engine.firing_rate(torch.tensor([0]), self.training.T, SpikeKey(0, 0, 0))

@@ -202,7 +202,7 @@ class Config(Options):
     def own_surrogate(self) -> bool:
         return self.surrogate not in FORMULAS
 
-    def beyond(self, backend: str) -> str:
+    def not_computed_by(self, backend: str) -> str:
         """Return the settings that this fused backend can't compute, such as 'votes 10, loss ce'. Of a network of the
         user's own it computes the neurons only, where it can."""
         names = ["votes", "encoding", "loss", "dropout"] if backend == "cupy" else []

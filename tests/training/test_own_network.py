@@ -1,4 +1,4 @@
-"""Networks and surrogates from the user's own files: trained, resumed, tested, moved, refused."""
+"""Networks from the user's own files: trained, resumed, tested, moved; a changed file is refused."""
 
 from __future__ import annotations
 
@@ -38,6 +38,17 @@ def make(settings):
     node = neuron.LIFNode(settings.tau, surrogate_function=surrogate.ATan(), step_mode="m")
     return nn.Sequential(linear, node)
 """
+MAKES = """
+import torch
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.kept, self.random = layer.Linear(784, 10), 0, torch.rand(784)
+    def forward(self, x):
+        y = {}
+        return self.body(y)
+make = Net
+"""
 DEEP = """
 from torch import nn
 from snn_mnist.core import functional, layer, neuron, surrogate
@@ -59,15 +70,6 @@ class Net(nn.Module):
         tau = [self.body[-1].w]
         return [{"params": [p for p in self.parameters() if p is not tau[0]]}, {"params": tau, "lr_factor": 10.0}]
 """  # noqa: E501
-
-
-@pytest.fixture
-def code(tmp_path: Path):
-    def write(text: str, name: str = "make", file: str = "my_net.py") -> str:
-        (tmp_path / file).write_text(text, encoding="utf-8")
-        return f"{tmp_path / file}:{name}"
-
-    return write
 
 
 def run(out: Path, interruption: Interruption | None = None, **given: Any) -> Path:
@@ -150,16 +152,15 @@ def test_what_the_page_says_to_write_is_trained(tmp_path: Path, code: Any):
 
 
 def test_a_moved_run_is_tested_traced_and_drawn_without_the_file(tmp_path: Path, code: Any, capsys: Any):
-    folder = run(tmp_path / "logs", net=code(SINGLE), T=20, lr=0.05, epochs=3, limit_batches=None)
+    folder = run(tmp_path / "logs", net=code(SINGLE), T=20, lr=0.05, epochs=3, limit_batches=None, encoding="constant")
     accuracy = metrics(folder)[-1]["test_acc"]
     moved = Path(shutil.move(folder, tmp_path / "elsewhere"))
     (tmp_path / "my_net.py").unlink()
     capsys.readouterr()
-    assert main(["eval", "-resume", str(moved), "-repeats", "2", "-json", str(tmp_path / "found.json")]) == 0
+    assert main(["eval", "-resume", str(moved), "-repeats", "1"]) == 0
     printed = capsys.readouterr()
     assert f"running {moved / 'net.py'}" in printed.err and "nJ" not in printed.out
-    scores = [float(line.split()[1]) for line in printed.out.splitlines() if line.startswith("accuracy  ")]
-    assert abs(scores[0] / 100 - accuracy) < 0.03
+    assert f"accuracy  {100 * accuracy:.2f} %" in printed.out  # of the last epoch; the encoding is always the same
     for command in (["trace", "-index", "3"], ["predict", str(picture(tmp_path))], ["export", "-format", "nir"]):
         assert main([*command, "-resume", str(moved)]) == 0
     assert main(["plot", str(moved)]) == 0 and not (moved / "weights.png").exists()
@@ -282,126 +283,3 @@ def test_a_group_of_seeds_and_a_sweep(tmp_path: Path, code: Any):
     (tmp_path / "moved.py").write_text(SINGLE + "\n# changed\n")
     assert main(["sweep", "-net", moved, *study, *small, "-out-dir", str(tmp_path / "study")]) == 2, "another network"
     assert len(runs) == 3 and len({Config.from_yaml(run.with_name("config.yaml")).lr for run in runs}) == 3
-
-
-# ---------------------------------------------------------------------------- faults of the user's file
-
-MAKES = """
-import torch
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.body, self.kept, self.random = layer.Linear(784, 10), 0, torch.rand(784)
-    def forward(self, x):
-        y = {}
-        return self.body(y)
-make = Net
-"""
-FAULTS = {
-    "there is no such": (None, 2, "can't be read"),
-    "no function": ("x = 1", 2, "defines no function or class make"),
-    "no module": ("def make(): return 3", 2, "returned a int; it must return a torch.nn.Module"),
-    "syntax": ("def make(:", 1, "raised SyntaxError"),
-    "in make": ("def make(settings):\n    return settings.nothing", 1, "raised AttributeError"),
-    "in forward": (SINGLE.replace("784, 10", "700, 10"), 1, "raised RuntimeError"),
-    "shape": (SINGLE.replace("10 * settings.votes", "12"), 2, "to [4, 3, 12]; it must give [T, N, 10]"),
-    "output": (SINGLE + "\nmake = lambda: nn.LSTM(784, 10)", 2, "to a tuple; it must give [T, N, 10]"),
-    "no parameter": (SINGLE + "\nmake = lambda: nn.AvgPool1d(76, stride=78)", 2, "no parameter that learns"),
-    "nothing learns": (
-        SINGLE.replace("return ", "linear.requires_grad_(False); return "),
-        2,
-        "no parameter that learns",
-    ),
-    "step mode": (SINGLE.replace(', step_mode="m"', ""), 2, "in step mode 's' got the sequence"),
-    "its input": (SINGLE + MAKES.format("x.sub_(0.1)"), 2, "changes its input in place"),
-    "state": (
-        SINGLE + MAKES.format("x + self.kept; self.kept = y.detach().sum() + 1"),
-        2,
-        "state that reset_net does not",
-    ),
-    "steps of training": (
-        SINGLE + MAKES.format("x + 0 * x; self.kept += self.training; y = y * (1 + self.kept)"),
-        2,
-        "state that reset_net does not reset",
-    ),
-    "a random constant": (
-        SINGLE + MAKES.format("x * self.random"),
-        2,
-        "makes two networks that differ, with the same state_dict",
-    ),
-    "a learning rate": (
-        SINGLE + MAKES.format("x") + "make.parameter_groups = lambda net: [{'params': net.parameters(), 'lr': 1}]",
-        2,
-        "give lr_factor",
-    ),
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_faults_are_one_line(tmp_path: Path, code: Any, capsys: Any, fault: str):
-    text, exit_code, message = FAULTS[fault]
-    net = code(text) if text else str(tmp_path / "missing.py:make")
-    train = ["train", "-dataset", "digits", "-T", "4", "-epochs", "1", "-limit-batches", "2", "-j", "1", "-no-figures"]
-    assert main([*train, "-net", net, "-out-dir", str(tmp_path / "logs")]) == exit_code
-    *before, last = capsys.readouterr().err.splitlines()
-    assert message in last and not (tmp_path / "logs").exists()
-    frames = [line for line in before if line.startswith("  File")]
-    assert bool(frames) == (exit_code == 1) and not any("own.py" in line for line in frames)
-    assert not frames or "my_net.py" in frames[0] or fault == "in forward"  # of PyTorch's own modules
-
-
-@pytest.mark.parametrize("votes", [1, 3])
-def test_an_output_that_is_no_spike_train_is_said(tmp_path: Path, code: Any, capsys: Any, votes: int):
-    folder = run(tmp_path / "logs", net=code(SINGLE.replace("nn.Sequential(linear, node)", "linear")), votes=votes)
-    assert "is no spike train" in capsys.readouterr().err and metrics(folder)
-    assert main(["trace", "-resume", str(folder)]) == 1
-    assert "its output is not the spikes" in capsys.readouterr().err
-
-
-def test_bad_names_of_code(capsys: Any):
-    assert main(["train", "-net", "my_net.py"]) == 2 and "my_net.py:make" in capsys.readouterr().err
-    assert main(["train", "-surrogate", "my.py:"]) == 2 and "FILE.py:NAME" in capsys.readouterr().err
-
-
-# ---------------------------------------------------------------------------- surrogates
-
-SURROGATES = """
-import torch
-from snn_mnist.core.surrogate import SurrogateFunctionBase, atan
-
-class Tri(SurrogateFunctionBase):
-    def __init__(self, alpha=2.0, spiking=True):
-        super().__init__(alpha, spiking)
-
-    spiking_function = staticmethod(atan.apply)
-    primitive_function = staticmethod(atan.primitive)
-
-def gradient(x, alpha=2.0):
-    return alpha / 2 / (1 + (torch.pi * alpha * x / 2) ** 2)
-
-def other():
-    return 1
-class Wrong: pass
-"""
-
-
-@pytest.mark.parametrize("alpha", [None, 3.0])
-def test_own_surrogates_learn_like_the_built_in_one(tmp_path: Path, code: Any, alpha: float | None):
-    builtin = run(tmp_path / "builtin", backend="torch", alpha=alpha)
-    tri = run(tmp_path / "class", surrogate=code(SURROGATES, "Tri"), alpha=alpha)
-    function = run(tmp_path / "function", surrogate=code(SURROGATES, "gradient"), alpha=alpha)
-    first, second, third = (checkpoint.load(folder)["net"]["layer.1.weight"] for folder in (builtin, tri, function))
-    assert torch.equal(first, second)
-    torch.testing.assert_close(first, third, rtol=1e-5, atol=1e-7)
-    assert main(["eval", "-resume", str(tri), "-repeats", "1"]) == 0
-    (tmp_path / "my_net.py").unlink()
-    assert train(resumed(tri, epochs=3), Interruption()) == tri and (tri / "surrogate.py").exists()
-
-
-def test_own_surrogates_that_are_refused(tmp_path: Path, code: Any, capsys: Any):
-    with pytest.raises(UsageError, match=r"numba.* its kernels do not compute surrogate .*my_net\.py:Tri"):
-        run(tmp_path / "logs", surrogate=code(SURROGATES, "Tri"), backend="numba")
-    with pytest.raises(UsageError, match="is neither a SurrogateFunctionBase"):
-        run(tmp_path / "logs", surrogate=code(SURROGATES, "Wrong"))
-    with pytest.raises(SNNError, match="raised TypeError"):
-        run(tmp_path / "logs", surrogate=code(SURROGATES, "other"))
